@@ -1,0 +1,6 @@
+"""Deformable convolution (DCNv1 and DCNv2) in PyTorch, with nothing to compile."""
+
+from .functional import BACKENDS, deform_conv2d
+from .modules import DeformConv2d
+
+__all__ = ["BACKENDS", "DeformConv2d", "deform_conv2d"]

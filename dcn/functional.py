@@ -1,0 +1,182 @@
+"""`deform_conv2d`: checks the arguments, chooses a backend, runs it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
+
+from . import autograd, reference
+
+
+class Backend(NamedTuple):
+    """One way to compute the operator.
+
+    `run` takes checked arguments: input, offset, weight, bias, stride, padding, dilation, mask.
+    `can_run` takes the input and answers why the backend cannot serve it, or None when it can.
+    """
+
+    run: Callable[..., Tensor]
+    can_run: Callable[[Tensor], str | None]
+
+
+def _run_torchvision(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
+    # torchvision wants one dtype for all and knows no bfloat16; coordinates in half precision would be off by a pixel.
+    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    cast = {name: t if t is None else t.to(dtype) for name, t in (("bias", bias), ("mask", mask))}
+    with torch.autocast(input.device.type, enabled=False):
+        output = torchvision_deform_conv2d(
+            input.to(dtype),
+            offset.to(dtype),
+            weight.to(dtype),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            **cast,
+        )
+    return output.to(input.dtype)
+
+
+def _can_run_torchvision(input: Tensor) -> str | None:
+    if input.device.type == "cuda" and torch.ops.torchvision._cuda_version() == -1:
+        return "this torchvision was built without CUDA; install the torchvision that belongs to this torch"
+    return None
+
+
+# In the order in which "auto" tries them. On a CPU "torch" is the faster one from about 8x8 pixels of 32 channels on
+# (batch 2, float32 and float64, forward and backward); below that torchvision wins by about half a millisecond.
+BACKENDS = {
+    "torch": Backend(autograd.deform_conv2d, autograd.can_run),
+    "torchvision": Backend(_run_torchvision, _can_run_torchvision),
+    "reference": Backend(reference.deform_conv2d, lambda input: None),
+}
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    mask: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Deformable convolution: DCNv1 without `mask`, DCNv2 with it.
+
+    Each output pixel reads the input at K shifted places by bilinear interpolation. Pixels outside the image count as
+    0, so a place within one pixel outside still sees the border. Signature and layouts are torchvision's.
+    Papers: v1 https://arxiv.org/abs/1703.06211, v2 https://arxiv.org/abs/1811.11168.
+
+    Shapes: B batch, C in, N out, G offset groups, K = kh*kw kernel points, Ho x Wo output size.
+
+    Args:
+        input: `(B, C, H, W)`.
+        offset: `(B, 2*G*K, Ho, Wo)` in input pixels; per group and kernel point (dy, dx) interleaved.
+        weight: `(N, C/groups, kh, kw)`.
+        bias: `(N,)`.
+        stride: of the output grid, as in `torch.nn.functional.conv2d`.
+        padding: zeros on each side, as in `torch.nn.functional.conv2d`.
+        dilation: spacing of the kernel points, as in `torch.nn.functional.conv2d`.
+        mask: `(B, G*K, Ho, Wo)`, a factor for each sample, usually from a sigmoid. None is all ones.
+        backend: a name in `dcn.BACKENDS`, or "auto" for the fastest that can run.
+
+    Returns:
+        `(B, N, Ho, Wo)` in the dtype of `input`. Sampling is done in float32 (float64 if any tensor is float64),
+        also under autocast.
+
+    Raises:
+        ValueError: if a shape, dtype, device or backend does not fit; the message names it and both sizes.
+    """
+    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    check_arguments(input, offset, weight, bias, stride, padding, dilation, mask)
+    return BACKENDS[choose_backend(backend, input)].run(input, offset, weight, bias, stride, padding, dilation, mask)
+
+
+def check_backend(name: str) -> None:
+    """Raise `ValueError` unless `name` is a backend's name or "auto"."""
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"unknown DCN backend {name!r}, known: {', '.join(['auto', *BACKENDS])}")
+
+
+def choose_backend(name: str, input: Tensor) -> str:
+    """Name of the backend that serves `input`: the one asked for, or for "auto" the first in the table that can.
+
+    Raises:
+        ValueError: if the backend does not exist or cannot run, with its reason.
+    """
+    check_backend(name)
+    if name == "auto":
+        return next(name for name, backend in BACKENDS.items() if backend.can_run(input) is None)
+    reason = BACKENDS[name].can_run(input)
+    if reason is not None:
+        raise ValueError(f"DCN backend {name!r} cannot run here: {reason}")
+    return name
+
+
+def check_arguments(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
+    """Raise `ValueError` naming the tensor, what must hold and what was got."""
+    tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        dims = 1 if name == "bias" else 4
+        if tensor.dim() != dims:
+            raise ValueError(f"`{name}` must have {dims} dimensions, got {tensor.dim()} (shape {tuple(tensor.shape)})")
+        if not tensor.is_floating_point():
+            raise ValueError(f"`{name}` must be of a floating-point dtype, got {tensor.dtype}")
+        if tensor.device != input.device:
+            raise ValueError(f"`{name}` must be on the device of `input`, {input.device}, got {tensor.device}")
+    for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if min(values) < least:
+            raise ValueError(f"`{name}` must be at least {least}, got {values}")
+
+    batch, channels, height, width = input.shape
+    out_channels, group_channels, kh, kw = weight.shape
+    if min(weight.shape) < 1 or min(channels, height, width) < 1:
+        raise ValueError(
+            f"`input` {tuple(input.shape)} and `weight` {tuple(weight.shape)} must not be empty but for the batch"
+        )
+    if channels % group_channels:
+        raise ValueError(
+            f"`weight` must take a divisor of the {channels} channels of `input`, got {group_channels}"
+            f" (shape {tuple(weight.shape)})"
+        )
+    groups = channels // group_channels
+    if out_channels % groups:
+        raise ValueError(f"`weight` must give a multiple of its {groups} groups of channels, got {out_channels}")
+
+    points = kh * kw
+    offset_channels = offset.shape[1]
+    if offset_channels == 0 or offset_channels % (2 * points):
+        raise ValueError(
+            f"`offset` must have a multiple of 2*K = {2 * points} channels for a {kh}x{kw} kernel,"
+            f" got {offset_channels} (shape {tuple(offset.shape)})"
+        )
+    offset_groups = offset_channels // (2 * points)
+    if channels % offset_groups:
+        raise ValueError(
+            f"`offset` with {offset_channels} channels has {offset_groups} offset groups, which must divide the"
+            f" {channels} channels of `input`"
+        )
+    out_size = tuple(
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip((height, width), (kh, kw), stride, padding, dilation, strict=True)
+    )
+    if min(out_size) < 1:
+        raise ValueError(f"a {kh}x{kw} kernel with dilation {dilation} does not fit into `input` {tuple(input.shape)}")
+    _check_shape("offset", offset, (batch, offset_channels, *out_size))
+    if mask is not None:
+        _check_shape("mask", mask, (batch, offset_groups * points, *out_size))
+    if bias is not None:
+        _check_shape("bias", bias, (out_channels,))
+
+
+def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"`{name}` must have shape {expected}, got {tuple(tensor.shape)}")

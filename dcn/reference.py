@@ -1,0 +1,96 @@
+"""What deformable convolution means, in plain PyTorch: every backend is tested against this file.
+
+Written to be read and to be differentiated (twice, if asked), not to be fast.
+Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kernel points, Ho x Wo output size.
+"""
+
+import torch
+from torch import Tensor
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
+) -> Tensor:
+    """Evaluate the formula of DCNv2, https://arxiv.org/abs/1811.11168 eq. (1), on checked arguments.
+
+    Shapes and meaning are those of `dcn.deform_conv2d`, which checks them. Places are computed and sampled in
+    float32, or in float64 if any tensor is float64.
+
+    Returns:
+        `(B, N, Ho, Wo)` in the dtype of `input`.
+    """
+    batch, channels, _, _ = input.shape
+    out_channels, group_channels, kh, kw = weight.shape
+    points = kh * kw
+    offset_groups = offset.shape[1] // (2 * points)
+    out_h, out_w = offset.shape[-2:]
+    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
+    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+    offset = offset.to(dtype).reshape(batch, offset_groups, points, 2, out_h, out_w)
+    y = (
+        offset[:, :, :, 0]
+        + _grid(out_h, kh, stride[0], padding[0], dilation[0], offset).repeat_interleave(kw, 0)[..., None]
+    )
+    x = offset[:, :, :, 1] + _grid(out_w, kw, stride[1], padding[1], dilation[1], offset).repeat(kh, 1)[:, None]
+    columns = sample(input.to(dtype).unflatten(1, (offset_groups, -1)), y, x)  # (B, G, C/G, K, Ho, Wo)
+    if mask is not None:
+        columns = columns * mask.to(dtype).reshape(batch, offset_groups, 1, points, out_h, out_w)
+
+    groups = channels // group_channels
+    columns = columns.reshape(batch, groups, group_channels, points, out_h, out_w)
+    kernel = weight.to(dtype).reshape(groups, out_channels // groups, group_channels, points)
+    with torch.autocast(input.device.type, enabled=False):
+        output = torch.einsum("bgckhw,gnck->bgnhw", columns, kernel).flatten(1, 2)
+    if bias is not None:
+        output = output + bias.to(dtype)[:, None, None]
+    return output.to(input.dtype)
+
+
+def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Read an image at fractional places by bilinear interpolation; every pixel outside the image counts as 0.
+
+    A place within one pixel outside the border therefore still sees the border pixel. A place at +-infinity reads 0
+    and a place that is NaN gives NaN, so that a broken offset can be seen and never reads foreign memory.
+
+    Args:
+        image: `(B, G, c, H, W)`.
+        y: `(B, G, K, Ho, Wo)`, row of each place in pixels.
+        x: `(B, G, K, Ho, Wo)`, column of each place in pixels.
+
+    Returns:
+        `(B, G, c, K, Ho, Wo)`.
+    """
+    height, width = image.shape[-2:]
+    y = torch.where(y.isinf(), -2, y)
+    x = torch.where(x.isinf(), -2, x)
+    top, left = y.detach().floor(), x.detach().floor()
+    below, right = y - top, x - left
+
+    def corner(row: Tensor, column: Tensor) -> Tensor:
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        index = torch.where(inside, row * width + column, 0).long()
+        # (B, G, 1, P) repeated over the channels, so that one gather serves all kernel points
+        index = index.flatten(2).unsqueeze(2).expand(-1, -1, image.shape[2], -1)
+        pixels = image.flatten(3).gather(3, index).unflatten(3, y.shape[2:])
+        return torch.where(inside.unsqueeze(2), pixels, 0)
+
+    def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        return first * (1 - share).unsqueeze(2) + second * share.unsqueeze(2)
+
+    upper = blend(corner(top, left), corner(top, left + 1), right)
+    lower = blend(corner(top + 1, left), corner(top + 1, left + 1), right)
+    return blend(upper, lower, below)
+
+
+def _grid(out_size: int, kernel: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
+    """Places of the undeformed kernel along one axis, `(kernel, out_size)`."""
+    output = torch.arange(out_size, device=like.device, dtype=like.dtype) * stride - padding
+    return torch.arange(kernel, device=like.device, dtype=like.dtype)[:, None] * dilation + output

@@ -1,0 +1,57 @@
+"""How `deform_conv2d` refuses what does not fit, and how it chooses a backend."""
+
+import pytest
+import torch
+
+from dcn import BACKENDS, deform_conv2d
+from dcn.functional import choose_backend
+
+SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2), "bias": (4,), "mask": (2, 6, 7, 8)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input": (6, 7, 9)}, r"`input` must have 4 dimensions, got 3"),
+        ({"bias": (4, 1)}, r"`bias` must have 1 dimensions, got 2"),
+        ({"bias": (5,)}, r"`bias` must have shape \(4,\), got \(5,\)"),
+        ({"weight": (4, 4, 3, 2)}, r"`weight` must take a divisor of the 6 channels of `input`, got 4"),
+        ({"weight": (3, 3, 3, 2)}, r"`weight` must give a multiple of its 2 groups of channels, got 3"),
+        ({"input": (2, 6, 0, 9)}, r"`input` \(2, 6, 0, 9\) and `weight` \(4, 6, 3, 2\) must not be empty"),
+        ({"offset": (2, 18, 7, 8)}, r"`offset` must have a multiple of 2\*K = 12 channels for a 3x2 kernel, got 18"),
+        ({"offset": (2, 0, 7, 8)}, r"multiple of 2\*K = 12 channels for a 3x2 kernel, got 0"),
+        ({"offset": (2, 48, 7, 8)}, r"48 channels has 4 offset groups, which must divide the 6 channels"),
+        ({"offset": (2, 12, 8, 7)}, r"`offset` must have shape \(2, 12, 7, 8\), got \(2, 12, 8, 7\)"),
+        ({"offset": (3, 12, 7, 8)}, r"`offset` must have shape \(2, 12, 7, 8\), got \(3, 12, 7, 8\)"),
+        ({"mask": (2, 12, 7, 8)}, r"`mask` must have shape \(2, 6, 7, 8\), got \(2, 12, 7, 8\)"),
+        ({"mask": (2, 6, 1, 1)}, r"`mask` must have shape \(2, 6, 7, 8\), got \(2, 6, 1, 1\)"),
+        ({"input": (2, 6, 7, 1)}, r"a 3x2 kernel with dilation \(1, 1\) does not fit into `input` \(2, 6, 7, 1\)"),
+        ({"stride": 0}, r"`stride` must be at least 1, got \(0, 0\)"),
+        ({"padding": (1, -1)}, r"`padding` must be at least 0, got \(1, -1\)"),
+        ({"dilation": (0, 1)}, r"`dilation` must be at least 1, got \(0, 1\)"),
+    ],
+)
+def test_errors_tell_what_must_hold_and_what_was_got(changes, message):
+    arguments = {name: torch.zeros(changes.get(name, shape)) for name, shape in SHAPES.items()}
+    numbers = {"padding": (1, 0)} | {k: v for k, v in changes.items() if k not in SHAPES}
+    with pytest.raises(ValueError, match=message):
+        deform_conv2d(**arguments, **numbers)
+
+
+def test_errors_on_dtype_and_device():
+    arguments = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    with pytest.raises(ValueError, match=r"`offset` must be of a floating-point dtype, got torch.int64"):
+        deform_conv2d(**dict(arguments, offset=arguments["offset"].long()))
+    with pytest.raises(ValueError, match=r"`weight` must be on the device of `input`, cpu, got meta"):
+        deform_conv2d(**dict(arguments, weight=arguments["weight"].to("meta")))
+
+
+def test_unknown_backend_lists_the_known():
+    arguments = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    with pytest.raises(ValueError, match=r"unknown DCN backend 'cuda', known: auto, .*torchvision, reference"):
+        deform_conv2d(**arguments, padding=(1, 0), backend="cuda")
+
+
+def test_auto_takes_the_first_that_can_run():
+    assert choose_backend("auto", torch.empty(1)) == next(iter(BACKENDS)) == "torch"
+    assert choose_backend("reference", torch.empty(1)) == "reference"

@@ -1,0 +1,295 @@
+"""Every backend against the reference, and what the operator promises whatever the backend."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcn import BACKENDS, deform_conv2d
+
+CPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.can_run(torch.empty(0)) is None]
+FAST_BACKENDS = [name for name in CPU_BACKENDS if name != "reference"]
+NAN_BACKENDS = [name for name in CPU_BACKENDS if name != "torchvision"]  # torchvision reads 0 at a place that is NaN
+TENSORS = ("input", "offset", "weight", "bias", "mask")
+TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-4, "atol": 1e-4}}
+
+
+def make(
+    batch=2, channels=6, out_channels=4, size=(7, 9), kernel=(3, 2), stride=(1, 1), padding=(1, 0), dilation=(1, 1),
+    groups=1, offset_groups=1, mask=True, bias=True, spread=1.5, dtype=torch.float64, seed=0,
+):  # fmt: skip
+    """Draw the arguments of `deform_conv2d`; no two axes are alike, so that a swap shows."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+    points = offset_groups * math.prod(kernel)
+    return {
+        "input": draw(batch, channels, *size),
+        "offset": draw(batch, 2 * points, *out) * spread,
+        "weight": draw(out_channels, channels // groups, *kernel),
+        "bias": draw(out_channels) if bias else None,
+        "mask": draw(batch, points, *out).sigmoid() if mask else None,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+    }
+
+
+def run(arguments, backend):
+    """Compute the output and the gradients by name, for one fixed gradient of the output."""
+    arguments = dict(arguments)
+    for name in TENSORS:
+        if arguments[name] is not None:
+            arguments[name] = arguments[name].detach().requires_grad_()
+    output = deform_conv2d(**arguments, backend=backend)
+    names = [name for name in TENSORS if arguments[name] is not None]
+    seed = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).sin().mul(3).view(output.shape).to(output.dtype)
+    grads = torch.autograd.grad(output, [arguments[name] for name in names], seed)
+    return {"output": output.detach(), **dict(zip(names, grads, strict=True))}
+
+
+def check_against_reference(arguments, backend, **tolerance):
+    got, expected = run(arguments, backend), run(arguments, "reference")
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"mask": False},
+        {"bias": False},
+        {"mask": False, "bias": False, "spread": 0.0},
+        {"stride": (2, 1), "padding": (0, 3)},
+        {"stride": (1, 3), "dilation": (2, 1), "padding": (2, 1)},
+        {"kernel": (1, 1), "padding": (0, 0)},
+        {"kernel": (2, 5), "padding": (3, 2), "dilation": (1, 2)},
+        {"groups": 2},
+        {"offset_groups": 3},
+        {"groups": 2, "offset_groups": 3},
+        {"channels": 1, "out_channels": 1, "size": (1, 3), "kernel": (1, 3), "padding": (0, 1)},
+        {"batch": 1, "out_channels": 1},
+        {"batch": 3, "spread": 30.0},
+        {"batch": 2, "channels": 64, "out_channels": 8, "size": (41, 63)},  # several blocks of columns
+        {"batch": 3, "channels": 64, "out_channels": 8, "size": (41, 31), "groups": 2, "offset_groups": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_output_and_all_gradients_equal_the_reference(backend, case, dtype):
+    tolerance = TOLERANCE[dtype]
+    if dtype == torch.float32 and "size" in case and case["size"][0] > 40:
+        tolerance = {"rtol": 1e-3, "atol": 2e-3}  # sums of thousands
+    check_against_reference(make(**case, dtype=dtype), backend, **tolerance)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    groups=st.sampled_from([1, 2, 3, 6]),
+    offset_groups=st.sampled_from([1, 2, 4, 12]),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    size=st.tuples(st.integers(5, 8), st.integers(5, 8)),
+    mask=st.booleans(),
+)
+def test_any_groups_and_geometry_equal_the_reference(**case):
+    arguments = make(**case, channels=12, out_channels=6)
+    for backend in FAST_BACKENDS:
+        check_against_reference(arguments, backend, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_zero_offset_and_unit_mask_is_a_convolution(backend, groups):
+    arguments = make(stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=groups)
+    arguments["offset"].zero_()
+    arguments["mask"].fill_(1)
+    expected = F.conv2d(
+        *(arguments[name] for name in ("input", "weight", "bias", "stride", "padding", "dilation")), groups
+    )
+    torch.testing.assert_close(deform_conv2d(**arguments, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_whole_offset_shifts_the_image(backend):
+    arguments = make(mask=False)
+    arguments["offset"][:, 0::2] = 2
+    arguments["offset"][:, 1::2] = -1
+    shifted = torch.zeros_like(arguments["input"])
+    shifted[:, :, :-2, 1:] = arguments["input"][:, :, 2:, :-1]
+    # Padding would mix what the shift moved in with what it cut off, so that only the inside is compared.
+    arguments["padding"] = (0, 0)
+    arguments["offset"] = arguments["offset"][:, :, 1:-1]
+    expected = F.conv2d(shifted, arguments["weight"], arguments["bias"])
+    output = deform_conv2d(**arguments, backend=backend)
+    torch.testing.assert_close(output[..., 1:], expected[..., 1:])
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_zero_mask_leaves_the_bias(backend):
+    arguments = make()
+    arguments["mask"].zero_()
+    output = deform_conv2d(**arguments, backend=backend)
+    assert torch.equal(output, arguments["bias"].view(1, -1, 1, 1).expand_as(output))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_offset_groups_move_their_own_channels_only(backend):
+    arguments = make(channels=6, offset_groups=3)
+    points = 6
+    order = [2, 0, 1]
+    permuted = dict(arguments)
+    permuted["input"] = arguments["input"].unflatten(1, (3, 2))[:, order].flatten(1, 2)
+    permuted["weight"] = arguments["weight"].unflatten(1, (3, 2))[:, order].flatten(1, 2)
+    permuted["offset"] = arguments["offset"].unflatten(1, (3, 2 * points))[:, order].flatten(1, 2)
+    permuted["mask"] = arguments["mask"].unflatten(1, (3, points))[:, order].flatten(1, 2)
+    torch.testing.assert_close(deform_conv2d(**permuted, backend=backend), deform_conv2d(**arguments, backend=backend))
+
+
+@pytest.mark.parametrize("backend", NAN_BACKENDS)
+def test_one_nan_offset_spoils_one_pixel_and_no_gradient_of_the_input(backend):
+    arguments = make(batch=2)
+    arguments["offset"][1, 5, 3, 4] = math.nan
+    results = run(arguments, backend)
+    spoiled = results["output"].isnan()
+    assert spoiled[1, :, 3, 4].all()
+    assert spoiled.sum() == spoiled.shape[1]
+    assert results["input"].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [1e10, -1e10, math.inf, -math.inf])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_wild_offsets_give_the_bias_and_no_gradient(backend, value):
+    if backend == "torchvision" and math.isinf(value):
+        pytest.skip("torchvision's gradient of an infinite offset is NaN")
+    arguments = make()
+    arguments["offset"].fill_(value)
+    results = run(arguments, backend)
+    bias = arguments["bias"].view(1, -1, 1, 1)
+    assert torch.equal(results["output"], bias.expand_as(results["output"]))
+    for name in ("input", "offset", "weight", "mask"):
+        assert not results[name].any(), name
+
+
+@pytest.mark.parametrize("poison", [math.inf, math.nan])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_broken_pixel_spoils_only_samples_that_touch_it(backend, poison):
+    arguments = make(batch=2, size=(7, 9), spread=4.0, mask=False)
+    arguments["input"][0, :, 0, 0] = poison  # where clamped indices of places outside would point
+    arguments["input"][0, :, 6, 8] = poison
+    arguments["input"][1, :, 6, 0] = poison
+    clean = dict(arguments, input=torch.where(arguments["input"].isfinite(), arguments["input"], 0))
+    marker = torch.zeros_like(arguments["input"])
+    marker[~arguments["input"].isfinite()] = 1
+    touched = deform_conv2d(**dict(arguments, input=marker, weight=torch.ones_like(arguments["weight"]), bias=None))
+    output = deform_conv2d(**arguments, backend=backend)
+    untouched = (touched == 0).expand_as(output)
+    assert 0 < untouched.sum() < untouched.numel()
+    torch.testing.assert_close(output[untouched], deform_conv2d(**clean, backend=backend)[untouched])
+    assert not output[~untouched].isfinite().any()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_empty_batch(backend):
+    results = run(make(batch=0), backend)
+    assert results["output"].shape == (0, 4, 7, 8)
+    assert results["input"].shape == (0, 6, 7, 9)
+    assert not results["weight"].any()
+    assert not results["bias"].any()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_layout_in_memory_does_not_matter(backend):
+    arguments = make(channels=4, out_channels=4)
+    expected = run(arguments, "reference")
+
+    def spread_out(tensor):
+        """Every other number of a larger, reversed tensor."""
+        if tensor.dim() < 4:
+            return tensor
+        larger = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), math.nan)
+        larger[..., ::2] = tensor
+        return larger[..., ::2]
+
+    def channels_last(tensor):
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+    for change in (spread_out, channels_last):
+        changed = {k: change(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+        for name, value in run(changed, backend).items():
+            torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_half_precision_input_is_computed_in_float32(backend, dtype):
+    arguments = make(dtype=torch.float32)
+    arguments["input"] = arguments["input"].to(dtype)
+    results = run(arguments, backend)
+    assert results["output"].dtype == results["input"].dtype == dtype
+    assert results["offset"].dtype == results["weight"].dtype == torch.float32
+    exact = deform_conv2d(**dict(arguments, input=arguments["input"].float()), backend="reference")
+    # One rounding to the nearest, whatever the sum: half a step of the output's dtype.
+    torch.testing.assert_close(results["output"].float(), exact, rtol=torch.finfo(dtype).eps / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_autocast_keeps_places_in_float32(backend):
+    arguments = make(batch=1, channels=2, size=(3, 300), dtype=torch.float32)
+    arguments["input"] = arguments["input"].bfloat16()
+    arguments["offset"][:, 1::2] += 100.125  # columns; 1/8 of a pixel is lost in bfloat16
+    arguments["offset"].requires_grad_()
+
+    def grad(output):
+        return torch.autograd.grad(output.float().sin().sum(), arguments["offset"])[0]
+
+    expected = deform_conv2d(**arguments, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = deform_conv2d(**arguments, backend=backend)
+    assert output.dtype == torch.bfloat16
+    assert (output != arguments["bias"].bfloat16().view(1, -1, 1, 1)).any()
+    assert torch.equal(output, expected)
+    assert torch.equal(grad(output), grad(expected))
+
+
+@pytest.mark.parametrize("wanted", TENSORS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_one_gradient_alone_is_the_same(backend, wanted):
+    arguments = make()
+    tensor = arguments[wanted].requires_grad_()
+    (grad,) = torch.autograd.grad(deform_conv2d(**arguments, backend=backend).sin().sum(), tensor)
+    for name in TENSORS:
+        arguments[name] = arguments[name].detach().requires_grad_()
+    (expected,) = torch.autograd.grad(deform_conv2d(**arguments, backend=backend).sin().sum(), arguments[wanted])
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_runs_without_autograd(backend, mode):
+    arguments = make()
+    arguments["weight"].requires_grad_()
+    expected = deform_conv2d(**arguments, backend=backend).detach()
+    with mode():
+        output = deform_conv2d(**arguments, backend=backend)
+    assert not output.requires_grad
+    assert torch.equal(output, expected)
+
+
+def test_numbers_stand_for_pairs():
+    arguments = make(kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1))
+    expected = deform_conv2d(**arguments)
+    assert torch.equal(deform_conv2d(**dict(arguments, stride=2, padding=1, dilation=1)), expected)
