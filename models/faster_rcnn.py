@@ -1,0 +1,89 @@
+"""Faster R-CNN, https://arxiv.org/abs/1506.01497, from torchvision's parts."""
+
+from collections.abc import Sequence
+
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from .fpn import level_names
+
+ROI_SIZE = 7
+
+
+def faster_rcnn(
+    backbone: BackboneWithFPN,
+    num_classes: int,
+    *,
+    min_size: int | Sequence[int] = 800,
+    max_size: int = 1333,
+    anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    roi_canonical_size: int = 224,
+    box_head_channels: int = 1024,
+    rpn_proposals_train: int = 2000,
+    rpn_proposals_test: int = 1000,
+    rpn_batch_size: int = 256,
+    box_batch_size: int = 512,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    detections_per_image: int = 100,
+) -> FasterRCNN:
+    """Build Faster R-CNN on a pyramid; the defaults are the common COCO recipe.
+
+    It follows torchvision's contract: in train mode `model(images, targets)` gives a dict of losses, in eval mode
+    `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels` and `scores`. Images are
+    `(3, H, W)` in [0, 1]; labels count from 1, since 0 is the background.
+
+    Args:
+        backbone: from `resnet_fpn`.
+        num_classes: foreground classes, without background.
+        min_size: shorter side to which images are scaled; several: one is drawn for each image in training.
+        max_size: bound on the longer side after scaling.
+        anchor_sizes: one size in pixels for each map of the pyramid, "pool" included.
+        aspect_ratios: heights over widths of the anchors, at every level.
+        roi_canonical_size: side in pixels of the boxes that are pooled from level 4 of the pyramid; half the side is
+            pooled one level lower (eq. (1) of the FPN paper). Small images want a smaller one.
+        box_head_channels: width of the two fully connected layers.
+        rpn_proposals_train: proposals kept per level before, and per image after NMS, in training.
+        rpn_proposals_test: the same in evaluation.
+        rpn_batch_size: anchors per image that the RPN is trained on.
+        box_batch_size: proposals per image that the box head is trained on.
+        score_threshold: detections below are dropped.
+        nms_threshold: IoU above which the lower of two detections of a class is dropped.
+        detections_per_image: the most that are kept.
+
+    Raises:
+        ValueError: if the number of anchor sizes is not that of the maps, or `num_classes` is below 1.
+    """
+    levels = level_names(backbone)
+    if len(anchor_sizes) != len(levels) + 1:
+        raise ValueError(
+            f"`anchor_sizes` must give one size for each of the {len(levels) + 1} maps {', '.join([*levels, 'pool'])}, "
+            f"got {len(anchor_sizes)}: {list(anchor_sizes)}"
+        )
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
+    num_outputs = num_classes + 1  # the background is class 0
+    return FasterRCNN(
+        backbone,
+        min_size=min_size,
+        max_size=max_size,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes)
+        ),
+        rpn_pre_nms_top_n_train=rpn_proposals_train,
+        rpn_post_nms_top_n_train=rpn_proposals_train,
+        rpn_pre_nms_top_n_test=rpn_proposals_test,
+        rpn_post_nms_top_n_test=rpn_proposals_test,
+        rpn_batch_size_per_image=rpn_batch_size,
+        box_roi_pool=MultiScaleRoIAlign(levels, ROI_SIZE, sampling_ratio=2, canonical_scale=roi_canonical_size),
+        box_head=TwoMLPHead(backbone.out_channels * ROI_SIZE**2, box_head_channels),
+        box_predictor=FastRCNNPredictor(box_head_channels, num_outputs),
+        box_batch_size_per_image=box_batch_size,
+        box_score_thresh=score_threshold,
+        box_nms_thresh=nms_threshold,
+        box_detections_per_img=detections_per_image,
+    )

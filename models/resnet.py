@@ -1,0 +1,151 @@
+"""torchvision's ResNets with the 3x3 convolutions of chosen stages made deformable.
+
+Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1..4.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torchvision.models import get_model
+from torchvision.models.resnet import ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from dcn import DeformConv2d
+
+RESNETS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen_bn": FrozenBatchNorm2d,
+    "bn": nn.BatchNorm2d,
+    "gn": partial(nn.GroupNorm, 32),
+}
+STAGES = (1, 2, 3, 4)
+
+
+class ReplacedConvs(NamedTuple):
+    """Deformable convolutions of one stage: a row of the table shown at start-up."""
+
+    layer: str
+    level: str
+    stride: int
+    count: int
+    parameters_added: int
+
+
+def resnet(
+    name: str = "resnet50",
+    *,
+    dcn_v2_stages: Sequence[int] = (),
+    modulation: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    frozen_stages: int = -1,
+    norm: str = "frozen_bn",
+    dcn_backend: str = "auto",
+) -> ResNet:
+    """Build a torchvision ResNet whose chosen stages have deformable 3x3 convolutions.
+
+    Replaced is `conv2` of every block: the 3x3 of a bottleneck, the second 3x3 of a basic block; never the stem and
+    never a shortcut. The state-dict keys stay torchvision's, plus `layer{s}.{block}.conv2.conv_offset.{weight,bias}`.
+
+    Args:
+        name: one of `RESNETS`.
+        dcn_v2_stages: stages to make deformable, counted as torchvision's layers: `[2, 3, 4]` = layer2..layer4 =
+            C3..C5, the choice of the paper.
+        modulation: True for DCNv2, False for DCNv1.
+        offset_groups: channel groups with offsets of their own.
+        mask_scale: `mask = mask_scale * sigmoid(logits)`; 2 makes the network start as the plain one.
+        frozen_stages: -1 trains everything, 0 freezes the stem, s freezes the stem and stages 1..s.
+        norm: one of `NORMS`. In frozen stages it is "frozen_bn" in place of "bn".
+        dcn_backend: a name in `dcn.BACKENDS`, or "auto".
+
+    Raises:
+        ValueError: if a name is unknown or a stage does not exist.
+    """
+    check_name("backbone", name, RESNETS)
+    check_name("norm", norm, NORMS)
+    check_stages(dcn_v2_stages)
+    if frozen_stages not in (-1, 0, *STAGES):
+        raise ValueError(f"`frozen_stages` must be -1 (none), 0 (stem) or 1..4 (stem and stages), got {frozen_stages}")
+    network = get_model(name, weights=None, norm_layer=NORMS[norm])
+    # The weights are drawn by now, so the zeros of `conv_offset` are not overwritten by torchvision's initialisation.
+    # New layers draw numbers as well: apart from the global state, so that the heads start as those of a plain network.
+    with torch.random.fork_rng(devices=[]):
+        for stage in dcn_v2_stages:
+            for block in getattr(network, f"layer{stage}"):
+                block.conv2 = DeformConv2d.from_conv(
+                    block.conv2,
+                    offset_groups=offset_groups,
+                    modulation=modulation,
+                    mask_scale=mask_scale,
+                    backend=dcn_backend,
+                )
+    if frozen_stages >= 0:
+        for part in ["conv1", "bn1", *(f"layer{stage}" for stage in STAGES[:frozen_stages])]:
+            setattr(network, part, _freeze(getattr(network, part)))
+    return network
+
+
+def stage_channels(network: ResNet) -> dict[int, int]:
+    """Channels that each stage gives out, by stage."""
+    return {stage: network.fc.in_features // 2 ** (4 - stage) for stage in STAGES}
+
+
+def replaced_convs(network: nn.Module) -> list[ReplacedConvs]:
+    """Count what is deformable in a network that holds a ResNet, stage by stage."""
+    rows = []
+    for stage in STAGES:
+        convs = [
+            module
+            for name, module in network.named_modules()
+            if isinstance(module, DeformConv2d) and f"layer{stage}" in name.split(".")
+        ]
+        if convs:
+            added = sum(parameter.numel() for conv in convs for parameter in conv.conv_offset.parameters())
+            rows.append(ReplacedConvs(f"layer{stage}", f"C{stage + 1}", 2 ** (stage + 1), len(convs), added))
+    return rows
+
+
+def check_stages(stages: Sequence[int]) -> None:
+    """Raise `ValueError` unless `stages` are different stages of a ResNet, and say how others count them."""
+    wrong = [stage for stage in stages if stage not in STAGES]
+    if wrong:
+        raise ValueError(
+            f"`dcn_v2_stages` must be stages out of 1, 2, 3, 4, got {list(stages)}: {wrong[0]} is none. Stages count "
+            "torchvision's layers: 1..4 = layer1..layer4 = C2..C5. Where other frameworks say res3..res5 or [3, 4, 5], "
+            "and PaddleDetection 2 says [1, 2, 3], write [2, 3, 4]"
+        )
+    if len(set(stages)) < len(stages):
+        raise ValueError(f"`dcn_v2_stages` must name each stage once, got {list(stages)}")
+
+
+def check_name(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raise `ValueError` that lists the known names unless `name` is one."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")
+
+
+def _freeze(module: nn.Module) -> nn.Module:
+    """Stop the training of a module, statistics of its batch norms included."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    if isinstance(module, nn.BatchNorm2d):
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        setattr(module, name, _freeze(child))
+    return module

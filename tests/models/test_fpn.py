@@ -1,0 +1,61 @@
+"""The pyramid's maps: names, sizes, widths; and what it refuses."""
+
+import pytest
+import torch
+
+from models import replaced_convs, resnet, resnet_fpn
+from models.fpn import level_names
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("levels", [[2, 3, 4, 5], [3, 4, 5], [2, 3], [4]])
+def test_maps(name, levels):
+    pyramid = resnet_fpn(resnet(name), levels=levels, channels=24)
+    with torch.no_grad():
+        maps = pyramid(torch.zeros(1, 3, 128, 64))
+    assert list(maps) == [*(f"p{level}" for level in levels), "pool"]
+    assert level_names(pyramid) == [f"p{level}" for level in levels]
+    assert pyramid.out_channels == 24
+    for key, stride in zip(maps, [*(2**level for level in levels), 2 ** (levels[-1] + 1)], strict=True):
+        assert tuple(maps[key].shape) == (1, 24, 128 // stride, 64 // stride), key
+
+
+def test_level_comes_from_its_stage():
+    network = resnet("resnet18")
+    pyramid = resnet_fpn(network, levels=[3, 4], channels=8)
+    seen = {}
+    for stage in (2, 3):
+        getattr(network, f"layer{stage}").register_forward_hook(
+            lambda module, inputs, output, stage=stage: seen.update({f"p{stage + 1}": output})
+        )
+    with torch.no_grad():
+        maps = pyramid.body(torch.randn(1, 3, 64, 64))
+    assert list(maps) == list(seen) == ["p3", "p4"]
+    assert all(torch.equal(maps[key], seen[key]) for key in maps)
+
+
+def test_stages_above_the_last_level_are_dropped():
+    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[2]), levels=[2, 3])
+    names = {name for name, _ in pyramid.body.named_children()}
+    assert {"conv1", "layer1", "layer2"} <= names
+    assert not {"layer3", "layer4", "fc"} & names
+    assert [row.layer for row in replaced_convs(pyramid)] == ["layer2"]
+
+
+@pytest.mark.parametrize(("levels", "stage"), [([2, 3, 4], 4), ([2], 4), ([2, 3], 3)])
+def test_deformable_stage_that_is_left_out(levels, stage):
+    network = resnet("resnet18", dcn_v2_stages=[stage])
+    message = rf"`levels` \[.*\] leave out stage {stage} \(C{stage + 1}\), which `dcn_v2_stages` makes deformable"
+    with pytest.raises(ValueError, match=message):
+        resnet_fpn(network, levels=levels)
+
+
+@pytest.mark.parametrize("levels", [[], [1, 2], [5, 6], [2, 4], [3, 2], [2, 2]])
+def test_levels_that_are_no_pyramid(levels):
+    with pytest.raises(ValueError, match=rf"neighbours in rising order out of 2, 3, 4, 5, got \[{str(levels)[1:-1]}\]"):
+        resnet_fpn(resnet("resnet18"), levels=levels)
+
+
+def test_channels_below_one():
+    with pytest.raises(ValueError, match="`channels` must be at least 1, got 0"):
+        resnet_fpn(resnet("resnet18"), channels=0)

@@ -1,0 +1,190 @@
+"""Pretrained weights arrive, and whatever is wrong with them is said in one message."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import ResNet18_Weights, WeightsEnum, get_model
+
+from models import load_backbone_weights, resnet
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, torch.Tensor]:
+    """A state dict as torchvision gives it, with statistics that are not the initial ones."""
+    torch.manual_seed(0)
+    network = get_model("resnet18", weights=None)
+    with torch.no_grad():
+        network.train()(torch.randn(2, 3, 64, 64))
+    return network.state_dict()
+
+
+@pytest.fixture
+def file(theirs, tmp_path) -> Path:
+    torch.save(theirs, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def check_loaded(network, theirs) -> None:
+    own = network.state_dict()
+    for key, tensor in theirs.items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(own[key], tensor), key
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+def test_file(file, theirs, norm):
+    network = resnet("resnet18", norm=norm)
+    report = load_backbone_weights(network, "resnet18", str(file))
+    check_loaded(network, theirs)
+    counters = [key for key in theirs if key.endswith("num_batches_tracked")]
+    assert report.new == []
+    assert report.dropped == ([] if norm == "bn" else counters)
+    assert report.loaded == len(theirs) - len(report.dropped)
+
+
+def test_conv_offset_is_new(file, theirs):
+    network = resnet("resnet18", dcn_v2_stages=[4])
+    report = load_backbone_weights(network, "resnet18", str(file))
+    check_loaded(network, theirs)
+    expected = [f"layer4.{block}.conv2.conv_offset.{part}" for block in (0, 1) for part in ("weight", "bias")]
+    assert report.new == expected
+    assert not network.layer4[0].conv2.conv_offset.weight.any()
+
+
+def test_own_state_dict_comes_back_with_its_offsets(tmp_path):
+    trained, network = (resnet("resnet18", dcn_v2_stages=[4]) for _ in range(2))
+    torch.nn.init.normal_(trained.layer4[1].conv2.conv_offset.weight)
+    torch.save(trained.state_dict(), tmp_path / "own.pt")
+    report = load_backbone_weights(network, "resnet18", str(tmp_path / "own.pt"))
+    assert (report.new, report.dropped) == ([], [])
+    check_loaded(network, trained.state_dict())
+
+
+def test_classifier_may_differ_or_be_absent(tmp_path, theirs):
+    other = theirs | {"fc.weight": torch.zeros(7, 512)}
+    del other["fc.bias"]
+    torch.save(other, tmp_path / "seven.pth")
+    network = resnet("resnet18", norm="bn")
+    report = load_backbone_weights(network, "resnet18", str(tmp_path / "seven.pth"))
+    assert report.new == ["fc.weight", "fc.bias"]
+    assert report.dropped == ["fc.weight"]
+
+
+def test_group_norm_needs_no_statistics(file):
+    report = load_backbone_weights(resnet("resnet18", norm="gn"), "resnet18", str(file))
+    assert report.new == []
+    assert all("running_" in key or key.endswith("num_batches_tracked") for key in report.dropped)
+    assert "bn1.running_mean" in report.dropped
+
+
+def test_missing_file_is_named_as_written_and_as_resolved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"weights file no/w\.pth does not exist \(resolved: {tmp_path}/no/w\.pth\)"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", "no/w.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", b"PK\x03\x04" + b"\0" * 50], ids=["empty", "text", "zip"]
+)
+def test_garbage_file_is_named(tmp_path, content):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.pth cannot be read as a state dict"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "bad.pth"))
+
+
+def test_truncated_file_is_named(file):
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"weights\.pth cannot be read as a state dict"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(file))
+
+
+def test_pickled_module_is_refused(tmp_path):
+    torch.save(resnet("resnet18"), tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"module\.pth cannot be read as a state dict"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "module.pth"))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda state: {"model": state}, lambda state: [*state.values()]], ids=["model", "list"]
+)
+def test_other_content_is_refused(tmp_path, theirs, wrap):
+    torch.save(wrap(theirs), tmp_path / "checkpoint.pth")
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pth must hold a plain state dict of tensors with torchvision's keys"
+    ):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "checkpoint.pth"))
+
+
+def test_weights_of_another_network(file):
+    with pytest.raises(
+        ValueError, match=r"do not fit resnet50: they have another shape for \d+ tensors, first 'layer1"
+    ):
+        load_backbone_weights(resnet("resnet50"), "resnet50", str(file))
+
+
+def test_missing_tensors_are_counted_and_named(tmp_path, theirs):
+    torch.save({key: tensor for key, tensor in theirs.items() if "layer4.1.conv" not in key}, tmp_path / "few.pth")
+    network = resnet("resnet18")
+    before = network.conv1.weight.clone()
+    with pytest.raises(ValueError, match=r"they lack 2 tensors, first 'layer4\.1\.conv1\.weight'"):
+        load_backbone_weights(network, "resnet18", str(tmp_path / "few.pth"))
+    assert torch.equal(network.conv1.weight, before), "nothing is loaded by halves"
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1"])
+def test_torchvision_weights(monkeypatch, theirs, name):
+    asked = []
+
+    def fake(self, *args, **kwargs):
+        asked.append((self, kwargs))
+        return theirs
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fake)
+    network = resnet("resnet18", dcn_v2_stages=[3, 4])
+    load_backbone_weights(network, "resnet18", name)
+    check_loaded(network, theirs)
+    assert asked == [(ResNet18_Weights.IMAGENET1K_V1, {"progress": True, "check_hash": True})]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [URLError("no route to host"), ConnectionResetError("reset"), RuntimeError("invalid hash value")],
+    ids=["no network", "cut off", "other checksum"],
+)
+def test_failed_download_says_what_to_do(monkeypatch, tmp_path, error):
+    def fail(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="weights DEFAULT of resnet18") as raised:
+        load_backbone_weights(resnet("resnet18"), "resnet18", "DEFAULT")
+    message = str(raised.value)
+    for part in (
+        str(error),
+        ResNet18_Weights.DEFAULT.url,
+        f"{tmp_path}/hub/checkpoints",
+        "model.backbone.weights",
+        "null",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04" + b"\0" * 50], ids=["empty", "text", "zip"])
+def test_broken_file_in_the_cache_says_what_to_do(monkeypatch, tmp_path, content):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    with pytest.raises(ValueError, match="weights DEFAULT of resnet18 could not be had") as raised:
+        load_backbone_weights(resnet("resnet18"), "resnet18", "DEFAULT")
+    assert str(cached.parent) in str(raised.value)
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(
+        ValueError, match=r"no weights 'IMAGENET' for resnet50, known: DEFAULT, .*IMAGENET1K_V2.*or give a file"
+    ):
+        load_backbone_weights(resnet("resnet50"), "resnet50", "IMAGENET")
