@@ -1,0 +1,243 @@
+"""A COCO annotation file, read once and checked before any training."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .images import ImageError, check_image
+
+INVALID_BOX_POLICIES = ("raise", "clip", "drop")
+# Annotation tools round; a box that is outside by less is cut to the image without a word.
+ROUNDING_PX = 1
+# Smaller sides may vanish in float32, and the detectors take no box without a size.
+_LEAST_PX = 0.01
+# No picture is so large, and float32 would lose the box.
+_MOST_PX = 1e9
+_NAMED = 3
+# The fields that the entries of each part need, and those they may leave out or empty, by type.
+_FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
+    "images": ({"id": (int,), "file_name": (str,)}, {"width": (int, float), "height": (int, float)}),
+    "categories": ({"id": (int,)}, {}),
+    "annotations": (
+        {"image_id": (int,), "category_id": (int,)},
+        {"id": (int, str), "area": (int, float), "iscrowd": (int, bool)},
+    ),
+}
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; the message names the file, what is wrong and how often."""
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """What a COCO annotation file says, with every image and category in its place.
+
+    Attributes:
+        image_dir: folder of the pictures.
+        path: the annotation file.
+        images: entries of the file, `id`, `file_name`, maybe `width` and `height`.
+        boxes: by image id, the annotations to learn from, their boxes inside the image.
+        category_ids: ids of the file in rising order; label l of the model stands for `category_ids[l - 1]`.
+        class_names: names in the same order.
+        raw: the whole file as it stands but for annotation ids, counted anew, and missing areas and crowd flags, filled
+            in; evaluation uses it.
+        fixed_boxes: how many invalid boxes were clipped or dropped.
+    """
+
+    image_dir: Path
+    path: Path
+    images: list[dict[str, Any]]
+    boxes: dict[int, list[dict[str, Any]]]
+    category_ids: list[int]
+    class_names: list[str]
+    raw: dict[str, Any]
+    fixed_boxes: int
+
+
+def load_annotations(
+    images: str | Path,
+    annotations: str | Path,
+    *,
+    invalid_boxes: str = "raise",
+    source: str | None = None,
+    check_images: bool = True,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> CocoAnnotations:
+    """Read and check a data set in COCO format.
+
+    Args:
+        images: folder of the pictures.
+        annotations: the JSON file.
+        invalid_boxes: what to do with boxes that have no size, are no numbers, or reach out of their image by more
+            than a pixel: "raise" an error, "clip" them to the image (and drop what has no size then), or "drop" them.
+        source: where to get the data set, for the error when it is missing.
+        check_images: whether to look at every picture's file, see `check_image`.
+        progress: wraps the iteration over the pictures.
+
+    Raises:
+        DatasetError: if something is missing or wrong, with the count and the first ones by name.
+    """
+    if invalid_boxes not in INVALID_BOX_POLICIES:
+        raise ValueError(f"`invalid_boxes` must be one of {', '.join(INVALID_BOX_POLICIES)}, got {invalid_boxes!r}")
+    image_dir, path = Path(images), Path(annotations)
+    _check_exists(image_dir, "image folder", Path.is_dir, source)
+    _check_exists(path, "annotation file", Path.is_file, source)
+    raw = _read_json(path)
+    _check_structure(raw, path)
+    _fill_in(raw)
+    if check_images:
+        _check_pictures(raw["images"], image_dir, path, source, progress)
+    boxes, fixed = _learnable_boxes(raw, path, invalid_boxes)
+    raw["annotations"] = [annotation for annotation in raw["annotations"] if _is_box(annotation.get("bbox"))]
+    categories = sorted(raw["categories"], key=lambda category: category["id"])
+    return CocoAnnotations(
+        image_dir=image_dir,
+        path=path,
+        images=raw["images"],
+        boxes=boxes,
+        category_ids=[category["id"] for category in categories],
+        class_names=[str(category.get("name", category["id"])) for category in categories],
+        raw=raw,
+        fixed_boxes=fixed,
+    )
+
+
+def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], source: str | None) -> None:
+    if not exists(path):
+        hint = f"; to get it: {source}" if source else ""
+        raise DatasetError(f"{what} {path} does not exist (resolved: {path.resolve()}){hint}")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"annotation file {path} is no JSON: {error}") from None
+
+
+def _check_structure(raw: Any, path: Path) -> None:
+    """Check that the file is COCO instances: lists of entries with the ids that the rest relies on."""
+    for part, fields in _FIELDS.items():
+        if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
+            raise DatasetError(f"annotation file {path} is no COCO instances file: it has no list {part!r}")
+        for index, entry in enumerate(raw[part]):
+            problem = _wrong_field(entry, *fields)
+            if problem:
+                raise DatasetError(f"annotation file {path}: {part}[{index}] {problem}")
+    for part in ("images", "categories", "annotations"):
+        ids = Counter(entry["id"] for entry in raw[part] if entry.get("id") is not None)
+        _report(path, f"ids of {part} that stand twice", [key for key, count in ids.items() if count > 1])
+    if not raw["categories"]:
+        raise DatasetError(f"annotation file {path} has no categories")
+    if not raw["images"]:
+        raise DatasetError(f"annotation file {path} has no images")
+    for part, field in (("images", "image_id"), ("categories", "category_id")):
+        known = {entry["id"] for entry in raw[part]}
+        wrong = [
+            f"{a.get('id', i)} ({field} {a[field]})" for i, a in enumerate(raw["annotations"]) if a[field] not in known
+        ]
+        _report(path, f"annotations whose {field} is not among the {part}", wrong)
+
+
+def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict[str, tuple[type, ...]]) -> str | None:
+    if not isinstance(entry, dict):
+        return f"must be a mapping, got {entry!r:.60}"
+    for field, types in (needed | optional).items():
+        value = entry.get(field)
+        # the exact type, since a bool is an int too
+        if type(value) not in types and not (value is None and field in optional):
+            return f"needs {field!r} of type {' or '.join(t.__name__ for t in types)}, got {value!r:.60}"
+    return None
+
+
+def _fill_in(raw: dict[str, Any]) -> None:
+    """Supply what pycocotools needs.
+
+    Ids are counted anew from 1: pycocotools takes a match with an annotation of id 0 for no match.
+    """
+    for index, annotation in enumerate(raw["annotations"], start=1):
+        annotation["id"] = index
+        annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
+        if annotation.get("area") is None and _is_box(annotation.get("bbox")):
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+
+
+def _check_pictures(
+    images: list[dict], image_dir: Path, path: Path, source: str | None, progress: Callable[[Iterable], Iterable]
+) -> None:
+    missing, broken = [], []
+    for entry in progress(images):
+        file = image_dir / entry["file_name"]
+        try:
+            if file.is_file():
+                check_image(file, stated_size(entry))
+            else:
+                missing.append(entry["file_name"])
+        except (ImageError, OSError) as error:
+            broken.append(str(error))
+    hint = f"; to get it: {source}" if source else ""
+    _report(path, f"images that are not in {image_dir}", missing, f" of {len(images)}{hint}")
+    _report(path, "images that cannot be used", broken)
+
+
+def stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """(width, height) that an image's entry states, None when it does not."""
+    return (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
+
+
+def _learnable_boxes(raw: dict[str, Any], path: Path, policy: str) -> tuple[dict[int, list[dict]], int]:
+    sizes = {entry["id"]: stated_size(entry) for entry in raw["images"]}
+    boxes: dict[int, list[dict]] = {entry["id"]: [] for entry in raw["images"]}
+    invalid = []
+    for annotation in raw["annotations"]:
+        if annotation["iscrowd"]:
+            continue
+        bbox, size = annotation.get("bbox"), sizes[annotation["image_id"]]
+        inside = _clip(bbox, size) if _is_box(bbox) else None
+        problem = _problem(bbox, inside, size)
+        if problem:
+            invalid.append(f"annotation {annotation['id']} in image {annotation['image_id']}: {bbox} {problem}")
+        if inside and (not problem or policy == "clip"):
+            boxes[annotation["image_id"]].append(annotation | {"bbox": inside})
+    if policy == "raise":
+        hint = "; mend them, or set data.invalid_boxes to clip or drop"
+        _report(path, "invalid boxes (x, y, width, height)", invalid, hint)
+    return boxes, len(invalid)
+
+
+def _is_box(bbox: Any) -> bool:
+    numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, int | float) for v in bbox)
+    return numbers and all(abs(v) < _MOST_PX for v in bbox)
+
+
+def _clip(bbox: list[float], size: tuple[int, int] | None) -> list[float] | None:
+    """Cut a box (x, y, width, height) to its image; None when nothing is left."""
+    x, y, w, h = bbox
+    width, height = size or (math.inf, math.inf)
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+    return [left, top, right - left, bottom - top] if min(right - left, bottom - top) > _LEAST_PX else None
+
+
+def _problem(bbox: Any, inside: list[float] | None, size: tuple[int, int] | None) -> str | None:
+    if not _is_box(bbox):
+        return "is no list of four numbers of pixels"
+    x, y, w, h = bbox
+    if min(w, h) <= _LEAST_PX:
+        return "has no size"
+    width, height = size or (math.inf, math.inf)
+    if inside is None or min(x, y) < -ROUNDING_PX or x + w > width + ROUNDING_PX or y + h > height + ROUNDING_PX:
+        return f"is not inside its image of {width}x{height}"
+    return None
+
+
+def _report(path: Path, what: str, found: list, more: str = "") -> None:
+    if found:
+        first = ", ".join(map(str, found[:_NAMED])) + (", ..." if len(found) > _NAMED else "")
+        raise DatasetError(f"annotation file {path}: {len(found)} {what}{more}; the first: {first}")

@@ -1,0 +1,89 @@
+"""Reading pictures of any kind as RGB, upright, with errors that name the file."""
+
+import os
+from pathlib import Path
+
+from PIL import Image, ImageFile, ImageOps
+
+# EXIF orientations that are more than "as stored"
+_TURNED = range(2, 9)
+_ORIENTATION_TAG = 0x0112
+# How a whole file ends; anything else is decoded to be sure. JPEG: end of image; PNG: the IEND chunk with its checksum.
+_ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names the file."""
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Read a picture as RGB; greyscale, palette, CMYK and 16-bit ones are converted.
+
+    Annotations are drawn either on the stored pixels or on the picture as EXIF turns it, and only the size tells which:
+    where `size` is that of the stored pixels alone the picture is left as stored, else EXIF is obeyed.
+
+    Args:
+        path: the file.
+        size: (width, height) that the annotation file states, None when it states none.
+
+    Raises:
+        ImageError: if the file is missing, no picture, cut short, or of another size than `size`.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            stored = image.size
+            turned = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION_TAG) in _TURNED else image
+            image = image if size == stored != turned.size else turned
+            image = _to_rgb(image)
+    except FileNotFoundError:
+        raise ImageError(f"image {path} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"image {path} is too large: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"image {path} cannot be read, it is cut short, corrupt or no picture: {error}") from None
+    if size is not None and image.size != tuple(size):
+        raise ImageError(
+            f"image {path} is {image.width}x{image.height} pixels, but its annotation file says {size[0]}x{size[1]}"
+        )
+    return image
+
+
+def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
+    """Check a picture at little cost, by its header and its last bytes; decode one that looks wrong, to be sure.
+
+    Args:
+        path: the file.
+        size: (width, height) that the annotation file states, None when it states none.
+
+    Raises:
+        ImageError: as `read_image` would.
+    """
+    try:
+        with Image.open(path) as image:
+            fits = size is None or tuple(size) == image.size
+        whole = fits and _ends_well(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        whole = False
+    if not whole:
+        read_image(path, size)
+
+
+def _ends_well(path: Path) -> bool:
+    ending = _ENDINGS.get(path.suffix.lower())
+    if ending is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-len(ending), os.SEEK_END)
+        return file.read() == ending
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow cuts 16-bit greys at 255 in place of scaling them
+        image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
+    return image.convert("RGB")
+
+
+# Pillow must raise on a file cut short; another library may have switched that off.
+ImageFile.LOAD_TRUNCATED_IMAGES = False

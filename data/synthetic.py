@@ -1,0 +1,200 @@
+"""A synthetic COCO-format data set: bent, sheared, turned and scaled shapes, drawn from a seed.
+
+The class is the kind of shape, whatever its colour, size, turn, shear and bend, so that a detector has to follow the
+outline; a fixed 3x3 grid is at a disadvantage that grows with `deformation`.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+# Corners of each shape in its own frame, within [-1, 1]; joined by straight lines before it is deformed.
+_TRIANGLE = [(-0.8, -0.9), (1, 0), (-0.8, 0.9)]
+_CROSS = [(-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3)]
+_CROSS = _CROSS + [(-x, -y) for x, y in _CROSS]
+_BAR = [(-1, -0.28), (1, -0.28), (1, 0.28), (-1, 0.28)]
+_TEE = [(-1, -0.9), (1, -0.9), (1, -0.35), (0.28, -0.35), (0.28, 0.9), (-0.28, 0.9), (-0.28, -0.35), (-1, -0.35)]
+_STAR = [
+    ((1 if i % 2 == 0 else 0.42) * math.cos(math.pi * i / 5), (1 if i % 2 == 0 else 0.42) * math.sin(math.pi * i / 5))
+    for i in range(10)
+]
+SHAPES = {"bar": _BAR, "cross": _CROSS, "star": _STAR, "tee": _TEE, "triangle": _TRIANGLE}
+
+_SUPERSAMPLING = 3
+_POINTS_PER_EDGE = 12
+_MIN_VISIBLE = 0.6
+
+
+def write_shapes(
+    root: Path,
+    *,
+    train: int = 800,
+    val: int = 200,
+    width: int = 192,
+    height: int = 160,
+    deformation: float = 0.5,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> None:
+    """Draw the data set into `root/{train,val}/*.png` and `root/annotations/{train,val}.json`.
+
+    The same arguments give the same bytes. The annotation files are written last, each in one piece, so that a call
+    that was interrupted does not leave what looks like a whole data set.
+
+    Args:
+        root: folder of the data set, made if missing.
+        train: images to learn from.
+        val: images to judge by; other random numbers than those of the train images.
+        width: of an image in pixels.
+        height: of an image in pixels.
+        deformation: 0 draws shapes that are only turned and scaled, 1 shears and bends them strongly.
+        seed: of everything drawn.
+        progress: wraps the iteration over the images of a split.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    if not 0 <= deformation <= 1:
+        raise ValueError(f"`deformation` must be from 0 to 1, got {deformation}")
+    if min(train, val) < 1 or min(width, height) < 64:
+        raise ValueError(
+            f"need at least 1 image in each split and 64 pixels a side, got {train}, {val}, {width}x{height}"
+        )
+    for split in ("train", "val"):
+        (root / "annotations" / f"{split}.json").unlink(missing_ok=True)
+    for index, (split, count) in enumerate((("train", train), ("val", val))):
+        _write_split(root, split, count, (width, height), deformation, (seed, index), progress)
+
+
+def _write_split(root, split, count, size, deformation, seed, progress) -> None:
+    folder = root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for image_id in progress(range(1, count + 1)):
+        # each image has a stream of its own, so that a larger set begins with the images of a smaller one
+        image, objects = draw_image(np.random.default_rng([*seed, image_id]), size, deformation)
+        name = f"{image_id:06d}.png"
+        image.save(folder / name)
+        images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
+        for category, outline in objects:
+            annotations.append(_annotation(len(annotations) + 1, image_id, category, outline))
+    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, start=1)]
+    file = root / "annotations" / f"{split}.json"
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    partial.replace(file)
+
+
+def _annotation(annotation_id: int, image_id: int, category: int, outline: np.ndarray) -> dict:
+    (left, top), (right, bottom) = outline.min(0), outline.max(0)
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category,
+        "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+        "area": round(_area(outline), 2),
+        "iscrowd": 0,
+        "segmentation": [[round(float(v), 2) for v in outline.flatten()]],
+    }
+
+
+def draw_image(
+    rng: np.random.Generator, size: tuple[int, int], deformation: float
+) -> tuple[Image.Image, list[tuple[int, np.ndarray]]]:
+    """Draw one picture of two to six shapes that overlap little.
+
+    Returns:
+        The picture, and for each shape its category id (from 1) and its outline `(P, 2)`, x and y in pixels, cut to
+        the image.
+    """
+    canvas = _background(rng, size)
+    pixels = np.asarray(canvas).astype(np.float32)
+    objects: list[tuple[int, np.ndarray]] = []
+    taken: list[np.ndarray] = []
+    for _ in range(int(rng.integers(2, 7))):
+        for _ in range(20):
+            category = int(rng.integers(len(SHAPES)))
+            outline = place_shape(rng, list(SHAPES.values())[category], size, deformation)
+            box = np.concatenate([outline.min(0), outline.max(0)])
+            inside = cut(outline, size)
+            if _area(inside) >= _MIN_VISIBLE * _area(outline) and all(_iou(box, other) < 0.1 for other in taken):
+                break
+        else:
+            continue
+        taken.append(box)
+        objects.append((category + 1, inside))
+        cover = _coverage(outline, size)[..., None]
+        pixels = pixels * (1 - cover) + cover * _colour(rng, pixels.mean((0, 1)))
+    pixels += rng.normal(0, 10, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), objects
+
+
+def place_shape(
+    rng: np.random.Generator, corners: list[tuple[float, float]], size: tuple[int, int], deformation: float
+) -> np.ndarray:
+    """Deform a shape and put it somewhere into an image: its outline `(P, 2)` in pixels, maybe partly outside."""
+    steps = np.linspace(0, 1, _POINTS_PER_EDGE, endpoint=False)[:, None]
+    ring = np.array([*corners, corners[0]])
+    outline = np.concatenate([start + (end - start) * steps for start, end in itertools.pairwise(ring)])
+    bend, shear = deformation * rng.uniform(-0.9, 0.9), deformation * rng.uniform(-0.7, 0.7)
+    stretch = 1 + deformation * rng.uniform(-0.4, 0.4)
+    outline = outline + np.stack([np.zeros(len(outline)), bend * (outline[:, 0] ** 2 - 0.5)], 1)
+    turn = rng.uniform(0, 2 * math.pi)
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    outline = outline @ np.array([[stretch, shear], [0, 1 / stretch]]).T @ rotation.T
+    radius = min(size) * rng.uniform(0.1, 0.24)
+    return outline * radius + rng.uniform(0.08, 0.92, 2) * size
+
+
+def cut(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut an outline `(P, 2)` to the image, side by side (Sutherland-Hodgman); empty when it is all outside."""
+    for axis, limit, sign in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
+        following = np.roll(outline, -1, 0)
+        depth, next_depth = sign * (outline[:, axis] - limit), sign * (following[:, axis] - limit)
+        is_inside, crosses = depth >= 0, (depth >= 0) != (next_depth >= 0)
+        share = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crosses)[:, None]
+        both = np.stack([outline, outline + share * (following - outline)], 1)  # (P, 2, 2)
+        outline = both[np.stack([is_inside, crosses], 1)]
+    return np.clip(outline, 0, size)
+
+
+def _area(outline: np.ndarray) -> float:
+    x, y = outline[:, 0], outline[:, 1]
+    return abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
+
+
+def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Blotches of colour with thin lines across, which no detector should take for a shape."""
+    coarse = Image.fromarray(rng.integers(40, 200, (4, 5, 3)).astype(np.uint8))
+    canvas = coarse.resize(size, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(int(rng.integers(2, 7))):
+        line = [(float(x), float(y)) for x, y in rng.uniform(0, 1, (2, 2)) * size]
+        draw.line(line, fill=tuple(int(v) for v in rng.integers(0, 256, 3)), width=int(rng.integers(1, 3)))
+    return canvas
+
+
+def _coverage(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much of each pixel the outline covers, `(height, width)` in [0, 1]."""
+    large = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
+    ImageDraw.Draw(large).polygon([tuple(point) for point in (outline * _SUPERSAMPLING).tolist()], fill=255)
+    return np.asarray(large.resize(size, Image.Resampling.BOX)).astype(np.float32) / 255
+
+
+def _colour(rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
+    """A colour that stands out from the mean of the picture."""
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if np.abs(colour - mean).sum() > 150:
+            return colour.astype(np.float32)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    overlap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return overlap / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - overlap)

@@ -1,0 +1,300 @@
+"""A COCO file is read as it stands, or refused with what is wrong, how often and where."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, load_annotations
+
+WIDTH, HEIGHT = 64, 48
+# ids are sparse and out of order, as other tools write them
+CONTENT = {
+    "images": [
+        {"id": image_id, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
+        for image_id, name in ((7, "a"), (3, "b"), (20, "c"))
+    ],
+    "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+    "annotations": [
+        {"id": 0, "image_id": 7, "category_id": 90, "bbox": [1, 2, 30, 20], "area": 500.5, "iscrowd": 0},
+        {"id": 5, "image_id": 7, "category_id": 1, "bbox": [10.5, 4, 20.25, 40]},
+        {"id": 2, "image_id": 20, "category_id": 18, "bbox": [0, 0, 64, 48], "area": 3072, "iscrowd": 0},
+    ],
+}
+ODD_VALUES = [None, True, 0, -1, 2.5, 1e300, math.nan, math.inf, 10**400, "", "x", "\0", "a" * 300, [], [1, 2], {}]
+REMOVED = object()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for entry in CONTENT["images"]:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / entry["file_name"])
+    return folder
+
+
+def load(folder: Path, content: Any, **options: Any) -> CocoAnnotations:
+    file = folder / "annotations.json"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return load_annotations(folder, file, **options)
+
+
+def changed(*path: str | int, to: Any = REMOVED) -> dict:
+    """`CONTENT` with one place changed or removed."""
+    content = copy.deepcopy(CONTENT)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if to is REMOVED:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = to
+    return content
+
+
+def with_boxes(*boxes: Any) -> dict:
+    annotations = [{"image_id": 7, "category_id": 1, "bbox": box} for box in boxes]
+    return copy.deepcopy(CONTENT) | {"annotations": annotations}
+
+
+def test_everything_finds_its_place(folder):
+    found = load(folder, CONTENT)
+    assert found.category_ids == [1, 18, 90]
+    assert found.class_names == ["person", "dog", "toothbrush"]
+    assert [entry["id"] for entry in found.images] == [7, 3, 20]
+    assert [annotation["bbox"] for annotation in found.boxes[7]] == [[1, 2, 30, 20], [10.5, 4, 20.25, 40]]
+    assert found.boxes[3] == []
+    assert (found.fixed_boxes, found.image_dir, found.path) == (0, folder, folder / "annotations.json")
+
+
+def test_raw_file_has_what_evaluation_needs(folder):
+    annotations = load(folder, CONTENT).raw["annotations"]
+    assert [a["id"] for a in annotations] == [1, 2, 3], "pycocotools ignores matches with id 0"
+    assert [a["area"] for a in annotations] == [500.5, 20.25 * 40, 3072]
+    assert [a["iscrowd"] for a in annotations] == [0, 0, 0]
+
+
+def test_empty_optional_fields_count_as_missing(folder):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"][0] |= {"id": None, "area": None, "iscrowd": None}
+    content["annotations"][1] |= {"id": None, "iscrowd": False}
+    content["images"][0] |= {"width": None}
+    annotations = load(folder, content).raw["annotations"]
+    assert [(a["id"], a["area"], a["iscrowd"]) for a in annotations] == [(1, 600, 0), (2, 810, 0), (3, 3072, 0)]
+
+
+def test_crowd_regions_are_kept_for_evaluation_alone(folder):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"][0]["iscrowd"] = 1
+    content["annotations"].append({"image_id": 3, "category_id": 1, "iscrowd": 1, "bbox": [-9, 0, 5, 5]})
+    content["annotations"].append({"image_id": 3, "category_id": 1, "iscrowd": 1})
+    found = load(folder, content)
+    assert [len(boxes) for boxes in found.boxes.values()] == [1, 0, 1]
+    assert [a["iscrowd"] for a in found.raw["annotations"]] == [1, 0, 0, 1], "one has no box to judge by"
+    assert found.fixed_boxes == 0
+
+
+@pytest.mark.parametrize("what", ["image folder", "annotation file"])
+def test_missing_path_is_named_as_written_and_as_resolved(folder, what, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "annotations.json").write_text("{}")
+    places = {"image folder": ("no/where", "annotations.json"), "annotation file": (".", "no/where")}[what]
+    with pytest.raises(DatasetError) as error:
+        load_annotations(*places, source="make shapes")
+    resolved = (folder / "no/where").resolve()
+    assert str(error.value) == f"{what} no/where does not exist (resolved: {resolved}); to get it: make shapes"
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_file_for_folder_is_refused(folder, swapped):
+    file = folder / "annotations.json"
+    file.write_text("{}")
+    with pytest.raises(DatasetError, match="image folder" if swapped else "annotation file"):
+        load_annotations(*((file, file) if swapped else (folder, folder)))
+
+
+def test_unknown_policy_is_refused(folder):
+    with pytest.raises(ValueError, match="one of raise, clip, drop, got 'ignore'"):
+        load(folder, CONTENT, invalid_boxes="ignore")
+
+
+def test_unreadable_file_is_named(folder, monkeypatch):
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(DatasetError, match=r"annotations\.json cannot be read: .*Permission denied"):
+        load(folder, CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no JSON"),
+        (b'{"images": [', "is no JSON"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        ([], "no COCO instances file: it has no list 'images'"),
+        (changed("images"), "it has no list 'images'"),
+        (changed("categories"), "it has no list 'categories'"),
+        (changed("annotations"), "it has no list 'annotations'"),
+        (changed("annotations", to={}), "it has no list 'annotations'"),
+        (changed("images", to=[]), "has no images"),
+        (CONTENT | {"categories": [], "annotations": []}, "has no categories"),
+        (changed("images", 1, to="b.png"), r"images\[1\] must be a mapping, got 'b.png'"),
+        (changed("images", 1, "id"), r"images\[1\] needs 'id' of type int, got None"),
+        (changed("images", 1, "id", to="3"), r"images\[1\] needs 'id' of type int, got '3'"),
+        (changed("images", 1, "id", to=True), r"images\[1\] needs 'id' of type int, got True"),
+        (changed("images", 0, "file_name", to=7), r"images\[0\] needs 'file_name' of type str, got 7"),
+        (changed("images", 2, "width", to="64"), r"images\[2\] needs 'width' of type int or float, got '64'"),
+        (changed("categories", 2, "id", to=1.5), r"categories\[2\] needs 'id' of type int, got 1.5"),
+        (changed("annotations", 0, "image_id"), r"annotations\[0\] needs 'image_id'"),
+        (changed("annotations", 2, "category_id"), r"annotations\[2\] needs 'category_id'"),
+        (changed("annotations", 1, "id", to=[]), r"annotations\[1\] needs 'id' of type int or str"),
+        (changed("annotations", 1, "area", to="9"), r"annotations\[1\] needs 'area' of type int or float, got '9'"),
+        (changed("annotations", 1, "iscrowd", to="0"), r"annotations\[1\] needs 'iscrowd' of type int or bool"),
+        (changed("images", 1, "id", to=7), "1 ids of images that stand twice; the first: 7"),
+        (changed("categories", 1, "id", to=90), "1 ids of categories that stand twice; the first: 90"),
+        (changed("annotations", 2, "id", to=5), "1 ids of annotations that stand twice; the first: 5"),
+        (changed("annotations", 1, "image_id", to=8), r"1 .* image_id is not among the images; the first: 5 .*8"),
+        (changed("annotations", 2, "category_id", to=2), r"1 .* category_id is not among .*; the first: 2 .*2"),
+        (changed("images", 0, "file_name", to="a" * 300), "1 images that cannot be used; the first: .*too long"),
+    ],
+)
+def test_wrong_file_is_refused(folder, content, message):
+    with pytest.raises(DatasetError, match=rf"annotations\.json.*{message}"):
+        load(folder, content)
+
+
+def test_missing_images_are_counted_and_named(folder):
+    content = copy.deepcopy(CONTENT)
+    for index in range(5):
+        content["images"].append({"id": 100 + index, "file_name": f"lost{index}.png"})
+    message = r"5 images that are not in .* of 8; to get it: make coco; the first: lost0.png, lost1.png, .*, \.\.\.$"
+    with pytest.raises(DatasetError, match=message):
+        load(folder, content, source="make coco")
+    assert len(load(folder, content, check_images=False).images) == 8
+
+
+def test_broken_image_is_named_before_training(folder):
+    whole = (folder / "a.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    content = changed("images", 1, "file_name", to="cut.png")
+    content["images"][2]["width"] = 65
+    with pytest.raises(DatasetError, match=r"2 images that cannot be used; .*cut\.png cannot be read.*c\.png is 64x48"):
+        load(folder, content)
+    assert load(folder, content, check_images=False).images == content["images"]
+
+
+def test_every_image_is_looked_at_under_progress(folder):
+    seen = []
+    load(folder, CONTENT, progress=lambda entries: (seen.append(entry["file_name"]) or entry for entry in entries))
+    assert seen == ["a.png", "b.png", "c.png"]
+
+
+# what of an invalid box is left after clipping
+INVALID = {
+    "no_width": ([5, 5, 0, 9], "has no size", None),
+    "negative_height": ([5, 5, 9, -3], "has no size", None),
+    "out_on_the_right": ([60, 5, 9, 9], "is not inside its image of 64x48", [60, 5, 4, 9]),
+    "out_on_top": ([5, -4, 9, 9], "is not inside its image of 64x48", [5, 0, 9, 5]),
+    "out_at_the_bottom": ([5, 40, 9, 20], "is not inside its image of 64x48", [5, 40, 9, 8]),
+    "all_outside": ([70, 5, 9, 9], "is not inside its image of 64x48", None),
+    "just_outside": ([64, 5, 0.5, 9], "is not inside its image of 64x48", None),
+    "nan": ([5, math.nan, 9, 9], "is no list of four numbers of pixels", None),
+    "infinite": ([5, 5, math.inf, 9], "is no list of four numbers of pixels", None),
+    "too_large_for_a_float": ([5, 5, 10**400, 9], "is no list of four numbers of pixels", None),
+    "three_numbers": ([5, 5, 9], "is no list of four numbers of pixels", None),
+    "text": (["5", 5, 9, 9], "is no list of four numbers of pixels", None),
+    "missing": (None, "is no list of four numbers of pixels", None),
+}
+VALID = [8, 8, 16, 16]
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_box_by_policy(folder, name):
+    box, problem, clipped = INVALID[name]
+    content = with_boxes(VALID, box, VALID)
+    message = rf"1 invalid boxes .*; mend them, .*; the first: annotation 2 in image 7: .* {problem}$"
+    with pytest.raises(DatasetError, match=message):
+        load(folder, content, invalid_boxes="raise")
+    for policy, left in (("drop", None), ("clip", clipped)):
+        found = load(folder, content, invalid_boxes=policy)
+        assert [a["bbox"] for a in found.boxes[7]] == [VALID, *([left] if left else []), VALID], policy
+        assert found.fixed_boxes == 1
+
+
+def test_invalid_boxes_are_counted(folder):
+    with pytest.raises(DatasetError, match=r"4 invalid .* annotation 1 .* annotation 2 .* annotation 3 .*, \.\.\.$"):
+        load(folder, with_boxes(*[[5, 5, 0, 9]] * 4))
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ([-0.9, -1, 10, 10], [0, 0, 9.1, 9]),
+        ([60, 40, 4.9, 9], [60, 40, 4, 8]),
+        ([0, 0, 64, 48], [0, 0, 64, 48]),
+    ],
+)
+def test_rounding_is_cut_without_a_word(folder, box, inside):
+    found = load(folder, with_boxes(box))
+    assert found.boxes[7][0]["bbox"] == pytest.approx(inside)
+    assert found.fixed_boxes == 0
+    assert found.raw["annotations"][0]["bbox"] == box, "evaluation judges by the file as it stands"
+
+
+def test_boxes_of_an_image_without_a_stated_size(folder):
+    content = with_boxes([50, 5, 100, 9])
+    del content["images"][0]["width"]
+    assert load(folder, content).boxes[7][0]["bbox"] == [50, 5, 100, 9]
+
+
+def check_usable(folder: Path, content: Any) -> None:
+    """Load, and if that is refused, by no other error; what is loaded can be learned from and judged by."""
+    try:
+        found = load(folder, content, invalid_boxes="clip")
+    except DatasetError:
+        return
+    dataset = CocoDetection(found, eval_transform())
+    assert min(dataset.aspect_ratios) > 0
+    for index in range(len(dataset)):
+        boxes = dataset[index][1]["boxes"]
+        assert boxes.isfinite().all()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+    ids = [annotation["id"] for annotation in found.raw["annotations"]]
+    assert ids == sorted({*ids})
+    assert 0 not in ids
+    for annotation in found.raw["annotations"]:
+        assert annotation["iscrowd"] in (0, 1)
+        assert isinstance(annotation["area"], int | float)
+        assert len(annotation["bbox"]) == 4
+
+
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3),
+    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_broken_bytes_load_or_raise_a_dataset_error(folder, flips, kept):
+    content = bytearray(json.dumps(CONTENT).encode())
+    for place, byte in flips:
+        content[int(place * len(content))] = byte
+    check_usable(folder, bytes(content[: round(kept * len(content))]))
+
+
+@given(st.data())
+def test_odd_values_load_or_raise_a_dataset_error(folder, data):
+    content = place = copy.deepcopy(CONTENT)
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or data.draw(st.integers(0, 9)) == 0:
+            break
+        place = place[key]
+    place[key] = data.draw(st.sampled_from(ODD_VALUES))
+    check_usable(folder, content)

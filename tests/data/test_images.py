@@ -1,0 +1,212 @@
+"""Pictures of any kind become RGB and upright, and every error names the file."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from data import images
+from data.images import ImageError, check_image, read_image
+
+BOTH = pytest.mark.parametrize("look", [read_image, check_image])
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+ORIENTATION = 0x0112
+# How a stored picture has to be turned to be upright, by EXIF orientation.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+def palette_image() -> Image.Image:
+    image = Image.new("P", (3, 2), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return image
+
+
+KINDS = {
+    "1": (lambda: Image.new("1", (3, 2), 1), (255, 255, 255)),
+    "L": (lambda: Image.new("L", (3, 2), 100), (100, 100, 100)),
+    "LA": (lambda: Image.new("LA", (3, 2), (100, 30)), (100, 100, 100)),
+    "P": (palette_image, (10, 20, 30)),
+    "RGB": (lambda: Image.new("RGB", (3, 2), (10, 20, 30)), (10, 20, 30)),
+    "RGBA": (lambda: Image.new("RGBA", (3, 2), (10, 20, 30, 40)), (10, 20, 30)),
+    "CMYK": (lambda: Image.new("CMYK", (3, 2), (0, 255, 255, 0)), (255, 0, 0)),
+    "I;16": (lambda: Image.fromarray(np.full((2, 3), 100 * 257, np.uint16)), (100, 100, 100)),
+}
+
+
+def save_turned(path: Path, pixels: np.ndarray, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def complaint(look: Callable, path: Path, size: tuple[int, int] | None = None) -> str | None:
+    """What `look` has against a picture, None if nothing; anything but an `ImageError` gets through."""
+    try:
+        look(path, size)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_kind_becomes_rgb(tmp_path, mode):
+    draw, expected = KINDS[mode]
+    path = tmp_path / "picture.tif"
+    draw().save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == mode, "the file does not hold what this test is about"
+    check_image(path, (3, 2))
+    image = read_image(path, (3, 2))
+    assert (image.mode, image.size) == ("RGB", (3, 2))
+    assert (np.asarray(image) == expected).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, ending):
+    grey = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"deep.{ending}")
+    image = np.asarray(read_image(tmp_path / f"deep.{ending}"))
+    assert abs(image[0, :, 0].astype(int) - [0, 1, 128, 255]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("stated", "upright"), [((60, 40), False), ((40, 60), True), (None, True)], ids=["stored", "turned", "none"]
+)
+def test_orientation_6_follows_the_stated_size(tmp_path, stated, upright):
+    red_on_top = np.zeros((40, 60, 3), np.uint8)
+    red_on_top[:20, :, 0] = 255
+    path = save_turned(tmp_path / "phone.jpg", red_on_top, 6)
+    check_image(path, stated)
+    image = np.asarray(read_image(path, stated)).astype(int)
+    assert image.shape == ((60, 40, 3) if upright else (40, 60, 3))
+    # turned clockwise, the top comes to the right
+    red, black = (image[:, 25:], image[:, :15]) if upright else (image[:15], image[25:])
+    assert red[..., 0].min() > 200
+    assert black[..., 0].max() < 50
+
+
+@given(
+    orientation=st.integers(0, 9),
+    size=st.sampled_from([(5, 3), (3, 5), (4, 4)]),
+    statement=st.sampled_from(["stored", "swapped", "none"]),
+)
+def test_orientation_and_statement(tmp_path_factory, orientation, size, statement):
+    width, height = size
+    pixels = NOISE[:height, :width]
+    path = save_turned(tmp_path_factory.mktemp("turned") / "a.png", pixels, orientation)
+    stated = {"stored": size, "swapped": size[::-1], "none": None}[statement]
+    upright = UPRIGHT.get(orientation, UPRIGHT[1])(pixels)
+    sideways = upright.shape != pixels.shape
+    if statement == "swapped" and not sideways and width != height:
+        for look in (read_image, check_image):
+            with pytest.raises(ImageError, match=f"{width}x{height} pixels, .* says {height}x{width}"):
+                look(path, stated)
+        return
+    check_image(path, stated)
+    expected = pixels if statement == "stored" and sideways else upright
+    assert np.array_equal(np.asarray(read_image(path, stated)), expected)
+
+
+@BOTH
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_truncated_file_is_named(tmp_path, look, ending):
+    path = tmp_path / f"cut.{ending}"
+    whole = encoded("jpeg" if ending == "jpg" else "png")
+    path.write_bytes(whole)
+    look(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=rf"cut\.{ending} cannot be read"):
+        look(path)
+
+
+@BOTH
+def test_text_file_is_named(tmp_path, look):
+    path = tmp_path / "page.jpg"
+    path.write_text("<html>404 Not Found</html>")
+    with pytest.raises(ImageError, match=r"page\.jpg cannot be read, it is .* no picture"):
+        look(path)
+
+
+@BOTH
+@pytest.mark.parametrize("stated", [(61, 40), (40, 60)], ids=["other", "swapped"])
+def test_size_mismatch_names_both_sizes(tmp_path, look, stated):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded("jpeg"))
+    with pytest.raises(ImageError, match=rf"a\.jpg is 60x40 pixels, .* says {stated[0]}x{stated[1]}"):
+        look(path, stated)
+
+
+@BOTH
+def test_missing_file_is_named(tmp_path, look):
+    with pytest.raises(ImageError, match=r"nowhere\.jpg does not exist"):
+        look(tmp_path / "nowhere.jpg")
+
+
+@BOTH
+def test_too_large_picture_is_named(tmp_path, look, monkeypatch):
+    path = tmp_path / "vast.png"
+    path.write_bytes(encoded("png"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match=r"vast\.png is too large: .*2400 pixels"):
+        look(path)
+
+
+def test_check_decodes_only_what_looks_wrong(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(images, "read_image", lambda path, size: decoded.append(path.name))
+    for kind in ("jpeg", "png"):
+        path = tmp_path / f"whole.{kind}"
+        path.write_bytes(encoded(kind))
+        check_image(path, (60, 40))
+        path.with_stem("cut").write_bytes(encoded(kind)[:-1])
+        check_image(path.with_stem("cut"), (60, 40))
+    assert decoded == ["cut.jpeg", "cut.png"]
+
+
+def test_truncated_pictures_raise_in_pillow():
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@given(st.data(), st.sampled_from(["jpeg", "png"]))
+@example(None, "png")
+def test_check_and_read_agree_on_cut_files(tmp_path_factory, data, kind):
+    whole = encoded(kind)
+    length = data.draw(st.integers(0, len(whole))) if data else len(whole)
+    path = tmp_path_factory.mktemp("cut") / f"a.{kind}"
+    path.write_bytes(whole[:length])
+    found = complaint(read_image, path, (60, 40))
+    assert complaint(check_image, path, (60, 40)) == found
+    assert found is None or length < len(whole)
+
+
+@given(st.sampled_from(["jpeg", "png", "bmp", "gif"]), st.data())
+def test_broken_bytes_raise_nothing_else(tmp_path_factory, kind, data):
+    content = bytearray(encoded(kind))
+    for place in data.draw(st.lists(st.integers(0, min(len(content), 400) - 1), min_size=1, max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("broken") / f"a.{kind}"
+    path.write_bytes(content)
+    for look in (read_image, check_image):
+        found = complaint(look, path)
+        assert found is None or str(path) in found
