@@ -1,0 +1,1 @@
+"""Training and evaluation of built objects; config.py and build.py alone know the config."""

@@ -1,0 +1,53 @@
+"""The machine a run is on: device, versions, memory."""
+
+import platform
+import resource
+import subprocess
+from pathlib import Path
+
+import torch
+import torchvision
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto" or a device's name into a device that is there.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """One line on the device and the versions, for the log."""
+    if device.type == "cuda":
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        hardware = f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB"
+    else:
+        hardware = f"{torch.get_num_threads()} threads on {platform.machine()}"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
+    return f"{device} ({hardware}), {versions}"
+
+
+def git_revision() -> str:
+    """Commit of the clone, "-dirty" where files differ from it, "unknown" outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory used so far: on the GPU by tensors, else by this process, loader workers not counted."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * (1 if platform.system() == "Darwin" else 1024) / 2**30

@@ -1,0 +1,142 @@
+"""What a person sees of a run: a coloured bar on a terminal, plain lines elsewhere, and the log file."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from colorama import Fore, Style, just_fix_windows_console
+from tqdm import tqdm
+
+log = logging.getLogger("resnet_dcn")
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Escape codes by what they mark."""
+
+    loss: str
+    rate: str
+    speed: str
+    warning: str
+    error: str
+    strong: str
+    reset: str
+
+
+COLOURS = Palette(
+    loss=Fore.RED,
+    rate=Fore.MAGENTA,
+    speed=Fore.CYAN,
+    warning=Fore.YELLOW,
+    error=Fore.RED,
+    strong=Style.BRIGHT,
+    reset=Style.RESET_ALL,
+)
+PLAIN = Palette("", "", "", "", "", "", "")
+
+
+def wants_colour(stream: Any) -> bool:
+    """Whether a stream is a terminal whose user did not set NO_COLOR, https://no-color.org."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints records to stdout above the bar; those marked `on_bar` only where there is no bar to show them."""
+
+    def __init__(self, has_bar: bool) -> None:
+        super().__init__()
+        self.has_bar = has_bar
+        self.palette = COLOURS if wants_colour(sys.stdout) else PLAIN
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.has_bar and getattr(record, "on_bar", False):
+            return
+        style = ""
+        if record.levelno >= logging.WARNING:
+            style = self.palette.error if record.levelno >= logging.ERROR else self.palette.warning
+        message = self.format(record)
+        tqdm.write(f"{style}{message}{self.palette.reset}" if style else message, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def start_logging(file: Path | None = None) -> None:
+    """Send `log` to the terminal, and with the time of day to `file`, which is appended to."""
+    just_fix_windows_console()
+    log.setLevel(logging.INFO)
+    log.handlers.clear()
+    log.addHandler(_ConsoleHandler(has_bar=wants_colour(sys.stderr)))
+    if file is not None:
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+
+class Progress:
+    """Shows how far training and other long work is.
+
+    Args:
+        palette: for the bar; None: `COLOURS` and a bar on a coloured terminal, else no bar.
+    """
+
+    def __init__(self, palette: Palette | None = None) -> None:
+        self.palette = palette or (COLOURS if wants_colour(sys.stderr) else None)
+        self._bar: tqdm | None = None
+
+    def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:
+        """Iterate over `items` under a bar with a label that goes away at the end."""
+        return iter(tqdm(items, desc=label, total=total, leave=False, dynamic_ncols=True, disable=self.palette is None))
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
+        """Open the bar of epoch `epoch` (from 1) with `steps` steps, of which `done` are behind us."""
+        if self.palette is not None:
+            self._bar = tqdm(
+                total=steps,
+                initial=done,
+                desc=f"{self.palette.strong}epoch {epoch}/{epochs}{self.palette.reset}",
+                bar_format="{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}",
+                colour="green",
+                dynamic_ncols=True,
+            )
+
+    def step(self, record: Mapping[str, float]) -> None:
+        """Show one step of the trainer, see `Trainer`."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(describe_step(record, self.palette or PLAIN), refresh=False)
+            self._bar.update()
+
+    def line(self, record: Mapping[str, float], epoch: int, epochs: int) -> None:
+        """Write the mean of some steps as a line: into the log file, and to where no bar is."""
+        log.info(
+            "epoch %d/%d step %d: %s",
+            epoch,
+            epochs,
+            record["step"],
+            describe_step(record, PLAIN),
+            extra={"on_bar": True},
+        )
+
+    def end_epoch(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def describe_step(record: Mapping[str, float], palette: Palette) -> str:
+    """Loss and its parts, lr, images/s, share of time waiting for data, time left, memory: the most wanted first."""
+    parts = " ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}" for name, value in record.items() if name.startswith("loss_")
+    )
+    waited = 100 * record["data_s"] / record["step_s"]
+    left = timedelta(seconds=round(record["eta_s"]))
+    return (
+        f"{palette.loss}loss {record['loss']:.3f}{palette.reset} ({parts}) "
+        f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
+        f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
+        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB"
+    )

@@ -1,0 +1,44 @@
+"""The folder of a run: what lies in it, and how not to overwrite another's."""
+
+from pathlib import Path
+
+CONFIG_FILE, LOG_FILE = "config.yaml", "train.log"
+LAST, BEST = "last.pt", "best.pt"
+
+
+class RunFolderError(ValueError):
+    """A run folder that must not or cannot be used."""
+
+
+def choose_run(folder: Path | None, resume: str | None, default: Path) -> tuple[Path, Path | None]:
+    """Choose the folder of a run and the checkpoint to go on from; writes nothing.
+
+    Args:
+        folder: the one asked for, None for the default.
+        resume: None for a new run, "auto" to go on if the folder holds a checkpoint, or a checkpoint's file.
+        default: folder of a run that asks for none; a checkpoint that is named goes on where it lies.
+
+    Returns:
+        The folder, and the checkpoint or None.
+
+    Raises:
+        RunFolderError: if the folder holds another run, or the checkpoint does not exist.
+    """
+    checkpoint = None
+    if resume not in (None, "auto"):
+        checkpoint = Path(resume)
+        if not checkpoint.is_file():
+            raise RunFolderError(f"checkpoint {checkpoint} does not exist (resolved: {checkpoint.resolve()})")
+        default = checkpoint.parent
+    folder = folder or default
+    if resume == "auto" and (folder / LAST).is_file():
+        checkpoint = folder / LAST
+    continues = resume == "auto" or (checkpoint is not None and checkpoint.resolve().parent == folder.resolve())
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"run folder {folder} is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not continues:
+        raise RunFolderError(
+            f"run folder {folder} is not empty, and runs are never overwritten: go on with it by --resume auto, "
+            "choose another by --run-dir, or remove it"
+        )
+    return folder, checkpoint

@@ -1,0 +1,32 @@
+"""Plain text tables for the terminal and the log."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lay out rows under a header: text to the left, numbers to the right, with thousands separated."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
+    right = [
+        all(not isinstance(row[column], str) or row[column] in ("-", "") for row in rows)
+        for column in range(len(header))
+    ]
+    lines = [list(header), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def percent(fraction: float | None) -> str:
+    """Show an AP fraction as COCO papers do, x100 with one decimal; "-" for one that does not exist."""
+    return "-" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

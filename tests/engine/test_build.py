@@ -1,0 +1,154 @@
+"""From a config to objects: each option arrives where it belongs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import DatasetError
+from dcn import DeformConv2d
+from engine.build import build_eval_loader, build_model, build_train_loader, read_split
+from engine.config_file import load_config
+from models import resnet
+
+
+def model_of(tiny_config, *overrides, pretrained=True):
+    config = load_config(tiny_config, overrides)
+    return build_model(config.model, config.data, 5, pretrained=pretrained)
+
+
+def test_every_option_of_the_model_arrives(tiny_config):
+    model, report = model_of(
+        tiny_config,
+        "data.min_size=[48, 64]",
+        "data.max_size=80",
+        "model.dcn_backend=reference",
+        "model.backbone={dcn_v2_stages: [2], modulation: false, offset_groups: 4, mask_scale: 1.0, frozen_stages: 0}",
+        "model.fpn.channels=16",
+        """model.faster_rcnn={anchor_sizes: [8, 16, 24], aspect_ratios: [1, 3], roi_canonical_size: 50,
+           box_head_channels: 24, rpn_proposals_train: 31, rpn_proposals_test: 17, rpn_batch_size: 19,
+           box_batch_size: 23, score_threshold: 0.25, nms_threshold: 0.375, detections_per_image: 11}""",
+    )
+    assert report is None
+    assert model.training
+    layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
+    options = [(layer.modulation, layer.offset_groups, layer.mask_scale, layer.backend) for layer in layers]
+    assert options == [(False, 4, 1.0, "reference")] * 2
+    assert not model.backbone.body.conv1.weight.requires_grad
+    assert model.backbone.body.layer1[0].conv1.weight.requires_grad
+    assert model.backbone.out_channels == 16
+    assert (list(model.transform.min_size), model.transform.max_size) == ([48, 64], 80)
+    assert model.rpn.anchor_generator.sizes == ((8,), (16,), (24,))
+    assert model.rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 3
+    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 31)
+    assert model.rpn.fg_bg_sampler.batch_size_per_image == 19
+    assert model.roi_heads.fg_bg_sampler.batch_size_per_image == 23
+    assert model.roi_heads.box_roi_pool.canonical_scale == 50
+    assert model.roi_heads.box_head.fc7.out_features == 24
+    assert model.roi_heads.box_predictor.cls_score.out_features == 6
+    assert (model.roi_heads.score_thresh, model.roi_heads.nms_thresh) == (0.25, 0.375)
+    assert model.roi_heads.detections_per_img == 11
+    model.eval()
+    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (17, 17)
+
+
+def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
+    torch.save(resnet("resnet18", norm="gn").state_dict(), tmp_path / "weights.pth")
+    weights = f"model.backbone.weights={tmp_path}/weights.pth"
+    model, report = model_of(tiny_config, weights)
+    assert report.loaded > 50
+    saved = torch.load(tmp_path / "weights.pth")
+    assert torch.equal(model.backbone.body.conv1.weight, saved["conv1.weight"])
+    model, report = model_of(tiny_config, weights, pretrained=False)
+    assert report is None
+    assert not torch.equal(model.backbone.body.conv1.weight, saved["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.detector=faster-rcnn", "unknown detector 'faster-rcnn', known: faster_rcnn"),
+        ("model.backbone.name=resnet19", "unknown backbone 'resnet19', known: resnet18"),
+        ("model.backbone.norm=batch", "unknown norm 'batch', known: frozen_bn"),
+        ("model.dcn_backend=cuda", "cuda"),
+        ("model.backbone.dcn_v2_stages=[5]", r"1, 2, 3, 4, got \[5\]"),
+        ("model.backbone.dcn_v2_stages=[3]", "leave out stage 3"),
+        ("model.faster_rcnn.anchor_sizes=[8, 16]", "3 maps p2, p3, pool, got 2"),
+        ("model.backbone.weights=./none.pth", "none.pth does not exist"),
+    ],
+)
+def test_parts_that_do_not_fit(tiny_config, override, said):
+    if "dcn_backend" in override:
+        override = "model={dcn_backend: cuda, backbone: {dcn_v2_stages: [2]}}"
+    with pytest.raises(ValueError, match=said):
+        model_of(tiny_config, override)
+
+
+def test_splits_and_loaders(tiny_config):
+    config = load_config(tiny_config, ["train.batch_size=4", "data.workers=2"])
+    seen = []
+    splits = {
+        name: read_split(config.data, name, lambda items: seen.append(len(items)) or items) for name in ("train", "val")
+    }
+    assert seen == [12, 6]
+    assert len(splits["train"].images) == 12
+    train = build_train_loader(config, splits["train"], pin_memory=False)
+    assert (len(train), train.num_workers, train.batch_sampler.batch_size) == (3, 2, 4)
+    val = build_eval_loader(config, splits["val"], pin_memory=False)
+    assert (len(val), val.num_workers, val.batch_size, len(val.dataset)) == (2, 2, 4, 6)
+
+
+@pytest.fixture
+def with_a_wrong_box(tiny_config, tmp_path):
+    """Overrides that put a box outside its image into both splits, and leave one image without any."""
+    config = load_config(tiny_config)
+    overrides = []
+    for name in ("train", "val"):
+        raw = json.loads(Path(getattr(config.data, name).annotations).read_text())
+        raw["annotations"][0]["bbox"] = [500, 500, 10, 10]
+        empty = raw["images"][-1]["id"]
+        raw["annotations"] = [entry for entry in raw["annotations"] if entry["image_id"] != empty]
+        (tmp_path / f"{name}.json").write_text(json.dumps(raw))
+        overrides.append(f"data.{name}.annotations={tmp_path}/{name}.json")
+    return overrides
+
+
+def test_wrong_boxes_matter_in_training_alone(tiny_config, with_a_wrong_box):
+    config = load_config(tiny_config, with_a_wrong_box)
+    read_split(config.data, "val")
+    with pytest.raises(DatasetError, match="1 invalid boxes"):
+        read_split(config.data, "train")
+    split = read_split(load_config(tiny_config, [*with_a_wrong_box, "data.invalid_boxes=drop"]).data, "train")
+    assert split.fixed_boxes == 1
+
+
+def test_images_without_boxes(tiny_config, with_a_wrong_box):
+    sizes = []
+    for keep in ("true", "false"):
+        config = load_config(tiny_config, [*with_a_wrong_box, "data.invalid_boxes=drop", f"data.keep_empty={keep}"])
+        split = read_split(config.data, "train")
+        sizes.append(len(build_train_loader(config, split, pin_memory=False).dataset))
+    assert sizes[0] == 12
+    assert sizes[1] < 12
+
+
+def test_nothing_to_learn_from(tiny_config, tmp_path):
+    config = load_config(tiny_config)
+    raw = json.loads(Path(config.data.train.annotations).read_text())
+    (tmp_path / "empty.json").write_text(json.dumps(raw | {"annotations": []}))
+    overrides = [f"data.{split}.annotations={tmp_path / 'empty.json'}" for split in ("train", "val")]
+    overrides += [f"data.val.images={config.data.train.images}", "data.keep_empty=true"]
+    config = load_config(tiny_config, overrides)
+    with pytest.raises(ValueError, match=r"empty\.json has no image with a box to learn from"):
+        read_split(config.data, "train")
+    assert read_split(config.data, "val").images  # to judge by, the same file is fine
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_data_set_says_where_to_get_it(tiny_config, split):
+    config = load_config(tiny_config, [f"data.{split}.images=nowhere"])
+    with pytest.raises(
+        DatasetError, match=r"nowhere does not exist \(resolved: /.*to get it: python tools/make_shapes.py"
+    ):
+        read_split(config.data, split)

@@ -1,0 +1,31 @@
+"""Tables for the terminal."""
+
+import math
+
+import pytest
+
+from engine.tables import format_table, percent
+
+
+def test_text_to_the_left_numbers_to_the_right():
+    table = format_table(("name", "n"), [("a", 1234567), ("longer", 5), ("none", "-"), ("total", "")])
+    assert table.splitlines() == [
+        "  name            n",
+        "  ------  ---------",
+        "  a       1,234,567",
+        "  longer          5",
+        "  none            -",
+        "  total",
+    ]
+
+
+def test_a_table_without_rows_and_with_booleans():
+    assert format_table(("a", "b"), []).splitlines() == ["  a  b", "  -  -"]
+    assert "True" in format_table(("a",), [(True,)])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "shown"), [(0.374, "37.4"), (0.0, "0.0"), (1.0, "100.0"), (math.nan, "-"), (None, "-")]
+)
+def test_percent(fraction, shown):
+    assert percent(fraction) == shown

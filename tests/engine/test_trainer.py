@@ -1,0 +1,354 @@
+"""The training loop: golden first losses, resuming bit for bit, and stopping before a bad update.
+
+After a change that is meant to alter the losses, record them anew, and say why in the change:
+    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/test_trainer.py
+"""
+
+import json
+import logging
+import math
+import re
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.board import METRICS_FILE
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.evaluator import COCO_FIGURES
+from engine.progress import log
+from engine.runs import BEST, LAST
+from engine.trainer import NonFiniteError, Trainer
+
+DCN = "model.backbone.dcn_v2_stages=[2]"
+# Other CPUs and numbers of threads add in another order; a fault in a loss, a rate or the order of images is larger.
+TOLERANCE = 1e-3
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def logged(folder, tag="train/loss") -> dict[int, float]:
+    return {line["step"]: line[tag] for line in metrics(folder) if tag in line}
+
+
+def copy_of(tensors: dict) -> dict:
+    return {key: tensor.clone() for key, tensor in tensors.items()}
+
+
+def assert_same(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    different = [key for key in one if not torch.equal(one[key], other[key])]
+    assert not different
+
+
+def fake_figures(ap=0.5) -> dict:
+    return dict.fromkeys(COCO_FIGURES, ap) | {"per_class": {"arrow": ap}}
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("plain", []), ("dcn", [DCN])])
+def test_first_losses_are_golden(make_trainer, golden, tmp_path, name, overrides):
+    make_trainer(tmp_path, "train.max_steps=5", *overrides).fit()
+    tags = ("train/loss", "train/loss_rpn_box_reg", "train/grad_norm")
+    found = {tag: list(logged(tmp_path, tag).values()) for tag in tags}
+    expected = golden("losses", name, found)
+    for tag in tags:
+        assert len(found[tag]) == 5
+        assert found[tag] == pytest.approx(expected[tag], rel=TOLERANCE)
+
+
+def test_a_dcn_run_starts_as_the_plain_one(golden):
+    plain, dcn = (golden("losses", name)["train/loss"] for name in ("plain", "dcn"))
+    assert dcn[0] == pytest.approx(plain[0], rel=1e-5)
+    assert dcn[1] != pytest.approx(plain[1], rel=1e-5)
+
+
+def test_losses_of_a_step_add_up(make_trainer, tmp_path):
+    make_trainer(tmp_path, "train.max_steps=2", evaluate=fake_figures).fit()
+    for line in metrics(tmp_path)[:2]:
+        parts = [value for tag, value in line.items() if tag.startswith("train/loss_")]
+        assert len(parts) == 4
+        assert line["train/loss"] == pytest.approx(sum(parts), rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, tmp_path, workers):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    options = [DCN, "train.max_steps=8", "train.checkpoint_every=3", f"data.workers={workers}"]
+
+    def save(state, name):
+        save_checkpoint(whole / name, state)
+        if name == LAST:
+            save_checkpoint(whole / f"step_{state['step']}.pt", state)
+
+    first = make_trainer(whole, *options, save=save)
+    first.fit()
+    expected = golden("losses", "dcn")["train/loss"]
+
+    state = load_checkpoint(whole / "step_3.pt")
+    assert (state["step"], state["epoch"], state["batch"]) == (3, 0, 3)
+    second = make_trainer(parts, *options, start=3)
+    torch.rand(7)  # whatever random numbers were used up before
+    second.load_state_dict(state)
+    second.fit()
+
+    assert list(logged(parts)) == [4, 5, 6, 7, 8]
+    assert [logged(parts)[step] for step in (4, 5)] == pytest.approx(expected[3:], rel=TOLERANCE)
+    assert logged(parts) == {step: loss for step, loss in logged(whole).items() if step > 3}
+    assert_same(first.model.state_dict(), second.model.state_dict())
+    for one, other in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+    assert logged(parts, "val/AR100")[8] == logged(whole, "val/AR100")[8]
+    assert (second.step, second.epoch, second.batch) == (8, 1, 2)
+
+
+def test_a_run_without_workers_sees_what_one_with_workers_sees(make_trainer, tmp_path):
+    for workers in (0, 1):
+        options = [f"data.workers={workers}", "train.max_steps=2"]
+        make_trainer(tmp_path / str(workers), *options, evaluate=fake_figures).fit()
+    assert logged(tmp_path / "0") == logged(tmp_path / "1")
+
+
+def plant_in_loss(trainer: Trainer) -> None:
+    trainer.model.register_forward_hook(lambda model, args, out: out | {"loss_box_reg": out["loss_box_reg"] * math.nan})
+
+
+def plant_in_gradient(trainer: Trainer) -> None:
+    trainer.model.backbone.body.layer1[0].conv1.weight.register_hook(lambda gradient: gradient * math.inf)
+
+
+@pytest.mark.parametrize(
+    ("plant", "culprit", "amp"),
+    [
+        (plant_in_loss, "loss_box_reg nan", "off"),
+        (plant_in_loss, "loss_box_reg nan", "bf16"),
+        (plant_in_loss, "loss_box_reg nan", "fp16"),  # a gradient alone would be skipped by the loss scaler
+        (plant_in_gradient, "grad_norm (nan|inf)", "off"),
+        (plant_in_gradient, "grad_norm (nan|inf)", "bf16"),
+    ],
+)
+def test_a_step_that_is_not_finite_is_not_taken(make_trainer, tmp_path, plant, culprit, amp):
+    trainer = make_trainer(tmp_path, "train.max_steps=1", f"train.amp={amp}", evaluate=fake_figures)
+    trainer.fit()
+    before, momenta = copy_of(trainer.model.state_dict()), trainer.optimizer.state_dict()["state"]
+    momenta = {key: value["momentum_buffer"].clone() for key, value in momenta.items()}
+    lr = trainer.optimizer.param_groups[0]["lr"]
+    plant(trainer)
+    trainer.total_steps = 2
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.fit()
+    text = str(caught.value)
+    assert text.startswith("step 2 is not finite and was not taken: loss ")
+    for part in ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "lr backbone", "image ids"):
+        assert part in text
+    assert re.search(culprit, text)
+    assert_same(before, trainer.model.state_dict())
+    after = {key: value["momentum_buffer"] for key, value in trainer.optimizer.state_dict()["state"].items()}
+    assert_same(momenta, after)
+    assert (trainer.step, trainer.batch, trainer.optimizer.param_groups[0]["lr"]) == (1, 1, lr)
+    assert load_checkpoint(tmp_path / LAST)["step"] == 1
+
+
+def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(tmp_path / "a", "train.max_steps=4", "train.epochs=1", evaluate=fake_figures)
+    assert trainer.total_steps == 4
+    caplog.set_level(logging.INFO, logger=log.name)
+    trainer.fit()
+    assert list(logged(tmp_path / "a")) == [1, 2, 3, 4]
+    assert list(logged(tmp_path / "a", "val/AP")) == [4]
+    assert trainer.is_finished
+    assert "epoch 1/1 step 4: AP 50.0" in caplog.text
+
+    # more steps go on where the epoch was left
+    more = make_trainer(tmp_path / "a", "train.max_steps=100", "train.epochs=1", start=4, evaluate=fake_figures)
+    assert more.total_steps == 6
+    more.load_state_dict(load_checkpoint(tmp_path / "a" / LAST))
+    assert not more.is_finished
+    more.fit()
+    assert list(logged(tmp_path / "a")) == [1, 2, 3, 4, 5, 6]
+    assert (more.epoch, more.batch) == (1, 0)
+    whole = make_trainer(tmp_path / "b", "train.epochs=1", evaluate=fake_figures)
+    whole.fit()
+    assert_same(more.model.state_dict(), whole.model.state_dict())
+
+    again = make_trainer(tmp_path / "a", "train.epochs=1", start=6, evaluate=None)
+    again.load_state_dict(load_checkpoint(tmp_path / "a" / LAST))
+    assert again.is_finished
+    assert again.fit() == fake_figures()
+
+
+def test_a_run_cut_off_before_its_last_evaluation_is_judged_on_resume(make_trainer, tmp_path):
+    def broken():
+        raise OSError("the annotation file is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        make_trainer(tmp_path, "train.epochs=1", evaluate=broken).fit()
+    trainer = make_trainer(tmp_path, "train.epochs=1", start=6, evaluate=fake_figures)
+    trainer.load_state_dict(load_checkpoint(tmp_path / LAST))
+    assert not trainer.is_finished
+    assert trainer.fit() == fake_figures()
+    assert list(logged(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    assert list(logged(tmp_path, "val/AP")) == [6]
+    assert (trainer.epoch, trainer.batch) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("every", "evaluated"), [(1, [2, 4, 6, 8, 10]), (2, [4, 8, 10]), (3, [6, 10]), (5, [10]), (9, [10])]
+)
+def test_eval_every(make_trainer, tmp_path, every, evaluated):
+    options = ["train.batch_size=6", "train.epochs=5", f"train.eval_every={every}"]
+    judged, drawn = [], []
+    trainer = make_trainer(
+        tmp_path,
+        *options,
+        evaluate=lambda: judged.append(trainer.step) or fake_figures(),
+        draw=lambda: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+    )
+    trainer._train_step = lambda batch: pretend(trainer)
+    trainer.fit()
+    assert judged == evaluated
+    assert drawn == [10]
+
+
+def pretend(trainer: Trainer) -> dict[str, float]:
+    """A step without the work."""
+    trainer._lrs = {"backbone": 0.1}
+    trainer.step += 1
+    trainer.batch += 1
+    return {"loss": 1.0, "grad_norm": 1.0}
+
+
+def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer, tmp_path):
+    saved, drawn = [], []
+    options = ["train.log_every=4", "train.checkpoint_every=4", "train.picture_every=5", "train.epochs=2"]
+    trainer = make_trainer(
+        tmp_path,
+        *options,
+        evaluate=fake_figures,
+        draw=lambda: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        save=lambda state, name: saved.append((name, state["step"])),
+    )
+    trainer._train_step = lambda batch: pretend(trainer)
+    trainer.fit()
+    assert [step for name, step in saved if name == LAST] == [4, 6, 6, 8, 12, 12, 12]  # steps, before and after judging
+    assert [step for name, step in saved if name == BEST] == [6]  # equally good is not better
+    assert drawn == [5, 10, 12]
+    assert list(logged(tmp_path)) == [4, 8, 12]
+
+
+def test_a_record_is_the_mean_since_the_last(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, "train.log_every=3", "train.epochs=1", evaluate=fake_figures)
+    losses = iter([1.0, 2.0, 6.0, 10.0, 20.0, 60.0])
+    trainer._train_step = lambda batch: pretend(trainer) | {"loss": next(losses)}
+    trainer.fit()
+    assert logged(tmp_path) == {3: 3.0, 6: 30.0}
+
+
+def test_the_best_weights_are_kept(make_trainer, tmp_path):
+    options = ["train.batch_size=6", "train.epochs=4"]
+    for aps, best in (([0.1, 0.3, 0.2, 0.3], 4), ([0.0] * 4, 2), ([math.nan] * 4, 8)):
+        folder = tmp_path / str(best)
+        order = iter(aps)
+        trainer = make_trainer(folder, *options, evaluate=lambda order=order: fake_figures(next(order)))
+        trainer._train_step = lambda batch, trainer=trainer: pretend(trainer)
+        trainer.fit()
+        state = load_checkpoint(folder / BEST)
+        assert state["step"] == best
+        assert (state["epoch"], state["batch"]) == (best // 2, 0)
+        assert state["figures"]["AP"] == pytest.approx(aps[best // 2 - 1], nan_ok=True)
+
+
+def test_rates_are_those_that_the_steps_were_taken_with(make_trainer, tmp_path):
+    options = [
+        DCN,
+        "train.batch_size=6",
+        "train.epochs=3",
+        "train.lr=0.01",
+    ]  # 2 steps an epoch, a drop after 1.5 epochs
+    make_trainer(tmp_path, *options, "train.warmup_steps=2", "train.warmup_factor=0.5", evaluate=fake_figures).fit()
+    factors = [0.5, 0.75, 1, 0.1, 0.1, 0.1]
+    for group, lr in (("backbone", 0.01), ("head", 0.01), ("conv_offset", 0.001)):
+        expected = {step: pytest.approx(lr * factor) for step, factor in enumerate(factors, start=1)}
+        assert logged(tmp_path, f"lr/{group}") == expected
+
+
+def test_going_on_takes_the_rates_of_now(make_trainer, tmp_path):
+    make_trainer(tmp_path, "train.max_steps=3", evaluate=fake_figures).fit()
+    options = ["train.max_steps=5", "train.lr=0.001", "train.weight_decay=0.5", "train.momentum=0.1"]
+    trainer = make_trainer(tmp_path, *options, "train.amp=fp16", start=3, evaluate=fake_figures)
+    trainer.load_state_dict(load_checkpoint(tmp_path / LAST))
+    trainer.amp, trainer.scaler = "off", torch.amp.GradScaler("cpu", enabled=False)
+    trainer.fit()
+    rates = [0.0025, 0.00375, 0.005, 0.001, 0.001]
+    assert list(logged(tmp_path, "lr/backbone").values()) == pytest.approx(rates)
+    assert all((group["weight_decay"], group["momentum"]) == (0.5, 0.1) for group in trainer.optimizer.param_groups)
+
+
+def test_the_gradient_is_clipped_over_all_parameters(make_trainer, tmp_path):
+    options = ["train.max_steps=1", "train.warmup_steps=0", "train.weight_decay=0", "train.lr=0.5"]
+    trainer = make_trainer(tmp_path, *options, "train.clip_norm=0.01", evaluate=fake_figures)
+    before = copy_of(dict(trainer.model.named_parameters()))
+    trainer.fit()
+    moved = [(p.detach() - before[key]).norm() for key, p in trainer.model.named_parameters()]
+    assert torch.stack(moved).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+    assert logged(tmp_path, "train/grad_norm")[1] > 1  # what is logged is the norm before
+
+
+def test_offsets_are_learned(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, DCN, "train.max_steps=3", evaluate=fake_figures)
+    offsets = {key: p for key, p in trainer.model.named_parameters() if ".conv_offset." in key}
+    assert len(offsets) == 4
+    assert not any(p.any() for p in offsets.values())
+    trainer.fit()
+    for key, p in offsets.items():
+        # offsets and masks both
+        assert p[:18].abs().max() > 1e-7, key
+        assert p[18:].abs().max() > 1e-7, key
+
+
+def test_plain_and_dcn_runs_have_the_same_tags(make_trainer, tmp_path):
+    tags = {}
+    for name, overrides in (("plain", []), ("dcn", [DCN])):
+        trainer = make_trainer(tmp_path / name, "train.max_steps=2", *overrides)
+        trainer.fit()
+        trainer.board.close()
+        events = EventAccumulator(str(tmp_path / name)).Reload()
+        tags[name] = set(events.Tags()["scalars"])
+        lines = metrics(tmp_path / name)
+        assert [line["step"] for line in lines] == [1, 2, 2]
+        in_lines = {tag for line in lines for tag, value in line.items() if value is not None} - {"step"}
+        assert tags[name] == in_lines
+        for line in lines[:2]:
+            for event in events.Scalars("train/loss"):
+                if event.step == line["step"]:
+                    assert event.value == pytest.approx(line["train/loss"])
+        assert events.Tags()["images"] == ["val/detections"]
+    assert tags["dcn"] - tags["plain"] == {"lr/conv_offset"}
+    assert tags["plain"] - tags["dcn"] == set()
+    expected = {"train/loss", "train/loss_classifier", "train/loss_box_reg", "train/loss_objectness"}
+    expected |= {"train/loss_rpn_box_reg", "train/grad_norm", "lr/backbone", "lr/head", "memory/peak_gib"}
+    expected |= {"time/step_s", "time/data_s", "time/compute_s", "time/images_per_s", "time/eval_s"}
+    expected |= {"val/AP", "val/AP50", "val/AR100", "val_per_class/star"}
+    assert expected <= tags["plain"]
+    assert {tag.partition("/")[0] for tag in tags["plain"]} == {"train", "lr", "time", "memory", "val", "val_per_class"}
+
+
+def test_times_make_sense(make_trainer, tmp_path):
+    make_trainer(tmp_path, "train.max_steps=2", evaluate=fake_figures).fit()
+    for line in metrics(tmp_path)[:2]:
+        assert line["time/step_s"] == pytest.approx(line["time/data_s"] + line["time/compute_s"])
+        assert line["time/images_per_s"] == pytest.approx(2 / line["time/step_s"])
+        assert 0 < line["time/data_s"] < line["time/compute_s"]
+
+
+def test_bfloat16_trains(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, DCN, "train.max_steps=1", "train.amp=bf16", evaluate=fake_figures)
+    before = copy_of(dict(trainer.model.named_parameters()))
+    trainer.fit()
+    make_trainer(tmp_path / "full", DCN, "train.max_steps=1", evaluate=fake_figures).fit()
+    half, full = logged(tmp_path)[1], logged(tmp_path / "full")[1]
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert any(not torch.equal(p, before[key]) for key, p in trainer.model.named_parameters())
