@@ -1,0 +1,50 @@
+# make demo   trains a plain and a DCN detector on drawn shapes and compares them
+# make test   the test suite
+# make lint   ruff
+# Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+# exact versions, as in PIP_ARGS="-c constraints.txt"
+PIP_ARGS ?=
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python >= 3.11; name one: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv: on Debian and Ubuntu run apt-get install python3-venv, then again"; exit 2; }
+
+$(VENV)/.ready: requirements.txt | $(PY)
+	$(if $(CPU),$(PIP) torch torchvision --index-url $(CPU_INDEX))
+	$(PIP) -r requirements.txt $(PIP_ARGS)
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(PIP) -r requirements-dev.txt $(PIP_ARGS)
+	@touch $@
+
+datasets/shapes/annotations/val.json: | $(VENV)/.ready
+	rm -rf datasets/shapes
+	$(PY) tools/make_shapes.py --out datasets/shapes
+
+demo: $(VENV)/.ready datasets/shapes/annotations/val.json
+	$(PY) tools/train.py --config demo.yaml --resume auto
+	$(PY) tools/train.py --config demo_dcn.yaml --resume auto
+	$(PY) tools/eval.py --config runs/demo/config.yaml --checkpoint runs/demo/last.pt --json runs/demo/figures.json
+	$(PY) tools/eval.py --config runs/demo_dcn/config.yaml --checkpoint runs/demo_dcn/last.pt --json runs/demo_dcn/figures.json
+	$(PY) tools/compare.py runs/demo runs/demo_dcn
+	@echo "curves and pictures: $(VENV)/bin/tensorboard --logdir runs"
+
+test: $(VENV)/.ready-dev
+	$(PY) -m pytest
+
+lint: $(VENV)/.ready-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf runs datasets/shapes

@@ -1,0 +1,119 @@
+"""Every YAML in configs/: it loads, builds what it says, and can be trained.
+
+After a change that is meant to alter a model, record its numbers anew, and say why in the change:
+    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/test_trainer.py
+"""
+
+import gc
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn import DeformConv2d
+from engine.build import build_model, build_train_loader, read_split
+from engine.config_file import CONFIG_DIR, load_config
+from engine.optimizer import build_optimizer
+from engine.precision import to_device
+from models import replaced_convs
+
+CONFIGS = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
+COCO_CLASSES = 80
+SMALL = [
+    "model.backbone.weights=null",
+    "data.workers=0",
+    "data.min_size=64",
+    "data.max_size=96",
+    "train.batch_size=1",
+    "model.faster_rcnn={rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}",
+]
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def built(request, shapes):
+    """Name, config and model of each YAML, on small images of `shapes`."""
+    places = [f"data.{split}.images={shapes}/{split}" for split in ("train", "val")]
+    places += [f"data.{split}.annotations={shapes}/annotations/{split}.json" for split in ("train", "val")]
+    config = load_config(request.param, [*SMALL, *places])
+    torch.manual_seed(0)
+    model, report = build_model(config.model, config.data, COCO_CLASSES)
+    assert report is None
+    yield request.param, config, model
+    del model
+    gc.collect()
+
+
+def golden_models() -> dict:
+    return json.loads((Path(__file__).parent / "golden/models.json").read_text())
+
+
+def test_numbers_are_golden(built, golden):
+    name, _, model = built
+    found = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "replaced": {row.layer: row.count for row in replaced_convs(model)},
+    }
+    assert found == golden("models", name, found)
+
+
+def test_a_step_of_training(built, shapes):
+    _, config, model = built
+    split = read_split(config.data, "train")
+    images, targets = to_device(next(iter(build_train_loader(config, split, pin_memory=False))), torch.device("cpu"))
+    settings = config.train
+    optimizer = build_optimizer(
+        settings.optimizer,
+        model,
+        lr=1e-3,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        offset_lr_factor=settings.offset_lr_factor,
+    )
+    losses = model(images, targets)
+    assert sorted(losses) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
+    assert all(math.isfinite(loss.item()) and loss.item() >= 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert all(p.isfinite().all() for p in model.parameters())
+    layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
+    assert all(layer.conv_offset.weight.any() for layer in layers)
+    assert bool(layers) == ("conv_offset" in {group["name"] for group in optimizer.param_groups})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_opens_with_its_command_and_its_ap(name):
+    lines = (CONFIG_DIR / name).read_text(encoding="utf-8").splitlines()
+    head = "\n".join(lines[: next(index for index, line in enumerate(lines) if not line.startswith("#"))])
+    own = "mine.yaml" if name == "custom.yaml" else name  # it is a template to be copied
+    assert f"python tools/train.py --config {own}" in head
+    assert f"configs/{name}" in head or own == name
+    assert re.search(r"\bAP\b", head)
+    assert re.search(r"\bCost\b", head)
+
+
+def test_the_recorded_models_are_the_configs():
+    assert sorted(golden_models()) == CONFIGS
+
+
+def test_what_dcn_adds():
+    """By hand for ResNet-50: 27 (DCNv1: 18) channels of offsets and masks, from 4 x 128, 6 x 256, 3 x 512 channels."""
+    recorded = golden_models()
+    channels = 4 * 128 + 6 * 256 + 3 * 512
+    plain, dcn, dcnv1 = (recorded[f"{name}.yaml"]["parameters"] for name in ("r50", "r50_dcn", "r50_dcnv1"))
+    assert dcn - plain == 27 * (9 * channels + 13) == 871_263
+    assert dcnv1 - plain == 18 * (9 * channels + 13) == 580_842
+    assert recorded["r50_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 6, "layer4": 3}
+    assert recorded["r101_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 23, "layer4": 3}
+    assert recorded["r50.yaml"]["replaced"] == recorded["demo.yaml"]["replaced"] == {}
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.replace(".", "_dcn.") in CONFIGS])
+def test_the_pairs_to_compare_differ_in_dcn_alone(name):
+    one, other = (load_config(name).model_dump() for name in (name, name.replace(".", "_dcn.")))
+    assert one["model"]["backbone"].pop("dcn_v2_stages") == []
+    assert other["model"]["backbone"].pop("dcn_v2_stages")
+    assert one == other

@@ -1,0 +1,109 @@
+"""Runs the tools: within this process where that is enough, as real processes where it is not."""
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def run_tool():
+    """`run_tool("train", *arguments, cwd=...)` runs a tool's file as `__main__` here; a bug's error comes through."""
+
+    def run(tool: str, *arguments, cwd: Path | None = None) -> Result:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        file = TOOLS / f"{tool}.py"
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr(sys, "argv", [str(file), *map(str, arguments)])
+            patch.syspath_prepend(str(TOOLS))
+            if cwd:
+                patch.chdir(cwd)
+            try:
+                runpy.run_path(str(file), run_name="__main__")
+            except SystemExit as end:
+                code = end.code or 0
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_process():
+    """`start_process(*arguments, cwd=...)` starts Python without a PYTHONPATH, as in a plain clone."""
+
+    def start(*arguments, cwd: Path, **variables: str) -> subprocess.Popen:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_process(start_process):
+    """As `start_process`, waiting for the end."""
+
+    def run(*arguments, cwd: Path, **variables: str) -> Result:
+        process = start_process(*arguments, cwd=cwd, **variables)
+        out, err = process.communicate(timeout=120)
+        return Result(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory) -> Path:
+    """The working directory that the finished runs were made from."""
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="session")
+def first_process(run_process, tiny_config, elsewhere) -> Result:
+    """A whole training in a process of its own, into runs/tiny of `elsewhere`."""
+    return run_process(TOOLS / "train.py", "--config", tiny_config, "data.workers=1", cwd=elsewhere)
+
+
+@pytest.fixture(scope="session")
+def plain_run(first_process, elsewhere) -> Path:
+    """Folder of a finished run; read it, do not change it."""
+    assert first_process.code == 0, first_process.err
+    return elsewhere / "runs/tiny"
+
+
+@pytest.fixture(scope="session")
+def dcn_run(run_tool, tiny_config, elsewhere) -> Path:
+    """Folder of a finished run with DCN; read it, do not change it."""
+    folder = elsewhere / "runs/tiny_dcn"
+    result = run_tool(
+        "train", "--config", tiny_config, "--run-dir", folder, "model.backbone.dcn_v2_stages=[2]", "train.epochs=1"
+    )
+    assert result.code == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files_of():
+    """What lies in a folder, to see that nothing changed."""
+    return lambda folder: {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,151 @@
+"""tools/eval.py: the figures of a checkpoint, and those of a results file."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.evaluator import COCO_FIGURES
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
+
+
+@pytest.fixture(scope="module")
+def judged(run_process, plain_run, tmp_path_factory):
+    """What a process said of last.pt, and the folder that it wrote into."""
+    folder = tmp_path_factory.mktemp("judged")
+    options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt", "data.workers=0"]
+    outputs = ["--json", folder / "deep/figures.json", "--detections", folder / "detections.json"]
+    return run_process(TOOL, *options, *outputs, cwd=folder), folder
+
+
+def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
+    (code, out, err), folder = judged
+    assert (code, err) == (0, "")
+    figures = json.loads((folder / "deep/figures.json").read_text())
+    last = [json.loads(line) for line in (plain_run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert {name: figures[name] for name in COCO_FIGURES} == {name: last[f"val/{name}"] for name in COCO_FIGURES}
+    assert figures["per_class"] == {
+        tag.removeprefix("val_per_class/"): ap for tag, ap in last.items() if tag.startswith("val_per_class/")
+    }
+    assert figures["AR100"] > 0  # else equality says little
+
+    for name in COCO_FIGURES:
+        shown = "-" if figures[name] is None else f"{100 * figures[name]:.1f}"
+        assert re.search(rf"^  {name} +{shown} ", out, re.MULTILINE), name
+    assert len(figures["per_class"]) == 5
+    for name, ap in figures["per_class"].items():
+        assert re.search(rf"^  {name} +{100 * ap:.1f}$", out, re.MULTILINE), name
+    assert "(step 12) on 6 images of" in out
+    assert "\x1b" not in out
+
+
+def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
+    (_, out, _), folder = judged
+    detections = json.loads((folder / "detections.json").read_text())
+    assert detections
+    assert set(detections[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert f"detections: {folder / 'detections.json'} ({len(detections)})" in out
+    files = ["--results", folder / "detections.json", "--annotations", shapes / "annotations/val.json"]
+    code, again, err = run_tool("eval", *files, "--json", tmp_path / "again.json")
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads((folder / "deep/figures.json").read_text())
+    tables = [text[text.index("  figure") : text.index("\n\nfigures:")] for text in (out, again)]
+    assert tables[0] == tables[1]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run):
+    # overrides may stand anywhere
+    files = ["--config", dcn_run / "config.yaml", "data.workers=0", "--checkpoint", dcn_run / "best.pt"]
+    code, out, _ = run_tool("eval", *files, "train.batch_size=3")
+    assert code == 0
+    assert f"detections: {dcn_run / 'best.detections.json'} (" in out
+    assert json.loads((dcn_run / "best.detections.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is no JSON"),
+        ("3", "must be a list of detections, got int"),
+        ('{"AP": 1}', "must be a list of detections, got dict"),
+        ("[1]", "detection 0: needs a mapping"),
+        ('[{"image_id": 99}]', "detection 0: image_id 99 is not in the annotation file"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "needs bbox [x, y, width, height]"),
+    ],
+)
+def test_results_that_are_none(run_tool, shapes, tmp_path, content, said):
+    (tmp_path / "results.json").write_text(content)
+    files = ["--results", tmp_path / "results.json", "--annotations", shapes / "annotations/val.json"]
+    code, out, err = run_tool("eval", *files)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+
+
+def renamed(tmp_path, shapes) -> list[str]:
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["categories"].pop(0)
+    kept = {category["id"] for category in raw["categories"]}
+    raw["annotations"] = [entry for entry in raw["annotations"] if entry["category_id"] in kept]
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    return [f"data.val.annotations={tmp_path}/val.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--checkpoint", "no.pt"], "checkpoint no.pt does not exist (resolved: /"),
+        (["--config", "no.yaml"], "config no.yaml does not exist"),
+        (["data.val.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
+        (["device=cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["model.backbone.dcn_v2_stages=[2]"], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
+        (renamed, "are not the 4 of "),
+        (["--json", "/proc/none/figures.json"], "/proc/none"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(run_tool, plain_run, shapes, tmp_path, arguments, said):
+    if callable(arguments):
+        arguments = arguments(tmp_path, shapes)
+    options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt"]
+    options += ["--detections", tmp_path / "detections.json", *arguments]
+    code, _, err = run_tool("eval", *options, cwd=tmp_path)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--config", "demo"],
+        ["--checkpoint", "a.pt"],
+        ["--results", "a.json"],
+        ["--annotations", "a.json"],
+        ["--config", "demo", "--checkpoint", "a.pt", "--results", "a.json"],
+        ["--config", "demo", "--results", "a.json", "--annotations", "b.json"],
+    ],
+)
+def test_either_a_checkpoint_or_results(run_tool, arguments):
+    code, _, err = run_tool("eval", *arguments)
+    assert code == 2
+    assert "give either --config and --checkpoint, or --results and --annotations" in err
+
+
+def test_missing_results(run_tool, shapes):
+    code, _, err = run_tool("eval", "--results", "no.json", "--annotations", shapes / "annotations/val.json")
+    assert code == 2
+    assert "results file no.json does not exist (resolved: /" in err
+    code, _, err = run_tool("eval", "--results", "no.json", "--annotations", "none.json")
+    assert code == 2
+    assert "annotation file none.json does not exist" in err
+
+
+def test_help(run_tool):
+    code, out, _ = run_tool("eval", "--help")
+    assert code == 0
+    assert "examples:\n  python tools/eval.py --config " in out

@@ -1,0 +1,289 @@
+"""tools/train.py from end to end: what it writes, how it goes on, and what it says to mistakes."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.checkpoint import load_checkpoint
+from engine.config_file import load_config
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/train.py"
+DCN = "model.backbone.dcn_v2_stages=[2]"
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained_steps(folder) -> list[int]:
+    return [line["step"] for line in metrics(folder) if "train/loss" in line]
+
+
+def test_from_end_to_end_in_another_working_directory(first_process, plain_run, tiny_config, elsewhere):
+    code, out, err = first_process
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in plain_run.iterdir() if "tfevents" not in path.name) == [
+        "best.pt",
+        "config.yaml",
+        "last.pt",
+        "metrics.jsonl",
+        "train.log",
+    ]
+    for text in (out, (plain_run / "train.log").read_text()):
+        for said in (
+            "device: cpu (",
+            "resnet18 without deformable convolutions",
+            "parameter group  tensors  parameters  learning rate",
+            "train      12    12 ",
+            "val         6     6 ",
+            "epoch 1/2 step 1: loss ",
+            "epoch 2/2 step 12: AP ",
+            "done: AP ",
+            "python tools/eval.py --config runs/tiny/config.yaml --checkpoint runs/tiny/last.pt",
+        ):
+            assert said in text
+    assert "\x1b" not in out
+    assert "\r" not in out
+
+    config = load_config(plain_run / "config.yaml")
+    assert config == load_config(tiny_config, ["data.workers=1"])
+    state = load_checkpoint(plain_run / "last.pt")
+    assert state["config"] == config.model_dump(mode="json")
+    assert (state["step"], state["epoch"], state["batch"]) == (12, 2, 0)
+    categories = json.loads(Path(config.data.train.annotations).read_text())["categories"]
+    assert state["class_names"] == [category["name"] for category in categories]
+    assert state["category_ids"] == [category["id"] for category in categories]
+    assert state["parameters"] == 769_773
+    assert state["revision"]
+    assert trained_steps(plain_run) == list(range(1, 13))
+    assert [line["step"] for line in metrics(plain_run) if "val/AP" in line] == [6, 12]
+    events = EventAccumulator(str(plain_run)).Reload()
+    assert b"model.backbone.dcn_v2_stages" in events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    (image,) = events.Images("val/detections")
+    # 4 rows of 96x80 pixels, drawn 4 times as large, truth and detections side by side
+    assert (image.step, image.width, image.height) == (12, 2 * (384 + 6), 4 * (320 + 6))
+    assert not (elsewhere / "runs/tiny/last.pt.partial").exists()
+
+
+def test_what_dcn_replaces_is_shown(dcn_run):
+    log = (dcn_run / "train.log").read_text()
+    assert "DCNv2 in resnet18:" in log
+    (row,) = (line.split() for line in log.splitlines() if line.strip().startswith("layer2"))
+    assert row == ["layer2", "C3", "8", "2", "62,262"]
+    (row,) = (line.split() for line in log.splitlines() if line.strip().startswith("conv_offset"))
+    assert row == ["conv_offset", "4", "62,262", "0.0005"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(run_tool, plain_run, tiny_config, elsewhere, files_of):
+    before = files_of(plain_run)
+    for arguments in ([], ["--run-dir", plain_run]):
+        code, out, err = run_tool("train", "--config", tiny_config, *arguments, cwd=elsewhere)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: run folder ")
+        assert "is not empty" in err
+        assert "--resume auto" in err
+    assert files_of(plain_run) == before
+
+
+def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_path):
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    lines, weights = metrics(folder), (folder / "last.pt").read_bytes()
+    begin = time.perf_counter()
+    code, out, err = run_tool(
+        "train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"
+    )
+    assert time.perf_counter() - begin < 5
+    assert (code, err) == (0, "")
+    assert "step 12 of 12" in out
+    assert "done: AP " in out
+    assert metrics(folder) == lines
+    assert (folder / "last.pt").read_bytes() == weights
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
+
+
+def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, DCN, "train.checkpoint_every=3", "train.eval_every=99"]
+    process = start_process(TOOL, *options, "train.epochs=99", cwd=tmp_path)
+    give_up = time.monotonic() + 90
+    while not (folder / "last.pt").is_file() or len(trained_steps(folder)) < 5:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    reached = load_checkpoint(folder / "last.pt")["step"]
+    assert reached % 3 == 0
+    total = max(trained_steps(folder)) + 4
+    time.sleep(1.1)  # the names of event files hold whole seconds, and TensorBoard reads them in that order
+
+    code, out, err = run_tool("train", *options, "--resume", "auto", "train.epochs=99", f"train.max_steps={total}")
+    assert (code, err) == (0, "")
+    assert f"going on from {folder / 'last.pt'}, step {reached} of {total}" in out
+    assert trained_steps(folder) == list(range(1, total + 1))
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, total + 1))
+    assert load_checkpoint(folder / "last.pt")["step"] == total
+    assert (folder / "best.pt").is_file()
+
+
+def test_going_on_from_a_file_into_another_folder(run_tool, plain_run, tiny_config, tmp_path, files_of):
+    before = files_of(plain_run)
+    options = ["--config", tiny_config, "--run-dir", tmp_path / "more", "--resume", plain_run / "last.pt"]
+    code, out, err = run_tool("train", "train.epochs=3", *options, "train.max_steps=14")
+    assert (code, err) == (0, "")
+    assert "step 12 of 14" in out
+    assert trained_steps(tmp_path / "more") == [13, 14]
+    assert files_of(plain_run) == before
+
+
+def cut_picture(tmp_path, shapes) -> list[str]:
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    picture = tmp_path / "train/000003.png"
+    picture.write_bytes(picture.read_bytes()[:-40])
+    return [f"data.train.images={tmp_path}/train"]
+
+
+def other_file(tmp_path, shapes) -> list[str]:
+    (tmp_path / "other.json").write_text(json.dumps({"info": {}, "images": []}))
+    return [f"data.val.annotations={tmp_path}/other.json"]
+
+
+def no_json(tmp_path, shapes) -> list[str]:
+    (tmp_path / "other.json").write_text("{")
+    return [f"data.train.annotations={tmp_path}/other.json"]
+
+
+def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
+    for split in splits:
+        raw = json.loads((shapes / f"annotations/{split}.json").read_text())
+        raw["categories"][1]["name"] = "rod"
+        (tmp_path / f"{split}.json").write_text(json.dumps(raw))
+    return [f"data.{split}.annotations={tmp_path}/{split}.json" for split in splits]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.epoch=1", "data.mni_size=3"], "data.mni_size: unknown key, did you mean 'data.min_size'?"),
+        (["train.epochs=0"], "train.epochs: expected greater than or equal to 1, got 0"),
+        (["train.lr"], "'train.lr': expected key=value"),
+        (["model.backbone.dcn_v2_stages=[5]"], "got [5]: 5 is none. Stages count torchvision's layers"),
+        (["model.detector=yolo"], "unknown detector 'yolo', known: faster_rcnn"),
+        (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
+        (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
+        (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
+        (["data.val.annotations=no.json"], "to get it: python tools/make_shapes.py"),
+        (["device=cuda:99"], "device 'cuda:99' cannot be used here: "),
+        (["--resume", "no.pt"], "checkpoint no.pt does not exist (resolved: /"),
+        (["--config", "r50_dnc.yaml"], "did you mean 'r50_dcn'?"),
+        (other_file, "other.json is no COCO instances file: it has no list 'categories'"),
+        (no_json, "other.json is no JSON"),
+        (cut_picture, "train/000003.png cannot be read"),
+        (
+            lambda tmp_path, shapes: renamed_classes(tmp_path, shapes, ["val"]),
+            "they differ in [(2, '",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_message(run_tool, tiny_config, shapes, tmp_path, arguments, said):
+    if callable(arguments):
+        arguments = arguments(tmp_path, shapes)
+    folder = tmp_path / "run"
+    code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, *arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert said in err
+    assert "Traceback" not in err
+    assert not folder.exists()
+
+
+def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
+    result = run_process(TOOL, "--config", tiny_config, "model.backbone.dcn_v2_stages=[3, 4, 5]", cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: `dcn_v2_stages` must be stages out of 1, 2, 3, 4, got [3, 4, 5]: 5 is none.")
+    assert len(result.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (renamed_classes, " in the checkpoint and (2, 'rod') in the file"),
+        ([DCN], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
+        (["train.optimizer=adamw"], "train.optimizer: 'sgd' in the checkpoint, 'adamw' in the config"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(run_tool, plain_run, tiny_config, shapes, tmp_path, files_of, overrides, said):
+    before = files_of(plain_run)
+    if callable(overrides):
+        overrides = overrides(tmp_path, shapes)
+    options = ["--config", tiny_config, "--run-dir", plain_run, "--resume", "auto"]
+    code, out, err = run_tool("train", *options, *overrides)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert files_of(plain_run) == before
+
+
+def test_a_broken_checkpoint_is_named(run_tool, plain_run, tiny_config, tmp_path):
+    data = (plain_run / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(data[: len(data) // 2])
+    code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path, "--resume", "auto")
+    assert code == 2
+    assert err.startswith(f"error: checkpoint {tmp_path / 'last.pt'} cannot be read: ")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_without_a_traceback(run_tool, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, "train.lr=1e30")
+    assert code == 1
+    assert err.startswith("error: step 2 is not finite and was not taken: loss ")
+    assert "Traceback" not in err
+    assert trained_steps(folder) == [1]
+    assert not (folder / "best.pt").exists()
+
+
+def test_a_bug_comes_through(run_tool, tiny_config, tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("engine.config_file.load_config", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_tool("train", "--config", tiny_config, cwd=tmp_path)
+
+
+def test_the_seed_decides_the_weights(run_tool, tiny_config, tmp_path):
+    weights = []
+    for index, seed in enumerate((0, 0, 1)):
+        torch.rand(index)
+        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}"]
+        result = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / str(index), *options)
+        assert result.code == 0, result.err
+        weights.append(load_checkpoint(tmp_path / str(index) / "last.pt")["model"]["backbone.body.conv1.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2], atol=1e-3)
+
+
+def test_the_config_is_yaml_for_others_too(plain_run):
+    plain = yaml.safe_load((plain_run / "config.yaml").read_text())
+    assert plain["train"]["lr"] == 0.005
+    assert plain["train"]["amp"] == "off"
+
+
+def test_help(run_tool):
+    code, out, _ = run_tool("train", "--help")
+    assert code == 0
+    assert "examples:\n  python tools/train.py --config demo_dcn.yaml" in out
+    assert "--resume" in out
+    code, _, err = run_tool("train")
+    assert code == 2
+    assert "--config" in err

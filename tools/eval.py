@@ -1,0 +1,125 @@
+"""Evaluate a checkpoint, or an existing COCO results file, by pycocotools."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import _clone
+
+# isort: split
+from data import load_annotations
+from engine.build import build_eval_loader, build_model, read_split
+from engine.checkpoint import check_categories, check_same_model, load_checkpoint
+from engine.config_file import load_config
+from engine.environment import pick_device
+from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, for_json
+from engine.progress import Progress
+from engine.tables import format_table, percent
+
+EPILOG = """examples:
+  python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
+  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.workers=8
+  python tools/eval.py --results detections.json --annotations instances_val2017.json
+With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
+MEANINGS = {
+    "AP": "IoU 0.50:0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small, area < 32^2",
+    "APm": "medium",
+    "APl": "large, area > 96^2",
+    "AR1": "1 detection an image",
+    "AR10": "10 detections an image",
+    "AR100": "100 detections an image",
+    "ARs": "small",
+    "ARm": "medium",
+    "ARl": "large",
+}
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", help="YAML file, or the name of one in configs/; that of the run is runs/<name>/config.yaml"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="a .pt file of tools/train.py")
+    parser.add_argument(
+        "--detections", type=Path, help="where to write the COCO results (default: <checkpoint>.detections.json)"
+    )
+    parser.add_argument("--results", type=Path, help="COCO results file to judge, without a model")
+    parser.add_argument("--annotations", type=Path, help="COCO annotation file that --results is about")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in data.workers=8")
+    args = parser.parse_intermixed_args()
+    model, file = (args.config, args.checkpoint), (args.results, args.annotations)
+    if [all(model), any(file)] != [True, False] and [all(file), any(model)] != [True, False]:
+        parser.error("give either --config and --checkpoint, or --results and --annotations")
+    return args
+
+
+def main() -> None:
+    """Judge and show."""
+    args = parse_arguments()
+    figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args)
+    print(
+        format_table(
+            ("figure", "x100", "over"), [(name, percent(figures[name]), MEANINGS[name]) for name in COCO_FIGURES]
+        )
+    )
+    print()
+    print(format_table(("class", "AP x100"), [(name, percent(ap)) for name, ap in figures["per_class"].items()]))
+    if args.json:
+        write_json(args.json, for_json(figures))
+        print(f"\nfigures: {args.json}")
+
+
+def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the model of a checkpoint over the val split, write its detections, and judge them."""
+    config = load_config(args.config, args.overrides)
+    device = pick_device(config.device)
+    state = load_checkpoint(args.checkpoint)
+    check_same_model(state, config.model_dump(mode="json"), args.checkpoint)
+    progress = Progress()
+    split = read_split(config.data, "val", lambda items: progress.track(items, "check val images"))
+    check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
+    model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
+    model.load_state_dict(state["model"])
+    loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
+    print(f"{args.checkpoint} (step {state['step']}) on {len(split.images)} images of {split.path}, {device}")
+    results = detect(
+        model.to(device), progress.track(loader, "evaluate"), split.category_ids, device=device, amp=config.train.amp
+    )
+    detections = args.detections or args.checkpoint.with_suffix(".detections.json")
+    write_json(detections, results)
+    print(f"detections: {detections} ({len(results)})\n")
+    return coco_figures(split.raw, results)
+
+
+def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
+    """Judge a COCO results file."""
+    split = load_annotations(annotations.parent, annotations, invalid_boxes="clip", check_images=False)
+    if not results.is_file():
+        raise ValueError(f"results file {results} does not exist (resolved: {results.resolve()})")
+    try:
+        detections = json.loads(results.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"results file {results} is no JSON: {error}") from None
+    check_results(split.raw, detections)
+    print(f"{len(detections)} detections of {results} on {len(split.images)} images of {annotations}\n")
+    return coco_figures(split.raw, detections)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value))
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    _clone.run(main)
