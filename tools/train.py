@@ -103,6 +103,8 @@ def main() -> None:
     if state is not None:
         trainer.load_state_dict(state)
         log.info("going on from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
+        for change in changed_options(state["config"], about["config"]):
+            log.warning("changed since then: %s", change)
     if not trainer.is_finished:
         show_start(config, weights, trainer, train_split, val_split)
         board.text("config", dump_config(config))
@@ -169,6 +171,12 @@ def build_trainer(
         draw=draw,
         **outputs,
     )
+
+
+def changed_options(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """List the options of a run that are not those of its checkpoint."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    return [f"{key}: {before.get(key)!r} -> {value!r}" for key, value in after.items() if before.get(key) != value]
 
 
 def check_same_categories(train: CocoAnnotations, val: CocoAnnotations) -> None:

@@ -293,3 +293,13 @@ def test_numbers_stand_for_pairs():
     arguments = make(kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1))
     expected = deform_conv2d(**arguments)
     assert torch.equal(deform_conv2d(**dict(arguments, stride=2, padding=1, dilation=1)), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_gpu_computes_the_same(dtype):
+    arguments = make(groups=2, offset_groups=3, stride=(2, 1), dilation=(1, 2), dtype=dtype)
+    on_gpu = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in arguments.items()}
+    expected = run(arguments, "reference")
+    for name, value in run(on_gpu, "auto").items():
+        torch.testing.assert_close(value.cpu(), expected[name], **TOLERANCE[dtype])

@@ -95,11 +95,9 @@ def test_a_second_run_in_the_same_folder_is_refused(run_tool, plain_run, tiny_co
 def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_path):
     folder = shutil.copytree(plain_run, tmp_path / "run")
     lines, weights = metrics(folder), (folder / "last.pt").read_bytes()
-    begin = time.perf_counter()
     code, out, err = run_tool(
         "train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"
     )
-    assert time.perf_counter() - begin < 5
     assert (code, err) == (0, "")
     assert "step 12 of 12" in out
     assert "done: AP " in out
@@ -129,6 +127,7 @@ def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
     code, out, err = run_tool("train", *options, "--resume", "auto", "train.epochs=99", f"train.max_steps={total}")
     assert (code, err) == (0, "")
     assert f"going on from {folder / 'last.pt'}, step {reached} of {total}" in out
+    assert f"changed since then: train.max_steps: None -> {total}" in out
     assert trained_steps(folder) == list(range(1, total + 1))
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, total + 1))
@@ -287,3 +286,19 @@ def test_help(run_tool):
     code, _, err = run_tool("train")
     assert code == 2
     assert "--config" in err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_on_a_gpu(run_tool, tiny_config, tmp_path, amp):
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, DCN, "device=cuda", f"train.amp={amp}", "train.epochs=1"]
+    code, out, err = run_tool("train", *options)
+    assert (code, err) == (0, "")
+    assert "device: cuda" in out
+    assert trained_steps(folder) == list(range(1, 7))
+    predictors = {
+        key: value for key, value in load_checkpoint(folder / "last.pt")["model"].items() if "conv_offset" in key
+    }
+    assert predictors
+    assert all(value.any() for value in predictors.values())
