@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from data import (
     CocoAnnotations,
@@ -18,7 +20,8 @@ from models import DETECTORS, load_backbone_weights, resnet, resnet_fpn
 from models.resnet import check_name
 from models.weights import LoadReport
 
-from .config import DataConfig, ModelConfig, RunConfig
+from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from .optimizer import build_optimizer, build_schedule, scaled_lr
 
 Track = Callable[[Iterable], Iterable]
 
@@ -91,3 +94,26 @@ def build_eval_loader(config: RunConfig, annotations: CocoAnnotations, *, pin_me
     """Build the loader of all images of the val split, in order."""
     dataset = CocoDetection(annotations, eval_transform())
     return eval_loader(dataset, batch_size=config.train.batch_size, workers=config.data.workers, pin_memory=pin_memory)
+
+
+def build_optimization(
+    settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int
+) -> tuple[Optimizer, LRScheduler]:
+    """Build the optimizer over a model, its rate scaled to the batch, and the schedule that goes with it."""
+    optimizer = build_optimizer(
+        settings.optimizer,
+        model,
+        lr=scaled_lr(settings.lr, settings.batch_size, settings.reference_batch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        offset_lr_factor=settings.offset_lr_factor,
+    )
+    schedule = build_schedule(
+        optimizer,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=settings.warmup_steps,
+        warmup_factor=settings.warmup_factor,
+        milestones=settings.milestones,
+        gamma=settings.gamma,
+    )
+    return optimizer, schedule

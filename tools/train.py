@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data import CocoAnnotations
 from engine.board import METRICS_FILE, Board
-from engine.build import build_eval_loader, build_model, build_train_loader, read_split
+from engine.build import build_eval_loader, build_model, build_optimization, build_train_loader, read_split
 from engine.checkpoint import (
     check_categories,
     check_same_model,
@@ -25,7 +25,7 @@ from engine.config_file import dump_config, flatten, load_config
 from engine.drawing import draw_detections
 from engine.environment import describe, git_revision, pick_device
 from engine.evaluator import COCO_FIGURES, evaluate
-from engine.optimizer import build_optimizer, build_schedule, check_optimizer, scaled_lr, summarize_groups
+from engine.optimizer import check_optimizer, scaled_lr, summarize_groups
 from engine.progress import Progress, log, start_logging
 from engine.runs import BEST, CONFIG_FILE, LAST, LOG_FILE, choose_run
 from engine.tables import format_table, percent
@@ -131,22 +131,7 @@ def build_trainer(
     settings, pin = config.train, device.type == "cuda"
     loader = build_train_loader(config, train_split, pin_memory=pin)
     eval_loader = build_eval_loader(config, val_split, pin_memory=pin)
-    optimizer = build_optimizer(
-        settings.optimizer,
-        model,
-        lr=scaled_lr(settings.lr, settings.batch_size, settings.reference_batch),
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        offset_lr_factor=settings.offset_lr_factor,
-    )
-    schedule = build_schedule(
-        optimizer,
-        steps_per_epoch=len(loader),
-        warmup_steps=settings.warmup_steps,
-        warmup_factor=settings.warmup_factor,
-        milestones=settings.milestones,
-        gamma=settings.gamma,
-    )
+    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=len(loader))
 
     def judge() -> dict[str, Any]:
         batches = outputs["progress"].track(eval_loader, "evaluate")

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from engine.board import Board
-from engine.build import build_eval_loader, build_model, build_train_loader, read_split
+from engine.build import build_eval_loader, build_model, build_optimization, build_train_loader, read_split
 from engine.checkpoint import save_checkpoint
 from engine.config_file import load_config
 from engine.evaluator import evaluate
-from engine.optimizer import build_optimizer, build_schedule
 from engine.progress import Progress
 from engine.trainer import Cadence, Trainer
 
@@ -26,22 +25,7 @@ def make_trainer(tiny_config):
         model, _ = build_model(config.model, config.data, len(train.class_names))
         loader = build_train_loader(config, train, pin_memory=False)
         eval_loader = build_eval_loader(config, val, pin_memory=False)
-        optimizer = build_optimizer(
-            settings.optimizer,
-            model,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            offset_lr_factor=settings.offset_lr_factor,
-        )
-        schedule = build_schedule(
-            optimizer,
-            steps_per_epoch=len(loader),
-            warmup_steps=settings.warmup_steps,
-            warmup_factor=settings.warmup_factor,
-            milestones=settings.milestones,
-            gamma=settings.gamma,
-        )
+        optimizer, schedule = build_optimization(settings, model, steps_per_epoch=len(loader))
         device = torch.device("cpu")
         folder.mkdir(parents=True, exist_ok=True)
         boards.append(Board(folder, start))
