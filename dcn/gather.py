@@ -15,7 +15,8 @@ Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kerne
 P output pixels of the batch or of a block, S = P*K*G samples of C/G channels each.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # A block's columns should stay in the cache from the gather to the product, yet be many enough to hide the cost of the
-# calls and of the weight, which every product reads anew. Measured from 1 to 16 MiB, 32 MiB of last-level cache: 8 is
-# the fastest or within 7 % of it at 128 to 512 channels, 1 takes up to twice as long.
+# calls and of the weight, which every product reads anew. Measured with two threads from 3 to 18 MiB, 32 MiB of
+# last-level cache: 8 is the fastest or within 10 % of it at 128 to 512 channels.
 BLOCK_BYTES = 8 * 2**20
 
 
@@ -53,31 +54,48 @@ class Table(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Where the samples lie, each tensor `(P, K, G)`."""
+    """Where the samples lie, each tensor `(B, Ho*Wo, K, G)`, or `(S,)` for those of one block."""
 
     index: Tensor  # row of the table with the pixel above and left
     below: Tensor  # distance from that pixel, in [0, 1), or NaN
     right: Tensor
     mask: Tensor | None
 
-    def blocks(self, channels: int) -> Iterator[tuple[slice, "Samples"]]:
-        """Cut into runs of output pixels, all of about the same size."""
-        pixels, points, _ = self.index.shape
-        count = max(1, round(pixels * points * channels * self.below.element_size() / BLOCK_BYTES))
-        size = max(1, -(-pixels // count))
-        for start in range(0, pixels, size):
-            span = slice(start, start + size)
-            yield span, Samples(*(None if t is None else t[span] for t in self))
-
     def shares(self) -> Tensor:
         """Bilinear shares `(4, S)` of the pixels above left, above right, below left and below right."""
-        vertical = torch.stack((1 - self.below, self.below)).view(2, 1, -1)
-        horizontal = torch.stack((1 - self.right, self.right)).view(1, 2, -1)
-        return (vertical * horizontal).view(4, -1)
+        vertical = torch.stack((1 - self.below, self.below)).unsqueeze(1)
+        horizontal = torch.stack((1 - self.right, self.right)).unsqueeze(0)
+        return (vertical * horizontal).flatten(0, 1)
 
     def masked(self, values: Tensor) -> Tensor:
         """Multiply values `(..., S)` by the mask."""
-        return values if self.mask is None else values * self.mask.view(-1)
+        return values if self.mask is None else values * self.mask
+
+
+class Block(NamedTuple):
+    """Output pixels that are computed together: some whole images, or a part of one."""
+
+    images: slice
+    pixels: slice
+
+    def of(self, values: Tensor) -> Tensor:
+        """Cut `(B, Ho*Wo, ...)` to the block's pixels, as a view `(P, ...)`."""
+        return values[self.images, self.pixels].flatten(0, 1)
+
+    def samples(self, samples: Samples) -> Samples:
+        """Cut to the block's samples, a view."""
+        return Samples(*(t if t is None else self.of(t).view(-1) for t in samples))
+
+
+def cut_blocks(samples: Samples, channels: int) -> list[Block]:
+    """Cut the output into blocks of about the same size, see `BLOCK_BYTES`; in the order of the samples in memory."""
+    batch, pixels, points, _ = samples.index.shape
+    size = pixels * points * channels * samples.below.element_size() / BLOCK_BYTES
+    images = max(1, round(1 / size))
+    part = -(-pixels // max(1, round(size)))
+    return [
+        Block(slice(i, i + images), slice(p, p + part)) for i in range(0, batch, images) for p in range(0, pixels, part)
+    ]
 
 
 def place_samples(
@@ -110,61 +128,64 @@ def place_samples(
     index = (row * (width + 2) + column) * offset_groups + torch.arange(offset_groups)
     if mask is not None:
         mask = mask.unflatten(1, (offset_groups, points)).permute(0, 3, 4, 2, 1).to(dtype).contiguous()
-    shape = (batch * out_size[0] * out_size[1], points, offset_groups)
+    shape = (batch, out_size[0] * out_size[1], points, offset_groups)
     return Samples(*(t if t is None else t.view(shape) for t in (index, y - top, x - left, mask)))
 
 
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
     """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
     samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
-    rows = kernel.new_empty((samples.index.shape[0], weight.shape[0]))  # (P, N)
-    for span, block in samples.blocks(input.shape[1]):
-        columns = _gather(table, block, block.masked(block.shares()))
-        product = _join_groups(_multiply(_split_columns(columns, block, kernel), kernel))
-        rows[span] = product if bias is None else product + bias
+    kernel = kernel.transpose(1, 2).contiguous()
     output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
-    return _fill_images(output, rows.view(len(offset), *offset.shape[2:], len(weight)))
+    for block in cut_blocks(samples, input.shape[1]):
+        part = block.samples(samples)
+        columns = _gather(table, _bags(table, part), part.masked(part.shares()))
+        product = _join_groups(_multiply(_split_columns(columns, samples, kernel), kernel))
+        _put(output, block, product if bias is None else product + bias)
+    return output
 
 
 def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
     """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
     samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
     need_input, need_offset, need_weight, need_bias, need_mask = needs
-    back_kernel = _transpose(kernel)
-    grad_rows = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).reshape(-1, weight.shape[0]).contiguous()  # (P, N)
-    grad_table = Table.zeros(input, samples.index.shape[2], kernel.dtype) if need_input else None
+    blocks = cut_blocks(samples, input.shape[1])
+    grad_table = Table.zeros(input, samples.index.shape[3], kernel.dtype) if need_input else None
     grad_places = kernel.new_empty((*samples.index.shape, 2)) if need_offset else None
     grad_factors = kernel.new_empty(samples.index.shape) if need_mask else None
-    grad_kernel = torch.zeros_like(back_kernel) if need_weight else None
+    grad_kernel = torch.zeros_like(kernel) if need_weight else None
+    orders = _sort(samples, blocks, table) if need_input else [None] * len(blocks)
 
-    for span, block in samples.blocks(input.shape[1]):
-        shares = block.shares()
-        weights = block.masked(shares)
-        grad = _split_groups(grad_rows[span], kernel)
+    for block, order in zip(blocks, orders, strict=True):
+        part = block.samples(samples)
+        bags, shares = _bags(table, part), part.shares()
+        weights = part.masked(shares)
+        grad = _split_groups(_take(grad_output, block, kernel.dtype), kernel)
         if need_weight:
-            columns = _gather(table, block, weights)
-            grad_kernel += _multiply(_transpose(_split_columns(columns, block, kernel)), _transpose(grad))
+            columns = _gather(table, bags, weights)
+            grad_kernel += _multiply(grad.transpose(1, 2), _split_columns(columns, samples, kernel))
+            del columns  # its memory serves grad_columns
         if need_input or need_offset or need_mask:
-            grad_columns = _join_columns(_multiply(grad, back_kernel), block, table)
+            grad_columns = _join_columns(_multiply(grad, kernel), samples, table)
         if need_offset or need_mask:
-            dots = _dot(table, block, grad_columns)
+            dots = _dot(table, bags, grad_columns)
         if need_offset:
-            grad_places[span] = block.masked(_differentiate(dots, block)).t().view(*block.index.shape, 2)
+            block.of(grad_places).copy_(part.masked(_differentiate(dots, part)).t().view_as(block.of(grad_places)))
         if need_mask:
-            grad_factors[span] = (shares * dots).sum(0).view(block.index.shape)
+            block.of(grad_factors).copy_((shares * dots).sum(0).view_as(block.of(grad_factors)))
         if need_input:
-            _scatter(grad_table, block, grad_columns, weights)
+            _scatter(grad_table, *order, grad_columns, weights)
 
     grads = []
     if need_input:
-        grads.append(_fill_images(empty_as(input, input.shape), grad_table.images.permute(0, 2, 3, 1)))
+        grads.append(empty_as(input, input.shape).copy_(grad_table.images))
     if need_offset:
         grads.append(_as_channels(grad_places, offset))
     if need_weight:
-        grad_weight = _transpose(grad_kernel).unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1).permute(0, 3, 1, 2)
+        grad_weight = grad_kernel.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1).permute(0, 3, 1, 2)
         grads.append(empty_as(weight, weight.shape).copy_(grad_weight))
     if need_bias:
-        grads.append(grad_rows.sum(0).to(bias.dtype))
+        grads.append(grad_output.to(kernel.dtype).sum((0, 2, 3)).to(bias.dtype))
     if need_mask:
         grads.append(_as_channels(grad_factors.unsqueeze(-1), mask))
     return grads
@@ -179,29 +200,50 @@ def empty_as(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _prepare(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[Samples, Table, Tensor]:
     """Bring samples, input and weight into the layouts of the loops: the weight to `(groups, N/groups, K*C/groups)`."""
+    _keep_freed_memory()
     tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
     samples = place_samples(input, offset, mask, weight.shape[2:], stride, padding, dilation, dtype)
-    table = Table.zeros(input, samples.index.shape[2], dtype)
+    table = Table.zeros(input, samples.index.shape[3], dtype)
     table.images.copy_(input)
     groups = input.shape[1] // weight.shape[1]
     kernel = weight.to(dtype).permute(0, 2, 3, 1).reshape(groups, weight.shape[0] // groups, -1)
     return samples, table, kernel
 
 
-def _bags(table: Table, block: Samples) -> Tensor:
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Teach glibc's allocator to keep memory of up to 64 MB for the next block instead of returning it to the system.
+
+    It learns from the largest piece freed so far, up to 32 MiB; any training step teaches it sooner or later. Before
+    that, every block's columns are pages new to the process, which takes up to half the time of the operator.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
+def _take(images: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
+    """Read a block's pixels of `(B, C, H, W)`, to `(P, C)`."""
+    return images.flatten(2)[block.images, :, block.pixels].to(dtype).transpose(1, 2).flatten(0, 1)
+
+
+def _put(images: Tensor, block: Block, rows: Tensor) -> None:
+    """Write `(P, C)` as a block's pixels of `(B, C, H, W)`."""
+    part = images.flatten(2)[block.images, :, block.pixels]
+    part.copy_(rows.view(len(part), -1, rows.shape[1]).transpose(1, 2))
+
+
+def _bags(table: Table, part: Samples) -> Tensor:
     """Rows `(S, 4)` of the four pixels around each sample."""
-    return block.index.view(-1, 1) + table.steps
+    return part.index.unsqueeze(1) + table.steps
 
 
-def _gather(table: Table, block: Samples, weights: Tensor) -> Tensor:
+def _gather(table: Table, bags: Tensor, weights: Tensor) -> Tensor:
     """Sum the four rows of each sample with weights `(4, S)`, to `(S, C/G)`."""
-    return F.embedding_bag(_bags(table, block), table.rows, mode="sum", per_sample_weights=weights.t().contiguous())
+    return F.embedding_bag(bags, table.rows, mode="sum", per_sample_weights=weights.t().contiguous())
 
 
-def _dot(table: Table, block: Samples, grad_columns: Tensor) -> Tensor:
+def _dot(table: Table, bags: Tensor, grad_columns: Tensor) -> Tensor:
     """Multiply the gradient `(S, C/G)` of each sample with its four rows, to `(4, S)`."""
-    bags = _bags(table, block)
     starts = torch.arange(0, bags.numel(), 4)
     owners = torch.arange(len(bags)).repeat_interleave(4)
     # This is what autograd itself calls for the gradient of `per_sample_weights`; autograd is off inside an operator.
@@ -209,34 +251,48 @@ def _dot(table: Table, block: Samples, grad_columns: Tensor) -> Tensor:
     return dot(grad_columns, table.rows, bags.view(-1), starts, owners, mode=0).view(-1, 4).t()
 
 
-def _differentiate(dots: Tensor, block: Samples) -> Tensor:
+def _differentiate(dots: Tensor, part: Samples) -> Tensor:
     """Turn the products `(4, S)` with the four pixels into derivatives `(2, S)` by the place (dy, dx)."""
     above_left, above_right, below_left, below_right = dots
-    dy = torch.lerp(below_left - above_left, below_right - above_right, block.right.view(-1))
-    dx = torch.lerp(above_right - above_left, below_right - below_left, block.below.view(-1))
+    dy = torch.lerp(below_left - above_left, below_right - above_right, part.right)
+    dx = torch.lerp(above_right - above_left, below_right - below_left, part.below)
     return torch.stack((dy, dx))
 
 
-def _scatter(grad_table: Table, block: Samples, grad_columns: Tensor, weights: Tensor) -> None:
-    """Add the gradient `(S, C/G)` of the samples, times weights `(4, S)`, to the four rows of each."""
-    # Stable, for the sums to be taken in the same order every time.
-    index, order = block.index.view(-1).sort(stable=True)
-    index, counts = torch.unique_consecutive(index, return_counts=True)
+def _sort(samples: Samples, blocks: list[Block], table: Table) -> list[tuple[Tensor, Tensor]]:
+    """Sort the samples of each block by their row of the table, to the rows and the samples' numbers in the block.
+
+    All blocks in one call: PyTorch sorts integers four times as fast from 2**15 on. Stable, for the sums to be taken
+    in the same order every time.
+    """
+    sizes = [block.of(samples.index).numel() for block in blocks]
+    number = torch.arange(len(blocks)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    rows, order = (samples.index.view(-1) + number * len(table.rows)).sort(stable=True)
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    rows = (part - n * len(table.rows) for n, part in enumerate(rows.split(sizes)))
+    order = (part - start for part, start in zip(order.split(sizes), starts, strict=True))
+    return list(zip(rows, order, strict=True))
+
+
+def _scatter(grad_table: Table, rows: Tensor, order: Tensor, grad_columns: Tensor, weights: Tensor) -> None:
+    """Add the gradient `(S, C/G)` of the samples, times weights `(4, S)`, to the four rows of each; see `_sort`."""
+    rows, counts = torch.unique_consecutive(rows, return_counts=True)
     starts = counts.cumsum(0) - counts
     for step, weight in zip(grad_table.steps, weights.index_select(1, order), strict=True):
         sums = F.embedding_bag(order, grad_columns, starts, mode="sum", per_sample_weights=weight)
-        grad_table.rows.index_add_(0, index + step, sums)
+        grad_table.rows.index_add_(0, rows + step, sums)
 
 
 def _multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply `(groups, m, k)` by the transpose of `(groups, n, k)`, to `(groups, m, n)`."""
+    """Multiply `(groups, m, k)` by `(groups, k, n)`, to `(groups, m, n)`."""
     if len(a) > 1 or a.dtype != torch.float32:
-        return torch.bmm(a, b.transpose(1, 2))
-    # oneDNN's 1x1 convolution of m channels-last pixels is this product too, at twice the speed of MKL's on AMD.
-    # A dilated one goes to oneDNN from a single thread as well, and dilation says nothing of one point.
+        return torch.bmm(a, b)
+    # oneDNN's transposed convolution of m channels-last pixels by one point is this product too, at twice the speed of
+    # MKL's on AMD. A dilated one goes to oneDNN from a single thread as well, and dilation says nothing of one point.
     _, count, length = a.shape
-    pixels = a.reshape(1, count, 1, length).permute(0, 3, 1, 2)
-    return F.conv2d(pixels, b[0, :, :, None, None], dilation=2).permute(0, 2, 3, 1).reshape(1, count, -1)
+    pixels = a.contiguous().view(1, count, 1, length).permute(0, 3, 1, 2)
+    product = F.conv_transpose2d(pixels, b[0, :, :, None, None], dilation=2)
+    return product.permute(0, 2, 3, 1).reshape(1, count, -1)
 
 
 def _split_groups(rows: Tensor, kernel: Tensor) -> Tensor:
@@ -249,35 +305,22 @@ def _join_groups(product: Tensor) -> Tensor:
     return product.transpose(0, 1).flatten(1)
 
 
-def _split_columns(columns: Tensor, block: Samples, kernel: Tensor) -> Tensor:
+def _split_columns(columns: Tensor, samples: Samples, kernel: Tensor) -> Tensor:
     """`(S, C/G)` to `(groups, P, K*C/groups)`."""
-    pixels, points, _ = block.index.shape
-    return columns.view(pixels, points, len(kernel), -1).permute(2, 0, 1, 3).flatten(2)
+    _, _, points, offset_groups = samples.index.shape
+    pixels = columns.view(-1, points, offset_groups * columns.shape[1])
+    return pixels.unflatten(2, (len(kernel), -1)).permute(2, 0, 1, 3).flatten(2)
 
 
-def _join_columns(grouped: Tensor, block: Samples, table: Table) -> Tensor:
+def _join_columns(grouped: Tensor, samples: Samples, table: Table) -> Tensor:
     """`(groups, P, K*C/groups)` to `(S, C/G)`."""
-    split = grouped.unflatten(2, (block.index.shape[1], -1))
+    split = grouped.unflatten(2, (samples.index.shape[2], -1))
     return split.permute(1, 2, 0, 3).reshape(-1, table.rows.shape[1])
 
 
-def _fill_images(images: Tensor, rows: Tensor) -> Tensor:
-    """Copy `(B, H, W, C)` into `(B, C, H, W)`, image by image: PyTorch transposes fast in two dimensions only."""
-    for image, pixels in zip(images, rows, strict=True):
-        image.flatten(1).copy_(pixels.flatten(0, 1).t())
-    return images
-
-
-def _transpose(matrices: Tensor) -> Tensor:
-    """Swap the last two of three dimensions; a single matrix the fast way."""
-    if len(matrices) == 1:
-        return matrices[0].t().contiguous().unsqueeze(0)
-    return matrices.transpose(1, 2).contiguous()
-
-
 def _as_channels(grad: Tensor, like: Tensor) -> Tensor:
-    """Bring `(P, K, G, n)` into the layout of an offset or mask, `(B, G*K*n, Ho, Wo)`."""
+    """Bring `(B, Ho*Wo, K, G, n)` into the layout of an offset or mask, `(B, G*K*n, Ho, Wo)`."""
     batch, _, height, width = like.shape
-    _, points, offset_groups, count = grad.shape
+    _, _, points, offset_groups, count = grad.shape
     grad = grad.view(batch, height, width, points, offset_groups, count).permute(0, 4, 3, 5, 1, 2)
     return torch.empty(like.shape, dtype=like.dtype).view(grad.shape).copy_(grad).view(like.shape)
