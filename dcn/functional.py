@@ -3,55 +3,31 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
-from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from . import autograd, reference
+from . import fused, gather, reference, vision
+from .autograd import make_operator
 
 
 class Backend(NamedTuple):
     """One way to compute the operator.
 
     `run` takes checked arguments: input, offset, weight, bias, stride, padding, dilation, mask.
-    `can_run` takes the input and answers why the backend cannot serve it, or None when it can.
+    `can_run` takes the tensors among them, the input first, and answers why the backend cannot serve them, or None.
     """
 
     run: Callable[..., Tensor]
-    can_run: Callable[[Tensor], str | None]
+    can_run: Callable[..., str | None]
 
 
-def _run_torchvision(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
-    # torchvision wants one dtype for all and knows no bfloat16; coordinates in half precision would be off by a pixel.
-    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-    cast = {name: t if t is None else t.to(dtype) for name, t in (("bias", bias), ("mask", mask))}
-    with torch.autocast(input.device.type, enabled=False):
-        output = torchvision_deform_conv2d(
-            input.to(dtype),
-            offset.to(dtype),
-            weight.to(dtype),
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            **cast,
-        )
-    return output.to(input.dtype)
-
-
-def _can_run_torchvision(input: Tensor) -> str | None:
-    if input.device.type == "cuda" and torch.ops.torchvision._cuda_version() == -1:
-        return "this torchvision was built without CUDA; install the torchvision that belongs to this torch"
-    return None
-
-
-# In the order in which "auto" tries them. On a CPU "torch" is the faster one from about 8x8 pixels of 32 channels on
-# (batch 2, float32 and float64, forward and backward); below that torchvision wins by about half a millisecond.
+# In the order in which "auto" tries them: "torch" serves CPUs, "torchvision" the rest. "triton" comes after it until
+# it has been seen to be the faster one on a GPU.
 BACKENDS = {
-    "torch": Backend(autograd.deform_conv2d, autograd.can_run),
-    "torchvision": Backend(_run_torchvision, _can_run_torchvision),
-    "reference": Backend(reference.deform_conv2d, lambda input: None),
+    "torch": Backend(make_operator("torch", gather.forward, gather.backward), gather.can_run),
+    "torchvision": Backend(make_operator("torchvision", vision.forward, vision.backward), vision.can_run),
+    "triton": Backend(make_operator("triton", fused.forward, fused.backward), fused.can_run),
+    "reference": Backend(reference.deform_conv2d, lambda *tensors: None),
 }
 
 
@@ -95,7 +71,8 @@ def deform_conv2d(
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     check_arguments(input, offset, weight, bias, stride, padding, dilation, mask)
-    return BACKENDS[choose_backend(backend, input)].run(input, offset, weight, bias, stride, padding, dilation, mask)
+    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
+    return BACKENDS[choose_backend(backend, *tensors)].run(input, offset, weight, bias, stride, padding, dilation, mask)
 
 
 def check_backend(name: str) -> None:
@@ -104,16 +81,16 @@ def check_backend(name: str) -> None:
         raise ValueError(f"unknown DCN backend {name!r}, known: {', '.join(['auto', *BACKENDS])}")
 
 
-def choose_backend(name: str, input: Tensor) -> str:
-    """Name of the backend that serves `input`: the one asked for, or for "auto" the first in the table that can.
+def choose_backend(name: str, *tensors: Tensor) -> str:
+    """Name of the backend that serves `tensors`: the one asked for, or for "auto" the first in the table that can.
 
     Raises:
         ValueError: if the backend does not exist or cannot run, with its reason.
     """
     check_backend(name)
     if name == "auto":
-        return next(name for name, backend in BACKENDS.items() if backend.can_run(input) is None)
-    reason = BACKENDS[name].can_run(input)
+        return next(name for name, backend in BACKENDS.items() if backend.can_run(*tensors) is None)
+    reason = BACKENDS[name].can_run(*tensors)
     if reason is not None:
         raise ValueError(f"DCN backend {name!r} cannot run here: {reason}")
     return name

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tensors import compute_dtype, copy_as, empty_as
+
 # A block's columns should stay in the cache from the gather to the product, yet be many enough to hide the cost of the
 # calls and of the weight, which every product reads anew. Measured with two threads from 3 to 18 MiB, 32 MiB of
 # last-level cache: 8 is the fastest or within 10 % of it at 128 to 512 channels.
@@ -49,7 +51,7 @@ class Table(NamedTuple):
         pixels = input.new_zeros(((batch * (height + 2) + 2) * line + 2, channels), dtype=dtype)
         strides = ((height + 2) * line * channels, 1, line * channels, channels)
         images = pixels.as_strided(input.shape, strides, (2 * line + 2) * channels)
-        steps = torch.tensor([0, 1, line, line + 1]) * offset_groups
+        steps = torch.tensor([0, 1, line, line + 1], device=input.device) * offset_groups
         return cls(pixels.view(-1, channels // offset_groups), images, steps)
 
 
@@ -111,8 +113,9 @@ def place_samples(
     """Find the row and the distances of every sample; arguments as in `dcn.deform_conv2d`."""
     batch, _, height, width = input.shape
     out_size = offset.shape[-2:]
+    arange = functools.partial(torch.arange, device=input.device)
     grid_y, grid_x = (
-        torch.arange(n, dtype=dtype)[:, None] * s - p + torch.arange(k, dtype=dtype) * d
+        arange(n, dtype=dtype)[:, None] * s - p + arange(k, dtype=dtype) * d
         for n, k, s, p, d in zip(out_size, kernel_size, stride, padding, dilation, strict=True)
     )  # (Ho, kh), (Wo, kw)
     shifts = offset.unflatten(1, (-1, *kernel_size, 2)).permute(4, 0, 5, 6, 2, 3, 1)  # (2, B, Ho, Wo, kh, kw, G)
@@ -123,13 +126,19 @@ def place_samples(
     top, left = y.floor(), x.floor()
     # NaN stays in the distances, and so in the result, but must not become an index.
     row, column = (t.nan_to_num(nan=-2).long() + 2 for t in (top, left))
-    row += (torch.arange(batch) * (height + 2)).view(-1, 1, 1, 1, 1, 1)
+    row += (arange(batch) * (height + 2)).view(-1, 1, 1, 1, 1, 1)
     offset_groups, points = y.shape[-1], kernel_size[0] * kernel_size[1]
-    index = (row * (width + 2) + column) * offset_groups + torch.arange(offset_groups)
+    index = (row * (width + 2) + column) * offset_groups + arange(offset_groups)
     if mask is not None:
         mask = mask.unflatten(1, (offset_groups, points)).permute(0, 3, 4, 2, 1).to(dtype).contiguous()
     shape = (batch, out_size[0] * out_size[1], points, offset_groups)
     return Samples(*(t if t is None else t.view(shape) for t in (index, y - top, x - left, mask)))
+
+
+def can_run(*tensors: Tensor) -> str | None:
+    """Say why `tensors` cannot be served, or None."""
+    device = tensors[0].device
+    return None if device.type == "cpu" else f"it is made for the CPU, `input` is on {device}"
 
 
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
@@ -178,12 +187,12 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
 
     grads = []
     if need_input:
-        grads.append(empty_as(input, input.shape).copy_(grad_table.images))
+        grads.append(copy_as(input, grad_table.images))
     if need_offset:
         grads.append(_as_channels(grad_places, offset))
     if need_weight:
         grad_weight = grad_kernel.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1).permute(0, 3, 1, 2)
-        grads.append(empty_as(weight, weight.shape).copy_(grad_weight))
+        grads.append(copy_as(weight, grad_weight))
     if need_bias:
         grads.append(grad_output.to(kernel.dtype).sum((0, 2, 3)).to(bias.dtype))
     if need_mask:
@@ -191,18 +200,10 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
     return grads
 
 
-def empty_as(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Make an empty tensor in the dtype and the memory format of `like`."""
-    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    memory_format = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
-
-
 def _prepare(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[Samples, Table, Tensor]:
     """Bring samples, input and weight into the layouts of the loops: the weight to `(groups, N/groups, K*C/groups)`."""
     _keep_freed_memory()
-    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    dtype = compute_dtype(input, offset, weight, bias, mask)
     samples = place_samples(input, offset, mask, weight.shape[2:], stride, padding, dilation, dtype)
     table = Table.zeros(input, samples.index.shape[3], dtype)
     table.images.copy_(input)
@@ -244,8 +245,8 @@ def _gather(table: Table, bags: Tensor, weights: Tensor) -> Tensor:
 
 def _dot(table: Table, bags: Tensor, grad_columns: Tensor) -> Tensor:
     """Multiply the gradient `(S, C/G)` of each sample with its four rows, to `(4, S)`."""
-    starts = torch.arange(0, bags.numel(), 4)
-    owners = torch.arange(len(bags)).repeat_interleave(4)
+    starts = torch.arange(0, bags.numel(), 4, device=bags.device)
+    owners = torch.arange(len(bags), device=bags.device).repeat_interleave(4)
     # This is what autograd itself calls for the gradient of `per_sample_weights`; autograd is off inside an operator.
     dot = torch.ops.aten._embedding_bag_per_sample_weights_backward
     return dot(grad_columns, table.rows, bags.view(-1), starts, owners, mode=0).view(-1, 4).t()
@@ -266,7 +267,8 @@ def _sort(samples: Samples, blocks: list[Block], table: Table) -> list[tuple[Ten
     in the same order every time.
     """
     sizes = [block.of(samples.index).numel() for block in blocks]
-    number = torch.arange(len(blocks)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+    device = samples.index.device
+    number = torch.arange(len(blocks), device=device).repeat_interleave(torch.tensor(sizes, device=device).long())
     rows, order = (samples.index.view(-1) + number * len(table.rows)).sort(stable=True)
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     rows = (part - n * len(table.rows) for n, part in enumerate(rows.split(sizes)))
@@ -320,7 +322,8 @@ def _join_columns(grouped: Tensor, samples: Samples, table: Table) -> Tensor:
 
 def _as_channels(grad: Tensor, like: Tensor) -> Tensor:
     """Bring `(B, Ho*Wo, K, G, n)` into the layout of an offset or mask, `(B, G*K*n, Ho, Wo)`."""
-    batch, _, height, width = like.shape
-    _, _, points, offset_groups, count = grad.shape
-    grad = grad.view(batch, height, width, points, offset_groups, count).permute(0, 4, 3, 5, 1, 2)
-    return torch.empty(like.shape, dtype=like.dtype).view(grad.shape).copy_(grad).view(like.shape)
+    batch, _, points, offset_groups, count = grad.shape
+    grad = grad.view(batch, *like.shape[2:], points, offset_groups, count).permute(0, 4, 3, 5, 1, 2)
+    result = empty_as(like, like.shape)
+    result.unflatten(1, (offset_groups, points, count)).copy_(grad)
+    return result

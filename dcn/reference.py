@@ -7,6 +7,8 @@ Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kerne
 import torch
 from torch import Tensor
 
+from .tensors import compute_dtype
+
 
 def deform_conv2d(
     input: Tensor,
@@ -31,8 +33,7 @@ def deform_conv2d(
     points = kh * kw
     offset_groups = offset.shape[1] // (2 * points)
     out_h, out_w = offset.shape[-2:]
-    tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
-    dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+    dtype = compute_dtype(input, offset, weight, bias, mask)
 
     offset = offset.to(dtype).reshape(batch, offset_groups, points, 2, out_h, out_w)
     y = (

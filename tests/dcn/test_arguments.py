@@ -1,9 +1,12 @@
 """How `deform_conv2d` refuses what does not fit, and how it chooses a backend."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dcn import BACKENDS, deform_conv2d
+from dcn import BACKENDS, deform_conv2d, fused
 from dcn.functional import choose_backend
 
 SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2), "bias": (4,), "mask": (2, 6, 7, 8)}
@@ -48,10 +51,60 @@ def test_errors_on_dtype_and_device():
 
 def test_unknown_backend_lists_the_known():
     arguments = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
-    with pytest.raises(ValueError, match=r"unknown DCN backend 'cuda', known: auto, .*torchvision, reference"):
+    with pytest.raises(
+        ValueError, match=r"unknown DCN backend 'cuda', known: auto, torch, torchvision, triton, reference"
+    ):
         deform_conv2d(**arguments, padding=(1, 0), backend="cuda")
 
 
 def test_auto_takes_the_first_that_can_run():
     assert choose_backend("auto", torch.empty(1)) == next(iter(BACKENDS)) == "torch"
     assert choose_backend("reference", torch.empty(1)) == "reference"
+
+
+def on(device, dtype=torch.float32):
+    """What `can_run` looks at, of a tensor on a device that this machine may lack."""
+    return SimpleNamespace(device=torch.device(device), dtype=dtype)
+
+
+def test_auto_on_a_gpu_falls_back_from_torchvision_to_triton_to_the_reference(monkeypatch):
+    gpu = on("cuda:0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.ops.torchvision, "_cuda_version", lambda: 13000)
+    assert choose_backend("auto", gpu) == "torchvision"
+    monkeypatch.setattr(torch.ops.torchvision, "_cuda_version", lambda: -1)
+    assert choose_backend("auto", gpu) == ("triton" if fused.has_triton() else "reference")
+    monkeypatch.setattr(fused, "has_triton", lambda: False)
+    assert choose_backend("auto", gpu) == "reference"
+    assert choose_backend("auto", on("mps")) == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "message"),
+    [
+        ("torch", [on("mps")], "'torch' cannot run here: it is made for the CPU, `input` is on mps"),
+        (
+            "torchvision",
+            [on("cuda")],
+            "'torchvision' cannot run here: this torchvision was built without CUDA; install",
+        ),
+        ("triton", [on("cpu")], "'triton' cannot run here: it is made for GPUs; TRITON_INTERPRET=1 runs it slowly on"),
+        ("triton", [on("xpu")], "it is made for CUDA and ROCm devices, `input` is on xpu"),
+        ("triton", [on("cuda"), on("cuda", torch.float64)], "it computes in float32, a tensor is of torch.float64"),
+        ("triton", [on("cuda")], "it needs a GPU of compute capability 8.0 or more, Tesla T4 has less"),
+    ],
+)
+def test_a_backend_says_why_it_cannot_run(name, tensors, message, monkeypatch):
+    monkeypatch.setattr(fused, "has_triton", lambda: True)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.ops.torchvision, "_cuda_version", lambda: -1)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        choose_backend(name, *tensors)
+
+
+def test_triton_may_be_missing(monkeypatch):
+    monkeypatch.setattr(fused, "has_triton", lambda: False)
+    with pytest.raises(ValueError, match="Triton is not installed; it comes with the CUDA builds of torch for Linux"):
+        choose_backend("triton", on("cuda"))

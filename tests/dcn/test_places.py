@@ -7,15 +7,20 @@ import torch
 
 from dcn import BACKENDS, deform_conv2d
 
-CPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.can_run(torch.empty(0)) is None]
-NAN_BACKENDS = [name for name in CPU_BACKENDS if name != "torchvision"]  # torchvision reads 0 at a place that is NaN
+HERE = [
+    (name, device)
+    for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
+    for name, backend in BACKENDS.items()
+    if backend.can_run(torch.empty(0, device=device)) is None
+]
 
 
-def read(image, y, x, backend):
+def read(image, y, x, backend, device):
     """Read one place of an image, by a 1x1 kernel of weight 1; the output has one pixel."""
+    image = image.to(device, torch.float32 if backend == "triton" else torch.float64)
     height, width = image.shape
-    offset = torch.tensor([y, x], dtype=image.dtype).view(1, 2, 1, 1)
-    one = torch.ones(1, 1, 1, 1, dtype=image.dtype)
+    offset = image.new_tensor([y, x]).view(1, 2, 1, 1)
+    one = image.new_ones(1, 1, 1, 1)
     return deform_conv2d(image[None, None], offset, one, stride=(height, width), backend=backend).item()
 
 
@@ -33,12 +38,12 @@ IMAGE = torch.arange(1.0, 13.0, dtype=torch.float64).view(3, 4) ** 2
         (math.inf, 1, 0), (-math.inf, 1, 0), (1, math.inf, 0), (1, -math.inf, 0), (math.inf, -math.inf, 0),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_reads_the_place(backend, y, x, expected):
-    assert read(IMAGE, y, x, backend) == expected
+@pytest.mark.parametrize(("backend", "device"), HERE)
+def test_reads_the_place(backend, device, y, x, expected):
+    assert read(IMAGE, y, x, backend, device) == expected
 
 
 @pytest.mark.parametrize(("y", "x"), [(math.nan, 1), (1, math.nan), (math.nan, math.inf), (1e10, math.nan)])
-@pytest.mark.parametrize("backend", NAN_BACKENDS)
-def test_a_place_that_is_nan_gives_nan(backend, y, x):
-    assert math.isnan(read(IMAGE, y, x, backend))
+@pytest.mark.parametrize(("backend", "device"), HERE)
+def test_a_place_that_is_nan_gives_nan(backend, device, y, x):
+    assert math.isnan(read(IMAGE, y, x, backend, device))

@@ -1,0 +1,195 @@
+"""The "triton" backend: deformable convolution for GPUs, with columns that never reach memory.
+
+A matrix product whose left side is interpolated on the way: a program reads the four pixels around each sample, blends
+them in float32 and multiplies by the weight, tile by tile. Half-precision inputs are multiplied in their own dtype,
+all sums are taken in float32, and so are places and masks.
+
+The gradients:
+    mask, offset, input: one program per tile of pixels, kernel point and offset group. The input's gradient is added up
+        in float32 by atomic additions, in whatever order; where `torch.use_deterministic_algorithms` forbids that, the
+        "torch" backend computes it.
+    weight: the columns are interpolated again; the pixels are shared out to several programs and their sums added.
+
+Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kernel points, Ho x Wo output size, P output
+pixels of the batch. `segment`: channels that belong to one group and one offset group.
+"""
+
+import functools
+import importlib.util
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import gather
+from .tensors import copy_as, empty_as
+
+# Programs to share the pixels of the weight's gradient among: a few for each of the 80 to 150 multiprocessors.
+WEIGHT_PROGRAMS = 512
+
+
+def can_run(*tensors: Tensor) -> str | None:
+    """Say why `tensors` cannot be served, or None."""
+    if not has_triton():
+        return "Triton is not installed; it comes with the CUDA builds of torch for Linux"
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "it computes in float32, a tensor is of torch.float64"
+    device = tensors[0].device
+    if device.type == "cpu":
+        return None if interpreted() else "it is made for GPUs; TRITON_INTERPRET=1 runs it slowly on a CPU, for tests"
+    if device.type != "cuda":
+        return f"it is made for CUDA and ROCm devices, `input` is on {device}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"it needs a GPU of compute capability 8.0 or more, {torch.cuda.get_device_name(device)} has less"
+    return None
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in Python, on a CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
+    """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
+    from . import kernels  # Triton may be missing
+
+    output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
+    pixels = output.numel() // len(weight)
+    rows, places, factors, kernel = _prepare(input, offset, mask, weight)
+    sizes, constants = _sizes(input, offset, weight), choose_constants(input, offset, mask, weight)
+    groups = len(weight) // sizes["group_out"]
+    grid = (_ceil(pixels, constants["BP"]), groups * _ceil(sizes["group_out"], constants["BN"]))
+    if pixels:
+        with _on(input):
+            kernels.forward[grid](
+                rows, places, factors, kernel, bias, output,
+                *places.stride(), *_strides(factors), *output.flatten(2).stride(),
+                pixels, *input.shape[2:], input.shape[1], *output.shape[2:], *stride, *padding, *dilation,
+                **sizes, **constants, HAS_BIAS=bias is not None,
+            )  # fmt: skip
+    return output
+
+
+def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
+    """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
+    from . import kernels
+
+    need_input, need_offset, need_weight, need_bias, need_mask = needs
+    tensors = (input, offset, weight, bias, mask)
+    sums: list[Tensor | None] = [None] * 5  # gradients of `tensors`, in whatever dtype and memory format
+
+    rows, places, factors, kernel = _prepare(input, offset, mask, weight)
+    seed = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).contiguous()  # (B, Ho, Wo, N)
+    pixels = seed.numel() // len(weight)
+    sizes, constants = _sizes(input, offset, weight), choose_constants(input, offset, mask, weight)
+    points, offset_groups = constants["POINTS"], input.shape[1] // sizes["offset_group_in"]
+    tiles = _ceil(pixels, constants["BP"])
+    layout = (
+        *places.stride(), *_strides(factors),
+        pixels, *input.shape[2:], input.shape[1], len(weight), *seed.shape[1:3], *stride, *padding, *dilation,
+    )  # fmt: skip
+
+    if need_input and torch.are_deterministic_algorithms_enabled():
+        only_input = [True, False, False, False, False]
+        (sums[0],) = gather.backward(grad_output, *tensors, stride, padding, dilation, only_input)
+        need_input = False
+    if need_input or need_offset or need_mask:
+        grad_rows = torch.zeros_like(rows, dtype=torch.float32) if need_input else None
+        sums[1] = offset.new_empty(offset.shape) if need_offset else None
+        sums[4] = mask.new_empty(mask.shape) if need_mask else None
+        if pixels:
+            with _on(input):
+                kernels.backward_samples[tiles, points, offset_groups](
+                    rows, places, factors, kernel, seed, grad_rows, sums[1], sums[4], *layout,
+                    **sizes, **constants, NEED_IMAGES=need_input, NEED_OFFSET=need_offset, NEED_MASK=need_mask,
+                )  # fmt: skip
+        if need_input:
+            sums[0] = grad_rows.permute(0, 3, 1, 2)
+    if need_weight:
+        columns = input.shape[1] // sizes["segment"] * points * _ceil(sizes["segment"], constants["BC"])
+        blocks = _ceil(sizes["group_out"], constants["BN"])
+        parts = max(1, min(tiles, WEIGHT_PROGRAMS // (columns * blocks)))
+        grad_kernels = kernel.new_zeros((parts, *kernel.shape), dtype=torch.float32)
+        if pixels:
+            with _on(input):
+                kernels.backward_weight[columns, blocks, parts](
+                    rows, places, factors, seed, grad_kernels, *layout, **sizes, **constants
+                )
+        sums[2] = grad_kernels.sum(0).unflatten(1, weight.shape[2:]).permute(0, 3, 1, 2)
+    if need_bias:
+        sums[3] = grad_output.float().sum((0, 2, 3))
+    return [copy_as(t, grad) for t, grad, need in zip(tensors, sums, needs, strict=True) if need]
+
+
+def _prepare(input, offset, mask, weight) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Bring the tensors into the layouts of the kernels.
+
+    Returns:
+        pixels `(B, H, W, C)`, offset `(B, 2*G*K, Ho*Wo)`, mask `(B, G*K, Ho*Wo)`, weight `(N, K, C/groups)`; no copies
+        where all are channels-last.
+    """
+    dtype = torch.float32 if input.dtype == torch.float64 else input.dtype
+    rows = input.permute(0, 2, 3, 1).to(dtype).contiguous()
+    kernel = weight.to(dtype).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    return rows, offset.flatten(2), None if mask is None else mask.flatten(2), kernel
+
+
+def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
+    """Channels of a group, of an offset group, and of the segments that lie in one of each."""
+    channels, group_in, points = input.shape[1], weight.shape[1], weight.shape[2] * weight.shape[3]
+    offset_group_in = channels * 2 * points // offset.shape[1]
+    return {
+        "group_in": group_in,
+        "group_out": len(weight) * group_in // channels,
+        "offset_group_in": offset_group_in,
+        "segment": math.gcd(group_in, offset_group_in),
+    }
+
+
+def choose_constants(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor) -> dict[str, Any]:
+    """Choose what the kernels are compiled for.
+
+    Tiles of BP pixels, BC channels and BN output channels fit into 75 KB of shared memory and, with 8 warps, into the
+    registers, as the assembler for compute capability 8.0 and 9.0 tells; no other sizes have been timed.
+    """
+    sizes = _sizes(input, offset, weight)
+    half = input.dtype in (torch.bfloat16, torch.float16)
+    return {
+        "POINTS": weight.shape[2] * weight.shape[3],
+        "KERNEL_WIDTH": weight.shape[3],
+        "HAS_MASK": mask is not None,
+        "UPCAST": interpreted() and half,
+        "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        "BP": 64,
+        "BC": min(32, max(16, _power_of_two(sizes["segment"]))),
+        "BN": min(128 if half else 64, max(16, _power_of_two(sizes["group_out"]))),
+        "num_warps": 8,
+        "num_stages": 2,
+    }
+
+
+def _strides(tensor: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if tensor is None else tensor.stride()
+
+
+def _on(input: Tensor) -> AbstractContextManager:
+    """Make the input's GPU the current one, where Triton launches."""
+    return torch.cuda.device(input.device) if input.device.type == "cuda" else nullcontext()
+
+
+def _ceil(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is not less."""
+    return 1 << (count - 1).bit_length()

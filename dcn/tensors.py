@@ -1,0 +1,23 @@
+"""What the backends agree on: in which dtype they compute, and how their results lie in memory."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if any of the tensors is, else float32: places in half precision would be off by a pixel."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def empty_as(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Make an empty tensor in the dtype and the memory format of `like`."""
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
+def copy_as(like: Tensor, values: Tensor) -> Tensor:
+    """Copy values into the shape, dtype and memory format of `like`."""
+    return empty_as(like, like.shape).copy_(values)

@@ -1,0 +1,107 @@
+"""What is the Triton backend's own: it compiles for GPUs that are not here, and its deterministic mode."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn import BACKENDS, deform_conv2d, fused
+
+pytestmark = pytest.mark.skipif(not fused.has_triton(), reason="Triton is not installed")
+
+# Compiles a kernel for a compute capability, down to the assembler's code.
+COMPILE = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from dcn import fused, kernels
+
+name, capability, dtype, groups = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
+input, offset = torch.empty(1, 128, 9, 8, dtype=dtype), torch.empty(1, 18, 9, 8)
+weight, mask = torch.empty(256, 128 // groups, 3, 3), torch.empty(1, 9, 9, 8)
+constants = fused.choose_constants(input, offset, mask, weight)
+options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+constants |= {"HAS_BIAS": True, "NEED_IMAGES": True, "NEED_OFFSET": True, "NEED_MASK": True}
+pointer = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
+kernel = getattr(kernels, name)
+signature = {}
+for argument in kernel.arg_names:
+    if argument in constants:
+        signature[argument] = "constexpr"
+    elif argument in ("images", "weight", "output", "grad_output", "bias"):
+        signature[argument] = pointer
+    elif argument in ("offset", "mask", "grad_images", "grad_offset", "grad_mask", "grad_weight"):
+        signature[argument] = "*fp32"
+    else:
+        signature[argument] = "i32"
+used = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
+compiled = compile(ASTSource(kernel, signature, used), target=GPUTarget("cuda", capability, 32), options=options)
+print(compiled.metadata.shared, "mma" in compiled.asm["ptx"], len(compiled.asm["cubin"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton brings NVIDIA's assembler on Linux only")
+@pytest.mark.parametrize(
+    ("capability", "dtype", "groups"), [(80, "float32", 1), (80, "float16", 2), (90, "bfloat16", 1)]
+)
+@pytest.mark.parametrize("kernel", ["forward", "backward_samples", "backward_weight"])
+def test_kernels_compile_for_gpus(kernel, capability, dtype, groups):
+    root, environment = Path(__file__).parents[2], os.environ | {"TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, kernel, str(capability), dtype, str(groups)],
+        cwd=root, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shared, tensor_cores, size = done.stdout.split()
+    assert int(shared) <= 75 * 1024
+    assert tensor_cores == str(dtype != "float32")
+    assert int(size) > 1000
+
+
+def make():
+    torch.manual_seed(0)
+    # Many samples to a pixel, so that the order of additions shows.
+    tensors = torch.randn(1, 6, 7, 9), torch.randn(1, 36, 7, 8), torch.randn(4, 6, 3, 2), None, torch.rand(1, 18, 7, 8)
+    return [t if t is None else t.requires_grad_() for t in tensors]
+
+
+def grads(backend, tensors, device):
+    moved = [t if t is None else t.detach().to(device).requires_grad_() for t in tensors]
+    input, offset, weight, bias, mask = moved
+    output = deform_conv2d(input, offset, weight, bias, padding=(1, 0), mask=mask, backend=backend)
+    seed = torch.linspace(-1, 1, output.numel(), device=device).view_as(output)
+    return [g.cpu() for g in torch.autograd.grad(output, [t for t in moved if t is not None], seed)]
+
+
+@pytest.mark.skipif(BACKENDS["triton"].can_run(torch.empty(0)) is not None, reason="Triton does not interpret")
+def test_deterministic_mode_takes_the_input_gradient_from_the_torch_backend():
+    tensors = make()
+    loose = grads("triton", tensors, "cpu")
+    torch.use_deterministic_algorithms(True)
+    try:
+        strict = grads("triton", tensors, "cpu")
+        sorted_sums = grads("torch", tensors, "cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(strict[0], sorted_sums[0])
+    assert not torch.equal(loose[0], sorted_sums[0])
+    for a, b in zip(loose, strict, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_deterministic_mode_repeats_on_a_gpu():
+    tensors = make()
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = grads("triton", tensors, "cuda"), grads("triton", tensors, "cuda")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    expected = grads("reference", tensors, "cpu")
+    for a, b, c in zip(first, second, expected, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-4)
