@@ -26,9 +26,9 @@ from torch import Tensor
 from .tensors import compute_dtype, copy_as, empty_as
 
 # A block's columns should stay in the cache from the gather to the product, yet be many enough to hide the cost of the
-# calls and of the weight, which every product reads anew. Measured with two threads from 3 to 18 MiB, 32 MiB of
-# last-level cache: 8 is the fastest or within 10 % of it at 128 to 512 channels.
-BLOCK_BYTES = 8 * 2**20
+# calls, and no fewer bytes than the weight, which every product reads and rearranges anew. Measured with two threads,
+# 3 to 18 MiB, 32 MiB of last-level cache: larger blocks are at most 5 % faster and take their size several times over.
+BLOCK_BYTES = 4 * 2**20
 
 
 class Table(NamedTuple):
@@ -89,10 +89,11 @@ class Block(NamedTuple):
         return Samples(*(t if t is None else self.of(t).view(-1) for t in samples))
 
 
-def cut_blocks(samples: Samples, channels: int) -> list[Block]:
+def cut_blocks(samples: Samples, kernel: Tensor) -> list[Block]:
     """Cut the output into blocks of about the same size, see `BLOCK_BYTES`; in the order of the samples in memory."""
-    batch, pixels, points, _ = samples.index.shape
-    size = pixels * points * channels * samples.below.element_size() / BLOCK_BYTES
+    batch, pixels = samples.index.shape[:2]
+    column_bytes = kernel.shape[0] * kernel.shape[2] * kernel.element_size()  # K*C numbers
+    size = pixels * column_bytes / max(BLOCK_BYTES, kernel.numel() * kernel.element_size())
     images = max(1, round(1 / size))
     part = -(-pixels // max(1, round(size)))
     return [
@@ -144,13 +145,13 @@ def can_run(*tensors: Tensor) -> str | None:
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
     """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
     samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
-    kernel = kernel.transpose(1, 2).contiguous()
     output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
-    for block in cut_blocks(samples, input.shape[1]):
+    for block in cut_blocks(samples, kernel):
         part = block.samples(samples)
         columns = _gather(table, _bags(table, part), part.masked(part.shares()))
-        product = _join_groups(_multiply(_split_columns(columns, samples, kernel), kernel))
+        product = _join_groups(_multiply(_split_columns(columns, samples, kernel), kernel.transpose(1, 2)))
         _put(output, block, product if bias is None else product + bias)
+        del columns, product  # before the next block's
     return output
 
 
@@ -158,7 +159,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
     """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
     samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
     need_input, need_offset, need_weight, need_bias, need_mask = needs
-    blocks = cut_blocks(samples, input.shape[1])
+    blocks = cut_blocks(samples, kernel)
     grad_table = Table.zeros(input, samples.index.shape[3], kernel.dtype) if need_input else None
     grad_places = kernel.new_empty((*samples.index.shape, 2)) if need_offset else None
     grad_factors = kernel.new_empty(samples.index.shape) if need_mask else None
@@ -173,7 +174,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
         if need_weight:
             columns = _gather(table, bags, weights)
             grad_kernel += _multiply(grad.transpose(1, 2), _split_columns(columns, samples, kernel))
-            del columns  # its memory serves grad_columns
+            del columns  # before grad_columns
         if need_input or need_offset or need_mask:
             grad_columns = _join_columns(_multiply(grad, kernel), samples, table)
         if need_offset or need_mask:
@@ -184,6 +185,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
             block.of(grad_factors).copy_((shares * dots).sum(0).view_as(block.of(grad_factors)))
         if need_input:
             _scatter(grad_table, *order, grad_columns, weights)
+        grad_columns = None  # before the next block's columns
 
     grads = []
     if need_input:
@@ -289,11 +291,15 @@ def _multiply(a: Tensor, b: Tensor) -> Tensor:
     """Multiply `(groups, m, k)` by `(groups, k, n)`, to `(groups, m, n)`."""
     if len(a) > 1 or a.dtype != torch.float32:
         return torch.bmm(a, b)
-    # oneDNN's transposed convolution of m channels-last pixels by one point is this product too, at twice the speed of
-    # MKL's on AMD. A dilated one goes to oneDNN from a single thread as well, and dilation says nothing of one point.
+    # oneDNN's convolution of m channels-last pixels by one point is this product too, at twice the speed of MKL's on
+    # AMD: the plain one where b is a transpose, the transposed one where it is not, as no copy is made then. A dilated
+    # one goes to oneDNN from a single thread as well, and dilation says nothing of one point.
     _, count, length = a.shape
     pixels = a.contiguous().view(1, count, 1, length).permute(0, 3, 1, 2)
-    product = F.conv_transpose2d(pixels, b[0, :, :, None, None], dilation=2)
+    if b.stride(1) == 1:
+        product = F.conv2d(pixels, b[0].t()[:, :, None, None], dilation=2)
+    else:
+        product = F.conv_transpose2d(pixels, b[0, :, :, None, None], dilation=2)
     return product.permute(0, 2, 3, 1).reshape(1, count, -1)
 
 

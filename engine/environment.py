@@ -31,9 +31,19 @@ def describe(device: torch.device) -> str:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         hardware = f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB"
     else:
-        hardware = f"{torch.get_num_threads()} threads on {platform.machine()}"
+        hardware = f"{torch.get_num_threads()} threads on {processor_name()}"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
     return f"{device} ({hardware}), {versions}"
+
+
+def processor_name() -> str:
+    """Model of the CPU, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def git_revision() -> str:

@@ -1,0 +1,68 @@
+"""Timings in turns, and memory beyond what was there."""
+
+import time
+from statistics import median
+
+import pytest
+import torch
+
+from engine.measure import extra_memory, time_in_turns
+
+CPU = torch.device("cpu")
+
+
+def test_candidates_take_turns_after_a_round_that_does_not_count():
+    calls = []
+    candidates = {
+        "slow": lambda: (calls.append("slow"), time.sleep(0.03)),
+        "quick": lambda: (calls.append("quick"), time.sleep(0.01)),
+    }
+    seconds = time_in_turns(candidates, rounds=3, device=CPU, turn_s=0.025)
+    assert calls == ["slow", "slow", "quick", "quick"] + 3 * (["slow"] + (len(seconds["quick"]) // 3) * ["quick"])
+    assert len(seconds["slow"]) == 3
+    assert len(seconds["quick"]) in (3, 6, 9)  # 3 to a turn on an idle machine
+    assert median(seconds["slow"]) > 0.029
+    assert 0.009 < median(seconds["quick"]) < median(seconds["slow"])
+
+
+def test_rounds_are_tracked():
+    seen = []
+
+    def track(rounds):
+        for number in rounds:
+            seen.append(number)
+            yield number
+
+    time_in_turns({"one": lambda: None}, rounds=4, device=CPU, track=track)
+    assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("megabytes", [0, 30, 200])
+def test_memory_of_the_call_alone_is_counted(megabytes):
+    def prepare():
+        before = torch.ones(100, 2**20 // 4)
+
+        def call():
+            torch.ones(megabytes, 2**20 // 4)
+            return before.sum()
+
+        return call
+
+    assert extra_memory(prepare, CPU) / 2**20 == pytest.approx(megabytes, abs=3)
+
+
+def test_memory_of_a_call_that_dies_is_unknown(capfd):
+    def prepare():
+        raise RuntimeError("no")
+
+    assert extra_memory(prepare, CPU) is None
+    assert "RuntimeError: no" in capfd.readouterr().err
+
+
+@pytest.mark.gpu
+def test_memory_of_tensors_on_a_gpu():
+    def prepare():
+        before = torch.ones(100, 2**20 // 4, device="cuda")
+        return lambda: torch.ones(30, 2**20 // 4, device="cuda") + before.sum()
+
+    assert extra_memory(prepare, torch.device("cuda")) / 2**20 == pytest.approx(60, abs=3)
