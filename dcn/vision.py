@@ -5,6 +5,7 @@ crash if not) and gives a gradient of NaN at one that is infinite.
 """
 
 import torch
+import torchvision.ops  # noqa: F401 - loads the operators
 from torch import Tensor
 
 from .tensors import compute_dtype, copy_as, empty_as

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,6 +17,7 @@ from data import (
     train_loader,
     train_transform,
 )
+from dcn.functional import choose_backend
 from models import DETECTORS, load_backbone_weights, resnet, resnet_fpn
 from models.resnet import check_name
 from models.weights import LoadReport
@@ -64,6 +66,12 @@ def build_model(
         pyramid, num_classes, min_size=data.min_size, max_size=data.max_size, **options
     )
     return detector, report
+
+
+def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:
+    """Raise `ValueError`, with the reason, if the deformable layers' backend cannot run on a device."""
+    if model.backbone.dcn_v2_stages:
+        choose_backend(model.dcn_backend, torch.empty(0, device=device))
 
 
 def read_split(data: DataConfig, split: str, track: Track = iter) -> CocoAnnotations:

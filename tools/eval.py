@@ -9,7 +9,7 @@ import _clone
 
 # isort: split
 from data import load_annotations
-from engine.build import build_eval_loader, build_model, read_split
+from engine.build import build_eval_loader, build_model, check_dcn_backend, read_split
 from engine.checkpoint import check_categories, check_same_model, load_checkpoint
 from engine.config_file import load_config
 from engine.environment import pick_device
@@ -81,6 +81,7 @@ def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
     """Run the model of a checkpoint over the val split, write its detections, and judge them."""
     config = load_config(args.config, args.overrides)
     device = pick_device(config.device)
+    check_dcn_backend(config.model, device)
     state = load_checkpoint(args.checkpoint)
     check_same_model(state, config.model_dump(mode="json"), args.checkpoint)
     progress = Progress()

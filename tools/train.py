@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from data import CocoAnnotations
 from engine.board import METRICS_FILE, Board
-from engine.build import build_eval_loader, build_model, build_optimization, build_train_loader, read_split
+from engine.build import (
+    build_eval_loader,
+    build_model,
+    build_optimization,
+    build_train_loader,
+    check_dcn_backend,
+    read_split,
+)
 from engine.checkpoint import (
     check_categories,
     check_same_model,
@@ -63,6 +70,7 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     check_optimizer(config.train.optimizer)  # now, before there is a run folder
     device = pick_device(config.device)
+    check_dcn_backend(config.model, device)
     folder, checkpoint = choose_run(args.run_dir, args.resume, Path("runs") / Path(args.config).stem)
     progress = Progress()
     train_split, val_split = (

@@ -1,6 +1,9 @@
 """How `deform_conv2d` refuses what does not fit, and how it chooses a backend."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -108,3 +111,14 @@ def test_triton_may_be_missing(monkeypatch):
     monkeypatch.setattr(fused, "has_triton", lambda: False)
     with pytest.raises(ValueError, match="Triton is not installed; it comes with the CUDA builds of torch for Linux"):
         choose_backend("triton", on("cuda"))
+
+
+@pytest.mark.parametrize("backend", ["torch", "torchvision"])
+def test_importing_dcn_is_enough(backend):
+    code = (
+        "import torch, dcn; "
+        f"print(dcn.DeformConv2d(2, 3, 3, backend={backend!r})(torch.rand(1, 2, 5, 6)).shape == (1, 3, 3, 4))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True\n", done.stderr

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 
@@ -33,6 +34,10 @@ def make(dtype=torch.float32, groups=1, offset_groups=1, mask=True, bias=True, c
         torch.rand(2, points, *out, dtype=dtype) if mask else None,
     )
     return [t if t is None else t.requires_grad_() for t in tensors]
+
+
+def can_compile():
+    return bool(shutil.which("g++")) and (Path(sysconfig.get_path("include")) / "Python.h").is_file()
 
 
 def channels_last(tensors):
@@ -79,7 +84,7 @@ def test_opcheck(backend, case, layout):
     [
         "aot_eager",
         pytest.param(
-            "inductor", marks=pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+            "inductor", marks=pytest.mark.skipif(not can_compile(), reason="inductor needs g++ and Python's headers")
         ),
     ],
 )

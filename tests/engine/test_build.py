@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data import DatasetError
-from dcn import DeformConv2d
-from engine.build import build_eval_loader, build_model, build_train_loader, read_split
+from dcn import DeformConv2d, fused
+from engine.build import build_eval_loader, build_model, build_train_loader, check_dcn_backend, read_split
 from engine.config_file import load_config
 from models import resnet
 
@@ -83,6 +83,16 @@ def test_parts_that_do_not_fit(tiny_config, override, said):
         override = "model={dcn_backend: cuda, backbone: {dcn_v2_stages: [2]}}"
     with pytest.raises(ValueError, match=said):
         model_of(tiny_config, override)
+
+
+def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_config, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(fused, "has_triton", lambda: True)
+    asked = ["model.dcn_backend=triton"]
+    check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))  # has no deformable layer
+    asked += ["model.backbone.dcn_v2_stages=[2]"]
+    with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
+        check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))
 
 
 def test_splits_and_loaders(tiny_config):

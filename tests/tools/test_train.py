@@ -178,6 +178,10 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         (["train.lr"], "'train.lr': expected key=value"),
         (["model.backbone.dcn_v2_stages=[5]"], "got [5]: 5 is none. Stages count torchvision's layers"),
         (["model.detector=yolo"], "unknown detector 'yolo', known: faster_rcnn"),
+        (
+            [DCN, "model.dcn_backend=cuda"],
+            "unknown DCN backend 'cuda', known: auto, torch, torchvision, triton, reference",
+        ),
         (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
         (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
