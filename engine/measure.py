@@ -1,16 +1,16 @@
 """Fair figures: candidates take turns at the clock, and each one's memory is that of a process of its own."""
 
+import ctypes
 import math
 import multiprocessing
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
-
-from .environment import peak_memory_gib
 
 
 def time_in_turns(
@@ -47,8 +47,8 @@ def time_in_turns(
 def extra_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:
     """Measure the peak of memory that a call takes beyond what was there before it, in bytes.
 
-    On a GPU that is memory of tensors. On a CPU it is all memory of a process forked for the purpose, so that nothing
-    may have run on several threads in this one: a forked child lacks them and would wait for ever.
+    On a GPU that is memory of tensors. On a CPU, under Linux, it is all memory of a process forked for the purpose, so
+    that nothing may have run on several threads in this one: a forked child lacks them and would wait for ever.
 
     Args:
         prepare: makes what the call needs, warms up what the memory shall not be charged with, and gives the call.
@@ -64,11 +64,11 @@ def extra_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    if device.type != "cpu" or platform.system() == "Windows":
+    if device.type != "cpu" or platform.system() != "Linux":
         return None
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_in_child, args=(prepare, device, sender))
+    child = context.Process(target=_measure_in_child, args=(prepare, sender))
     child.start()
     sender.close()
     try:
@@ -79,11 +79,20 @@ def extra_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device)
         child.join()
 
 
-def _measure_in_child(prepare: Callable[[], Callable[[], Any]], device: torch.device, sender: Connection) -> None:
+def _measure_in_child(prepare: Callable[[], Callable[[], Any]], sender: Connection) -> None:
     call = prepare()
-    before = peak_memory_gib(device)
+    # Memory that was freed before, by the parent too, would serve the call unseen.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak = now
+    before = _peak_kib()
     call()
-    sender.send(round((peak_memory_gib(device) - before) * 2**30))
+    sender.send(1024 * (_peak_kib() - before))
+
+
+def _peak_kib() -> int:
+    """Most memory of this process since its peak was reset."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _time(run: Callable[[], Any], device: torch.device) -> float:
