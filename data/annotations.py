@@ -3,10 +3,10 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 
 from .images import ImageError, check_image
 
@@ -31,6 +31,19 @@ _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]
 
 class DatasetError(ValueError):
     """A data set that cannot be used; the message names the file, what is wrong and how often."""
+
+
+class Problem(NamedTuple):
+    """One kind of mistake in a data set, with every place where it was found."""
+
+    what: str
+    found: list[str]
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """Say how often, what, and where first."""
+        first = ", ".join(self.found[:_NAMED]) + (", ..." if len(self.found) > _NAMED else "")
+        return f"{len(self.found)} {self.what}{self.hint}; the first: {first}"
 
 
 @dataclass(frozen=True)
@@ -85,14 +98,14 @@ def load_annotations(
     if invalid_boxes not in INVALID_BOX_POLICIES:
         raise ValueError(f"`invalid_boxes` must be one of {', '.join(INVALID_BOX_POLICIES)}, got {invalid_boxes!r}")
     image_dir, path = Path(images), Path(annotations)
-    _check_exists(image_dir, "image folder", Path.is_dir, source)
-    _check_exists(path, "annotation file", Path.is_file, source)
-    raw = _read_json(path)
-    _check_structure(raw, path)
-    _fill_in(raw)
+    raw = read_instances(image_dir, path, source)
+    _raise_first(path, structure_problems(raw))
+    fill_in(raw)
     if check_images:
-        _check_pictures(raw["images"], image_dir, path, source, progress)
-    boxes, fixed = _learnable_boxes(raw, path, invalid_boxes)
+        _raise_first(path, picture_problems(raw["images"], image_dir, source, progress))
+    boxes, invalid = learnable_boxes(raw, invalid_boxes)
+    if invalid_boxes == "raise":
+        _raise_first(path, [invalid] if invalid.found else [])
     raw["annotations"] = [annotation for annotation in raw["annotations"] if _is_box(annotation.get("bbox"))]
     categories = sorted(raw["categories"], key=lambda category: category["id"])
     return CocoAnnotations(
@@ -103,8 +116,36 @@ def load_annotations(
         category_ids=[category["id"] for category in categories],
         class_names=[str(category.get("name", category["id"])) for category in categories],
         raw=raw,
-        fixed_boxes=fixed,
+        fixed_boxes=len(invalid.found),
     )
+
+
+def _raise_first(path: Path, problems: Iterable[Problem]) -> None:
+    for problem in problems:
+        raise DatasetError(f"annotation file {path}: {problem}")
+
+
+def read_instances(image_dir: Path, path: Path, source: str | None = None) -> dict[str, Any]:
+    """Read a JSON file that has the lists of a COCO instances file.
+
+    Raises:
+        DatasetError: if it or the folder of the pictures does not exist, or it is something else.
+    """
+    _check_exists(image_dir, "image folder", Path.is_dir, source)
+    _check_exists(path, "annotation file", Path.is_file, source)
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"annotation file {path} is no JSON: {error}") from None
+    for part in _FIELDS:
+        if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
+            raise DatasetError(f"annotation file {path} is no COCO instances file: it has no list {part!r}")
+    for part in ("categories", "images"):
+        if not raw[part]:
+            raise DatasetError(f"annotation file {path} has no {part}")
+    return raw
 
 
 def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], source: str | None) -> None:
@@ -113,37 +154,38 @@ def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], source:
         raise DatasetError(f"{what} {path} does not exist (resolved: {path.resolve()}){hint}")
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"annotation file {path} is no JSON: {error}") from None
-
-
-def _check_structure(raw: Any, path: Path) -> None:
-    """Check that the file is COCO instances: lists of entries with the ids that the rest relies on."""
+def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong with fields, ids and file names; takes it out of `raw`, so that the rest can be looked at."""
     for part, fields in _FIELDS.items():
-        if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
-            raise DatasetError(f"annotation file {path} is no COCO instances file: it has no list {part!r}")
-        for index, entry in enumerate(raw[part]):
-            problem = _wrong_field(entry, *fields)
-            if problem:
-                raise DatasetError(f"annotation file {path}: {part}[{index}] {problem}")
-    for part in ("images", "categories", "annotations"):
+        wrong = {index: problem for index, entry in enumerate(raw[part]) if (problem := _wrong_field(entry, *fields))}
+        if wrong:
+            raw[part] = [entry for index, entry in enumerate(raw[part]) if index not in wrong]
+            yield Problem(f"entries of {part} are wrong", [f"{part}[{i}] {problem}" for i, problem in wrong.items()])
+    for part in _FIELDS:
         ids = Counter(entry["id"] for entry in raw[part] if entry.get("id") is not None)
-        _report(path, f"ids of {part} that stand twice", [key for key, count in ids.items() if count > 1])
-    if not raw["categories"]:
-        raise DatasetError(f"annotation file {path} has no categories")
-    if not raw["images"]:
-        raise DatasetError(f"annotation file {path} has no images")
+        twice = [str(key) for key, count in ids.items() if count > 1]
+        if twice:
+            seen = set()  # the first of each stays
+            raw[part] = [e for e in raw[part] if e.get("id") is None or not (e["id"] in seen or seen.add(e["id"]))]
+            yield Problem(f"ids of {part} that stand twice", twice)
+    outside = [entry["file_name"] for entry in raw["images"] if _leads_out(entry["file_name"])]
+    if outside:
+        raw["images"] = [entry for entry in raw["images"] if entry["file_name"] not in set(outside)]
+        yield Problem("file names that lead out of the image folder", outside)
     for part, field in (("images", "image_id"), ("categories", "category_id")):
         known = {entry["id"] for entry in raw[part]}
-        wrong = [
-            f"{a.get('id', i)} ({field} {a[field]})" for i, a in enumerate(raw["annotations"]) if a[field] not in known
-        ]
-        _report(path, f"annotations whose {field} is not among the {part}", wrong)
+        wrong = {i: a for i, a in enumerate(raw["annotations"]) if a[field] not in known}
+        if wrong:
+            raw["annotations"] = [a for i, a in enumerate(raw["annotations"]) if i not in wrong]
+            found = [f"{a.get('id', i)} ({field} {a[field]})" for i, a in wrong.items()]
+            yield Problem(f"annotations whose {field} is not among the {part}", found)
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a file name is absolute or climbs, as either system reads it: annotation files come from others."""
+    return any(
+        path.is_absolute() or path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name))
+    )
 
 
 def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict[str, tuple[type, ...]]) -> str | None:
@@ -157,7 +199,7 @@ def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict
     return None
 
 
-def _fill_in(raw: dict[str, Any]) -> None:
+def fill_in(raw: dict[str, Any]) -> None:
     """Supply what pycocotools needs.
 
     Ids are counted anew from 1: pycocotools takes a match with an annotation of id 0 for no match.
@@ -169,9 +211,13 @@ def _fill_in(raw: dict[str, Any]) -> None:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def _check_pictures(
-    images: list[dict], image_dir: Path, path: Path, source: str | None, progress: Callable[[Iterable], Iterable]
-) -> None:
+def picture_problems(
+    images: list[dict],
+    image_dir: Path,
+    source: str | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Iterator[Problem]:
+    """Yield which pictures are missing, and which cannot be used; arguments as of `load_annotations`."""
     missing, broken = [], []
     for entry in progress(images):
         file = image_dir / entry["file_name"]
@@ -182,9 +228,11 @@ def _check_pictures(
                 missing.append(entry["file_name"])
         except (ImageError, OSError) as error:
             broken.append(str(error))
-    hint = f"; to get it: {source}" if source else ""
-    _report(path, f"images that are not in {image_dir}", missing, f" of {len(images)}{hint}")
-    _report(path, "images that cannot be used", broken)
+    if missing:
+        hint = f"; to get it: {source}" if source else ""
+        yield Problem(f"images that are not in {image_dir}", missing, f" of {len(images)}{hint}")
+    if broken:
+        yield Problem("images that cannot be used", broken)
 
 
 def stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
@@ -192,7 +240,8 @@ def stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     return (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
 
 
-def _learnable_boxes(raw: dict[str, Any], path: Path, policy: str) -> tuple[dict[int, list[dict]], int]:
+def learnable_boxes(raw: dict[str, Any], policy: str) -> tuple[dict[int, list[dict]], Problem]:
+    """Find the boxes to learn from, by image id and inside their image, and those that are invalid."""
     sizes = {entry["id"]: stated_size(entry) for entry in raw["images"]}
     boxes: dict[int, list[dict]] = {entry["id"]: [] for entry in raw["images"]}
     invalid = []
@@ -206,10 +255,8 @@ def _learnable_boxes(raw: dict[str, Any], path: Path, policy: str) -> tuple[dict
             invalid.append(f"annotation {annotation['id']} in image {annotation['image_id']}: {bbox} {problem}")
         if inside and (not problem or policy == "clip"):
             boxes[annotation["image_id"]].append(annotation | {"bbox": inside})
-    if policy == "raise":
-        hint = "; mend them, or set data.invalid_boxes to clip or drop"
-        _report(path, "invalid boxes (x, y, width, height)", invalid, hint)
-    return boxes, len(invalid)
+    hint = "; mend them, or set data.invalid_boxes to clip or drop"
+    return boxes, Problem("invalid boxes (x, y, width, height)", invalid, hint)
 
 
 def _is_box(bbox: Any) -> bool:
@@ -235,9 +282,3 @@ def _problem(bbox: Any, inside: list[float] | None, size: tuple[int, int] | None
     if inside is None or min(x, y) < -ROUNDING_PX or x + w > width + ROUNDING_PX or y + h > height + ROUNDING_PX:
         return f"is not inside its image of {width}x{height}"
     return None
-
-
-def _report(path: Path, what: str, found: list, more: str = "") -> None:
-    if found:
-        first = ", ".join(map(str, found[:_NAMED])) + (", ..." if len(found) > _NAMED else "")
-        raise DatasetError(f"annotation file {path}: {len(found)} {what}{more}; the first: {first}")

@@ -164,6 +164,13 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         (changed("annotations", 2, "id", to=5), "1 ids of annotations that stand twice; the first: 5"),
         (changed("annotations", 1, "image_id", to=8), r"1 .* image_id is not among the images; the first: 5 .*8"),
         (changed("annotations", 2, "category_id", to=2), r"1 .* category_id is not among .*; the first: 2 .*2"),
+        (
+            changed("images", 0, "file_name", to="../a.png"),
+            r"1 file names that lead out of .* folder; the first: \.\./a",
+        ),
+        (changed("images", 0, "file_name", to="/etc/a.png"), "1 file names that lead out of the image folder"),
+        (changed("images", 0, "file_name", to="x\\..\\..\\a.png"), "1 file names that lead out of the image folder"),
+        (changed("images", 0, "file_name", to="C:a.png"), "1 file names that lead out of the image folder"),
         (changed("images", 0, "file_name", to="a" * 300), "1 images that cannot be used; the first: .*too long"),
     ],
 )
