@@ -3,6 +3,7 @@
 from .annotations import CocoAnnotations, DatasetError, load_annotations
 from .coco import CocoDetection
 from .images import ImageError, read_image
+from .inspection import Inspection, find_copies, inspect_dataset
 from .loaders import AspectRatioBatchSampler, eval_loader, train_loader
 from .transforms import eval_transform, train_transform
 
@@ -12,8 +13,11 @@ __all__ = [
     "CocoDetection",
     "DatasetError",
     "ImageError",
+    "Inspection",
     "eval_loader",
     "eval_transform",
+    "find_copies",
+    "inspect_dataset",
     "load_annotations",
     "read_image",
     "train_loader",

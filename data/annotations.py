@@ -202,9 +202,11 @@ def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict
 def fill_in(raw: dict[str, Any]) -> None:
     """Supply what pycocotools needs.
 
-    Ids are counted anew from 1: pycocotools takes a match with an annotation of id 0 for no match.
+    Ids are counted anew from 1: pycocotools takes a match with an annotation of id 0 for no match. Messages name an
+    annotation by "file_id", the id in the file or, without one, the place.
     """
     for index, annotation in enumerate(raw["annotations"], start=1):
+        annotation["file_id"] = annotation.get("id", index)
         annotation["id"] = index
         annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
         if annotation.get("area") is None and _is_box(annotation.get("bbox")):
@@ -252,7 +254,7 @@ def learnable_boxes(raw: dict[str, Any], policy: str) -> tuple[dict[int, list[di
         inside = _clip(bbox, size) if _is_box(bbox) else None
         problem = _problem(bbox, inside, size)
         if problem:
-            invalid.append(f"annotation {annotation['id']} in image {annotation['image_id']}: {bbox} {problem}")
+            invalid.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {bbox} {problem}")
         if inside and (not problem or policy == "clip"):
             boxes[annotation["image_id"]].append(annotation | {"bbox": inside})
     hint = "; mend them, or set data.invalid_boxes to clip or drop"

@@ -65,6 +65,21 @@ def draw_detections(
     return torch.cat([pad(row, [0, width - row.shape[2], 0, 0], value=255) for row in rows], dim=1)
 
 
+def draw_truth(samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600) -> Tensor:
+    """Draw samples `(uint8 image, target)` with their boxes, in rows of about `width` pixels, to `(3, H, W)` uint8."""
+    rows: list[list[Tensor]] = [[]]
+    for image, target in samples:
+        names = [class_names[label - 1] for label in target["labels"].tolist()]
+        picture = _draw(image, target["boxes"], target["labels"], names, len(class_names))
+        size = [SHORT_SIDE, round(picture.shape[2] * SHORT_SIDE / picture.shape[1])]
+        if rows[-1] and sum(cell.shape[2] for cell in rows[-1]) + size[1] > width:
+            rows.append([])
+        rows[-1].append(pad(resize(picture, size, antialias=True), [0, GAP, 0, GAP], value=255))
+    joined = [torch.cat(row, dim=2) for row in rows]
+    whole = max(row.shape[2] for row in joined)
+    return torch.cat([pad(row, [0, whole - row.shape[2], 0, 0], value=255) for row in joined], dim=1)
+
+
 def _draw(image: Tensor, boxes: Tensor, labels: Tensor, names: list[str], num_classes: int) -> Tensor:
     # enlarged first, so that names can be read on small images
     scale = SHORT_SIDE / min(image.shape[1:])

@@ -1,0 +1,144 @@
+"""Everything about a data set that would hurt a training, and what is in it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .annotations import (
+    CocoAnnotations,
+    Problem,
+    fill_in,
+    learnable_boxes,
+    picture_problems,
+    read_instances,
+    stated_size,
+    structure_problems,
+)
+
+# COCO's classes of size, by area in pixels.
+SMALL_AREA, LARGE_AREA = 32**2, 96**2
+# The detectors' smallest anchors hardly meet a box with a shorter side.
+_TINY_PX = 2
+_THIN = 20  # ratio of sides beyond every anchor's
+_RARE = 10  # boxes of a class
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_dataset` found.
+
+    Attributes:
+        errors: what training refuses.
+        warnings: what it takes, and what is likely a mistake or makes learning hard.
+        classes: by name in the order of ids, the number of `images` and of `boxes` to learn from.
+        box_sizes: how many boxes are "small", "medium" and "large", as COCO's APs, APm and APl count them.
+        image_sizes: how many images are of each (width, height), None where the file states none.
+        boxes_per_image: how many images have so many boxes to learn from.
+        crowd: number of crowd regions.
+        usable: the data set without what is wrong, to draw samples of.
+    """
+
+    errors: list[Problem]
+    warnings: list[Problem]
+    classes: dict[str, dict[str, int]]
+    box_sizes: dict[str, int]
+    image_sizes: Counter
+    boxes_per_image: Counter
+    crowd: int
+    usable: CocoAnnotations
+
+
+def inspect_dataset(
+    images: str | Path, annotations: str | Path, *, progress: Callable[[Iterable], Iterable] = iter
+) -> Inspection:
+    """Look at a data set in COCO format as `load_annotations` does, and go on after what is wrong.
+
+    Args:
+        images: folder of the pictures.
+        annotations: the JSON file.
+        progress: wraps the iteration over the pictures.
+
+    Raises:
+        DatasetError: if there is nothing to look at: no folder, no file, no COCO instances in it.
+    """
+    image_dir, path = Path(images), Path(annotations)
+    raw = read_instances(image_dir, path)
+    errors = list(structure_problems(raw))
+    fill_in(raw)
+    errors += picture_problems(raw["images"], image_dir, progress=progress)
+    boxes, invalid = learnable_boxes(raw, "clip")
+    if invalid.found:
+        errors.append(invalid)
+    categories = sorted(raw["categories"], key=lambda category: category["id"])
+    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    learned = [annotation for found in boxes.values() for annotation in found]
+    counts = Counter(annotation["category_id"] for annotation in learned)
+    images_of = Counter(category for found in boxes.values() for category in {a["category_id"] for a in found})
+    usable = CocoAnnotations(
+        image_dir, path, raw["images"], boxes, list(names), list(names.values()), raw, len(invalid.found)
+    )
+    return Inspection(
+        errors=errors,
+        warnings=[problem for problem in _doubts(raw, boxes, names, counts) if problem.found],
+        classes={name: {"images": images_of[key], "boxes": counts[key]} for key, name in names.items()},
+        box_sizes={"small": 0, "medium": 0, "large": 0} | Counter(map(_size_class, learned)),
+        image_sizes=Counter(stated_size(entry) for entry in raw["images"]),
+        boxes_per_image=Counter(len(found) for found in boxes.values()),
+        crowd=sum(annotation["iscrowd"] for annotation in raw["annotations"]),
+        usable=usable,
+    )
+
+
+def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] = iter) -> list[list[Path]]:
+    """Find files with the same bytes; only those of the same length are read."""
+    by_length: dict[int, list[Path]] = {}
+    for file in dict.fromkeys(files):
+        if file.is_file():
+            by_length.setdefault(file.stat().st_size, []).append(file)
+    alike: dict[tuple[int, str], list[Path]] = {}
+    for length, group in progress([item for item in by_length.items() if len(item[1]) > 1]):
+        for file in group:
+            with file.open("rb") as stream:
+                alike.setdefault((length, hashlib.file_digest(stream, "sha256").hexdigest()), []).append(file)
+    return [group for group in alike.values() if len(group) > 1]
+
+
+def _size_class(annotation: dict[str, Any]) -> str:
+    area = annotation["area"]
+    return "small" if area < SMALL_AREA else "medium" if area < LARGE_AREA else "large"
+
+
+def _doubts(raw: dict[str, Any], boxes: dict[int, list[dict]], names: dict[int, str], counts: Counter) -> list[Problem]:
+    learned = [(image, annotation) for image, found in boxes.items() for annotation in found]
+    same = Counter((image, a["category_id"], *a["bbox"]) for image, a in learned)
+    files = Counter(entry["file_name"] for entry in raw["images"])
+    named = Counter(names.values())
+    sides = {(image, a["file_id"]): a["bbox"][2:] for image, a in learned}
+    return [
+        Problem("images without a stated width and height, so that boxes and picture cannot be compared", [
+            entry["file_name"] for entry in raw["images"] if stated_size(entry) is None
+        ]),
+        Problem("file names that stand twice", [name for name, count in files.items() if count > 1]),
+        Problem("category names that stand twice", [name for name, count in named.items() if count > 1]),
+        Problem("classes without a box", [name for key, name in names.items() if not counts[key]]),
+        Problem(f"classes with fewer than {_RARE} boxes", [
+            f"{name} ({counts[key]})" for key, name in names.items() if 0 < counts[key] < _RARE
+        ]),
+        Problem("images without a box to learn from", [
+            entry["file_name"] for entry in raw["images"] if not boxes[entry["id"]]
+        ]),
+        Problem("boxes that stand twice, of the same class on the same place", [
+            f"{names[category]} {box} in image {image}" for (image, category, *box), count in same.items() if count > 1
+        ]),
+        Problem(f"boxes with a side below {_TINY_PX} pixels", [
+            f"annotation {key} in image {image}" for (image, key), side in sides.items() if min(side) < _TINY_PX
+        ]),
+        Problem(f"boxes more than {_THIN} times as long as wide", [
+            f"annotation {key} in image {image}"
+            for (image, key), side in sides.items()
+            if min(side) >= _TINY_PX and max(side) > _THIN * min(side)
+        ]),
+    ]  # fmt: skip

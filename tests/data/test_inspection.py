@@ -1,0 +1,124 @@
+"""Everything that would hurt a training is found, counted and named, and the rest is still looked at."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from data import DatasetError, find_copies, inspect_dataset
+
+
+def write(folder, images=(), annotations=(), categories=("cat", "dog")):
+    """Write a data set of 64x48 pictures; entries of `images` and `annotations` change or add to the usual ones."""
+    names = [f"{number}.png" for number in (1, 2, 3)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (64, 48), (40 * number, 0, 0)).save(folder / name)
+    content = {
+        "images": [{"id": n, "file_name": name, "width": 64, "height": 48} for n, name in enumerate(names, 1)],
+        "categories": [{"id": 10 * n, "name": name} for n, name in enumerate(categories, 1)],
+        "annotations": [
+            {"id": 5, "image_id": 1, "category_id": 10, "bbox": [1, 2, 20, 30]},
+            {"id": 6, "image_id": 1, "category_id": 20, "bbox": [0, 0, 64, 48], "area": 9216},
+            {"id": 7, "image_id": 2, "category_id": 20, "bbox": [3, 4, 40, 40], "iscrowd": 1},
+            {"id": 8, "image_id": 3, "category_id": 20, "bbox": [3, 4, 33, 40]},
+        ],
+    }
+    content["images"] += list(images)
+    content["annotations"] += list(annotations)
+    (folder / "a.json").write_text(json.dumps(content))
+    return folder, folder / "a.json"
+
+
+def said(problems):
+    return {problem.what: problem.found for problem in problems}
+
+
+def test_a_good_set_is_counted(tmp_path):
+    found = inspect_dataset(*write(tmp_path))
+    assert found.errors == []
+    assert found.classes == {"cat": {"images": 1, "boxes": 1}, "dog": {"images": 2, "boxes": 2}}
+    # the stated area counts, as in COCO's evaluation, else that of the box; 32^2 and 96^2 are the lower bounds
+    assert found.box_sizes == {"small": 1, "medium": 1, "large": 1}
+    assert found.image_sizes == {(64, 48): 3}
+    assert found.boxes_per_image == {2: 1, 0: 1, 1: 1}
+    assert found.crowd == 1
+    assert said(found.warnings) == {
+        "images without a box to learn from": ["2.png"],
+        "classes with fewer than 10 boxes": ["cat (1)", "dog (2)"],
+    }
+    assert found.usable.class_names == ["cat", "dog"]
+
+
+def test_every_mistake_is_found_in_one_go(tmp_path):
+    images = [
+        {"id": 4, "file_name": "gone.png"},
+        {"id": 5, "file_name": "../1.png"},
+        {"id": 6, "file_name": "text.png"},
+        {"id": 1, "file_name": "1.png"},
+        {"id": "7", "file_name": "1.png"},
+    ]
+    annotations = [
+        {"id": 9, "image_id": 99, "category_id": 10, "bbox": [1, 2, 3, 4]},
+        {"id": 11, "image_id": 1, "category_id": 30, "bbox": [1, 2, 3, 4]},
+        {"id": 12, "image_id": 1, "category_id": 10, "bbox": [60, 2, 30, 4]},
+        {"id": 13, "image_id": 1, "category_id": 10, "bbox": [1, 2, 0, 4]},
+        {"id": 14, "image_id": 5, "category_id": 10, "bbox": [1, 2, 3, 4]},
+    ]
+    (tmp_path / "text.png").write_text("no picture")
+    found = inspect_dataset(*write(tmp_path, images, annotations))
+    errors = said(found.errors)
+    assert errors.pop("entries of images are wrong") == ["images[7] needs 'id' of type int, got '7'"]
+    assert errors.pop("ids of images that stand twice") == ["1"]
+    assert errors.pop("file names that lead out of the image folder") == ["../1.png"]
+    # the image that was taken out takes its annotation along
+    assert errors.pop("annotations whose image_id is not among the images") == ["9 (image_id 99)", "14 (image_id 5)"]
+    assert errors.pop("annotations whose category_id is not among the categories") == ["11 (category_id 30)"]
+    assert errors.pop(f"images that are not in {tmp_path}") == ["gone.png"]
+    (broken,) = errors.pop("images that cannot be used")
+    assert "text.png cannot be read" in broken
+    outside, empty = errors.pop("invalid boxes (x, y, width, height)")
+    assert outside.startswith("annotation 12 in image 1: [60, 2, 30, 4] is not inside its image of 64x48")
+    assert "has no size" in empty
+    assert errors == {}
+    assert found.classes["dog"] == {"images": 2, "boxes": 2}
+
+
+def test_doubts(tmp_path):
+    annotations = [
+        {"id": 9, "image_id": 3, "category_id": 20, "bbox": [3, 4, 33, 40]},
+        {"id": 10, "image_id": 3, "category_id": 20, "bbox": [3, 4, 1.5, 40]},
+        {"id": 11, "image_id": 3, "category_id": 20, "bbox": [3, 4, 43, 2.1]},
+    ]
+    images = [{"id": 8, "file_name": "3.png"}]
+    warnings = said(
+        inspect_dataset(*write(tmp_path, images, annotations, categories=("cat", "dog", "cow", "dog"))).warnings
+    )
+    assert warnings.pop("images without a stated width and height, so that boxes and picture cannot be compared") == [
+        "3.png"
+    ]
+    assert warnings.pop("file names that stand twice") == ["3.png"]
+    assert warnings.pop("category names that stand twice") == ["dog"]
+    assert warnings.pop("classes without a box") == ["cow", "dog"]
+    assert warnings.pop("classes with fewer than 10 boxes") == ["cat (1)", "dog (5)"]
+    assert warnings.pop("images without a box to learn from") == ["2.png", "3.png"]
+    assert warnings.pop("boxes that stand twice, of the same class on the same place") == [
+        "dog [3, 4, 33, 40] in image 3"
+    ]
+    assert warnings.pop("boxes with a side below 2 pixels") == ["annotation 10 in image 3"]
+    assert warnings.pop("boxes more than 20 times as long as wide") == ["annotation 11 in image 3"]
+    assert warnings == {}
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"images": [], "annotations": [], "categories": []}'])
+def test_nothing_to_look_at(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DatasetError, match=r"a\.json"):
+        inspect_dataset(tmp_path, tmp_path / "a.json")
+
+
+def test_copies_have_the_same_bytes(tmp_path):
+    for name, text in (("a", "one"), ("b", "two"), ("c", "one"), ("d", "three"), ("e", "one"), ("f", "two")):
+        (tmp_path / name).write_text(text)
+    files = [tmp_path / name for name in "abcdef"] + [tmp_path / "a", tmp_path / "missing"]
+    found = find_copies(files)
+    assert [[file.name for file in group] for group in found] == [["a", "c", "e"], ["b", "f"]]

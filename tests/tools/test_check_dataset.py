@@ -1,0 +1,90 @@
+"""tools/check_dataset.py: all that is wrong with a data set, in words, as JSON, as a picture and as an exit code."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def broken(shapes, tmp_path):
+    """A copy of the drawn data set with a box without size, a lost picture, and a train picture in val."""
+    shutil.copytree(shapes, tmp_path / "shapes")
+    file = tmp_path / "shapes/annotations/train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][3]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    names = [entry["file_name"] for entry in content["images"]]
+    (tmp_path / "shapes/train" / names[4]).unlink()
+    val = json.loads((tmp_path / "shapes/annotations/val.json").read_text())
+    shutil.copy(tmp_path / "shapes/train" / names[0], tmp_path / "shapes/val" / val["images"][0]["file_name"])
+    return tmp_path / "shapes"
+
+
+def test_a_good_set(run_tool, tiny_config, tmp_path):
+    code, out, err = run_tool(
+        "check_dataset", "--config", tiny_config, "--json", "found.json", "--samples", 5, cwd=tmp_path
+    )
+    assert (code, err) == (0, "")
+    assert "\nno errors\n" in out
+    assert "12 images, " in out
+    assert "6 images, " in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["errors"] == 0
+    assert found["train"]["images"] == 12
+    assert found["train"]["image_sizes"] == {"96x80": 12}
+    assert sum(row["boxes"] for row in found["train"]["classes"].values()) == sum(found["train"]["box_sizes"].values())
+    # 5 pictures of each split, 320 pixels high, four to a row
+    with Image.open(tmp_path / "check_dataset.png") as sheet:
+        assert sheet.size == (4 * (384 + 6), 3 * 326)
+
+
+def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken, tmp_path):
+    overrides = [
+        f"data.{split}={{images: {broken}/{split}, annotations: {broken}/annotations/{split}.json}}"
+        for split in ("train", "val")
+    ]
+    code, out, err = run_tool(
+        "check_dataset", "--config", tiny_config, "--json", "found.json", "--sheet", "", *overrides, cwd=tmp_path
+    )
+    assert (code, err) == (1, "")
+    assert out.endswith("2 errors: training refuses this data set\n")
+    found = json.loads((tmp_path / "found.json").read_text())
+    kinds = {problem["what"]: problem["count"] for problem in found["train"]["errors"]}
+    assert kinds == {f"images that are not in {broken}/train": 1, "invalid boxes (x, y, width, height)": 1}
+    assert found["val"]["errors"] == []
+    (leak,) = found["together"]
+    assert leak["what"] == "pictures that are in both splits, so that validation flatters"
+    (pair,) = leak["found"]
+    assert f"{broken}/train/" in pair
+    assert f" = {broken}/val/" in pair
+    for problem in (*found["train"]["errors"], leak):
+        assert problem["what"] in out
+        assert problem["found"][0] in out
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".png"] == []
+
+
+def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
+    options = ["--images", shapes / "val", "--annotations", shapes / "annotations/val.json"]
+    code, out, _ = run_tool("check_dataset", *options, "--sheet", tmp_path / "new/sheet.png")
+    assert code == 0
+    assert f"samples with their boxes: {tmp_path}/new/sheet.png" in out
+    assert (tmp_path / "new/sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --config, or --images and --annotations"),
+        (["--images", "here"], "give either --config, or --images and --annotations"),
+        (["--config", "demo.yaml", "--images", "a", "--annotations", "b"], "give either"),
+        (["--images", "nowhere", "--annotations", "b"], "image folder nowhere does not exist (resolved: /"),
+        (["--config", "demo.yaml", "data.mni=3"], "data.mni: unknown key"),
+    ],
+)
+def test_mistakes(run_tool, tmp_path, arguments, message):
+    code, out, err = run_tool("check_dataset", *arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
