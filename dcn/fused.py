@@ -65,6 +65,7 @@ def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Ten
     output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
     pixels = output.numel() // len(weight)
     rows, places, factors, kernel = _prepare(input, offset, mask, weight)
+    bias = None if bias is None else bias.contiguous()
     sizes, constants = _sizes(input, offset, weight), choose_constants(input, offset, mask, weight)
     groups = len(weight) // sizes["group_out"]
     grid = (_ceil(pixels, constants["BP"]), groups * _ceil(sizes["group_out"], constants["BN"]))

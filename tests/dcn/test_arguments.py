@@ -24,6 +24,8 @@ SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2)
         ({"weight": (4, 4, 3, 2)}, r"`weight` must take a divisor of the 6 channels of `input`, got 4"),
         ({"weight": (3, 3, 3, 2)}, r"`weight` must give a multiple of its 2 groups of channels, got 3"),
         ({"input": (2, 6, 0, 9)}, r"`input` \(2, 6, 0, 9\) and `weight` \(4, 6, 3, 2\) must not be empty"),
+        ({"weight": (0, 6, 3, 2)}, r"`weight` \(0, 6, 3, 2\) must not be empty but for the batch"),
+        ({"weight": (4, 6, 0, 2)}, r"`weight` \(4, 6, 0, 2\) must not be empty but for the batch"),
         ({"offset": (2, 18, 7, 8)}, r"`offset` must have a multiple of 2\*K = 12 channels for a 3x2 kernel, got 18"),
         ({"offset": (2, 0, 7, 8)}, r"multiple of 2\*K = 12 channels for a 3x2 kernel, got 0"),
         ({"offset": (2, 48, 7, 8)}, r"48 channels has 4 offset groups, which must divide the 6 channels"),

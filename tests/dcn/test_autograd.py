@@ -79,6 +79,15 @@ def test_opcheck(backend, case, layout):
     torch.library.opcheck(operator, (*layout(make(**case)), *SHAPES.values()))
 
 
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
+def test_opcheck_of_the_backward_operator(backend):
+    # neither contiguous nor channels-last
+    tensors = [t.detach().mT.contiguous().mT if t.dim() == 4 else t.detach() for t in make()]
+    operator = getattr(torch.ops.resnet_dcn, f"deform_conv2d_{backend}_backward")
+    arguments = (torch.ones_like(run(*tensors, backend)), *tensors, *SHAPES.values(), [True] * 5)
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize(
     "compiler",
     [

@@ -1,6 +1,7 @@
 """Every backend against the reference, and what the operator promises whatever the backend."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -147,6 +148,12 @@ GEOMETRY = {
 }
 
 
+@pytest.mark.parametrize("backend", TRITON)
+def test_a_program_of_the_weight_gradient_takes_several_tiles(backend, monkeypatch):
+    monkeypatch.setattr(dcn.fused, "WEIGHT_PROGRAMS", 1)
+    check_against_reference(make(batch=3, dtype=torch.float32), backend, **TOLERANCE[torch.float32])
+
+
 @settings(max_examples=25)
 @given(**GEOMETRY)
 def test_any_groups_and_geometry_equal_the_reference(**case):
@@ -263,6 +270,35 @@ def test_empty_batch(backend):
     assert not results["bias"].any()
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_bias_may_be_a_slice(backend):
+    arguments = make(dtype=exact(backend))
+    larger = torch.full((8,), math.nan, dtype=exact(backend))
+    larger[::2] = arguments["bias"]
+    expected = run(arguments, "reference on cpu")
+    for name, value in run(dict(arguments, bias=larger[::2]), backend).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_one_channel_does_not_make_the_output_channels_last(backend):
+    arguments = make(channels=1, dtype=exact(backend))
+    assert deform_conv2d(**arguments, backend=backend).is_contiguous()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory that is promised and not given")
+@pytest.mark.parametrize("backend", [backend for backend in TRITON if backend.endswith("cpu")])
+def test_places_beyond_31_bits(backend):
+    arguments = make(batch=3, channels=2, mask=False, dtype=torch.float32)
+    offset = arguments["offset"]
+    far = torch.empty(2**31 + offset[0].numel(), dtype=torch.bfloat16)  # untouched, so that it takes no memory
+    far = far.as_strided(offset.shape, (2**30, *offset.stride()[1:]))
+    far.copy_(offset)
+    expected = deform_conv2d(**dict(arguments, offset=far.contiguous()))
+    output = deform_conv2d(**dict(arguments, offset=far), backend=backend)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("backend", HERE)
 def test_layout_in_memory_does_not_matter(backend):
     arguments = make(channels=4, out_channels=4, dtype=exact(backend))
@@ -311,6 +347,34 @@ def test_half_precision_gradients_stay_close_to_float32(backend, names, dtype):
         torch.testing.assert_close(
             got[name].float(), value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("backend", HERE)
+def test_gradient_of_the_bias_is_summed_in_float32(backend):
+    arguments = make(dtype=torch.float32)
+    arguments["input"] = arguments["input"].half()
+    bias = arguments["bias"].requires_grad_()
+    output = deform_conv2d(**arguments, backend=backend)
+    (grad,) = torch.autograd.grad(output, bias, torch.full_like(output, 1000))
+    assert torch.equal(grad, torch.full_like(bias, 112000))  # more than float16 can hold
+
+
+@pytest.mark.parametrize("name", ["offset", "weight", "mask"])
+@pytest.mark.parametrize("backend", [backend for backend in HERE if backend not in TRITON])
+def test_one_tensor_in_float64_makes_all_of_it_float64(backend, name):
+    arguments = make(dtype=torch.float32)
+    arguments[name] = arguments[name].double() + 1e-9
+    double = {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in arguments.items()}
+    output = deform_conv2d(**arguments, backend=backend)
+    assert output.dtype == torch.float32
+    assert torch.equal(output, deform_conv2d(**double, backend=backend).float())
+
+
+@pytest.mark.parametrize("backend", TRITON)
+def test_every_tensor_is_asked_about(backend):
+    arguments = make(dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"it computes in float32, a tensor is of torch\.float64"):
+        deform_conv2d(**dict(arguments, mask=arguments["mask"].double()), backend=backend)
 
 
 @pytest.mark.parametrize("backend", HERE)

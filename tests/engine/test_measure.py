@@ -26,6 +26,10 @@ def test_candidates_take_turns_after_a_round_that_does_not_count():
     assert 0.009 < median(seconds["quick"]) < median(seconds["slow"])
 
 
+def test_a_turn_has_at_most_twenty_runs():
+    assert len(time_in_turns({"one": lambda: None}, rounds=2, device=CPU)["one"]) == 40
+
+
 def test_rounds_are_tracked():
     seen = []
 

@@ -1,5 +1,6 @@
 """tools/benchmark.py: what it measures, what it refuses, and that it shows no speed of a wrong result."""
 
+import inspect
 import json
 import re
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import dcn
+import engine.measure
 from dcn.functional import Backend
 
 OP = (
@@ -43,9 +45,17 @@ def test_operator_figures_fit_each_other(run_tool, tmp_path):
             assert peer[f"{key}_speedup"] == control[f"{key}_over_conv2d"] == 1
         assert ours["forward_ms"] < ours["step_ms"]
         assert 0 < ours["forward_memory_bytes"] < ours["step_memory_bytes"] < 2**30
-        shown = re.search(rf"{ours['stage']} +{ours['shape']} +torch +([\d.]+) +([\d.]+)x", out)
-        assert float(shown[1]) == pytest.approx(ours["forward_ms"], abs=0.051)
-        assert float(shown[2]) == pytest.approx(ours["forward_speedup"], abs=0.051)
+        cells = re.search(rf"{ours['stage']} +{ours['shape']} +torch +(.+)", out)[1].split()
+        for key, first_cell in (("forward", 0), ("step", 3)):
+            used, whole = ours[f"{key}_memory_bytes"], peer[f"{key}_memory_bytes"]
+            assert ours[f"{key}_memory_ratio"] == (used / whole if whole else None)
+            expected = [
+                f"{ours[f'{key}_ms']:.1f}",
+                f"{ours[f'{key}_speedup']:.1f}x",
+                f"{ours[f'{key}_over_conv2d']:.1f}",
+            ]
+            assert cells[first_cell : first_cell + 3] == expected
+        assert cells[6::2] == [f"{ours[f'{key}_memory_bytes'] / 2**20:.0f}" for key in ("forward", "step")]
 
 
 @pytest.mark.parametrize("wrong", ["output", "gradient"])
@@ -61,6 +71,47 @@ def test_no_speed_of_a_wrong_result_is_shown(run_tool, monkeypatch, tmp_path, wr
     assert f"WRONG RESULTS of torch: {name} of 128 channels is off by 1.0e-03 of its largest number" in out
     assert not re.search(r"1x128x8x12 +torch ", out)
     assert not (tmp_path / "op.json").exists()
+
+
+def test_no_speed_of_nan_is_shown(run_tool, monkeypatch):
+    def run(*arguments):
+        return dcn.BACKENDS["reference"].run(*arguments) * float("nan")
+
+    monkeypatch.setitem(dcn.BACKENDS, "torch", Backend(run, lambda *tensors: None))
+    code, out, _ = run_tool(*OP)
+    assert code == 1
+    assert "WRONG RESULTS of torch: output of 128 channels is off by nan" in out
+
+
+def test_half_precision_is_measured(run_tool):
+    code, out, err = run_tool(*OP, "--amp", "bf16")
+    assert (code, err) == (0, "")
+    assert "amp bf16" in out
+
+
+def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_path, monkeypatch):
+    seen = {}
+
+    def look(steps, **options):
+        for name, step in steps.items():
+            model = inspect.getclosurevars(step).nonlocals["model"]
+            layers = [module for module in model.modules() if isinstance(module, dcn.DeformConv2d)]
+            dtypes = []
+            for layer in layers:
+                layer.register_forward_hook(lambda module, inputs, output, into=dtypes: into.append(output.dtype))
+            step()
+            seen[name] = {(layer.backend, dtype) for layer, dtype in zip(layers, dtypes, strict=True)}
+        return {name: [1.0] for name in steps}
+
+    monkeypatch.setattr(engine.measure, "time_in_turns", look)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    config = tmp_path / "tiny_dcn.yaml"
+    config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\n")
+    code, _, err = run_tool(
+        "benchmark", "train", "--config", config, "--size", "64x96", "--device", "cpu", "--amp", "bf16"
+    )
+    assert (code, err) == (0, "")
+    assert seen == {"plain": set()} | {f"DCN {name}": {(name, torch.bfloat16)} for name in ("torch", "torchvision")}
 
 
 def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tmp_path):
