@@ -14,7 +14,6 @@ Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kerne
 pixels of the batch. `segment`: channels that belong to one group and one offset group.
 """
 
-import functools
 import importlib.util
 import math
 import os
@@ -27,13 +26,15 @@ from torch import Tensor
 from . import gather
 from .tensors import copy_as, empty_as
 
-# Programs to share the pixels of the weight's gradient among: a few for each of the 80 to 150 multiprocessors.
-WEIGHT_PROGRAMS = 512
+# Asked once: `torch.compile` cannot look into it.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Programs to share the pixels of the weight's gradient among: several for each of the 80 to 150 multiprocessors.
+WEIGHT_PROGRAMS = 1024
 
 
 def can_run(*tensors: Tensor) -> str | None:
     """Say why `tensors` cannot be served, or None."""
-    if not has_triton():
+    if not HAS_TRITON:
         return "Triton is not installed; it comes with the CUDA builds of torch for Linux"
     if any(t.dtype == torch.float64 for t in tensors):
         return "it computes in float32, a tensor is of torch.float64"
@@ -45,12 +46,6 @@ def can_run(*tensors: Tensor) -> str | None:
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return f"it needs a GPU of compute capability 8.0 or more, {torch.cuda.get_device_name(device)} has less"
     return None
-
-
-@functools.cache
-def has_triton() -> bool:
-    """Whether Triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def interpreted() -> bool:
@@ -66,7 +61,7 @@ def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Ten
     pixels = output.numel() // len(weight)
     rows, places, factors, kernel = _prepare(input, offset, mask, weight)
     bias = None if bias is None else bias.contiguous()
-    sizes, constants = _sizes(input, offset, weight), choose_constants(input, offset, mask, weight)
+    sizes, constants = _sizes(input, offset, weight), choose_constants("forward", input, offset, mask, weight)
     groups = len(weight) // sizes["group_out"]
     grid = (_ceil(pixels, constants["BP"]), groups * _ceil(sizes["group_out"], constants["BN"]))
     if pixels:
@@ -91,7 +86,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
     rows, places, factors, kernel = _prepare(input, offset, mask, weight)
     seed = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).contiguous()  # (B, Ho, Wo, N)
     pixels = seed.numel() // len(weight)
-    sizes, constants = _sizes(input, offset, weight), choose_constants(input, offset, mask, weight)
+    sizes, constants = _sizes(input, offset, weight), choose_constants("backward_samples", input, offset, mask, weight)
     points, offset_groups = constants["POINTS"], input.shape[1] // sizes["offset_group_in"]
     tiles = _ceil(pixels, constants["BP"])
     layout = (
@@ -119,6 +114,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
         columns = input.shape[1] // sizes["segment"] * points * _ceil(sizes["segment"], constants["BC"])
         blocks = _ceil(sizes["group_out"], constants["BN"])
         parts = max(1, min(tiles, WEIGHT_PROGRAMS // (columns * blocks)))
+        constants = choose_constants("backward_weight", input, offset, mask, weight)
         grad_kernels = kernel.new_zeros((parts, *kernel.shape), dtype=torch.float32)
         if pixels:
             with _on(input):
@@ -127,7 +123,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
                 )
         sums[2] = grad_kernels.sum(0).unflatten(1, weight.shape[2:]).permute(0, 3, 1, 2)
     if need_bias:
-        sums[3] = grad_output.float().sum((0, 2, 3))
+        sums[3] = grad_output.sum((0, 2, 3), dtype=torch.float32)
     return [copy_as(t, grad) for t, grad, need in zip(tensors, sums, needs, strict=True) if need]
 
 
@@ -156,25 +152,30 @@ def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
     }
 
 
-def choose_constants(input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor) -> dict[str, Any]:
-    """Choose what the kernels are compiled for.
+def choose_constants(kernel: str, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor) -> dict[str, Any]:
+    """Choose what a kernel is compiled for, by its name in `kernels.py`.
 
-    Tiles of BP pixels, BC channels and BN output channels fit into 75 KB of shared memory and, with 8 warps, into the
-    registers, as the assembler for compute capability 8.0 and 9.0 tells; no other sizes have been timed.
+    Tiles of BP pixels, BC channels and BN output channels fit into the shared memory of compute capability 8.0 and 9.0
+    and, with 8 warps and these stages, into the registers (a few bytes short for float32), as their assembler tells.
+    Nothing of this has been timed.
     """
     sizes = _sizes(input, offset, weight)
     half = input.dtype in (torch.bfloat16, torch.float16)
+    precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    tensor_cores = half or precision == "tf32"
+    # Half precision leaves room to load two tiles ahead; scalar sums of float32 need all registers for themselves.
+    stages = {"forward": 3 if half else 2, "backward_samples": 2, "backward_weight": 2 if tensor_cores else 1}
     return {
         "POINTS": weight.shape[2] * weight.shape[3],
         "KERNEL_WIDTH": weight.shape[3],
         "HAS_MASK": mask is not None,
         "UPCAST": interpreted() and half,
-        "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32",
+        "PRECISION": precision,
         "BP": 64,
         "BC": min(32, max(16, _power_of_two(sizes["segment"]))),
         "BN": min(128 if half else 64, max(16, _power_of_two(sizes["group_out"]))),
         "num_warps": 8,
-        "num_stages": 2,
+        "num_stages": stages[kernel],
     }
 
 

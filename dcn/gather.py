@@ -196,7 +196,7 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
         grad_weight = grad_kernel.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1).permute(0, 3, 1, 2)
         grads.append(copy_as(weight, grad_weight))
     if need_bias:
-        grads.append(grad_output.to(kernel.dtype).sum((0, 2, 3)).to(bias.dtype))
+        grads.append(grad_output.sum((0, 2, 3), dtype=kernel.dtype).to(bias.dtype))
     if need_mask:
         grads.append(_as_channels(grad_factors.unsqueeze(-1), mask))
     return grads
@@ -289,7 +289,7 @@ def _scatter(grad_table: Table, rows: Tensor, order: Tensor, grad_columns: Tenso
 
 def _multiply(a: Tensor, b: Tensor) -> Tensor:
     """Multiply `(groups, m, k)` by `(groups, k, n)`, to `(groups, m, n)`."""
-    if len(a) > 1 or a.dtype != torch.float32:
+    if len(a) > 1 or a.dtype != torch.float32 or a.device.type != "cpu":
         return torch.bmm(a, b)
     # oneDNN's convolution of m channels-last pixels by one point is this product too, at twice the speed of MKL's on
     # AMD: the plain one where b is a transpose, the transposed one where it is not, as no copy is made then. A dilated

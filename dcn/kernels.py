@@ -7,6 +7,12 @@ pixels of the batch 0 .. P-1. Channels are taken in segments, runs that belong t
 import triton
 import triton.language as tl
 
+# Numbers that change with the size of the images; kernels are not compiled anew for the special ones among them.
+CHANGING = [
+    "pixels", "height", "width", "out_height", "out_width", "offset_image", "offset_channel", "mask_image",
+    "mask_channel", "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x",
+]  # fmt: skip
+
 
 @triton.jit
 def _split(pixel, out_height, out_width):
@@ -78,7 +84,7 @@ def _columns(images, top, left, below, right, factor, image, valid, height, widt
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def forward(
     images, offset, mask, weight, bias, output,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,
@@ -127,8 +133,10 @@ def forward(
                 total = _multiply(tile.to(kernel.dtype), kernel, total, UPCAST, PRECISION)
     if HAS_BIAS:
         total += tl.load(bias + n, mask=n_used, other=0.0).to(tl.float32)[None, :]
-    place = output + (image * output_image + in_image * output_pixel)[:, None] + n[None, :] * output_channel
-    tl.store(place, total.to(output.dtype.element_ty), mask=valid[:, None] & n_used[None, :])
+    # Turned, so that neighbouring threads write neighbouring pixels of (B, C, H, W). For channels-last
+    # Triton turns it back.
+    place = output + (image * output_image + in_image * output_pixel)[None, :] + n[:, None] * output_channel
+    tl.store(place, tl.trans(total.to(output.dtype.element_ty)), mask=valid[None, :] & n_used[:, None])
 
 
 @triton.jit
@@ -138,7 +146,7 @@ def _add_corner(grad_images, start, inside, channel, used, share, grad):
     tl.atomic_add(place, share[:, None] * grad, mask=inside[:, None] & used[None, :], sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def backward_samples(
     images, offset, mask, weight, grad_output, grad_images, grad_offset, grad_mask,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,
@@ -229,7 +237,7 @@ def backward_samples(
         tl.store(place, ((1 - below) * above + below * under).to(grad_mask.dtype.element_ty), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def backward_weight(
     images, offset, mask, grad_output, grad_weight,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,

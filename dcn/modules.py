@@ -152,7 +152,13 @@ class DeformConv2d(nn.Module):
         return offset, self.mask_scale * logits.sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` `(B, C, H, W)` at the places it predicts itself, to `(B, N, Ho, Wo)`."""
+        """Convolve `x` `(B, C, H, W)` at the places it predicts itself, to `(B, N, Ho, Wo)`.
+
+        Under autocast `x` and the output are of its type, as in `nn.Conv2d`.
+        """
+        kind = x.device.type
+        if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
         offset, mask = self.predict(x)
         return deform_conv2d(
             x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask, backend=self.backend

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from .tensors import compute_dtype, copy_as, empty_as
 
+# Asked once: `torch.compile` cannot look into it.
+HAS_CUDA = torch.ops.torchvision._cuda_version() != -1
 # Farther than any image reaches, and still exact to a fraction of a pixel.
 FAR = 2.0**20
 
 
 def can_run(*tensors: Tensor) -> str | None:
     """Say why `tensors` cannot be served, or None."""
-    if tensors[0].device.type == "cuda" and torch.ops.torchvision._cuda_version() == -1:
+    if tensors[0].device.type == "cuda" and not HAS_CUDA:
         return "this torchvision was built without CUDA; install the torchvision that belongs to this torch"
     return None
 

@@ -156,9 +156,12 @@ def test_autocast_keeps_predictions_in_float32():
     module, x = layer().float(), image().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         offset, mask = module.predict(x)
-        output = module(x.bfloat16())
+        half, full = module(x.bfloat16()), module(x)
     assert offset.dtype == mask.dtype == torch.float32
-    assert output.dtype == torch.bfloat16
+    # as nn.Conv2d: a float32 input, which a batch norm before it may give, is cast as well
+    assert half.dtype == full.dtype == torch.bfloat16
+    assert torch.equal(half, full)
+    assert module(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_parts_that_do_not_fit(tiny_config, override, said):
 
 def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_config, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setattr(fused, "has_triton", lambda: True)
+    monkeypatch.setattr(fused, "HAS_TRITON", True)
     asked = ["model.dcn_backend=triton"]
     check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))  # has no deformable layer
     asked += ["model.backbone.dcn_v2_stages=[2]"]
