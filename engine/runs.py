@@ -1,6 +1,14 @@
 """The folder of a run: what lies in it, and how not to overwrite another's."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CONFIG_FILE, LOG_FILE = "config.yaml", "train.log"
 LAST, BEST = "last.pt", "best.pt"
@@ -42,3 +50,30 @@ def choose_run(folder: Path | None, resume: str | None, default: Path) -> tuple[
             "choose another by --run-dir, or remove it"
         )
     return folder, checkpoint
+
+
+@contextmanager
+def own_run(folder: Path) -> Iterator[None]:
+    """Make a run folder and keep other processes out of it; the system ends that with the process, however it ends.
+
+    Windows knows no locks on folders, and keeps nobody out.
+
+    Raises:
+        RunFolderError: if another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RunFolderError(
+            f"another process trains in run folder {folder}: wait for its end, or choose another by --run-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(handle)

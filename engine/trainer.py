@@ -19,6 +19,7 @@ from .environment import peak_memory_gib
 from .evaluator import COCO_FIGURES
 from .optimizer import current_lrs, load_optimizer_state, set_schedule_step
 from .precision import autocast, to_device
+from .preemption import StopRequest
 from .progress import Progress, log
 from .runs import BEST, LAST
 from .tables import percent
@@ -57,6 +58,7 @@ class Trainer:
         save: writes a dict of state under a file name.
         board: takes scalars and pictures.
         progress: shows the steps.
+        stop: asked after every step whether to stop there.
 
     Attributes:
         step: updates done. epoch: epochs done. batch: batches done of the epoch under way.
@@ -81,13 +83,14 @@ class Trainer:
         save: Callable[[dict[str, Any], str], None],
         board: Board,
         progress: Progress,
+        stop: StopRequest,
     ) -> None:
         self.model, self.optimizer, self.schedule, self.loader = model, optimizer, schedule, loader
         self.device, self.epochs, self.amp = device, epochs, amp
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.cadence = cadence
         self.evaluate, self.draw, self.save = evaluate, draw, save
-        self.board, self.progress = board, progress
+        self.board, self.progress, self.stop = board, progress, stop
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.total_steps = min(epochs * len(loader), max_steps or math.inf)
         self.step = self.epoch = self.batch = 0
@@ -107,6 +110,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: if the loss or its gradient is not finite.
+            PreemptedError: if it was asked to stop; the state is saved then.
         """
         while not self.is_finished:
             self._train_epoch()
@@ -132,6 +136,9 @@ class Trainer:
                 got = time.perf_counter()
                 record = self._train_step(batch)
                 self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=len(batch[0]))
+                if self.stop.received:
+                    self.save(self.state_dict(), LAST)
+                    self.stop.check()
                 if self.step % self.cadence.picture_every == 0:
                     self.board.picture(self.step, "val/detections", self.draw())
                 if self.step % self.cadence.checkpoint_every == 0:

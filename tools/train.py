@@ -33,8 +33,9 @@ from engine.drawing import draw_detections
 from engine.environment import describe, git_revision, pick_device
 from engine.evaluator import COCO_FIGURES, evaluate
 from engine.optimizer import check_optimizer, scaled_lr, summarize_groups
+from engine.preemption import PreemptedError, StopRequest
 from engine.progress import Progress, log, start_logging
-from engine.runs import BEST, CONFIG_FILE, LAST, LOG_FILE, choose_run
+from engine.runs import BEST, CONFIG_FILE, LAST, LOG_FILE, choose_run, own_run
 from engine.tables import format_table, percent
 from engine.trainer import Cadence, Trainer
 from models import ReplacedConvs, replaced_convs
@@ -44,8 +45,10 @@ EPILOG = """examples:
   python tools/train.py --config demo_dcn.yaml
   python tools/train.py --config r50_dcn.yaml train.batch_size=4 model.backbone.dcn_v2_stages=[3,4]
   python tools/train.py --config r50_dcn.yaml --run-dir runs/mine --resume auto
-A bare config name is looked up in configs/. Every key is explained in engine/config.py."""
+A bare config name is looked up in configs/. Every key is explained in engine/config.py.
+SIGTERM or SIGUSR1 stops after the step under way, with a checkpoint and exit code 3; --resume auto goes on."""
 PICTURES = 4
+PREEMPTED = 3
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -94,33 +97,40 @@ def main() -> None:
 
     about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
-    folder.mkdir(parents=True, exist_ok=True)
-    start_logging(folder / LOG_FILE)
-    (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    board = Board(folder, state["step"] if state else 0)
-    trainer = build_trainer(
-        config,
-        model.to(device),
-        train_split,
-        val_split,
-        device=device,
-        save=lambda state, name: save_checkpoint(folder / name, about | state),
-        board=board,
-        progress=progress,
-    )
-    if state is not None:
-        trainer.load_state_dict(state)
-        log.info("going on from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
-        for change in changed_options(state["config"], about["config"]):
-            log.warning("changed since then: %s", change)
-    if not trainer.is_finished:
-        show_start(config, weights, trainer, train_split, val_split)
-        board.text("config", dump_config(config))
-        figures = trainer.fit()
-        options = {key: value for key, value in flatten(about["config"]) if not key.startswith("data.")}
-        board.outcome(options, {name: figures[name] for name in COCO_FIGURES})
-    board.close()
-    show_end(trainer, folder)
+    stop = StopRequest()
+    with own_run(folder), stop.listen():
+        start_logging(folder / LOG_FILE)
+        (folder / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
+        board = Board(folder, state["step"] if state else 0)
+        trainer = build_trainer(
+            config,
+            model.to(device),
+            train_split,
+            val_split,
+            device=device,
+            save=lambda state, name: save_checkpoint(folder / name, about | state),
+            board=board,
+            progress=progress,
+            stop=stop,
+        )
+        if state is not None:
+            trainer.load_state_dict(state)
+            log.info("going on from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
+            for change in changed_options(state["config"], about["config"]):
+                log.warning("changed since then: %s", change)
+        if not trainer.is_finished:
+            show_start(config, weights, trainer, train_split, val_split)
+            board.text("config", dump_config(config))
+            try:
+                figures = trainer.fit()
+            except PreemptedError as reason:
+                board.close()
+                log.warning("%s at step %d; go on by --resume auto --run-dir %s", reason, trainer.step, folder)
+                raise SystemExit(PREEMPTED) from None
+            options = {key: value for key, value in flatten(about["config"]) if not key.startswith("data.")}
+            board.outcome(options, {name: figures[name] for name in COCO_FIGURES})
+        board.close()
+        show_end(trainer, folder)
 
 
 def build_trainer(
@@ -134,7 +144,7 @@ def build_trainer(
 ) -> Trainer:
     """Put loaders, optimizer, schedule and evaluation around a model.
 
-    `outputs` are the trainer's `save`, `board` and `progress`.
+    `outputs` are the trainer's `save`, `board`, `progress` and `stop`.
     """
     settings, pin = config.train, device.type == "cuda"
     loader = build_train_loader(config, train_split, pin_memory=pin)
@@ -142,7 +152,8 @@ def build_trainer(
     optimizer, schedule = build_optimization(settings, model, steps_per_epoch=len(loader))
 
     def judge() -> dict[str, Any]:
-        batches = outputs["progress"].track(eval_loader, "evaluate")
+        # what was learned is saved before an evaluation, so that it may be given up
+        batches = outputs["stop"].guard(outputs["progress"].track(eval_loader, "evaluate"))
         return evaluate(model, batches, val_split.category_ids, val_split.raw, device=device, amp=settings.amp)
 
     def draw() -> Tensor:

@@ -8,6 +8,7 @@ from engine.build import build_eval_loader, build_model, build_optimization, bui
 from engine.checkpoint import save_checkpoint
 from engine.config_file import load_config
 from engine.evaluator import evaluate
+from engine.preemption import StopRequest
 from engine.progress import Progress
 from engine.trainer import Cadence, Trainer
 
@@ -43,6 +44,7 @@ def make_trainer(tiny_config):
             "save": lambda state, name: save_checkpoint(folder / name, state),
             "board": boards[-1],
             "progress": Progress(),
+            "stop": StopRequest(),
         }
         return Trainer(model, optimizer, schedule, loader, **(defaults | parts))
 

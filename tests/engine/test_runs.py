@@ -1,10 +1,29 @@
 """Which folder a run gets, and which checkpoint it goes on from."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from engine.runs import RunFolderError, choose_run
+from engine.runs import RunFolderError, choose_run, own_run
+
+
+@pytest.fixture
+def start_process():
+    """Start Python on a piece of code, in the clone."""
+    processes = []
+
+    def start(code):
+        root = Path(__file__).parents[2]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen([sys.executable, "-c", code], cwd=root, stdin=pipe, stdout=pipe, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
@@ -62,3 +81,21 @@ def test_refusals(place, folder, resume, said):
 def test_the_default_folder_is_guarded_too(place):
     with pytest.raises(RunFolderError, match="not empty"):
         choose_run(None, None, place / "old")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows no locks on folders")
+def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_process):
+    folder = tmp_path / "deep/run"
+    code = (
+        "from pathlib import Path; from engine.runs import own_run\n"
+        f"with own_run(Path({str(folder)!r})): print('mine', flush=True), input()"
+    )
+    owner = start_process(code)
+    assert owner.stdout.readline() == "mine\n"
+    with pytest.raises(RunFolderError, match=rf"another process trains in run folder {folder}: wait for its end"):
+        own_run(folder).__enter__()
+    owner.kill()
+    owner.wait()
+    for _ in range(2):
+        with own_run(folder):
+            pass

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from engine.board import METRICS_FILE
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.evaluator import COCO_FIGURES
+from engine.preemption import PreemptedError, StopRequest
 from engine.progress import log
 from engine.runs import BEST, LAST
 from engine.trainer import NonFiniteError, Trainer
@@ -352,3 +353,22 @@ def test_bfloat16_trains(make_trainer, tmp_path):
     assert half != full
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert any(not torch.equal(p, before[key]) for key, p in trainer.model.named_parameters())
+
+
+def test_a_stop_request_is_obeyed_after_the_step_with_a_checkpoint(make_trainer, tmp_path):
+    stop = StopRequest()
+    trainer = make_trainer(tmp_path, stop=stop)
+    take_step = trainer._train_step
+
+    def step(batch):
+        if trainer.step == 3:
+            stop.received = "SIGTERM"  # within the fourth step
+        return take_step(batch)
+
+    trainer._train_step = step
+    with pytest.raises(PreemptedError, match="asked to stop by SIGTERM"):
+        trainer.fit()
+    assert trainer.step == 4
+    state = load_checkpoint(tmp_path / LAST)
+    assert (state["step"], state["epoch"], state["batch"]) == (4, 0, 4)
+    assert list(logged(tmp_path)) == [1, 2, 3, 4]

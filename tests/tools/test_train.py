@@ -116,6 +116,9 @@ def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up
         time.sleep(0.01)
+    code, _, err = run_tool("train", *options, "--resume", "auto")
+    assert code == 2
+    assert f"another process trains in run folder {folder}" in err
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -133,6 +136,34 @@ def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, total + 1))
     assert load_checkpoint(folder / "last.pt")["step"] == total
     assert (folder / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
+    start_process, run_tool, plain_run, tiny_config, tmp_path, name
+):
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1"]
+    process = start_process(TOOL, *options, cwd=tmp_path)
+    give_up = time.monotonic() + 90
+    while not (folder / "metrics.jsonl").is_file() or len(trained_steps(folder)) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (3, "")
+    reached = load_checkpoint(folder / "last.pt")["step"]
+    assert f"asked to stop by {name} at step {reached}; go on by --resume auto --run-dir {folder}" in out
+    assert 3 <= reached <= 12
+
+    code, _, err = run_tool("train", *options, "--resume", "auto")
+    assert (code, err) == (0, "")
+    assert trained_steps(folder) == list(range(1, 13))
+    whole, resumed = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value), key
+    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
 
 
 def test_going_on_from_a_file_into_another_folder(run_tool, plain_run, tiny_config, tmp_path, files_of):
