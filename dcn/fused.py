@@ -134,9 +134,8 @@ def _prepare(input, offset, mask, weight) -> tuple[Tensor, Tensor, Tensor | None
         pixels `(B, H, W, C)`, offset `(B, 2*G*K, Ho*Wo)`, mask `(B, G*K, Ho*Wo)`, weight `(N, K, C/groups)`; no copies
         where all are channels-last.
     """
-    dtype = torch.float32 if input.dtype == torch.float64 else input.dtype
-    rows = input.permute(0, 2, 3, 1).to(dtype).contiguous()
-    kernel = weight.to(dtype).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    rows = input.permute(0, 2, 3, 1).contiguous()
+    kernel = weight.to(input.dtype).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
     return rows, offset.flatten(2), None if mask is None else mask.flatten(2), kernel
 
 
