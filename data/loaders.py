@@ -1,5 +1,6 @@
 """Batches of a detection data set."""
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -97,9 +98,17 @@ def _settings(workers: int, pin_memory: bool) -> dict:
         "collate_fn": collate,
         "pin_memory": pin_memory,
         "persistent_workers": workers > 0,
+        "worker_init_fn": _leave_stopping_to_the_parent,
         # else every pass draws a number from the global random state, and a resumed run would make one pass more
         "generator": torch.Generator(),
     }
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ignore the signals by which a scheduler asks every process of a job to stop: training still needs its batches."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def collate(samples: list[tuple[Tensor, dict]]) -> Batch:

@@ -1,6 +1,7 @@
 """tools/train.py from end to end: what it writes, how it goes on, and what it says to mistakes."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -150,7 +151,12 @@ def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up
         time.sleep(0.01)
-    process.send_signal(getattr(signal, name))
+    # as schedulers do, to every process of the job
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    assert workers or not children.exists()
+    for pid in (*workers, process.pid):
+        os.kill(pid, getattr(signal, name))
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (3, "")
     reached = load_checkpoint(folder / "last.pt")["step"]
