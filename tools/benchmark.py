@@ -64,7 +64,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--backends", nargs="+", metavar="NAME", help=f"of {', '.join(BACKENDS)}")
+    common.add_argument(
+        "--backends",
+        nargs="+",
+        metavar="NAME",
+        help=f"of {', '.join(BACKENDS)} (default: all that can run here; train leaves out reference)",
+    )
     common.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:1" (default: %(default)s)')
     common.add_argument("--amp", choices=DTYPES, default="off", help="mixed precision (default: %(default)s)")
     common.add_argument("--threads", type=positive, help="threads of the CPU (default: torch's choice)")
