@@ -24,12 +24,13 @@ def _split(pixel, out_height, out_width):
 
 @triton.jit
 def _locate(
-    offset, channel, image, in_image, valid, image_step, channel_step, pixel_step, grid_y, grid_x, height, width
-):
-    """Find the pixel above and left of each sample and the distances from it, NaN where the place is."""
-    place = offset + image * image_step + channel * channel_step + in_image * pixel_step
+    offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
+    offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK: tl.constexpr,
+):  # fmt: skip
+    """Find the pixel above and left of each sample, the distances from it (NaN where the place is), and its factor."""
+    place = offset + image * offset_image + 2 * sample * offset_channel + in_image * offset_pixel
     y = grid_y + tl.load(place, mask=valid, other=0.0).to(tl.float32)
-    x = grid_x + tl.load(place + channel_step, mask=valid, other=0.0).to(tl.float32)
+    x = grid_x + tl.load(place + offset_channel, mask=valid, other=0.0).to(tl.float32)
     # Beyond these bounds, infinity included, every corner is outside; NaN must not become an index.
     bounded_y = tl.minimum(tl.maximum(tl.where(y == y, y, -2.0), -2.0), height * 1.0)
     bounded_x = tl.minimum(tl.maximum(tl.where(x == x, x, -2.0), -2.0), width * 1.0)
@@ -37,14 +38,11 @@ def _locate(
     left = tl.floor(bounded_x)
     below = tl.where(y == y, bounded_y - top, float("nan"))
     right = tl.where(x == x, bounded_x - left, float("nan"))
-    return top.to(tl.int32), left.to(tl.int32), below, right
-
-
-@triton.jit
-def _load_mask(mask, channel, image, in_image, valid, image_step, channel_step, pixel_step):
-    return tl.load(
-        mask + image * image_step + channel * channel_step + in_image * pixel_step, mask=valid, other=0.0
-    ).to(tl.float32)
+    factor = tl.full(y.shape, 1.0, tl.float32)
+    if HAS_MASK:
+        place = mask + image * mask_image + sample * mask_channel + in_image * mask_pixel
+        factor = tl.load(place, mask=valid, other=0.0).to(tl.float32)
+    return top.to(tl.int32), left.to(tl.int32), below, right, factor
 
 
 @triton.jit
@@ -111,13 +109,10 @@ def forward(
         grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
         for first in range(0, group_in, segment):
             sample = (group * group_in + first) // offset_group_in * POINTS + point
-            top, left, below, right = _locate(
-                offset, 2 * sample, image, in_image, valid, offset_image, offset_channel, offset_pixel,
-                grid_y, grid_x, height, width,
+            top, left, below, right, factor = _locate(
+                offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
+                offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
             )  # fmt: skip
-            factor = tl.full((BP,), 1.0, tl.float32)
-            if HAS_MASK:
-                factor = _load_mask(mask, sample, image, in_image, valid, mask_image, mask_channel, mask_pixel)
             for start in range(0, segment, BC):
                 channel = first + start + tl.arange(0, BC)
                 used = start + tl.arange(0, BC) < segment
@@ -169,13 +164,10 @@ def backward_samples(
     grid_y = (row * stride_y - padding_y + point // KERNEL_WIDTH * dilation_y).to(tl.float32)
     grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
     sample = offset_group * POINTS + point
-    top, left, below, right = _locate(
-        offset, 2 * sample, image, in_image, valid, offset_image, offset_channel, offset_pixel,
-        grid_y, grid_x, height, width,
+    top, left, below, right, factor = _locate(
+        offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
+        offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
     )  # fmt: skip
-    factor = tl.full((BP,), 1.0, tl.float32)
-    if HAS_MASK:
-        factor = _load_mask(mask, sample, image, in_image, valid, mask_image, mask_channel, mask_pixel)
     above_left, is_above_left = _corner(image, top, left, valid, height, width, channels)
     above_right, is_above_right = _corner(image, top, left + 1, valid, height, width, channels)
     below_left, is_below_left = _corner(image, top + 1, left, valid, height, width, channels)
@@ -267,13 +259,10 @@ def backward_weight(
         image, in_image, row, column = _split(pixel, out_height, out_width)
         grid_y = (row * stride_y - padding_y + point // KERNEL_WIDTH * dilation_y).to(tl.float32)
         grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
-        top, left, below, right = _locate(
-            offset, 2 * sample, image, in_image, valid, offset_image, offset_channel, offset_pixel,
-            grid_y, grid_x, height, width,
+        top, left, below, right, factor = _locate(
+            offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
+            offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
         )  # fmt: skip
-        factor = tl.full((BP,), 1.0, tl.float32)
-        if HAS_MASK:
-            factor = _load_mask(mask, sample, image, in_image, valid, mask_image, mask_channel, mask_pixel)
         columns = _columns(
             images, top, left, below, right, factor, image, valid, height, width, channels, channel, used
         )
