@@ -3,7 +3,7 @@
 from .annotations import CocoAnnotations, DatasetError, load_annotations
 from .coco import CocoDetection
 from .images import ImageError, read_image
-from .inspection import Inspection, find_copies, inspect_dataset
+from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import AspectRatioBatchSampler, eval_loader, train_loader
 from .transforms import eval_transform, train_transform
 
@@ -14,9 +14,9 @@ __all__ = [
     "DatasetError",
     "ImageError",
     "Inspection",
+    "compare_splits",
     "eval_loader",
     "eval_transform",
-    "find_copies",
     "inspect_dataset",
     "load_annotations",
     "read_image",

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,32 @@ def inspect_dataset(
         crowd=sum(annotation["iscrowd"] for annotation in raw["annotations"]),
         usable=usable,
     )
+
+
+def compare_splits(splits: Sequence[CocoAnnotations], progress: Callable[[Iterable], Iterable] = iter) -> list[Problem]:
+    """Find what no split shows alone: other categories, and pictures that stand twice, in several splits or in one.
+
+    Args:
+        splits: of one data set.
+        progress: wraps the iteration over the pictures that are compared.
+    """
+    categories = [set(zip(split.category_ids, split.class_names, strict=True)) for split in splits]
+    other = sorted(set.union(*categories) - set.intersection(*categories))
+    owners: dict[Path, set[int]] = {}
+    for number, split in enumerate(splits):
+        for entry in split.images:
+            owners.setdefault(split.image_dir / entry["file_name"], set()).add(number)
+    leaks = [str(file) for file, numbers in owners.items() if len(numbers) > 1]
+    within = []
+    for group in find_copies(owners, progress):
+        across = len(set.union(*(owners[file] for file in group))) > 1
+        (leaks if across else within).append(" = ".join(map(str, group)))
+    problems = [
+        Problem("categories that only one split has", [f"{key} {name!r}" for key, name in other]),
+        Problem("pictures that are in both splits, so that validation flatters", leaks),
+        Problem("pictures that are copies of another", within),
+    ]
+    return [problem for problem in problems if problem.found]
 
 
 def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] = iter) -> list[list[Path]]:

@@ -12,7 +12,7 @@ import _clone
 # isort: split
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data import CocoDetection, ImageError, Inspection, eval_transform, find_copies, inspect_dataset
+from data import CocoDetection, ImageError, Inspection, compare_splits, eval_transform, inspect_dataset
 from data.annotations import Problem
 from engine.config_file import load_config
 from engine.drawing import draw_truth
@@ -66,7 +66,9 @@ def main() -> None:
         name: inspect_dataset(*place, progress=lambda items, name=name: progress.track(items, f"check {name} images"))
         for name, place in places.items()
     }
-    common = together(found, progress)
+    common = compare_splits(
+        [inspection.usable for inspection in found.values()], lambda items: progress.track(items, "compare images")
+    )
     for split, inspection in found.items():
         print(f"\n{split}: {places[split][1]}")
         show(inspection)
@@ -85,33 +87,6 @@ def main() -> None:
     print(f"\n{errors} errors: training refuses this data set" if errors else "\nno errors")
     if errors:
         raise SystemExit(1)
-
-
-def together(found: dict[str, Inspection], progress: Progress) -> list[Problem]:
-    """Find what no split shows alone: other categories, and pictures that stand twice, in both splits or in one."""
-    problems = []
-    splits = [inspection.usable for inspection in found.values()]
-    categories = [set(zip(split.category_ids, split.class_names, strict=True)) for split in splits]
-    other = sorted(set.union(*categories) - set.intersection(*categories))
-    if other:
-        problems.append(Problem("categories that only one split has", [f"{key} {name!r}" for key, name in other]))
-    owners: dict[Path, set[int]] = {}
-    for number, split in enumerate(splits):
-        for entry in split.images:
-            owners.setdefault(split.image_dir / entry["file_name"], set()).add(number)
-    copies = find_copies(owners, lambda items: progress.track(items, "compare images"))
-    leaks = [str(file) for file, numbers in owners.items() if len(numbers) > 1]
-    within = []
-    for group in copies:
-        across = len(set.union(*(owners[file] for file in group))) > 1
-        (leaks if across else within).append(" = ".join(map(str, group)))
-    for what, places in (
-        ("pictures that are in both splits, so that validation flatters", leaks),
-        ("pictures that are copies of another", within),
-    ):
-        if places:
-            problems.append(Problem(what, places))
-    return problems
 
 
 def show(inspection: Inspection) -> None:

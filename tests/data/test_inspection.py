@@ -5,7 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from data import DatasetError, find_copies, inspect_dataset
+from data import DatasetError, compare_splits, inspect_dataset
+from data.inspection import find_copies
 
 
 def write(folder, images=(), annotations=(), categories=("cat", "dog")):
@@ -122,3 +123,22 @@ def test_copies_have_the_same_bytes(tmp_path):
     files = [tmp_path / name for name in "abcdef"] + [tmp_path / "a", tmp_path / "missing"]
     found = find_copies(files)
     assert [[file.name for file in group] for group in found] == [["a", "c", "e"], ["b", "f"]]
+
+
+def test_splits_are_compared(tmp_path):
+    folders = [tmp_path / name for name in ("train", "val")]
+    for folder, categories in zip(folders, (("cat", "dog"), ("cat", "cow")), strict=True):
+        folder.mkdir()
+        write(folder, categories=categories)
+    train, val = folders
+    Image.new("RGB", (64, 48), (1, 2, 3)).save(val / "1.png")  # the others stay as in train
+    Image.open(train / "1.png").save(train / "2.png")
+    splits = [inspect_dataset(folder, folder / "a.json").usable for folder in folders]
+    assert said(compare_splits(splits)) == {
+        "categories that only one split has": ["20 'cow'", "20 'dog'"],
+        "pictures that are in both splits, so that validation flatters": [f"{train}/3.png = {val}/3.png"],
+        "pictures that are copies of another": [f"{train}/1.png = {train}/2.png"],
+    }
+    assert compare_splits(splits[1:]) == []
+    (leak, *_) = compare_splits([splits[1], splits[1]])
+    assert leak.found == [f"{val}/{name}.png" for name in (1, 2, 3)]
