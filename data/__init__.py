@@ -4,22 +4,30 @@ from .annotations import CocoAnnotations, DatasetError, load_annotations
 from .coco import CocoDetection
 from .images import ImageError, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
-from .loaders import AspectRatioBatchSampler, eval_loader, train_loader
+from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
+from .steps import Batch, MicroBatch, StepSampler
 from .transforms import eval_transform, train_transform
+from .workers import WorkerError, resilient
 
 __all__ = [
-    "AspectRatioBatchSampler",
+    "UNREADABLE_POLICIES",
+    "Batch",
     "CocoAnnotations",
     "CocoDetection",
     "DatasetError",
     "ImageError",
     "Inspection",
+    "MicroBatch",
+    "StepSampler",
+    "WorkerError",
+    "blank_batch",
     "compare_splits",
     "eval_loader",
     "eval_transform",
     "inspect_dataset",
     "load_annotations",
     "read_image",
+    "resilient",
     "train_loader",
     "train_transform",
 ]

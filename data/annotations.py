@@ -1,5 +1,6 @@
 """A COCO annotation file, read once and checked before any training."""
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -15,18 +16,21 @@ INVALID_BOX_POLICIES = ("raise", "clip", "drop")
 ROUNDING_PX = 1
 # Smaller sides may vanish in float32, and the detectors take no box without a size.
 _LEAST_PX = 0.01
-# No picture is so large, and float32 would lose the box.
-_MOST_PX = 1e9
+# No picture is so large, COCO's evaluation ignores what is, and beyond it float32 would lose the smallest boxes.
+_MOST_PX = 1e5
 _NAMED = 3
 # The fields that the entries of each part need, and those they may leave out or empty, by type.
 _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
     "images": ({"id": (int,), "file_name": (str,)}, {"width": (int, float), "height": (int, float)}),
-    "categories": ({"id": (int,)}, {}),
+    "categories": ({"id": (int,)}, {"name": (str, int)}),
     "annotations": (
         {"image_id": (int,), "category_id": (int,)},
         {"id": (int, str), "area": (int, float), "iscrowd": (int, bool)},
     ),
 }
+# From where to below where the numbers of a field may be; all others are ids, which tensors hold.
+_RANGES = {"width": (0, _MOST_PX), "height": (0, _MOST_PX), "area": (0, _MOST_PX**2)}
+_IDS = (-(2**63), 2**63)
 
 
 class DatasetError(ValueError):
@@ -60,6 +64,7 @@ class CocoAnnotations:
         raw: the whole file as it stands but for annotation ids, counted anew, and missing areas and crowd flags, filled
             in; evaluation uses it.
         fixed_boxes: how many invalid boxes were clipped or dropped.
+        sha256: hex digest of the annotation file's bytes, which tells whether it is still the same.
     """
 
     image_dir: Path
@@ -70,6 +75,7 @@ class CocoAnnotations:
     class_names: list[str]
     raw: dict[str, Any]
     fixed_boxes: int
+    sha256: str
 
 
 def load_annotations(
@@ -98,7 +104,7 @@ def load_annotations(
     if invalid_boxes not in INVALID_BOX_POLICIES:
         raise ValueError(f"`invalid_boxes` must be one of {', '.join(INVALID_BOX_POLICIES)}, got {invalid_boxes!r}")
     image_dir, path = Path(images), Path(annotations)
-    raw = read_instances(image_dir, path, source)
+    raw, sha256 = read_instances(image_dir, path, source)
     _raise_first(path, structure_problems(raw))
     fill_in(raw)
     if check_images:
@@ -106,17 +112,18 @@ def load_annotations(
     boxes, invalid = learnable_boxes(raw, invalid_boxes)
     if invalid_boxes == "raise":
         _raise_first(path, [invalid] if invalid.found else [])
-    raw["annotations"] = [annotation for annotation in raw["annotations"] if _is_box(annotation.get("bbox"))]
-    categories = sorted(raw["categories"], key=lambda category: category["id"])
+    raw = with_boxes(raw)
+    names = category_names(raw)
     return CocoAnnotations(
         image_dir=image_dir,
         path=path,
         images=raw["images"],
         boxes=boxes,
-        category_ids=[category["id"] for category in categories],
-        class_names=[str(category.get("name", category["id"])) for category in categories],
+        category_ids=list(names),
+        class_names=list(names.values()),
         raw=raw,
         fixed_boxes=len(invalid.found),
+        sha256=sha256,
     )
 
 
@@ -125,8 +132,8 @@ def _raise_first(path: Path, problems: Iterable[Problem]) -> None:
         raise DatasetError(f"annotation file {path}: {problem}")
 
 
-def read_instances(image_dir: Path, path: Path, source: str | None = None) -> dict[str, Any]:
-    """Read a JSON file that has the lists of a COCO instances file.
+def read_instances(image_dir: Path, path: Path, source: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read a JSON file that has the lists of a COCO instances file; returns it and the SHA-256 of its bytes in hex.
 
     Raises:
         DatasetError: if it or the folder of the pictures does not exist, or it is something else.
@@ -134,7 +141,8 @@ def read_instances(image_dir: Path, path: Path, source: str | None = None) -> di
     _check_exists(image_dir, "image folder", Path.is_dir, source)
     _check_exists(path, "annotation file", Path.is_file, source)
     try:
-        raw = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        raw = json.loads(content)
     except OSError as error:
         raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -145,7 +153,7 @@ def read_instances(image_dir: Path, path: Path, source: str | None = None) -> di
     for part in ("categories", "images"):
         if not raw[part]:
             raise DatasetError(f"annotation file {path} has no {part}")
-    return raw
+    return raw, hashlib.sha256(content).hexdigest()
 
 
 def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], source: str | None) -> None:
@@ -196,6 +204,21 @@ def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict
         # the exact type, since a bool is an int too
         if type(value) not in types and not (value is None and field in optional):
             return f"needs {field!r} of type {' or '.join(t.__name__ for t in types)}, got {value!r:.60}"
+        if problem := _wrong_value(field, value):
+            return f"needs {field!r} {problem}, got {value!r:.60}"
+    return None
+
+
+def _wrong_value(field: str, value: Any) -> str | None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, on which the first message or log would fail
+            return "of whole characters"
+    elif value is not None:
+        low, high = _RANGES.get(field, _IDS)
+        if not low <= value < high:  # a NaN too
+            return f"from {low:g} to below {high:g}"
     return None
 
 
@@ -210,7 +233,13 @@ def fill_in(raw: dict[str, Any]) -> None:
         annotation["id"] = index
         annotation["iscrowd"] = int(bool(annotation.get("iscrowd")))
         if annotation.get("area") is None and _is_box(annotation.get("bbox")):
-            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            annotation["area"] = max(annotation["bbox"][2], 0) * max(annotation["bbox"][3], 0)
+
+
+def category_names(raw: dict[str, Any]) -> dict[int, str]:
+    """Name the categories by id, in rising order; one without a name goes by its id."""
+    names = {category["id"]: category.get("name") for category in raw["categories"]}
+    return {key: str(key if names[key] is None else names[key]) for key in sorted(names)}
 
 
 def picture_problems(
@@ -254,11 +283,16 @@ def learnable_boxes(raw: dict[str, Any], policy: str) -> tuple[dict[int, list[di
         inside = _clip(bbox, size) if _is_box(bbox) else None
         problem = _problem(bbox, inside, size)
         if problem:
-            invalid.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {bbox} {problem}")
+            invalid.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {bbox!r} {problem}")
         if inside and (not problem or policy == "clip"):
             boxes[annotation["image_id"]].append(annotation | {"bbox": inside})
     hint = "; mend them, or set data.invalid_boxes to clip or drop"
     return boxes, Problem("invalid boxes (x, y, width, height)", invalid, hint)
+
+
+def with_boxes(raw: dict[str, Any]) -> dict[str, Any]:
+    """Leave out annotations that have no box to judge by."""
+    return raw | {"annotations": [annotation for annotation in raw["annotations"] if _is_box(annotation.get("bbox"))]}
 
 
 def _is_box(bbox: Any) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps
 
+# Half a GB as RGB; a header that tells of more is damaged or meant to hurt.
+MOST_PIXELS = 178_956_970
 # EXIF orientations that are more than "as stored"
 _TURNED = range(2, 9)
 _ORIENTATION_TAG = 0x0112
@@ -27,19 +29,22 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         size: (width, height) that the annotation file states, None when it states none.
 
     Raises:
-        ImageError: if the file is missing, no picture, cut short, or of another size than `size`.
+        ImageError: if the file is missing, no picture, cut short, of another size than `size`, or of more than
+            `MOST_PIXELS` by its header; it is not decoded then.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             image.load()
             stored = image.size
             turned = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION_TAG) in _TURNED else image
             image = image if size == stored != turned.size else turned
             image = _to_rgb(image)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"image {path} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"image {path} is too large: {error}") from None
+        raise ImageError(f"image {path} has more than {MOST_PIXELS} pixels: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"image {path} cannot be read, it is cut short, corrupt or no picture: {error}") from None
     if size is not None and image.size != tuple(size):
@@ -60,13 +65,22 @@ def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
         ImageError: as `read_image` would.
     """
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             fits = size is None or tuple(size) == image.size
         whole = fits and _ends_well(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         whole = False
     if not whole:
         read_image(path, size)
+
+
+def _open(path: Path) -> Image.Image:
+    """Read the header of a picture; raises `ImageError` where that tells of more than `MOST_PIXELS`."""
+    image = Image.open(path)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ImageError(f"image {path} has more than {MOST_PIXELS} pixels: it is {image.width}x{image.height}")
+    return image
 
 
 def _ends_well(path: Path) -> bool:
@@ -85,5 +99,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+# Pillow warns from its bound on and refuses twice as many pixels, also in a picture within a file; by default it warns
+# of pictures that are good.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # Pillow must raise on a file cut short; another library may have switched that off.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

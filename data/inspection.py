@@ -10,12 +10,14 @@ from typing import Any
 from .annotations import (
     CocoAnnotations,
     Problem,
+    category_names,
     fill_in,
     learnable_boxes,
     picture_problems,
     read_instances,
     stated_size,
     structure_problems,
+    with_boxes,
 )
 
 # COCO's classes of size, by area in pixels.
@@ -65,20 +67,27 @@ def inspect_dataset(
         DatasetError: if there is nothing to look at: no folder, no file, no COCO instances in it.
     """
     image_dir, path = Path(images), Path(annotations)
-    raw = read_instances(image_dir, path)
+    raw, sha256 = read_instances(image_dir, path)
     errors = list(structure_problems(raw))
     fill_in(raw)
     errors += picture_problems(raw["images"], image_dir, progress=progress)
     boxes, invalid = learnable_boxes(raw, "clip")
     if invalid.found:
         errors.append(invalid)
-    categories = sorted(raw["categories"], key=lambda category: category["id"])
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
+    names = category_names(raw)
     learned = [annotation for found in boxes.values() for annotation in found]
     counts = Counter(annotation["category_id"] for annotation in learned)
     images_of = Counter(category for found in boxes.values() for category in {a["category_id"] for a in found})
     usable = CocoAnnotations(
-        image_dir, path, raw["images"], boxes, list(names), list(names.values()), raw, len(invalid.found)
+        image_dir=image_dir,
+        path=path,
+        images=raw["images"],
+        boxes=boxes,
+        category_ids=list(names),
+        class_names=list(names.values()),
+        raw=with_boxes(raw),
+        fixed_boxes=len(invalid.found),
+        sha256=sha256,
     )
     return Inspection(
         errors=errors,

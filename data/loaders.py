@@ -1,117 +1,134 @@
-"""Batches of a detection data set."""
-
-import signal
-from collections.abc import Iterator, Sequence
+"""Batches of a detection data set: the same however they are split over processes, resumed or read by workers."""
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-Batch = tuple[list[Tensor], list[dict]]
+from .images import ImageError
+from .steps import Batch, MicroBatch, StepSampler
+from .workers import loader_settings
 
-
-class AspectRatioBatchSampler:
-    """Draws shuffled batches of either wide or tall images, so that a batch is padded little.
-
-    Every image comes once in an epoch. The order, and a seed for the augmentation of each image, depend on `seed` and
-    the epoch alone, so that a run resumed in the middle of an epoch sees the same images in the same way.
-
-    Yields lists of (index, seed of the image). The last batch of each group may be smaller.
-
-    Args:
-        aspect_ratios: width over height of each image.
-        batch_size: images in a batch.
-        seed: of the order and the augmentation.
-    """
-
-    def __init__(self, aspect_ratios: Sequence[float], batch_size: int, *, seed: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
-        self.is_wide = [ratio >= 1 for ratio in aspect_ratios]
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-        self.start = 0
-
-    def set_position(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration draws, and how many of its batches it skips."""
-        self.epoch, self.start = epoch, start
-
-    def __len__(self) -> int:
-        """Count the batches of a whole epoch."""
-        wide = sum(self.is_wide)
-        return sum(-(-count // self.batch_size) for count in (wide, len(self.is_wide) - wide))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches of the chosen epoch from `start` on."""
-        yield from self._batches()[self.start :]
-
-    def _batches(self) -> list[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.is_wide), generator=generator).tolist()
-        seeds = torch.randint(2**62, (len(self.is_wide),), generator=generator).tolist()
-        batches: list[list[tuple[int, int]]] = []
-        open_batch: dict[bool, list[tuple[int, int]]] = {}
-        for index in order:
-            batch = open_batch.setdefault(self.is_wide[index], [])
-            batch.append((index, seeds[index]))
-            if len(batch) == self.batch_size:
-                batches.append(open_batch.pop(self.is_wide[index]))
-        return batches + list(open_batch.values())
+UNREADABLE_POLICIES = ("raise", "skip")
+_BLANK_PX = 64
 
 
 class SeededItems(Dataset):
-    """A data set whose items are drawn as (index, seed), with torch's random state set from the seed meanwhile."""
+    """A data set that is read by micro-batches, each image under torch's random state of its own seed.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Args:
+        dataset: gives `(image, target)` for an index.
+        unreadable: what becomes of an image that cannot be read: "raise" its `ImageError`, or "skip" it.
+        blank: whether a micro-batch without any image becomes a blank one that counts nothing. Processes that train
+            together need it: each must take part in every pass.
+
+    Raises:
+        ValueError: if the policy is none of these.
+    """
+
+    def __init__(self, dataset: Dataset, *, unreadable: str, blank: bool) -> None:
+        if unreadable not in UNREADABLE_POLICIES:
+            raise ValueError(f"`unreadable` must be one of {', '.join(UNREADABLE_POLICIES)}, got {unreadable!r}")
         self.dataset = dataset
+        self.unreadable = unreadable
+        self.blank = blank
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.dataset)
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[Tensor, dict]:
-        """Read item `index` under `seed`."""
-        index, seed = draw
+    def __getitem__(self, index: int) -> tuple[Tensor, dict]:
+        """Read one image as the data set gives it, under whatever torch's random state is."""
+        return self.dataset[index]
+
+    def __getitems__(self, plan: MicroBatch) -> Batch:
+        """Read a micro-batch; torch's loaders call this with what their batch sampler gives."""
+        batch = Batch([], [], plan.weight, plan.ends_step, [])
+        for index, seed in plan.draws:
+            try:
+                image, target = self._read(index, seed)
+            except ImageError as error:
+                if self.unreadable == "raise":
+                    raise
+                batch.unreadable.append(str(error))
+            else:
+                batch.images.append(image)
+                batch.targets.append(target | {"seed": seed})
+        if batch.unreadable:
+            batch = batch._replace(weight=plan.weight * len(batch.images) / len(plan.draws))
+        if self.blank and not batch.images:
+            blank = blank_batch()
+            batch = batch._replace(images=blank.images, targets=blank.targets)
+        return batch
+
+    def _read(self, index: int, seed: int) -> tuple[Tensor, dict]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # not `torch.manual_seed`: it would seed the GPUs too, and nothing would put their state back
+            torch.default_generator.manual_seed(seed)
             return self.dataset[index]
 
 
-def train_loader(dataset: Dataset, *, batch_size: int, workers: int, seed: int, pin_memory: bool = False) -> DataLoader:
-    """Load shuffled batches `(images, targets)` of a `CocoDetection`, drawn by an `AspectRatioBatchSampler`."""
+def blank_batch() -> Batch:
+    """A batch of one image without anything in it, which counts nothing and ends its step."""
+    image = torch.zeros(3, _BLANK_PX, _BLANK_PX, dtype=torch.uint8)
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1, "seed": 0}
+    return Batch([image], [target], 0.0, True, [])
+
+
+def train_loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    processes: int = 1,
+    unreadable: str = "raise",
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Load this process's share of shuffled steps of a `CocoDetection`, see `StepSampler`.
+
+    Args:
+        dataset: what to read; its `aspect_ratios` sort the images.
+        batch_size: most images in a `Batch`.
+        workers: processes that read, 0 to read in this one.
+        seed: of the order and of each image's randomness.
+        accumulate: batches of a full step in each process.
+        rank: which process this is, from 0.
+        processes: how many share each step.
+        unreadable: "raise" the `ImageError` of an image that cannot be read, or "skip" it and say so in the batch. A
+            batch without any image is a blank one of weight 0.
+        pin_memory: whether batches come in memory that a GPU copies from fast.
+    """
+    sampler = StepSampler(
+        dataset.aspect_ratios, batch_size, seed=seed, accumulate=accumulate, rank=rank, processes=processes
+    )
     return DataLoader(
-        SeededItems(dataset),
-        batch_sampler=AspectRatioBatchSampler(dataset.aspect_ratios, batch_size, seed=seed),
-        **_settings(workers, pin_memory),
+        SeededItems(dataset, unreadable=unreadable, blank=True),
+        batch_sampler=sampler,
+        **loader_settings(workers, pin_memory),
     )
 
 
-def eval_loader(dataset: Dataset, *, batch_size: int, workers: int, pin_memory: bool = False) -> DataLoader:
-    """Load batches `(images, targets)` in the order of the data set, every image once."""
-    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **_settings(workers, pin_memory))
+def eval_loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    processes: int = 1,
+    unreadable: str = "raise",
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Load images `rank, rank + processes, ...` in the order of the data set: each once over all processes.
 
-
-def _settings(workers: int, pin_memory: bool) -> dict:
-    return {
-        "num_workers": workers,
-        "collate_fn": collate,
-        "pin_memory": pin_memory,
-        "persistent_workers": workers > 0,
-        "worker_init_fn": _leave_stopping_to_the_parent,
-        # else every pass draws a number from the global random state, and a resumed run would make one pass more
-        "generator": torch.Generator(),
-    }
-
-
-def _leave_stopping_to_the_parent(worker: int) -> None:
-    """Ignore the signals by which a scheduler asks every process of a job to stop: training still needs its batches."""
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def collate(samples: list[tuple[Tensor, dict]]) -> Batch:
-    """Keep images of different sizes apart: `([image, ...], [target, ...])`."""
-    images, targets = zip(*samples, strict=True)
-    return list(images), list(targets)
+    Args are those of `train_loader`. A `Batch` weighs its share of the data set and ends a step; a process may have no
+    batch at all, and a batch no image where none of its images could be read.
+    """
+    mine = [(index, 0) for index in range(rank, len(dataset), processes)]
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    return DataLoader(
+        SeededItems(dataset, unreadable=unreadable, blank=False),
+        batch_sampler=[MicroBatch(draws, len(draws) / len(dataset), True) for draws in batches],
+        **loader_settings(workers, pin_memory),
+    )

@@ -1,17 +1,22 @@
 """A COCO file is read as it stands, or refused with what is wrong, how often and where."""
 
 import copy
+import hashlib
+import itertools
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, load_annotations
+from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, inspect_dataset, load_annotations
+from data.annotations import INVALID_BOX_POLICIES
 
 WIDTH, HEIGHT = 64, 48
 # ids are sparse and out of order, as other tools write them
@@ -78,6 +83,26 @@ def test_raw_file_has_what_evaluation_needs(folder):
     assert [a["id"] for a in annotations] == [1, 2, 3], "pycocotools ignores matches with id 0"
     assert [a["area"] for a in annotations] == [500.5, 20.25 * 40, 3072]
     assert [a["iscrowd"] for a in annotations] == [0, 0, 0]
+
+
+def test_category_without_a_name_goes_by_its_id(folder):
+    content = copy.deepcopy(CONTENT)
+    content["categories"] = [{"id": 90, "name": None}, {"id": 1}, {"id": 18, "name": 7}]
+    assert load(folder, content).class_names == ["1", "7", "90"]
+
+
+def test_digest_is_of_the_file(folder):
+    found = load(folder, CONTENT)
+    assert found.sha256 == hashlib.sha256((folder / "annotations.json").read_bytes()).hexdigest()
+    # other spaces, the same content
+    assert load(folder, json.dumps(CONTENT, indent=1).encode()).sha256 != found.sha256
+    assert load(folder, CONTENT).sha256 == found.sha256
+    assert inspect_dataset(folder, folder / "annotations.json").usable.sha256 == found.sha256
+
+
+def test_missing_area_is_never_below_zero(folder):
+    found = load(folder, with_boxes(VALID, [5, 5, 9, -3], [5, 5, -9, -3]), invalid_boxes="drop")
+    assert [a["area"] for a in found.raw["annotations"]] == [256, 0, 0]
 
 
 def test_empty_optional_fields_count_as_missing(folder):
@@ -159,6 +184,25 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         (changed("annotations", 1, "id", to=[]), r"annotations\[1\] needs 'id' of type int or str"),
         (changed("annotations", 1, "area", to="9"), r"annotations\[1\] needs 'area' of type int or float, got '9'"),
         (changed("annotations", 1, "iscrowd", to="0"), r"annotations\[1\] needs 'iscrowd' of type int or bool"),
+        (
+            changed("images", 1, "id", to=2**63),
+            r"images\[1\] needs 'id' from -9.22337e\+18 to below 9.22337e\+18, got 92",
+        ),
+        (changed("annotations", 1, "image_id", to=-(10**400)), r"annotations\[1\] needs 'image_id' from .*, got -1000"),
+        (changed("images", 0, "width", to=-64), r"images\[0\] needs 'width' from 0 to below 100000, got -64"),
+        (changed("images", 0, "height", to=100_000), r"images\[0\] needs 'height' from 0 to below 100000, got 100000"),
+        (changed("images", 0, "height", to=math.nan), r"images\[0\] needs 'height' from 0 to below 100000, got nan"),
+        (
+            changed("annotations", 0, "area", to=math.inf),
+            r"annotations\[0\] needs 'area' from 0 to below 1e\+10, got inf",
+        ),
+        (changed("annotations", 0, "area", to=-1.5), r"annotations\[0\] needs 'area' from 0 to below 1e\+10, got -1.5"),
+        (changed("categories", 0, "name", to=["a"]), r"categories\[0\] needs 'name' of type str or int, got \['a'\]"),
+        (
+            changed("categories", 0, "name", to="\ud800"),
+            r"categories\[0\] needs 'name' of whole characters, got '\\ud800'",
+        ),
+        (changed("images", 0, "file_name", to="\udc80.png"), r"images\[0\] needs 'file_name' of whole characters"),
         (changed("images", 1, "id", to=7), "1 ids of images that stand twice; the first: 7"),
         (changed("categories", 1, "id", to=90), "1 ids of categories that stand twice; the first: 90"),
         (changed("annotations", 2, "id", to=5), "1 ids of annotations that stand twice; the first: 5"),
@@ -216,6 +260,7 @@ INVALID = {
     "just_outside": ([64, 5, 0.5, 9], "is not inside its image of 64x48", None),
     "nan": ([5, math.nan, 9, 9], "is no list of four numbers of pixels", None),
     "infinite": ([5, 5, math.inf, 9], "is no list of four numbers of pixels", None),
+    "wider_than_any_picture": ([5, 5, 1e5, 9], "is no list of four numbers of pixels", None),
     "too_large_for_a_float": ([5, 5, 10**400, 9], "is no list of four numbers of pixels", None),
     "three_numbers": ([5, 5, 9], "is no list of four numbers of pixels", None),
     "text": (["5", 5, 9, 9], "is no list of four numbers of pixels", None),
@@ -235,6 +280,12 @@ def test_invalid_box_by_policy(folder, name):
         found = load(folder, content, invalid_boxes=policy)
         assert [a["bbox"] for a in found.boxes[7]] == [VALID, *([left] if left else []), VALID], policy
         assert found.fixed_boxes == 1
+
+
+def test_complaint_of_a_box_can_be_written(folder):
+    with pytest.raises(DatasetError, match=r"image 7: '\\ud800' is no list") as error:
+        load(folder, with_boxes("\ud800"))
+    str(error.value).encode()
 
 
 def test_invalid_boxes_are_counted(folder):
@@ -263,36 +314,90 @@ def test_boxes_of_an_image_without_a_stated_size(folder):
     assert load(folder, content).boxes[7][0]["bbox"] == [50, 5, 100, 9]
 
 
-def check_usable(folder: Path, content: Any) -> None:
-    """Load, and if that is refused, by no other error; what is loaded can be learned from and judged by."""
-    try:
-        found = load(folder, content, invalid_boxes="clip")
-    except DatasetError:
-        return
+def check_sound(found: CocoAnnotations) -> None:
+    """What was loaded can be learned from and judged by."""
+    sizes = {entry["id"]: (entry.get("width") or math.inf, entry.get("height") or math.inf) for entry in found.images}
+    assert len(sizes) == len(found.images) == len(found.raw["images"]) == len(found.boxes) > 0
+    assert found.category_ids == sorted({category["id"] for category in found.raw["categories"]})
+    assert len(found.class_names) == len(found.category_ids) == len(found.raw["categories"]) > 0
+    assert all(-(2**63) <= key < 2**63 for key in (*sizes, *found.category_ids)), "ids become numbers of tensors"
+    "".join([*found.class_names, *(entry["file_name"] for entry in found.images)]).encode()  # to be shown and logged
+    for image_id, boxes in found.boxes.items():
+        width, height = sizes[image_id]
+        for annotation in boxes:
+            x, y, w, h = annotation["bbox"]
+            assert 0 <= x < x + w <= width + 1e-9
+            assert 0 <= y < y + h <= height + 1e-9
+            assert annotation["category_id"] in found.category_ids
+            assert annotation["image_id"] == image_id
     dataset = CocoDetection(found, eval_transform())
-    assert min(dataset.aspect_ratios) > 0
-    for index in range(len(dataset)):
-        boxes = dataset[index][1]["boxes"]
-        assert boxes.isfinite().all()
-        assert (boxes[:, 2:] > boxes[:, :2]).all()
-    ids = [annotation["id"] for annotation in found.raw["annotations"]]
-    assert ids == sorted({*ids})
-    assert 0 not in ids
-    for annotation in found.raw["annotations"]:
+    assert all(0 < ratio < math.inf for ratio in dataset.aspect_ratios)
+    annotations = found.raw["annotations"]
+    assert [annotation["id"] for annotation in annotations] == sorted({annotation["id"] for annotation in annotations})
+    assert all(annotation["id"] > 0 for annotation in annotations)
+    assert sum(map(len, found.boxes.values())) <= sum(not annotation["iscrowd"] for annotation in annotations)
+    for annotation in annotations:
+        assert annotation["image_id"] in sizes
+        assert annotation["category_id"] in found.category_ids
         assert annotation["iscrowd"] in (0, 1)
-        assert isinstance(annotation["area"], int | float)
+        assert 0 <= annotation["area"] < math.inf
         assert len(annotation["bbox"]) == 4
 
 
-@given(
-    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=3),
-    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
-)
-def test_broken_bytes_load_or_raise_a_dataset_error(folder, flips, kept):
+def check_items(found: CocoAnnotations) -> None:
+    """What the model gets is finite, and inside the picture with a size, in float32 too."""
+    for image, target in CocoDetection(found, eval_transform()):
+        boxes, (height, width) = target["boxes"], image.shape[1:]
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2:] <= torch.tensor([width, height])).all()
+
+
+def check_usable(folder: Path, content: Any) -> None:
+    """Load, and if that is refused, by no other error; what is loaded is sound."""
+    for policy, check_images in itertools.product(INVALID_BOX_POLICIES, (True, False)):
+        complaint = "annotations.json"
+        try:
+            found = load(folder, content, invalid_boxes=policy, check_images=check_images)
+        except DatasetError as error:
+            complaint = str(error)
+        else:
+            check_sound(found)
+            if check_images:
+                check_items(found)
+        assert "annotations.json" in complaint
+        complaint.encode()
+    try:
+        inspection = inspect_dataset(folder, folder / "annotations.json")
+    except DatasetError:
+        return
+    for problem in inspection.errors + inspection.warnings:
+        str(problem).encode()
+    if inspection.usable.images and inspection.usable.class_names:
+        check_sound(inspection.usable)
+
+
+# where, how many bytes are lost, and what stands there then
+DAMAGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=3)), min_size=1, max_size=3)
+NUMBERS = ["NaN", "-Infinity", "1e999", "1e-320", "-1", "1" * 30, "9" * 400, "9" * 5000, "-0.0", "2147483648", "1e5"]
+TEXTS = ['"\\ud800"', '"\\u0000"', "null", "true", "[]", "{}", "[" * 3000, '"' + "x" * 300 + '"', "\ufeff1"]
+
+
+@given(damages=DAMAGES, kept=st.one_of(st.just(1.0), st.floats(0, 1)))
+def test_broken_bytes_load_or_raise_a_dataset_error(folder, damages, kept):
     content = bytearray(json.dumps(CONTENT).encode())
-    for place, byte in flips:
-        content[int(place * len(content))] = byte
+    for place, lost, put in damages:
+        start = int(place * len(content))
+        content[start : start + lost] = put
     check_usable(folder, bytes(content[: round(kept * len(content))]))
+
+
+@given(st.data(), st.sampled_from(NUMBERS + TEXTS))
+def test_odd_literals_load_or_raise_a_dataset_error(folder, data, literal):
+    text = json.dumps(CONTENT)
+    values = [match.span() for match in re.finditer(r'-?\d[\d.]*|"[^"]*"', text)]
+    start, end = data.draw(st.sampled_from(values))
+    check_usable(folder, (text[:start] + literal + text[end:]).encode())
 
 
 @given(st.data())

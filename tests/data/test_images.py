@@ -1,6 +1,8 @@
 """Pictures of any kind become RGB and upright, and every error names the file."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,13 +165,68 @@ def test_missing_file_is_named(tmp_path, look):
         look(tmp_path / "nowhere.jpg")
 
 
+def png_of(width: int, height: int) -> bytes:
+    """A whole PNG whose header tells of a size; one row of pixels is all it has."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1 + 3 * width))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def bmp_of(width: int, height: int) -> bytes:
+    """The header of a BMP, and one row of pixels."""
+    row = bytes(3 * width)
+    sizes = struct.pack("<IHHIIiiHH", 54 + len(row), 0, 0, 54, 40, width, height, 1, 24)
+    return b"BM" + sizes + bytes(24) + row
+
+
+def ico_of(width: int, height: int) -> bytes:
+    """An ICO whose directory tells of 16x16, and the PNG inside of another size."""
+    inside = png_of(width, height)
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+
+
 @BOTH
-def test_too_large_picture_is_named(tmp_path, look, monkeypatch):
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning", "ignore:Image was not the expected size")
+@pytest.mark.parametrize("stated", [None, (60_000, 60_000), (15_000, 12_000)])
+@pytest.mark.parametrize("size", [(60_000, 60_000), (15_000, 12_000)])
+@pytest.mark.parametrize("draw", [png_of, bmp_of, ico_of])
+def test_picture_of_absurd_size_is_refused_by_its_header(tmp_path, look, draw, size, stated, monkeypatch):
+    path = tmp_path / f"vast.{draw.__name__[:3]}"
+    path.write_bytes(draw(*size))
+    if draw is not ico_of:  # it has to look inside
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError) as error:
+        look(path, stated)
+    message = str(error.value)
+    assert message.startswith(f"image {path} has more than 178956970 pixels: ")
+    assert "it is 15000x12000" in message if size == (15_000, 12_000) else "3600000000 pixels" in message
+
+
+@BOTH
+def test_bound_does_not_depend_on_that_of_pillow(tmp_path, look, monkeypatch):
     path = tmp_path / "vast.png"
-    path.write_bytes(encoded("png"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match=r"vast\.png is too large: .*2400 pixels"):
+    path.write_bytes(png_of(60_000, 60_000))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=r"vast\.png has more than 178956970 pixels: it is 60000x60000"):
         look(path)
+
+
+@BOTH
+def test_large_picture_within_the_bound_is_read_without_a_warning(tmp_path, look, monkeypatch, recwarn):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_of(13_000, 13_700))  # where Pillow warns by default
+    loaded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.size))
+    monkeypatch.setattr(images, "_to_rgb", lambda image: image)
+    look(path)
+    assert {*loaded} == ({(13_000, 13_700)} if look is read_image else set())
+    assert not recwarn.list
 
 
 def test_check_decodes_only_what_looks_wrong(tmp_path, monkeypatch):

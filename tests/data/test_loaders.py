@@ -1,91 +1,116 @@
-"""Batches: every image once, wide and tall apart, and the same after a resume."""
+"""Batches: every image once, the same however a step is split, and the same after a resume or a dead worker."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import data
-from data import AspectRatioBatchSampler, CocoDetection, eval_loader, eval_transform, load_annotations, train_transform
+from data import (
+    Batch,
+    CocoDetection,
+    ImageError,
+    MicroBatch,
+    WorkerError,
+    eval_loader,
+    eval_transform,
+    load_annotations,
+    resilient,
+    train_transform,
+)
 
-RATIOS = st.lists(st.sampled_from([0.5, 0.99, 1.0, 1.8]), max_size=40)
-SIZES = st.integers(1, 7)
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
 class Numbers(Dataset):
-    """Items that tell their index and a random number; their aspect ratios change from image to image."""
+    """Items that tell their index and random numbers; their aspect ratios change from image to image.
 
-    def __init__(self, count: int) -> None:
+    `broken` ones cannot be read, and one in `deadly` kills the process that reads it while `lure` exists.
+    """
+
+    def __init__(self, count: int, broken: Iterable[int] = (), deadly: int = -1, lure: Path = Path("nowhere")) -> None:
         self.aspect_ratios = [0.7 if index % 3 else 1.5 for index in range(count)]
+        self.broken = {*broken}
+        self.deadly, self.lure = deadly, lure
 
     def __len__(self) -> int:
         return len(self.aspect_ratios)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+        if index in self.broken:
+            raise ImageError(f"image {index}.png is broken")
+        if index == self.deadly and self.lure.exists():
+            self.lure.unlink()
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
         return torch.rand(3), {"image_id": index}
 
 
-def indices(sampler: AspectRatioBatchSampler) -> list[list[int]]:
-    return [[index for index, _ in batch] for batch in sampler]
+def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
+    return [[index for index, _ in batch.draws] for batch in sampler]
 
 
-def drawn(loader) -> list[list[tuple[int, list[float]]]]:
-    """What a pass gives: the id and the random numbers of each image, batch by batch."""
-    return [[(target["image_id"], image.tolist()) for image, target in zip(*batch, strict=True)] for batch in loader]
+def ids(batches: Iterable[Batch]) -> list[list[int]]:
+    return [[target["image_id"] for target in batch.targets] for batch in batches]
 
 
-def train_loader(dataset: Dataset, *, workers: int = 0, batch_size: int = 3, seed: int = 5):
-    return data.train_loader(dataset, batch_size=batch_size, workers=workers, seed=seed)
+def pairs(batch: Batch) -> Iterable[tuple[torch.Tensor, dict]]:
+    return zip(batch.images, batch.targets, strict=True)
 
 
-@given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 3))
-def test_every_image_comes_once_in_batches_of_one_kind(ratios, size, seed, epoch):
-    sampler = AspectRatioBatchSampler(ratios, size, seed=seed)
-    sampler.set_position(epoch)
-    batches = indices(sampler)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(ratios)))
-    assert all(len({ratios[index] >= 1 for index in batch}) == 1 for batch in batches)
-    assert len(batches) == len(sampler)
-    assert all(1 <= len(batch) <= size for batch in batches)
-    assert sum(len(batch) < size for batch in batches) <= 2
+def told(batch: Batch) -> tuple:
+    """All that a batch of `Numbers` says, to be compared."""
+    images = [(image.flatten().tolist(), target["seed"]) for image, target in pairs(batch)]
+    return images, ids([batch])[0], batch[2:]
 
 
-@given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 45))
-def test_a_later_start_gives_the_tail_of_the_epoch(ratios, size, epoch, start):
-    sampler = AspectRatioBatchSampler(ratios, size, seed=1)
-    sampler.set_position(epoch)
-    whole = list(sampler)
-    sampler.set_position(epoch, start)
-    assert list(sampler) == whole[start:]
-    assert len(sampler) == len(whole)
+def drawn(batches: Iterable[Batch]) -> list[tuple]:
+    return [told(batch) for batch in batches]
 
 
-def test_order_depends_on_seed_and_epoch_alone():
-    def order(seed: int, epoch: int) -> list:
-        sampler = AspectRatioBatchSampler([1.5, 0.5] * 20, 4, seed=seed)
-        sampler.set_position(epoch)
-        return list(sampler)
-
-    assert order(0, 0) == order(0, 0)
-    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    # not only the seeds of the images, also their order
-    assert len({tuple(index for batch in batches for index, _ in batch) for batches in orders}) == len(orders)
+def train_loader(dataset: Dataset, *, workers: int = 0, batch_size: int = 3, seed: int = 5, **options):
+    return data.train_loader(dataset, batch_size=batch_size, workers=workers, seed=seed, **options)
 
 
-def test_images_of_an_epoch_have_seeds_of_their_own():
-    seeds = [seed for batch in AspectRatioBatchSampler([1.0] * 50, 4, seed=0) for _, seed in batch]
-    assert len({*seeds}) == 50
+def failure(batches: Iterable[Batch]) -> Exception | None:
+    """What a pass ends with.
+
+    The traceback is cut off, since it leads back to the loader, which as a cycle waits long for its workers to end.
+    """
+    try:
+        list(batches)
+    except Exception as error:
+        return error.with_traceback(None)
+    return None
 
 
-def test_shuffled():
-    assert indices(AspectRatioBatchSampler([1.0] * 50, 50, seed=0)) != [list(range(50))]
+def by_step(batches: Iterable) -> list[list]:
+    """The batches of one process, step by step."""
+    steps = [[]]
+    for batch in batches:
+        steps[-1].append(batch)
+        if batch.ends_step:
+            steps.append([])
+    assert steps.pop() == [], "the last batch does not end its step"
+    return steps
 
 
-def test_batch_size_below_one_is_refused():
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
-        AspectRatioBatchSampler([1.0], 0, seed=0)
+@pytest.mark.parametrize("load", [train_loader, eval_loader])
+def test_unknown_policy_is_refused(load):
+    with pytest.raises(ValueError, match="`unreadable` must be one of raise, skip, got 'ignore'"):
+        load(Numbers(3), batch_size=1, workers=0, unreadable="ignore")
 
 
 def test_workers_do_not_change_what_is_drawn():
@@ -101,23 +126,50 @@ def test_workers_do_not_change_what_is_drawn():
     assert passes[0, 0, 0] != passes[0, 1, 0]
 
 
+def test_images_are_read_the_same_however_a_step_is_split():
+    def read(batch_size: int, accumulate: int, processes: int) -> list:
+        options = {"batch_size": batch_size, "accumulate": accumulate, "processes": processes}
+        shares = [by_step(train_loader(Numbers(26), rank=rank, **options)) for rank in range(processes)]
+        steps = zip(*shares, strict=True)
+        batches = [[batch for part in step for batch in part if batch.weight] for step in steps]
+        assert all(sum(batch.weight for batch in step) == pytest.approx(1) for step in batches)
+        return [
+            [(target["image_id"], target["seed"], image.tolist()) for b in step for image, target in pairs(b)]
+            for step in batches
+        ]
+
+    whole = read(6, 1, 1)
+    assert sorted(len(step) for step in whole) == [3, 5, 6, 6, 6]
+    for split in ((3, 2, 1), (1, 6, 1), (2, 1, 3), (1, 2, 3), (1, 1, 6)):
+        assert read(*split) == whole, split
+
+
+def test_targets_tell_the_seed_of_their_image():
+    loader = train_loader(Numbers(14))
+    plan = [batch.draws for batch in loader.batch_sampler]
+    assert [[(t["image_id"], t["seed"]) for t in batch.targets] for batch in loader] == plan
+
+
 def test_augmentation_changes_from_epoch_to_epoch():
     loader = train_loader(Numbers(14))
     epochs = []
     for epoch in (0, 1):
         loader.batch_sampler.set_position(epoch)
-        epochs.append({image_id: numbers for batch in drawn(loader) for image_id, numbers in batch})
+        numbers = {target["image_id"]: image.tolist() for batch in loader for image, target in pairs(batch)}
+        epochs.append(numbers)
     assert all(epochs[0][image_id] != epochs[1][image_id] for image_id in range(14))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_global_random_state_is_untouched(workers):
+@WORKERS
+def test_global_random_state_is_untouched(workers, monkeypatch):
+    # the state of a GPU is not put back, so it must not be set
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
     loader = train_loader(Numbers(7), workers=workers)
-    torch.manual_seed(3)
-    before = torch.random.get_rng_state()
+    state = torch.Generator().manual_seed(3).get_state()
+    torch.default_generator.set_state(state)
     for _ in range(2):
         list(loader)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_drawn_images_do_not_depend_on_the_global_random_state():
@@ -128,27 +180,345 @@ def test_drawn_images_do_not_depend_on_the_global_random_state():
     assert passes[0] == passes[1]
 
 
+def test_a_target_that_a_data_set_keeps_is_left_alone():
+    kept = {"image_id": 0}
+    dataset = Numbers(1)
+    dataset.__class__ = type("Kept", (Numbers,), {"__getitem__": lambda self, index: (torch.rand(3), kept)})
+    (batch,) = train_loader(dataset)
+    assert "seed" in batch.targets[0]
+    assert kept == {"image_id": 0}
+
+
 def test_pictures_and_their_flips_on_files(shapes):
     annotations = load_annotations(shapes / "train", shapes / "annotations" / "train.json")
-    dataset = CocoDetection(annotations, train_transform())
+    dataset = CocoDetection(annotations, train_transform(min_size=80, max_size=96))
     plain = {target["image_id"]: image for image, target in CocoDetection(annotations, eval_transform())}
     flipped = 0
     passes = [list(train_loader(dataset, workers=workers, batch_size=5)) for workers in (0, 2)]
-    assert [len(images) for images, _ in passes[0]] == [5, 5, 2]
-    for (images, targets), (same_images, same_targets) in zip(*passes, strict=True):
-        for image, target, same, same_target in zip(images, targets, same_images, same_targets, strict=True):
+    assert [len(batch.images) for batch in passes[0]] == [5, 5, 2]
+    for batch, again in zip(*passes, strict=True):
+        assert [target["boxes"].tolist() for target in batch.targets] == [t["boxes"].tolist() for t in again.targets]
+        for image, same, target in zip(batch.images, again.images, batch.targets, strict=True):
             assert torch.equal(image, same)
-            assert torch.equal(target["boxes"], same_target["boxes"])
             flipped += torch.equal(image, plain[target["image_id"]].flip(2))
     assert 1 <= flipped <= 11
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_without_an_image_is_a_blank_one():
+    # one image for three processes
+    batches = [list(train_loader(Numbers(1), rank=rank, processes=3)) for rank in range(3)]
+    assert [[(batch.weight, batch.ends_step) for batch in batches_] for batches_ in batches] == [
+        [(1, True)],
+        [(0, True)],
+        [(0, True)],
+    ]
+    ((image,), (target,), *_, unreadable) = batches[2][0]
+    assert (image.dtype, tuple(image.shape), image.any().item()) == (torch.uint8, (3, 64, 64), False)
+    assert (target["boxes"].dtype, tuple(target["boxes"].shape)) == (torch.float32, (0, 4))
+    assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
+    assert (target["image_id"], target["seed"], unreadable) == (-1, 0, [])
+
+
+@WORKERS
+def test_an_unreadable_image_raises(workers):
+    for load in (train_loader, eval_loader):
+        error = failure(load(Numbers(7, broken=[4]), workers=workers, batch_size=2))
+        assert type(error) is ImageError
+        assert "image 4.png is broken" in str(error)
+
+
+@WORKERS
+def test_an_unreadable_image_is_skipped_and_told(workers):
+    broken = {1, 2, 5, 6}
+    batches = list(train_loader(Numbers(7, broken), workers=workers, batch_size=2, unreadable="skip"))
+    whole = list(train_loader(Numbers(7), batch_size=2))
+    assert any(len(batch.unreadable) == 2 for batch in batches), "no batch of which nothing is left"
+    assert any(len(batch.unreadable) == 1 for batch in batches)
+    for batch, full in zip(batches, whole, strict=True):
+        numbers = {target["image_id"]: image.tolist() for image, target in pairs(full)}
+        left = [image for image in numbers if image not in broken]
+        assert batch.unreadable == [f"image {image}.png is broken" for image in numbers if image in broken]
+        assert ids([batch])[0] == (left or [-1])
+        assert batch.weight == pytest.approx(full.weight * len(left) / len(numbers))
+        assert batch.ends_step == full.ends_step
+        if left:  # with the same random numbers as beside the broken ones
+            assert [image.tolist() for image in batch.images] == [numbers[image] for image in left]
+
+
+@WORKERS
+def test_eval_skips_an_unreadable_image(workers):
+    loader = eval_loader(Numbers(7, [1, 4, 5]), batch_size=2, workers=workers, unreadable="skip")
+    batches = list(loader)
+    assert ids(batches) == [[0], [2, 3], [], [6]]
+    assert [batch.weight for batch in batches] == pytest.approx([1 / 7, 2 / 7, 0, 1 / 7])
+    assert [batch.unreadable for batch in batches] == [
+        ["image 1.png is broken"],
+        [],
+        ["image 4.png is broken", "image 5.png is broken"],
+        [],
+    ]
+
+
+@WORKERS
 def test_eval_loader_keeps_the_order(shapes, workers):
     annotations = load_annotations(shapes / "val", shapes / "annotations" / "val.json")
     loader = eval_loader(CocoDetection(annotations, eval_transform()), batch_size=4, workers=workers)
     state = torch.random.get_rng_state()
     batches = list(loader)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert [[target["image_id"] for target in targets] for _, targets in batches] == [[1, 2, 3, 4], [5, 6]]
-    assert all(isinstance(images, list) and images[0].shape == (3, 80, 96) for images, _ in batches)
+    assert ids(batches) == [[1, 2, 3, 4], [5, 6]]
+    assert all(isinstance(b.images, list) and b.images[0].shape == (3, 80, 96) for b in batches)
+    assert [(b.weight, b.ends_step, b.unreadable) for b in batches] == [(4 / 6, True, []), (2 / 6, True, [])]
+    assert loader.dataset[1][1]["image_id"] == 2
+
+
+@given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6))
+def test_eval_images_are_shared_out_once_each(count, batch_size, processes):
+    shares = [
+        list(eval_loader(Numbers(count), batch_size=batch_size, workers=0, rank=rank, processes=processes))
+        for rank in range(processes)
+    ]
+    for rank, share in enumerate(shares):
+        assert [i for batch in ids(share) for i in batch] == list(range(rank, count, processes))
+        assert all(len(batch.images) <= batch_size for batch in share)
+    assert sum(batch.weight for share in shares for batch in share) == pytest.approx(min(count, 1))
+
+
+def test_a_process_may_have_nothing_to_judge():
+    assert list(eval_loader(Numbers(1), batch_size=2, workers=1, rank=1, processes=2)) == []
+
+
+def test_batches_can_be_pinned(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    (batch,) = train_loader(Numbers(1), rank=1, processes=2)
+    same = pin_memory(batch)
+    assert type(same) is Batch
+    assert told(same) == told(batch)
+    assert len(pinned) == 3, "image, boxes and labels"
+
+
+def started(batches: Iterable[Batch], before: set) -> tuple[list[Batch], set]:
+    """The first batch, and the worker processes that were started for it."""
+    first = next(batches)
+    return [first], {*multiprocessing.active_children()} - before
+
+
+def kill(worker: multiprocessing.Process) -> None:
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+
+
+@pytest.fixture
+def before() -> set:
+    """The child processes of other tests."""
+    return {*multiprocessing.active_children()}
+
+
+# in the middle of a step, at its end, and when everything was read ahead
+@pytest.mark.parametrize("read", [1, 2, 6])
+def test_pass_goes_on_as_if_no_worker_had_died(before, read):
+    options = {"batch_size": 2, "accumulate": 2, "rank": 1, "processes": 2}
+    undisturbed = train_loader(Numbers(33), **options)
+    loader = train_loader(Numbers(33), workers=2, **options)
+    for sampler in (undisturbed.batch_sampler, loader.batch_sampler):
+        sampler.set_position(3, 1)
+    messages = []
+    batches = resilient(loader, restarts=1, on_restart=messages.append)
+    found, workers = started(batches, before)
+    loader.batch_sampler.set_position(4)  # a trainer may prepare the next epoch early
+    found += itertools.islice(batches, read - 1)
+    victim = workers.pop()
+    kill(victim)
+    assert messages == []
+    found += itertools.islice(batches, 1)
+    assert len({*multiprocessing.active_children()} - before) == 2, "the workers that were left are still there"
+    found += batches
+    assert drawn(found) == drawn(undisturbed)
+    assert messages == [
+        f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed); fresh workers go on in their "
+        "place (restart 1 of 1)"
+    ]
+    # the next pass of the same loader has nothing to get over
+    undisturbed.batch_sampler.set_position(4)
+    assert drawn(resilient(loader)) == drawn(undisturbed)
+
+
+def test_too_many_deaths_end_the_pass(before):
+    loader = train_loader(Numbers(33), workers=2)
+    messages = []
+    batches = resilient(loader, restarts=1, on_restart=messages.append)
+    for _ in range(2):
+        _, workers = started(batches, before)
+        victim = workers.pop()
+        kill(victim)
+    error = failure(batches)
+    assert type(error) is WorkerError
+    assert len(messages) == 1
+    assert str(error) == (
+        f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed), after 1 restart. That is "
+        "usually the system, out of memory: set data.workers lower (it is 2), allow more memory or shared memory "
+        "(/dev/shm)"
+    )
+    assert len(list(resilient(loader))) == len(loader), "the loader itself is still good"
+
+
+def test_without_restarts_the_first_death_ends_the_pass(before):
+    batches = resilient(train_loader(Numbers(33), workers=2))
+    kill(started(batches, before)[1].pop())
+    error = failure(batches)
+    assert type(error) is WorkerError
+    assert "killed by signal 9 (Killed). That" in str(error)
+    assert str(error).endswith(", or set data.unreadable=skip, under which fresh workers go on")
+
+
+def test_death_while_a_batch_is_waited_for(tmp_path):
+    lure = tmp_path / "lure"
+    lure.touch()
+    messages = []
+    deadly = indices(train_loader(Numbers(20)).batch_sampler)[2][0]
+    loader = train_loader(Numbers(20, deadly=deadly, lure=lure), workers=1)
+    batches = resilient(loader, restarts=1, on_restart=messages.append)
+    assert drawn(batches) == drawn(train_loader(Numbers(20)))
+    assert len(messages) == 1
+
+
+def test_death_between_two_passes(before):
+    loader = train_loader(Numbers(20), workers=2)
+    messages = []
+    batches = resilient(loader)
+    first, workers = started(batches, before)
+    first += batches
+    kill(workers.pop())
+    assert drawn(resilient(loader, restarts=1, on_restart=messages.append)) == drawn(first)
+    assert len(messages) == 1
+
+
+def test_death_in_evaluation(before):
+    loader = eval_loader(Numbers(20), batch_size=3, workers=2, rank=1, processes=2)
+    batches = resilient(loader, restarts=1)
+    found, workers = started(batches, before)
+    kill(workers.pop())
+    found += batches
+    assert ids(found) == [[1, 3, 5], [7, 9, 11], [13, 15, 17], [19]]
+
+
+@WORKERS
+def test_other_errors_pass_unchanged(workers):
+    class Faulty(Numbers):
+        def __getitem__(self, index):
+            raise RuntimeError("a bug")
+
+    messages = []
+    error = failure(resilient(train_loader(Faulty(5), workers=workers), restarts=3, on_restart=messages.append))
+    assert type(error) is RuntimeError
+    assert "a bug" in str(error)
+    assert messages == []
+
+
+@WORKERS
+def test_undisturbed_pass_is_the_loader_s_own(workers):
+    loader = train_loader(Numbers(20), workers=workers)
+    for epoch, start in ((0, 1), (1, 0)):
+        loader.batch_sampler.set_position(epoch, start)
+        assert drawn(resilient(loader)) == drawn(loader)
+
+
+def test_a_consumer_may_stop_early(before):
+    loader = train_loader(Numbers(33), workers=2)
+    whole = drawn(train_loader(Numbers(33)))
+    for _ in range(2):
+        batches = resilient(loader)
+        found = [next(batches), next(batches)]
+        batches.close()
+        assert drawn(found) == whole[:2]
+    assert drawn(resilient(loader)) == whole
+    # among fresh workers too
+    batches = resilient(loader, restarts=1)
+    kill(started(batches, before)[1].pop())
+    assert told(next(batches)) == whole[1]
+    batches.close()
+    assert {*multiprocessing.active_children()} <= before
+    assert drawn(resilient(loader)) == whole
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no schedulers here")
+def test_what_a_scheduler_sends_does_not_end_workers(before):
+    loader = train_loader(Numbers(33), workers=2)
+    batches = resilient(loader)
+    found, workers = started(batches, before)
+    found.append(next(batches))  # of the other worker, which is ready then too
+    for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1)):
+        os.kill(worker.pid, number)
+    found += batches
+    assert drawn(found) == drawn(train_loader(Numbers(33)))
+    assert {*multiprocessing.active_children()} - before == workers
+
+
+ITEMS = """
+import multiprocessing, os, signal, sys, time
+sys.path.insert(0, {root!r})
+import torch
+from torch.utils.data import DataLoader, Dataset
+from data import WorkerError, resilient, train_loader
+
+class Items(Dataset):
+    aspect_ratios = [1.0] * 20
+    def __len__(self): return 20
+    def __getitem__(self, index): return torch.zeros(1), {{}}
+
+"""
+SILENT = """
+calls = []
+if {after_another}:
+    list(DataLoader(Items(), num_workers=1, collate_fn=list))
+else:
+    signal.signal(signal.SIGCHLD, lambda number, frame: calls.append(number))
+batches = resilient(train_loader(Items(), batch_size=2, workers=2, seed=0))
+next(batches)
+worker = multiprocessing.active_children()[0]
+os.kill(worker.pid, signal.SIGKILL)
+for _ in range(30):
+    time.sleep(0.01)  # an update of the weights
+print("the update is whole,", "the program's own handler was called:", bool(calls))
+try:
+    next(batches)
+except WorkerError as error:
+    print("then:", error)
+"""
+CRASH = """
+def main():
+    loader = train_loader(Items(), batch_size=2, workers=2, seed=0)
+    for batch in loader:
+        raise ZeroDivisionError("a bug")  # its traceback holds the loader
+main()
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a script with a small data set `Items` in a process of its own."""
+
+    def start(script: str) -> subprocess.CompletedProcess:
+        file = tmp_path / "script.py"
+        file.write_text(ITEMS.format(root=str(Path(data.__file__).parents[1])) + script)
+        return subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, check=False)
+
+    return start
+
+
+@pytest.mark.parametrize("after_another", [False, True])
+def test_a_death_does_not_interrupt_what_the_consumer_does(run, after_another):
+    # in a process of its own, since torch sets its handler once
+    result = run(SILENT.format(after_another=after_another))
+    assert (result.returncode, result.stderr) == (0, "")
+    first, second = result.stdout.splitlines()
+    assert first == f"the update is whole, the program's own handler was called: {not after_another}"
+    assert second.startswith("then: worker process ")
+
+
+def test_a_program_that_crashes_ends(run):
+    result = run(CRASH)
+    assert result.returncode == 1
+    assert result.stderr.count("Traceback") == 1
+    assert result.stderr.endswith("ZeroDivisionError: a bug\n")

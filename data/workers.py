@@ -1,0 +1,161 @@
+"""The processes that read pictures: how they start, and what becomes of a pass when one of them dies."""
+
+import atexit
+import copy
+import functools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from .steps import Batch
+
+# A process that was killed closes its pipes a moment before the system tells that it is dead.
+_GRACE_S = 0.2
+_TORCH_HANDLER = "torch.utils.data._utils.signal_handling"
+
+T = TypeVar("T")
+
+
+class WorkerError(RuntimeError):
+    """A worker process of a loader died; the message says how, and what to do."""
+
+
+def loader_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
+    """Arguments that all loaders have in common; the fetched items are batches already."""
+    if workers:
+        _end_workers_at_exit()
+    return {
+        "num_workers": workers,
+        "collate_fn": _as_read,
+        "pin_memory": pin_memory,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": _leave_stopping_to_the_parent,
+        # else every pass draws a number from the global random state, and a resumed run would make one pass more
+        "generator": torch.Generator(),
+    }
+
+
+def _as_read(batch: Batch) -> Batch:
+    return batch
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ignore the signals by which a scheduler asks every process of a job to stop: training still needs its batches."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@functools.cache  # once, before torch's own clean-up of a pass, which comes first then
+def _end_workers_at_exit() -> None:
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    """End what Python ends when a program does, its daemonic processes, by a signal that loaders' workers obey.
+
+    Python sends a SIGTERM and waits, which would be for ever wherever a traceback still holds a loader.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take these deaths for accidents
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def resilient(
+    loader: DataLoader, *, restarts: int = 0, on_restart: Callable[[str], None] = lambda message: None
+) -> Iterator[Batch]:
+    """Iterate over a loader from where its sampler stands; after the death of a worker, go on with fresh workers.
+
+    The batches are those of an undisturbed pass, since each image's randomness depends on its seed alone. A death is
+    met while the next batch is waited for and nowhere else; errors of other kinds pass unchanged.
+
+    Args:
+        loader: of `train_loader` or `eval_loader`.
+        restarts: how many deaths to get over in this pass.
+        on_restart: told what happened, at each restart.
+
+    Raises:
+        WorkerError: if workers died more often.
+    """
+    plan = copy.copy(loader.batch_sampler)  # where it stands now: it may be moved before the pass is over
+    done = 0
+    source = loader
+    for restart in range(1, restarts + 2):
+        try:
+            for batch in _until_a_death(source):
+                done += 1
+                yield batch
+            return
+        except WorkerError as error:
+            message = str(error)
+        # The next pass must not meet the dead. Torch has no public name for its lasting workers.
+        source._iterator = None
+        if restart <= restarts:
+            on_restart(f"{message}; fresh workers go on in their place (restart {restart} of {restarts})")
+            source = DataLoader(
+                loader.dataset,
+                batch_sampler=list(plan)[done:],
+                **loader_settings(loader.num_workers, loader.pin_memory),
+            )
+    after = f", after {restarts} restart{'s' * (restarts > 1)}" if restarts else ""
+    hint = "" if restarts else ", or set data.unreadable=skip, under which fresh workers go on"
+    raise WorkerError(
+        f"{message}{after}. That is usually the system, out of memory: set data.workers lower (it is "
+        f"{loader.num_workers}), allow more memory or shared memory (/dev/shm){hint}"
+    )
+
+
+def _until_a_death(loader: DataLoader) -> Iterator[Batch]:
+    iterator = _watched(loader, lambda: _start(loader))
+    while (batch := _watched(loader, lambda: next(iterator, None))) is not None:
+        yield batch
+
+
+def _start(loader: DataLoader) -> Iterator[Batch]:
+    """Start a pass without torch's SIGCHLD handler.
+
+    It raises in the main thread wherever that is when a worker dies: in the middle of an update, which is then half
+    done. Without it torch still looks for dead workers while it waits for a batch.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # nowhere else does torch set it
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", None) == _TORCH_HANDLER:  # left by another loader
+        handler = signal.SIG_DFL
+    try:
+        return iter(loader)
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:  # None: not Python's to set
+            signal.signal(signal.SIGCHLD, handler)
+
+
+def _watched(loader: DataLoader, action: Callable[[], T]) -> T:
+    """Do what needs the loader's workers; raises `WorkerError` if one of them is dead."""
+    dead = _dead_workers(loader, wait_s=0)  # first, since the rest of a message that it was sending never comes
+    if not dead:
+        try:
+            return action()
+        except (RuntimeError, OSError, EOFError):
+            dead = _dead_workers(loader, wait_s=_GRACE_S)
+            if not dead:
+                raise
+    raise WorkerError(" and ".join(dead))
+
+
+def _dead_workers(loader: DataLoader, wait_s: float) -> list[str]:
+    """Say of each dead worker how it ended, after up to `wait_s` for each that is alive."""
+    found = []
+    for worker in getattr(loader._iterator, "_workers", ()):
+        if wait_s:
+            worker.join(wait_s)
+        if (code := worker.exitcode) is not None:
+            killed = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else ""
+            found.append(f"worker process {worker.pid} of the data loader {killed or f'ended with exit code {code}'}")
+    return found

@@ -1,0 +1,121 @@
+"""Steps: every image once, the same however a step is split, and the same after a resume."""
+
+import itertools
+import math
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data import MicroBatch, StepSampler
+
+RATIOS = st.lists(st.sampled_from([0.5, 0.99, 1.0, 1.8]), max_size=40)
+SIZES = st.integers(1, 7)
+
+
+def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
+    return [[index for index, _ in batch.draws] for batch in sampler]
+
+
+def by_step(batches: Iterable) -> list[list]:
+    """The batches of one process, step by step."""
+    steps = [[]]
+    for batch in batches:
+        steps[-1].append(batch)
+        if batch.ends_step:
+            steps.append([])
+    assert steps.pop() == [], "the last batch does not end its step"
+    return steps
+
+
+@given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 3))
+def test_every_image_comes_once_in_steps_of_one_kind(ratios, size, seed, epoch):
+    sampler = StepSampler(ratios, size, seed=seed)
+    sampler.set_position(epoch)
+    batches = indices(sampler)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(ratios)))
+    assert all(len({ratios[index] >= 1 for index in batch}) == 1 for batch in batches)
+    assert len(batches) == len(sampler) == sampler.steps
+    assert all(1 <= len(batch) <= size for batch in batches)
+    assert sum(len(batch) < size for batch in batches) <= 2
+
+
+def test_batches_of_one_process_are_those_of_earlier_versions():
+    sampler = StepSampler([1.5, 0.5, 1.0] * 3, 2, seed=5)
+    sampler.set_position(1)
+    assert indices(sampler) == [[6, 5], [8, 2], [3, 0], [7, 4], [1]]
+    assert next(iter(sampler)).draws == [(6, 3758845230286133271), (5, 2253529350308858652)]
+
+
+@given(
+    ratios=RATIOS,
+    batch_size=st.integers(1, 3),
+    accumulate=st.integers(1, 3),
+    processes=st.integers(1, 4),
+    epoch=st.integers(0, 1),
+    start=st.integers(0, 5),
+)
+def test_a_step_is_the_same_however_it_is_split(ratios, batch_size, accumulate, processes, epoch, start):
+    whole = StepSampler(ratios, batch_size * accumulate * processes, seed=2)
+    shares = [
+        StepSampler(ratios, batch_size, seed=2, accumulate=accumulate, rank=rank, processes=processes)
+        for rank in range(processes)
+    ]
+    for sampler in (whole, *shares):
+        sampler.set_position(epoch, start)
+    steps = [[batch.draws for batch in step] for step in by_step(whole)]
+    split = [by_step(share) for share in shares]
+    assert {len(steps)} == {len(share) for share in split} == {max(whole.steps - start, 0)}
+    assert {share.steps for share in shares} == {whole.steps}
+    for (step,), *parts in zip(steps, *split, strict=True):
+        assert [draw for part in parts for batch in part for draw in batch.draws] == step
+        assert sum(batch.weight for part in parts for batch in part) == pytest.approx(1)
+        for batch in itertools.chain(*parts):
+            assert len(batch.draws) <= batch_size
+            assert batch.weight == pytest.approx(len(batch.draws) / len(step))
+        # else the processes would wait for each other for ever
+        assert {len(part) for part in parts} == {math.ceil(math.ceil(len(step) / processes) / batch_size)}
+        counts = [sum(len(batch.draws) for batch in part) for part in parts]
+        assert max(counts) - min(counts) <= 1
+        for part in parts:
+            assert max(len(batch.draws) for batch in part) - min(len(batch.draws) for batch in part) <= 1
+
+
+@given(RATIOS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 45))
+def test_a_later_start_gives_the_tail_of_the_epoch(ratios, batch_size, accumulate, processes, start):
+    sampler = StepSampler(ratios, batch_size, seed=1, accumulate=accumulate, rank=processes - 1, processes=processes)
+    sampler.set_position(2)
+    whole = list(sampler)
+    assert len(whole) == len(sampler)
+    sampler.set_position(2, start)
+    assert list(sampler) == [batch for step in by_step(whole)[start:] for batch in step]
+    assert len(sampler) == len(whole)
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    def order(seed: int, epoch: int) -> list:
+        sampler = StepSampler([1.5, 0.5] * 20, 4, seed=seed)
+        sampler.set_position(epoch)
+        return [batch.draws for batch in sampler]
+
+    assert order(0, 0) == order(0, 0)
+    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    # not only the seeds of the images, also their order
+    assert len({tuple(index for batch in batches for index, _ in batch) for batches in orders}) == len(orders)
+
+
+def test_images_of_an_epoch_have_seeds_of_their_own():
+    seeds = [seed for batch in StepSampler([1.0] * 50, 4, seed=0) for _, seed in batch.draws]
+    assert len({*seeds}) == 50
+
+
+def test_shuffled():
+    assert indices(StepSampler([1.0] * 50, 50, seed=0)) != [list(range(50))]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulate"])
+def test_a_size_below_one_is_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+        StepSampler([1.0], **({"batch_size": 1, "seed": 0} | {name: 0}))
