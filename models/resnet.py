@@ -3,12 +3,14 @@
 Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1..4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model
 from torchvision.models.resnet import ResNet
 from torchvision.ops import FrozenBatchNorm2d
@@ -30,8 +32,10 @@ RESNETS = (
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "frozen_bn": FrozenBatchNorm2d,
     "bn": nn.BatchNorm2d,
+    "sync_bn": nn.SyncBatchNorm,
     "gn": partial(nn.GroupNorm, 32),
 }
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 STAGES = (1, 2, 3, 4)
 
 
@@ -55,6 +59,7 @@ def resnet(
     frozen_stages: int = -1,
     norm: str = "frozen_bn",
     dcn_backend: str = "auto",
+    recompute_dcn_stages: bool = False,
 ) -> ResNet:
     """Build a torchvision ResNet whose chosen stages have deformable 3x3 convolutions.
 
@@ -69,17 +74,22 @@ def resnet(
         offset_groups: channel groups with offsets of their own.
         mask_scale: `mask = mask_scale * sigmoid(logits)`; 2 makes the network start as the plain one.
         frozen_stages: -1 trains everything, 0 freezes the stem, s freezes the stem and stages 1..s.
-        norm: one of `NORMS`. In frozen stages it is "frozen_bn" in place of "bn".
+        norm: one of `NORMS`. In frozen stages it is "frozen_bn" in place of "bn" and "sync_bn". The statistics of
+            "sync_bn" are those of all processes; where there are several, PyTorch has it for GPUs only.
         dcn_backend: a name in `dcn.BACKENDS`, or "auto".
+        recompute_dcn_stages: whether the blocks of the deformable stages keep nothing but their input for the backward
+            pass and are computed again there: less memory for more time, and the same gradients.
 
     Raises:
-        ValueError: if a name is unknown or a stage does not exist.
+        ValueError: if a name is unknown, a stage does not exist, or there is none to recompute.
     """
     check_name("backbone", name, RESNETS)
     check_name("norm", norm, NORMS)
     check_stages(dcn_v2_stages)
     if frozen_stages not in (-1, 0, *STAGES):
         raise ValueError(f"`frozen_stages` must be -1 (none), 0 (stem) or 1..4 (stem and stages), got {frozen_stages}")
+    if recompute_dcn_stages and not dcn_v2_stages:
+        raise ValueError("`recompute_dcn_stages` needs deformable stages, got `dcn_v2_stages` []")
     network = get_model(name, weights=None, norm_layer=NORMS[norm])
     # The weights are drawn by now, so the zeros of `conv_offset` are not overwritten by torchvision's initialisation.
     # New layers draw numbers as well: apart from the global state, so that the heads start as those of a plain network.
@@ -96,6 +106,9 @@ def resnet(
     if frozen_stages >= 0:
         for part in ["conv1", "bn1", *(f"layer{stage}" for stage in STAGES[:frozen_stages])]:
             setattr(network, part, _freeze(getattr(network, part)))
+    if recompute_dcn_stages:
+        for stage in dcn_v2_stages:
+            setattr(network, f"layer{stage}", _RecomputedStage(*getattr(network, f"layer{stage}")))
     return network
 
 
@@ -142,10 +155,51 @@ def _freeze(module: nn.Module) -> nn.Module:
     """Stop the training of a module, statistics of its batch norms included."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, BATCH_NORMS):
         frozen = FrozenBatchNorm2d(module.num_features, module.eps)
         frozen.load_state_dict(module.state_dict())
         return frozen
     for name, child in module.named_children():
         setattr(module, name, _freeze(child))
     return module
+
+
+class _RecomputedStage(nn.Sequential):
+    """A stage whose blocks are computed again in the backward pass, https://arxiv.org/abs/1604.06174."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass `x` through the blocks; outside of training as any sequence does."""
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        for block in self:
+            if torch.compiler.is_compiling():  # the compiler keeps count of buffers itself, and knows no `context_fn`
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = _recomputed(block, x)
+        return x
+
+
+@torch.compiler.disable  # of a block that cannot be compiled in one piece, this is what is left
+def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute a block now and again in the backward pass; there is nothing random in it."""
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=lambda: (nullcontext(), _copied_statistics(block)),
+    )
+
+
+@contextmanager
+def _copied_statistics(block: nn.Module) -> Iterator[None]:
+    """Let batch norms update copies of their statistics, which have counted this batch already."""
+    norms = [module for module in block.modules() if isinstance(module, BATCH_NORMS)]
+    buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
+    for norm, name, buffer in buffers:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in buffers:
+            setattr(norm, name, buffer)

@@ -1,8 +1,12 @@
-"""Every detector of the table obeys torchvision's contract; Faster R-CNN takes its options."""
+"""Every detector obeys torchvision's contract, and its losses are means over images; Faster R-CNN takes its options."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.models.detection import FasterRCNN, rpn
 
 from dcn import DeformConv2d
 from models import DETECTORS, faster_rcnn, resnet, resnet_fpn
@@ -115,8 +119,16 @@ def test_options_arrive():
     assert heads.box_predictor.bbox_pred.out_features == 24
 
 
-def test_several_sizes_in_training():
-    assert build(min_size=[48, 64]).transform.min_size == [48, 64]
+def test_images_are_scaled_in_evaluation_alone():
+    images, targets = batch()
+    model = build()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    larger = [image.repeat(1, 3, 2) for image in images]  # 192 x 160 and 270 x 128
+    model.train()(larger, targets)
+    model.eval()(larger)
+    # padded to multiples of 32; scaled to 64 on the shorter side, or 96 on the longer one
+    assert seen == [(288, 160), (96, 64)]
 
 
 @pytest.mark.parametrize("canonical", [128, 56])
@@ -147,3 +159,158 @@ def test_anchor_sizes_count_the_levels_of_the_pyramid():
 def test_no_classes(num_classes):
     with pytest.raises(ValueError, match=f"`num_classes` must be at least 1, got {num_classes}"):
         build(num_classes=num_classes)
+
+
+def tiny(detector: str, norm: str = "frozen_bn", **options) -> nn.Module:
+    """A detector in float64 with sizes in hundreds of pixels, whose offsets are not whole numbers."""
+    torch.manual_seed(0)
+    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[2], norm=norm), levels=[2, 3], channels=16)
+    sizes = {"anchor_sizes": [16, 32, 64], "box_head_channels": 32, "rpn_proposals_train": 100}
+    sizes |= {"rpn_batch_size": 64, "box_batch_size": 32}
+    model = DETECTORS[detector](pyramid, 3, **sizes | options)
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.normal_(module.conv_offset.weight, std=0.01)
+    return model.double().train()
+
+
+def seeded_batch(size: tuple[int, int] = (96, 128)) -> tuple[list[torch.Tensor], list[dict]]:
+    """Four images with 2, 0, 4 and 5 boxes."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    scale = torch.tensor(size[::-1])
+    targets = []
+    for index, count in enumerate((2, 0, 4, 5)):
+        corners = draw(count, 2) * scale / 2
+        boxes = torch.cat([corners, corners + (0.15 + 0.3 * draw(count, 2)) * scale], 1)
+        labels = torch.randint(1, 4, (count,), generator=generator)
+        targets.append({"boxes": boxes, "labels": labels, "seed": 10**17 + 7919 * index})
+    return [draw(3, *size) for _ in targets], targets
+
+
+def losses_and_gradients(model, images, targets, split) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Sums over the parts of a batch, each weighted by its share of the images."""
+    model.zero_grad()
+    losses = {}
+    for part in torch.arange(len(images)).split(split):
+        found = model([images[i] for i in part], [targets[i] for i in part])
+        share = len(part) / len(images)
+        sum(share * loss for loss in found.values()).backward()
+        losses = {name: losses.get(name, 0) + share * loss.detach() for name, loss in found.items()}
+    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal_however_split(model, images, targets, splits) -> None:
+    losses, gradients = losses_and_gradients(model, images, targets, [len(images)])
+    assert all(loss.isfinite() for loss in losses.values())
+    for split in splits:
+        torch.manual_seed(sum(split[1:]))  # the global state is none of its business
+        parts, part_gradients = losses_and_gradients(model, images, targets, split)
+        torch.testing.assert_close(parts, losses, rtol=1e-10, atol=0)
+        assert part_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            scale = gradient.abs().max().item()
+            torch.testing.assert_close(part_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+@pytest.fixture
+def float64_labels(monkeypatch):
+    """torchvision's RPN has float32 labels, which would make that loss one of 7 digits."""
+
+    def loss(logits, labels):
+        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+    monkeypatch.setattr(rpn.F, "binary_cross_entropy_with_logits", loss)
+
+
+# an image has 3024 anchors and at most 300 proposals
+FEW = {"box_batch_size": 400, "rpn_batch_size": 4000}
+
+
+@pytest.mark.parametrize("options", [{}, FEW], ids=["full samples", "samples not full"])
+@pytest.mark.parametrize("norm", ["frozen_bn", "gn"])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_same_however_a_batch_is_split(detector, norm, options, float64_labels):
+    model = tiny(detector, norm, **options)
+    assert_equal_however_split(model, *seeded_batch(), [(2, 2), (1, 3), (1, 1, 1, 1)])
+    if detector == "faster_rcnn":
+        samplers = (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler)
+        assert [bool(sampler.missing) for sampler in samplers] == [bool(options)] * 2
+
+
+def test_the_same_with_an_image_of_which_nothing_is_drawn(float64_labels):
+    """No box and no proposal: torchvision alone would make a mean over nothing of it."""
+    model = tiny("faster_rcnn")
+    model.rpn.min_size = 1e6
+    images, targets = seeded_batch()
+    assert_equal_however_split(model, images[:2], targets[:2], [(1, 1)])
+    losses = model(images[1:2], targets[1:2])
+    assert losses["loss_classifier"].item() == losses["loss_box_reg"].item() == 0
+    assert losses["loss_objectness"].item() > 0
+
+
+def test_losses_are_those_of_torchvision_over_full_samples(float64_labels):
+    """To the bit where samples are full, else by the ratio of what was drawn to what should have been."""
+    images, targets = seeded_batch()
+    model = tiny("faster_rcnn")
+    assert model(images, targets) == FasterRCNN.forward(model, images, targets)
+
+    model = tiny("faster_rcnn", **FEW)
+    drawn = {}
+
+    def count(module, inputs, output):
+        drawn["box"] = len(output[0])  # logits of the sampled proposals
+
+    model.roi_heads.box_predictor.register_forward_hook(count)
+    ours, theirs = model(images, targets), FasterRCNN.forward(model, images, targets)
+    for name in ("loss_classifier", "loss_box_reg"):
+        assert ours[name].item() == pytest.approx(theirs[name].item() * drawn["box"] / 1600, rel=1e-12)
+    assert 0 < drawn["box"] < 1600
+    ratios = [(ours[name] / theirs[name]).item() for name in ("loss_objectness", "loss_rpn_box_reg")]
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-12)
+    # fewer than the anchors, of which those between the thresholds are ignored
+    assert 0.5 < ratios[0] < 3024 / 4000
+
+
+def test_the_two_samples_of_an_image_are_drawn_apart():
+    model = tiny("faster_rcnn")
+    rpn_sampler, box_sampler = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
+    model(*seeded_batch())
+    assert rpn_sampler.seeds == box_sampler.seeds == [10**17 + 7919 * index for index in range(4)]
+    twins = [copy.copy(rpn_sampler), copy.copy(box_sampler)]
+    for twin in twins:
+        twin.batch_size_per_image, twin.positive_fraction = 32, 0.5
+    one, other = (twin([torch.zeros(500)] * 4)[1] for twin in twins)
+    assert all(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_new_seed_is_a_new_sample():
+    model = tiny("faster_rcnn")
+    images, targets = seeded_batch()
+    expected = model(images, targets)["loss_objectness"]
+    assert model(images, targets)["loss_objectness"] == expected
+    assert model(images, [t | {"seed": t["seed"] + 1} for t in targets])["loss_objectness"] != expected
+
+
+def test_targets_without_seeds_follow_the_global_state():
+    model = tiny("faster_rcnn")
+    images, targets = seeded_batch()
+    targets = [{key: value for key, value in target.items() if key != "seed"} for target in targets]
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(model(images, targets)["loss_objectness"].item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_state_dict_keys_are_those_of_torchvision():
+    pyramid = resnet_fpn(resnet("resnet18"), channels=16)
+    assert faster_rcnn(pyramid, 3).state_dict().keys() == FasterRCNN(pyramid, 4, box_roi_pool=None).state_dict().keys()
+
+
+def test_training_needs_targets():
+    with pytest.raises(AssertionError, match="targets should not be none"):
+        build().train()(batch()[0])

@@ -1,5 +1,8 @@
 """ResNets with deformable stages: the right convolutions, the plain network at the start, the right parts frozen."""
 
+import copy
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -155,10 +158,11 @@ def test_stage_named_twice():
     ("options", "message"),
     [
         ({"name": "resnet51"}, "unknown backbone 'resnet51', known: resnet18, .*wide_resnet101_2"),
-        ({"norm": "ln"}, "unknown norm 'ln', known: frozen_bn, bn, gn"),
+        ({"norm": "ln"}, "unknown norm 'ln', known: frozen_bn, bn, sync_bn, gn"),
         ({"frozen_stages": 5}, r"`frozen_stages` must be -1 .* 1..4 .*, got 5"),
         ({"frozen_stages": -2}, "got -2"),
         ({"dcn_v2_stages": [2], "dcn_backend": "cuda"}, "unknown DCN backend 'cuda', known: auto, "),
+        ({"recompute_dcn_stages": True}, r"`recompute_dcn_stages` needs deformable stages, got `dcn_v2_stages` \[\]"),
         ({"dcn_v2_stages": [2], "offset_groups": 3}, "`offset_groups` must divide in_channels = 128, got 3"),
     ],
 )
@@ -190,28 +194,35 @@ def test_exactly_the_frozen_parts_do_not_change(norm, frozen_stages, frozen):
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network(torch.randn(2, 3, 32, 32))
     changed = {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
-    if norm == "bn":
+    if norm in ("bn", "sync_bn"):
         assert changed == {name for name in before if not name.startswith(frozen or ("none",))}
         assert any(name.startswith("layer4") for name in changed) == (frozen_stages < 4)
     else:
         assert not changed
 
 
-def test_freezing_keeps_weights_statistics_and_keys():
+@pytest.mark.parametrize("norm", ["bn", "sync_bn"])
+def test_freezing_keeps_weights_statistics_and_keys(norm):
     torch.manual_seed(0)
-    trained = build("resnet18", norm="bn")
+    trained = build("resnet18", norm=norm)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         trained.train()(x)
         expected = trained.eval()(x)
-        loaded = build("resnet18", seed=1, norm="bn", frozen_stages=2)
+        loaded = build("resnet18", seed=1, norm=norm, frozen_stages=2)
         loaded.load_state_dict(trained.state_dict())
         torch.testing.assert_close(loaded.eval()(x), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(_freeze(trained).train()(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("norm", "kind"), [("frozen_bn", FrozenBatchNorm2d), ("bn", nn.BatchNorm2d), ("gn", nn.GroupNorm)]
+    ("norm", "kind"),
+    [
+        ("frozen_bn", FrozenBatchNorm2d),
+        ("bn", nn.BatchNorm2d),
+        ("sync_bn", nn.SyncBatchNorm),
+        ("gn", nn.GroupNorm),
+    ],
 )
 def test_norm(norm, kind):
     network = build("resnet18", norm=norm)
@@ -228,3 +239,178 @@ def test_stage_channels(name):
     for stage, channels in stage_channels(network).items():
         x = getattr(network, f"layer{stage}")(x)
         assert x.shape[1] == channels
+
+
+def test_sync_bn_of_one_process_is_bn():
+    one, other = (build("resnet18", norm=norm).train() for norm in ("bn", "sync_bn"))
+    x = torch.randn(2, 3, 64, 48)
+    assert torch.equal(one(x), other(x))
+    one, other = one.state_dict(), other.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def bent(network: nn.Module) -> nn.Module:
+    """Give a network offsets that are not zero."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.normal_(module.conv_offset.weight, std=0.02, generator=generator)
+    return network
+
+
+def pair(norm: str = "bn", stages: tuple[int, ...] = (2, 3), **options) -> tuple[nn.Module, nn.Module]:
+    """A network as it is, and one that recomputes its deformable stages; equal to the bit otherwise."""
+    options |= {"norm": norm, "dcn_v2_stages": stages}
+    return tuple(bent(build("resnet18", recompute_dcn_stages=again, **options)).train() for again in (False, True))
+
+
+def assert_trained_alike(plain: nn.Module, other: nn.Module) -> None:
+    """Same keys, weights, statistics and gradients, to the bit."""
+    states = plain.state_dict(), other.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
+    gradients = dict(plain.named_parameters())
+    for key, parameter in other.named_parameters():
+        expected = gradients[key].grad
+        assert (parameter.grad is None) == (expected is None), key
+        assert expected is None or torch.equal(parameter.grad, expected), key
+
+
+def saved_bytes(stage: nn.Module, x: torch.Tensor) -> int:
+    """Bytes of the tensors, weights aside, that autograd keeps while a stage is trained on `x`."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+    kept = {}
+
+    @torch.compiler.disable
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = stage(x)
+    out.mean().backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_recomputing_changes_no_bit(norm, amp):
+    """Over two batches, whose gradients add up and whose statistics are each counted once."""
+    plain, other = pair(norm, frozen_stages=1)
+    for seed in (0, 1):
+        x = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(seed))
+        losses = []
+        for network in (plain, other):
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                losses.append(network(x).float().square().mean())
+            losses[-1].backward()
+        assert losses[0] == losses[1]
+    assert_trained_alike(plain, other)
+    counts = {buffer.item() for key, buffer in other.named_buffers() if key.endswith("num_batches_tracked")}
+    assert counts == ({2} if norm in ("bn", "sync_bn") else set())
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_recomputing_in_a_detector(detector):
+    target = {"boxes": torch.tensor([[8.0, 10, 40, 50]]), "labels": torch.tensor([1]), "seed": 3}
+    models = []
+    for network in pair():
+        torch.manual_seed(0)
+        models.append(DETECTORS[detector](resnet_fpn(network, channels=16), 3).train())
+        losses = models[-1]([torch.ones(3, 64, 96)], [target])
+        sum(losses.values()).backward()
+    assert_trained_alike(*models)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_recomputing_keeps_the_inputs_of_the_blocks_alone(norm):
+    plain, other = (network.layer2 for network in pair(norm))
+    x = torch.randn(2, 64, 16, 24)
+    inputs_bytes = 4 * 2 * (64 * 16 * 24 + 128 * 8 * 12)  # of the first block and of the second
+    assert saved_bytes(other, x) == inputs_bytes
+    assert saved_bytes(plain, x) > 2 * inputs_bytes
+
+
+def test_which_blocks_are_computed_again():
+    """Those of the deformable stages, in training."""
+    network = pair(stages=(2, 4))[1]
+    x = torch.randn(2, 3, 64, 48)
+    calls = Counter()
+    for name, module in network.named_modules():
+        if name.endswith(("conv1", "conv2")):
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    network(x).mean().backward()
+    assert {name for name, count in calls.items() if count == 2} == {
+        f"layer{stage}.{block}.conv{conv}" for stage in (2, 4) for block in (0, 1) for conv in (1, 2)
+    }
+    assert len(calls) == 17
+    assert set(calls.values()) == {1, 2}
+
+    calls.clear()
+    network.eval()(x).mean().backward()
+    with torch.no_grad():
+        network.train()(x)
+    assert set(calls.values()) == {2}
+
+
+def test_recomputing_leaves_statistics_in_their_tensors():
+    """They are the ones that processes exchange, also after a backward pass that fails."""
+    network = pair()[1]
+    before = dict(network.named_buffers())
+    out = network(torch.randn(2, 3, 64, 48))
+    handle = network.layer2[0].bn2.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        out.mean().backward()
+    handle.remove()
+    assert all(buffer is before[name] for name, buffer in network.named_buffers())
+
+
+def test_a_copy_recomputes_for_itself():
+    plain, other = pair()
+    twin = copy.deepcopy(other)
+    x = torch.randn(2, 3, 64, 48)
+    for network in (plain, twin):
+        network(x).mean().backward()
+    assert_trained_alike(plain, twin)
+    assert all(parameter.grad is None for parameter in other.parameters())
+    assert {b.item() for key, b in other.named_buffers() if key.endswith("num_batches_tracked")} == {0}
+
+
+class Unseen(nn.BatchNorm2d):
+    """A norm that the compiler cannot look into."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("norm", ["bn", "unseen"])
+def test_recomputing_in_a_compiled_pyramid(norm, monkeypatch):
+    """As in the plain network; also where a block cannot be compiled in one piece."""
+    monkeypatch.setitem(NORMS, "unseen", Unseen)
+    torch._dynamo.reset()
+    plain, other = (resnet_fpn(network, levels=[2, 3], channels=8) for network in pair(norm, (2,)))
+    with torch.no_grad():
+        for mine, theirs in zip(other.parameters(), plain.parameters(), strict=True):
+            mine.copy_(theirs)
+    other.compile(backend="aot_eager")
+    x = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    for pyramid in (plain, other):
+        sum(level.square().mean() for level in pyramid(x).values()).backward()
+    for kind in ("named_parameters", "named_buffers"):
+        expected = dict(getattr(plain, kind)())
+        for key, tensor in getattr(other, kind)():
+            pairs = (tensor, expected[key]) if kind == "named_buffers" else (tensor.grad, expected[key].grad)
+            torch.testing.assert_close(*pairs, rtol=1e-4, atol=1e-6, msg=key)
+    assert {b.item() for key, b in other.named_buffers() if key.endswith("num_batches_tracked")} == {1}
+
+
+def test_recomputing_in_a_compiled_stage_keeps_less():
+    torch._dynamo.reset()
+    plain, other = (network.layer2 for network in pair())
+    other.compile(backend="aot_eager")
+    x = torch.randn(2, 64, 16, 24)
+    assert saved_bytes(other, x) < saved_bytes(plain, x) / 2
