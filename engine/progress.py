@@ -13,6 +13,7 @@ from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
 log = logging.getLogger("resnet_dcn")
+log.addHandler(logging.NullHandler())  # processes beside the main one, which never start logging, are silent
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def wants_colour(stream: Any) -> bool:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints records to stdout above the bar; those marked `on_bar` only where there is no bar to show them."""
+    """Prints records to stdout above the bar; those marked `on_bar` only where there is no bar to show them.
+
+    Those marked `file_only` are left to the log file.
+    """
 
     def __init__(self, has_bar: bool) -> None:
         super().__init__()
@@ -54,7 +58,7 @@ class _ConsoleHandler(logging.Handler):
         self.palette = COLOURS if wants_colour(sys.stdout) else PLAIN
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.has_bar and getattr(record, "on_bar", False):
+        if getattr(record, "file_only", False) or (self.has_bar and getattr(record, "on_bar", False)):
             return
         style = ""
         if record.levelno >= logging.WARNING:
@@ -64,14 +68,29 @@ class _ConsoleHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class _LogFile(logging.FileHandler):
+    """Appends records to a file; raises where it cannot, as the handlers of `logging` only print that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)  # a fault in the call, as a format that does not fit its values
+            return
+        error.filename = self.baseFilename  # the system does not say which
+        raise error
+
+
 def start_logging(file: Path | None = None) -> None:
-    """Send `log` to the terminal, and with the time of day to `file`, which is appended to."""
+    """Send `log` to the terminal, and with the time of day to `file`, which is appended to.
+
+    Where the file cannot be written, as on a full disk, calls of `log` raise an `OSError` that names it.
+    """
     just_fix_windows_console()
     log.setLevel(logging.INFO)
     log.handlers.clear()
     log.addHandler(_ConsoleHandler(has_bar=wants_colour(sys.stderr)))
     if file is not None:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
 
@@ -81,10 +100,11 @@ class Progress:
 
     Args:
         palette: for the bar; None: `COLOURS` and a bar on a coloured terminal, else no bar.
+        silent: no bar anywhere, for the processes beside the main one.
     """
 
-    def __init__(self, palette: Palette | None = None) -> None:
-        self.palette = palette or (COLOURS if wants_colour(sys.stderr) else None)
+    def __init__(self, palette: Palette | None = None, *, silent: bool = False) -> None:
+        self.palette = None if silent else palette or (COLOURS if wants_colour(sys.stderr) else None)
         self._bar: tqdm | None = None
 
     def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:

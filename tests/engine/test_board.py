@@ -1,20 +1,18 @@
 """What is logged, read back from metrics.jsonl and from TensorBoard's event files."""
 
+import contextlib
+import errno
 import json
 import math
+import shutil
+import subprocess
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.summary.writer import event_file_writer
 
-from engine.board import METRICS_FILE, Board
-
-
-@pytest.fixture(autouse=True)
-def counted_anew(monkeypatch):
-    """Event files of one second are read in the order of a process-wide counter, as text: 10 before 9."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+from engine.board import METRICS_FILE, Board, NoBoard
+from engine.progress import log
 
 
 def metrics(folder) -> list[dict]:
@@ -98,3 +96,135 @@ def test_starting_anew_repeats_no_step(tmp_path):
         board.close()
     assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == [(1, 2.0), (2, 2.0)]
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")] == [(1, 2.0), (2, 2.0)]
+
+
+def test_many_boards_of_one_second_are_read_in_their_order(tmp_path):
+    for start in range(15):
+        board = Board(tmp_path, step=start)
+        board.scalars(start + 1, {"train/loss": 1.0})
+        board.scalars(start + 2, {"train/loss": 1.0})
+        board.close()
+    assert steps(tmp_path) == list(range(1, 17))
+
+
+def test_a_process_that_logs_nothing(tmp_path):
+    board, silent = Board(tmp_path), NoBoard()
+    public = {name for name in dir(board) if not name.startswith("_")}
+    assert {name for name in dir(silent) if not name.startswith("_")} == public
+    silent.scalars(1, {"train/loss": 2.0})
+    silent.picture(1, "val/detections", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    silent.text("config", "a: 1")
+    silent.outcome({}, {})
+    silent.close()
+    board.close()
+
+
+DAMAGED = [
+    *(b"[1]", b"5", b"null", b"", b'{"loss": 1}', b'{"step": "2"}', b'{"step": 2.5}', b'{"step": 2, "lo'),
+    *(b"\xff\x00", b"\0" * 100, b"[" * 100_000),
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_damaged_metrics_are_left_out(tmp_path, caplog, monkeypatch, line):
+    monkeypatch.setattr(log, "handlers", [])
+    lines = [json.dumps({"step": step, "train/loss": 1.0}).encode() for step in (1, 2, 3, 4)]
+    (tmp_path / METRICS_FILE).write_bytes(b"\n".join([*lines[:2], line, line, *lines[2:], b'{"step']))
+    board = Board(tmp_path, step=3)
+    board.scalars(4, {"train/loss": 2.0})
+    board.close()
+    assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
+    assert caplog.messages == [f"{tmp_path / METRICS_FILE} has 2 damaged lines, which are left out"]
+
+
+def test_a_run_that_was_killed_is_no_news(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(log, "handlers", [])
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "los')
+    Board(tmp_path, step=1).close()
+    assert metrics(tmp_path) == [{"step": 1}]
+    assert caplog.messages == []
+
+
+def log_losses(board, steps, value=1.0) -> None:
+    for step in steps:
+        board.scalars(step, {"train/loss": value})
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """A file system of 1 MiB."""
+        folder = tmp_path / "small"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "small", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a file system")
+        yield folder
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+    def fill(self, folder, leave=0):
+        (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free - leave))
+
+    @pytest.mark.parametrize(
+        ("call", "file"),
+        [
+            (lambda board: board.picture(1, "val/detections", torch.randint(256, (3, 99, 99)).byte()), "events.out"),
+            (lambda board: board.text("config", "a: 1\n" * 9000), "events.out"),
+            (lambda board: board.outcome({"key": "x" * 9000}, {"AP": 0.5}), "events.out"),
+            (lambda board: log_losses(board, range(1, 200)), ""),
+            (lambda board: board.scalars(1, {"x" * 9000: math.nan}), "metrics.jsonl"),
+        ],
+        ids=["picture", "text", "outcome", "scalars", "metrics"],
+    )
+    def test_the_call_fails_and_names_the_file(self, folder, capfd, call, file):
+        board = Board(folder)
+        board.scalars(0, {"train/loss": 1.0})
+        self.fill(folder)
+        for _ in range(2):
+            with pytest.raises(OSError, match=rf"No space left on device: '{folder}/{file}") as caught:
+                call(board)
+            assert caught.value.errno == errno.ENOSPC
+        with contextlib.suppress(OSError):  # where something waits to be written
+            board.close()
+        board.close()
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_close_that_fails_names_the_files_and_closes_both(self, folder):
+        board = Board(folder)
+        self.fill(folder)
+        with pytest.raises(OSError, match=METRICS_FILE):
+            board.scalars(1, {"x" * 4000: math.nan})
+        with pytest.raises(OSError, match=r"events\.out"):
+            board.text("config", "x" * 6000)
+        with pytest.raises(OSError, match=f"No space left on device: '{folder}/metrics.jsonl'") as caught:
+            board.close()
+        assert caught.value.__context__.filename.startswith(f"{folder}/events.out")
+        assert board._metrics.closed
+        assert board._events._file.closed
+
+    @pytest.mark.parametrize("room", [0, 1, 2])
+    def test_a_run_that_goes_on_when_there_is_room_again(self, folder, room):
+        board = Board(folder)
+        log_losses(board, range(1, 6))
+        self.fill(folder, room * 4096)
+        with pytest.raises(OSError, match="No space left"):
+            log_losses(board, range(6, 1000))
+        with contextlib.suppress(OSError):
+            board.close()
+        (folder / "others").unlink()
+        board = Board(folder, step=5)
+        log_losses(board, range(6, 9), 2.0)
+        board.close()
+        expected = [(step, 1.0 if step < 6 else 2.0) for step in range(1, 9)]
+        assert [(line["step"], line["train/loss"]) for line in metrics(folder)] == expected
+        assert [(event.step, event.value) for event in events(folder).Scalars("train/loss")] == expected
+
+    @pytest.mark.parametrize("resumed", [True, False])
+    def test_a_board_that_cannot_start(self, folder, resumed):
+        before = '{"step": 1}\n' * 300 if resumed else ""
+        (folder / METRICS_FILE).write_text(before)
+        self.fill(folder)
+        file = METRICS_FILE if resumed else "events.out"
+        with pytest.raises(OSError, match=f"No space left on device: '{folder}/{file}"):
+            Board(folder, step=1)
+        assert (folder / METRICS_FILE).read_text() == before

@@ -1,9 +1,12 @@
 """What a person sees: a coloured bar on a terminal, plain lines elsewhere."""
 
+import errno
 import io
 import logging
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +134,32 @@ def test_errors_are_red_and_the_log_file_is_continued(streams, tmp_path):
     assert "\x1b" not in text
     assert len([handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]) == 1
     assert progress.log is logging.getLogger("resnet_dcn")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_an_error_that_names_the_log_file(tmp_path):
+    file = tmp_path / "train.log"
+    file.symlink_to("/dev/full")
+    code = f"""
+from pathlib import Path
+from engine.progress import log, start_logging
+start_logging(Path({str(file)!r}))
+for word in ("one", "two"):  # not only once
+    try:
+        log.info(word)
+    except OSError as error:
+        print(error.errno, error)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    said = f"{errno.ENOSPC} [Errno {errno.ENOSPC}] No space left on device: '{file}'"
+    assert done.stdout.splitlines() == ["one", said, "two", said]
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_a_fault_in_a_call_of_the_log_is_shown_as_ever(streams, tmp_path):
+    _, err = streams(io.StringIO)
+    start_logging(tmp_path / "train.log")
+    log.handlers[-1].handle(logging.LogRecord("resnet_dcn", logging.INFO, "x.py", 1, "%d", ("text",), None))
+    assert "--- Logging error ---" in err.getvalue()

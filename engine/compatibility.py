@@ -1,0 +1,85 @@
+"""Whether a checkpoint fits what it is used for; the messages name what differs."""
+
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import CheckpointError
+from .config_file import flatten
+
+# Options of a model that change neither its tensors nor what they mean
+_FREE = (
+    "dcn_backend",
+    "weights",
+    "rpn_proposals_train",
+    "rpn_proposals_test",
+    "rpn_batch_size",
+    "box_batch_size",
+    "score_threshold",
+    "nms_threshold",
+    "detections_per_image",
+)
+
+
+def check_categories(
+    state: dict[str, Any], class_names: list[str], category_ids: list[int], path: Path, annotations: Path
+) -> None:
+    """Check that a checkpoint was trained on the categories it is used with.
+
+    Raises:
+        CheckpointError: if ids or names differ, with the first difference.
+    """
+    trained = list(zip(state["category_ids"], state["class_names"], strict=True))
+    wanted = list(zip(category_ids, class_names, strict=True))
+    if trained == wanted:
+        return
+    first = next(((a, b) for a, b in zip(trained, wanted, strict=False) if a != b), None)
+    difference = (
+        f"the first that differs is {first[0]} in the checkpoint and {first[1]} in the file"
+        if first
+        else "one is the start of the other"
+    )
+    raise CheckpointError(
+        f"the {len(trained)} categories of checkpoint {path} are not the {len(wanted)} of {annotations}: {difference}"
+    )
+
+
+def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
+
+    Raises:
+        CheckpointError: listing the keys that differ.
+    """
+    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
+    differ = [key for key in asked if saved.get(key) != asked[key] and key.rpartition(".")[2] not in _FREE]
+    if differ:
+        lines = [
+            f"  - model.{key}: {saved.get(key)!r} in the checkpoint, {asked[key]!r} in the config" for key in differ
+        ]
+        raise CheckpointError("\n".join([f"{path} is of another model than the config:", *lines]))
+
+
+def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    """Check that a run can go on with what a checkpoint's optimizer has gathered; its rates may differ.
+
+    Raises:
+        CheckpointError: if it is another optimizer's.
+    """
+    saved, asked = (values["train"]["optimizer"] for values in (state["config"], config))
+    if saved != asked:
+        raise CheckpointError(
+            f"{path} was trained by another optimizer than the config asks for, so the run cannot go on:\n"
+            f"  - train.optimizer: {saved!r} in the checkpoint, {asked!r} in the config"
+        )
+
+
+def check_same_step(state: dict[str, Any], images_in_step: int, path: Path) -> None:
+    """Check that a run goes on with as many images in a step, however they are split.
+
+    Raises:
+        CheckpointError: if not, since its place in the epoch and its schedule are counted in steps.
+    """
+    if state["images_in_step"] != images_in_step:
+        raise CheckpointError(
+            f"{path} was trained with {state['images_in_step']} images in a step, so the run cannot go on with "
+            f"{images_in_step}: choose train.batch_size x train.accumulate x processes = {state['images_in_step']}"
+        )
