@@ -1,12 +1,14 @@
 """From a checked config to built objects; beside config.py the only place in engine/ that knows the config."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from data import (
     CocoAnnotations,
@@ -14,6 +16,7 @@ from data import (
     eval_loader,
     eval_transform,
     load_annotations,
+    resilient,
     train_loader,
     train_transform,
 )
@@ -23,9 +26,21 @@ from models.resnet import check_name
 from models.weights import LoadReport
 
 from .config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from .distributed import ALONE, World
+from .drawing import draw_detections
+from .ema import Ema
+from .evaluator import evaluate
 from .optimizer import build_optimizer, build_schedule, scaled_lr
+from .preemption import StopRequest
+from .progress import Progress, log
+from .trainer import Cadence, Trainer
+from .update import Updater
 
 Track = Callable[[Iterable], Iterable]
+# Validation images that are drawn with truth and detections.
+PICTURES = 4
+# How often a loader's workers are started anew in a pass over the data, where the policy is to go on.
+WORKER_RESTARTS = 3
 
 
 def build_model(
@@ -35,7 +50,7 @@ def build_model(
 
     Args:
         model: its architecture.
-        data: gives the size that images are scaled to.
+        data: gives the size that images are scaled to in evaluation.
         num_classes: foreground classes.
         pretrained: whether to load the backbone's weights; False where a checkpoint will be loaded.
 
@@ -55,6 +70,7 @@ def build_model(
         mask_scale=backbone.mask_scale,
         frozen_stages=backbone.frozen_stages,
         norm=backbone.norm,
+        recompute_dcn_stages=backbone.recompute_dcn_stages,
         dcn_backend=model.dcn_backend,
     )
     report = (
@@ -62,9 +78,8 @@ def build_model(
     )
     pyramid = resnet_fpn(network, levels=model.fpn.levels, channels=model.fpn.channels)
     options = getattr(model, model.detector).model_dump()
-    detector = DETECTORS[model.detector](
-        pyramid, num_classes, min_size=data.min_size, max_size=data.max_size, **options
-    )
+    min_size = data.min_size if isinstance(data.min_size, int) else data.min_size[-1]
+    detector = DETECTORS[model.detector](pyramid, num_classes, min_size=min_size, max_size=data.max_size, **options)
     return detector, report
 
 
@@ -74,8 +89,10 @@ def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:
         choose_backend(model.dcn_backend, torch.empty(0, device=device))
 
 
-def read_split(data: DataConfig, split: str, track: Track = iter) -> CocoAnnotations:
+def read_split(data: DataConfig, split: str, track: Track = iter, *, check_images: bool = True) -> CocoAnnotations:
     """Read and check the "train" or "val" split; `track` wraps the iteration over its images.
+
+    `check_images` is False where another process on the machine looks at them.
 
     Raises:
         ValueError: if something is missing or wrong, or nothing is there to learn from.
@@ -83,45 +100,167 @@ def read_split(data: DataConfig, split: str, track: Track = iter) -> CocoAnnotat
     place = getattr(data, split)
     # boxes of the val split are judged as they stand, so they need no mending
     policy = data.invalid_boxes if split == "train" else "clip"
-    found = load_annotations(place.images, place.annotations, invalid_boxes=policy, source=data.source, progress=track)
+    found = load_annotations(
+        place.images,
+        place.annotations,
+        invalid_boxes=policy,
+        source=data.source,
+        check_images=check_images,
+        progress=track,
+    )
     if split == "train" and not any(found.boxes.values()):
         raise ValueError(f"{found.path} has no image with a box to learn from")
     return found
 
 
-def build_train_loader(config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool) -> Any:
-    """Build the loader of shuffled training batches."""
+def build_train_loader(
+    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+) -> DataLoader:
+    """Build the loader of this process's share of the shuffled training steps."""
     data = config.data
-    dataset = CocoDetection(annotations, train_transform(flip=data.flip), keep_empty=data.keep_empty)
+    jitter = data.large_scale_jitter
+    transform = train_transform(
+        min_size=data.min_size,
+        max_size=data.max_size,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
+    )
     return train_loader(
-        dataset, batch_size=config.train.batch_size, workers=data.workers, seed=config.seed, pin_memory=pin_memory
+        CocoDetection(annotations, transform, keep_empty=data.keep_empty),
+        batch_size=config.train.batch_size,
+        workers=data.workers,
+        seed=config.seed,
+        accumulate=config.train.accumulate,
+        rank=world.rank,
+        processes=world.size,
+        unreadable=data.unreadable,
+        pin_memory=pin_memory,
     )
 
 
-def build_eval_loader(config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool) -> Any:
-    """Build the loader of all images of the val split, in order."""
-    dataset = CocoDetection(annotations, eval_transform())
-    return eval_loader(dataset, batch_size=config.train.batch_size, workers=config.data.workers, pin_memory=pin_memory)
+def build_eval_loader(
+    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+) -> DataLoader:
+    """Build the loader of this process's share of the images of the val split, in order."""
+    return eval_loader(
+        CocoDetection(annotations, eval_transform()),
+        batch_size=config.train.batch_size,
+        workers=config.data.workers,
+        rank=world.rank,
+        processes=world.size,
+        unreadable=config.data.unreadable,
+        pin_memory=pin_memory,
+    )
 
 
 def build_optimization(
-    settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int
-) -> tuple[Optimizer, LRScheduler]:
-    """Build the optimizer over a model, its rate scaled to the batch, and the schedule that goes with it."""
+    settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
+) -> tuple[Optimizer, LambdaLR]:
+    """Build the optimizer over a model, its rate scaled to the images in a step, and the schedule that goes with it."""
     optimizer = build_optimizer(
         settings.optimizer,
         model,
-        lr=scaled_lr(settings.lr, settings.batch_size, settings.reference_batch),
+        lr=scaled_lr(settings.lr, images_in_step(settings, processes), settings.reference_batch),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        norm_weight_decay=settings.norm_weight_decay,
+        bias_weight_decay=settings.bias_weight_decay,
+        backbone_lr_factor=settings.backbone_lr_factor,
         offset_lr_factor=settings.offset_lr_factor,
     )
     schedule = build_schedule(
         optimizer,
+        kind=settings.schedule,
+        total_steps=total_steps(settings, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
+        unit=settings.schedule_unit,
         warmup_steps=settings.warmup_steps,
         warmup_factor=settings.warmup_factor,
         milestones=settings.milestones,
         gamma=settings.gamma,
+        min_lr_factor=settings.min_lr_factor,
     )
     return optimizer, schedule
+
+
+def images_in_step(settings: TrainConfig, processes: int) -> int:
+    """Count the images of one update, over all processes."""
+    return settings.batch_size * settings.accumulate * processes
+
+
+def total_steps(settings: TrainConfig, steps_per_epoch: int) -> int:
+    """Count the updates of a whole run."""
+    return min(settings.epochs * steps_per_epoch, settings.max_steps or math.inf)
+
+
+def build_trainer(
+    config: RunConfig,
+    model: nn.Module,
+    train: CocoAnnotations,
+    val: CocoAnnotations,
+    *,
+    device: torch.device,
+    world: World = ALONE,
+    stop: StopRequest,
+    progress: Progress,
+    **parts: Any,
+) -> Trainer:
+    """Put loaders, optimizer, schedule, averages and evaluation around a model.
+
+    Args:
+        config: of the run.
+        model: of `build_model`, on its device.
+        train: split to learn from.
+        val: split to judge by.
+        device: that the model is on.
+        world: the processes that train together.
+        stop: knows whether this process was asked to stop.
+        progress: shows what goes on.
+        parts: the trainer's `save` and `board`, and whatever of its parts shall be others than those built here.
+    """
+    settings, pin = config.train, device.type == "cuda"
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    loader = build_train_loader(config, train, pin_memory=pin, world=world)
+    judge_loader = build_eval_loader(config, val, pin_memory=pin, world=world)
+    epoch_steps = loader.batch_sampler.steps
+    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=epoch_steps, processes=world.size)
+    ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
+    if settings.compile:
+        model.backbone.compile(dynamic=True)
+    updater = Updater(
+        model,
+        optimizer,
+        schedule,
+        device=device,
+        seed=config.seed,
+        amp=settings.amp,
+        clip_norm=settings.clip_norm,
+        ema=ema,
+        world=world,
+    )
+
+    restarts = WORKER_RESTARTS if config.data.unreadable == "skip" else 0
+
+    def judge(model: nn.Module) -> dict[str, Any] | None:
+        batches = resilient(judge_loader, restarts=restarts, on_restart=log.warning)
+        batches = progress.track(batches, "evaluate", len(judge_loader))
+        return evaluate(
+            model, batches, val.category_ids, val.raw, device=device, amp=settings.amp, world=world, stop=stop
+        )
+
+    def draw(model: nn.Module) -> Tensor:
+        shown = range(min(PICTURES, len(judge_loader.dataset)))
+        return draw_detections(model, judge_loader.dataset, shown, val.class_names, device=device)
+
+    built = {
+        "epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "early_stop": settings.early_stop,
+        "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        "worker_restarts": restarts,
+        "evaluate": judge,
+        "draw": draw,
+    }
+    return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Level = Annotated[int, Field(ge=2, le=5)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -25,6 +26,15 @@ class SplitConfig(Section):
     """COCO instances JSON file."""
 
 
+class LargeScaleJitterConfig(Section):
+    """Large-scale jitter, https://arxiv.org/abs/2012.07177."""
+
+    size: PositiveInt = 1024
+    """Side of the square that training images are cut or padded to, in pixels."""
+    scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.1, 2.0]
+    """Bounds of the random scale; at 1 the image just fits into the square."""
+
+
 class DataConfig(Section):
     """Data set and how pictures reach the model."""
 
@@ -38,11 +48,18 @@ class DataConfig(Section):
     """What to do with training boxes that have no size or leave their image by more than a pixel."""
     keep_empty: bool = False
     """Whether to train on images without any box too."""
+    unreadable: Literal["raise", "skip"] = "raise"
+    """What to do when an image cannot be read in mid-run, or a loader's worker dies: stop, or leave the image out and
+    start the worker anew; what was left out is counted and told."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
+    color_jitter: Fraction = 0.0
+    """In training, brightness, contrast and saturation vary by up to this share, and the hue by a quarter of it."""
+    large_scale_jitter: LargeScaleJitterConfig | None = None
+    """Training images are scaled by this, in place of `min_size` and `max_size`; null: not."""
     min_size: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = 800
-    """Shorter side that images are scaled to, in pixels; of a list, one is drawn for each training image, and
-    evaluation uses the last."""
+    """Shorter side that images are scaled to, in pixels; of a list, one is drawn for each training image (multi-scale
+    training), and evaluation uses the last."""
     max_size: PositiveInt = 1333
     """Bound on the longer side, in pixels."""
     workers: Annotated[int, Field(ge=0)] = 4
@@ -65,7 +82,10 @@ class BackboneConfig(Section):
     frozen_stages: Annotated[int, Field(ge=-1, le=4)] = -1
     """-1 trains all, 0 freezes the stem, s freezes the stem and stages 1..s."""
     norm: str = "frozen_bn"
-    """frozen_bn (with pretrained weights), bn, or gn (group norm of 32, for a start from scratch)."""
+    """frozen_bn (with pretrained weights), bn (each process by itself), sync_bn (bn over all processes, on GPUs), or
+    gn (group norm of 32, for a start from scratch)."""
+    recompute_dcn_stages: bool = False
+    """Activation checkpointing: compute the deformable stages again in the backward pass, to save their memory."""
     weights: str | None = None
     """torchvision's name (IMAGENET1K_V1, DEFAULT), a local state-dict file (./x.pth), or null for a random start."""
 
@@ -128,36 +148,69 @@ class TrainConfig(Section):
     """Passes over the training images."""
     max_steps: PositiveInt | None = None
     """Stop after so many steps, whatever `epochs` says."""
+    early_stop: PositiveInt | None = None
+    """Stop after so many evaluations without a better AP; null: never."""
+
     batch_size: PositiveInt = 16
-    """Images in a step."""
+    """Images in one forward pass of one process. A step has batch_size x accumulate x processes."""
+    accumulate: PositiveInt = 1
+    """Forward and backward passes of each process in a step: for large steps in little memory."""
     reference_batch: PositiveInt | None = 16
-    """Images in a step that `lr` is meant for; it is scaled by batch_size / reference_batch. null: no scaling."""
+    """Images in a step that `lr` is meant for; it is scaled by the images in a step over this. null: no scaling."""
+
     optimizer: str = "sgd"
     """sgd or adamw."""
     lr: PositiveFloat = 0.02
     """Learning rate."""
+    backbone_lr_factor: NonNegativeFloat = 1.0
+    """Learning rate of the ResNet over `lr`; that of its offset layers is `offset_lr_factor`."""
+    offset_lr_factor: NonNegativeFloat = 0.1
+    """Learning rate of the layers that predict offsets and masks, over `lr`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD; the first beta of AdamW."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
-    """Of all parameters."""
-    offset_lr_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    """Learning rate of the layers that predict offsets and masks, over that of the rest."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """Of all parameters but those that the next two keys take out."""
+    norm_weight_decay: NonNegativeFloat | None = None
+    """Of weights and biases of norms; null: as the rest."""
+    bias_weight_decay: NonNegativeFloat | None = None
+    """Of all other biases; null: as the rest."""
+    clip_norm: PositiveFloat | None = 35.0
+    """Bound on the norm of the whole gradient; null: none."""
+
+    schedule: str = "step"
+    """step (falls by `gamma` at `milestones`) or cosine (falls to `min_lr_factor` at the end of the run)."""
+    schedule_unit: Literal["epoch", "step"] = "epoch"
+    """What `milestones` count; and whether the cosine falls once an epoch or with every step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 500
     """Steps over which the learning rate rises linearly."""
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Where it starts, over the full one."""
     milestones: list[PositiveFloat] = [8.0, 11.0]
-    """Epochs after which the learning rate is multiplied by `gamma`."""
+    """Of schedule step: when the learning rate is multiplied by `gamma`, counted in `schedule_unit`."""
     gamma: PositiveFloat = 0.1
     """See `milestones`."""
-    clip_norm: PositiveFloat | None = 35.0
-    """Bound on the norm of the whole gradient; null: none."""
+    min_lr_factor: Fraction = 0.0
+    """Of schedule cosine: the last learning rate over the full one."""
+
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the weights with this decay, as in 0.9998; it is judged and saved beside
+    the raw weights, and its AP is the run's. null: none."""
+
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision: autocast to this type; fp16 with loss scaling."""
+    tf32: bool = True
+    """Whether NVIDIA GPUs may multiply float32 numbers in TF32, several times faster at 10 bits of mantissa."""
+    channels_last: bool = False
+    """Keep images and weights as (batch, height, width, channels) in memory: faster on GPUs with amp."""
+    compile: bool = False
+    """torch.compile of backbone and pyramid; costs minutes at the start."""
+
     log_every: PositiveInt = 50
     """Steps between two records in metrics.jsonl and TensorBoard; each is the mean since the last."""
     checkpoint_every: PositiveInt = 1000
     """Steps between two writings of last.pt; it is written after every epoch too."""
+    keep_last: PositiveInt = 2
+    """How many of the newest checkpoints are kept: last.pt and those before it. best.pt stays beside them."""
     eval_every: PositiveInt = 1
     """Epochs between two evaluations; the last epoch is always followed by one."""
     picture_every: PositiveInt = 1000

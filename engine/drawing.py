@@ -46,7 +46,7 @@ def draw_detections(
     rows = []
     try:
         for image, target in samples:
-            (output,) = model(to_device(([image], []), device)[0])
+            (output,) = model(to_device([image], [], device)[0])
             output = {key: value.cpu() for key, value in output.items()}
             seen = output["scores"] >= score_threshold
             names = [

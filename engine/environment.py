@@ -8,20 +8,33 @@ from pathlib import Path
 import torch
 import torchvision
 
+from .distributed import ALONE, World
 
-def pick_device(name: str) -> torch.device:
-    """Turn "auto" or a device's name into a device that is there.
+
+def pick_device(name: str, world: World = ALONE) -> torch.device:
+    """Turn "auto" or a device's name into a device that is there; each process on a machine gets a GPU of its own.
 
     Raises:
-        ValueError: if there is no such device here.
+        ValueError: if there is no such device here, or not one for each process.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if world.size > 1 and name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda for {world.size} processes, got {name!r}")
+    if name == "cuda" and world.size > 1:
+        if torch.cuda.device_count() < world.local_size:
+            raise ValueError(
+                f"{world.local_size} processes on this machine need as many GPUs, but there are "
+                f"{torch.cuda.device_count()}: lower torchrun's --nproc-per-node, or choose device=cpu"
+            )
+        name = f"cuda:{world.local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and world.size > 1:
+        torch.cuda.set_device(device)
     return device
 
 

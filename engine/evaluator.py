@@ -13,7 +13,12 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torchvision.ops import box_convert
 
+from data import Batch
+
+from .distributed import ALONE, World
 from .precision import autocast, to_device
+from .preemption import StopRequest
+from .progress import log
 
 # The 12 figures of COCO in the order of COCOeval.stats, AP over IoU 0.50:0.95 unless named
 COCO_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -21,19 +26,24 @@ COCO_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 
 @torch.inference_mode()
 def detect(
-    model: nn.Module, loader: Iterable, category_ids: Sequence[int], *, device: torch.device, amp: str = "off"
+    model: nn.Module, loader: Iterable[Batch], category_ids: Sequence[int], *, device: torch.device, amp: str = "off"
 ) -> list[dict[str, Any]]:
     """Run a detector over a loader; the model is left in the mode it was in.
 
     Returns:
-        COCO results: dicts of `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`.
+        COCO results: dicts of `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`. An image
+        that could not be read, where the loader leaves such images out, has none.
     """
     was_training = model.training
     model.eval()
     results = []
     try:
         for batch in loader:
-            images, targets = to_device(batch, device)
+            for message in batch.unreadable:
+                log.warning("counts as without a detection: %s", message)
+            if not batch.images:
+                continue
+            images, targets = to_device(batch.images, batch.targets, device)
             with autocast(device, amp):
                 outputs = model(images)
             for output, target in zip(outputs, targets, strict=True):
@@ -53,17 +63,51 @@ def _coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> l
     ]
 
 
+def gather_results(results: list[dict[str, Any]], ground_truth: dict, world: World) -> list[dict[str, Any]] | None:
+    """Put together what all processes detected, in the order of the images, as one process would have.
+
+    Returns:
+        COCO results in the main process, None in the others.
+    """
+    parts = world.gather_on_main(results)
+    if parts is None or len(parts) == 1:
+        return parts and parts[0]
+    place = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}
+    return sorted((entry for part in parts for entry in part), key=lambda entry: place[entry["image_id"]])
+
+
 def evaluate(
     model: nn.Module,
-    loader: Iterable,
+    loader: Iterable[Batch],
     category_ids: Sequence[int],
     ground_truth: dict,
     *,
     device: torch.device,
     amp: str = "off",
-) -> dict[str, Any]:
-    """Detect and judge: `coco_figures` of what `detect` finds."""
-    return coco_figures(ground_truth, detect(model, loader, category_ids, device=device, amp=amp))
+    world: World = ALONE,
+    stop: StopRequest | None = None,
+) -> dict[str, Any] | None:
+    """Detect and judge: `coco_figures` of what `detect` finds, in all processes.
+
+    Args:
+        model: detector.
+        loader: of `data.eval_loader`, in each process of its share of the images.
+        category_ids: of the labels, see `CocoAnnotations`.
+        ground_truth: a COCO instances file, as loaded; the main process judges.
+        device: that the model is on.
+        amp: as in training.
+        world: the processes that share the images.
+        stop: asked before each batch whether to give up.
+
+    Returns:
+        The figures, or None if some process was asked to stop.
+    """
+    with world.together():
+        results = detect(model, stop.until(loader) if stop else loader, category_ids, device=device, amp=amp)
+    if any(world.gather(stop is not None and stop.received is not None)):
+        return None
+    gathered = gather_results(results, ground_truth, world)
+    return world.from_main(lambda: coco_figures(ground_truth, gathered))
 
 
 def coco_figures(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -36,13 +36,9 @@ class StopRequest:
     def _note(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number).name
 
-    def check(self) -> None:
-        """Raise `PreemptedError` if a signal came."""
-        if self.received:
-            raise PreemptedError(f"asked to stop by {self.received}")
-
-    def guard(self, items: Iterable) -> Iterator:
-        """Iterate until a signal comes, then raise `PreemptedError`."""
+    def until(self, items: Iterable) -> Iterator:
+        """Iterate until a signal comes."""
         for item in items:
-            self.check()
+            if self.received:
+                return
             yield item

@@ -1,32 +1,28 @@
 """The training loop over built objects."""
 
+import itertools
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from data import Batch, ImageError, WorkerError, blank_batch, resilient
+
 from .board import Board
+from .distributed import ALONE, World
 from .environment import peak_memory_gib
 from .evaluator import COCO_FIGURES
-from .optimizer import current_lrs, load_optimizer_state, set_schedule_step
-from .precision import autocast, to_device
-from .preemption import StopRequest
+from .preemption import PreemptedError, StopRequest
 from .progress import Progress, log
 from .runs import BEST, LAST
 from .tables import percent
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient that is NaN or infinite; raised before the update, so that the weights are still good."""
+from .update import StepRecord, Updater
+from .window import Window
 
 
 @dataclass(frozen=True)
@@ -40,215 +36,246 @@ class Cadence:
 
 
 class Trainer:
-    """Trains a detector of torchvision's contract; builds nothing itself.
+    """Trains a detector; builds nothing itself. In several processes each has one, and all do the same at a time.
 
     Args:
-        model: on its device; `model(images, targets)` gives a dict of losses.
-        optimizer: with a "name" in each group.
-        schedule: stepped after every update.
+        updater: does the steps.
         loader: of `data.train_loader`.
-        device: where the model is.
         epochs: passes over the loader.
         max_steps: bound on the steps, or None.
-        amp: "off", "bf16" or "fp16".
-        clip_norm: bound on the norm of the gradient, or None.
+        early_stop: evaluations without a better AP after which training ends, or None.
         cadence: what happens how often.
-        evaluate: gives the figures of `coco_figures` for the model as it is.
-        draw: gives a picture `(3, H, W)` of detections of the model as it is.
+        worker_restarts: how often in an epoch workers of the loader that died are started anew.
+        evaluate: gives the figures of `coco_figures` for a model, None if it was interrupted by a signal.
+        draw: gives a picture `(3, H, W)` of detections of a model.
         save: writes a dict of state under a file name.
         board: takes scalars and pictures.
         progress: shows the steps.
-        stop: asked after every step whether to stop there.
+        stop: knows whether this process was asked to stop.
+        world: the processes that train together.
 
     Attributes:
-        step: updates done. epoch: epochs done. batch: batches done of the epoch under way.
-        figures: of the last evaluation, None before one. judged_step: its step. best_ap: of all evaluations.
+        step: updates done. epoch: epochs done. batch: steps done of the epoch under way.
+        figures: of the last evaluation, None before one; those of the averaged weights where there are any.
+        judged_step: step of the last evaluation. best_ap: of all evaluations. stale: how many there were since.
+        unreadable: how often each image that could not be read was left out, by what was wrong with it.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        schedule: LambdaLR,
+        updater: Updater,
         loader: DataLoader,
         *,
-        device: torch.device,
         epochs: int,
         max_steps: int | None,
-        amp: str,
-        clip_norm: float | None,
+        early_stop: int | None = None,
         cadence: Cadence,
-        evaluate: Callable[[], dict[str, Any]],
-        draw: Callable[[], Tensor],
+        worker_restarts: int = 0,
+        evaluate: Callable[[nn.Module], dict[str, Any] | None],
+        draw: Callable[[nn.Module], Tensor],
         save: Callable[[dict[str, Any], str], None],
         board: Board,
         progress: Progress,
         stop: StopRequest,
+        world: World = ALONE,
     ) -> None:
-        self.model, self.optimizer, self.schedule, self.loader = model, optimizer, schedule, loader
-        self.device, self.epochs, self.amp = device, epochs, amp
-        self.clip_norm = math.inf if clip_norm is None else clip_norm
-        self.cadence = cadence
+        self.updater, self.loader = updater, loader
+        self.epochs, self.early_stop, self.cadence = epochs, early_stop, cadence
+        self.worker_restarts = worker_restarts
         self.evaluate, self.draw, self.save = evaluate, draw, save
-        self.board, self.progress, self.stop = board, progress, stop
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.total_steps = min(epochs * len(loader), max_steps or math.inf)
-        self.step = self.epoch = self.batch = 0
+        self.board, self.progress, self.stop, self.world = board, progress, stop, world
+        self.epoch_steps = loader.batch_sampler.steps
+        self.total_steps = min(epochs * self.epoch_steps, max_steps or math.inf)
+        self.epoch = self.batch = 0
         self.figures: dict[str, Any] | None = None
         self.judged_step: int | None = None
         self.best_ap = -math.inf
-        self._lrs: dict[str, float] = {}  # of the last step
-        self._window: defaultdict[str, list[float]] = defaultdict(list)
+        self.stale = 0
+        self.unreadable: Counter[str] = Counter()
+        self._window = Window()
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.updater.step
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The model whose figures count: the averaged one where there is one."""
+        return self.updater.ema.model if self.updater.ema is not None else self.updater.model
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the AP has not risen for so long that training ends."""
+        return self.early_stop is not None and self.stale >= self.early_stop
 
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done and judged."""
-        return self.step >= self.total_steps and self.judged_step == self.step
+        return self.judged_step == self.step and (self.step >= self.total_steps or self.has_stopped_early)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and give the figures of the last evaluation.
 
         Raises:
             NonFiniteError: if the loss or its gradient is not finite.
-            PreemptedError: if it was asked to stop; the state is saved then.
+            WorkerError: if a loader's worker dies and that is not to be borne.
+            PreemptedError: if some process was asked to stop; the state is saved then.
         """
         while not self.is_finished:
             self._train_epoch()
-            is_last = self.step >= self.total_steps
-            if self.batch == len(self.loader):  # else `max_steps` ends the run within an epoch
+            if self.batch == self.epoch_steps:  # else `max_steps` ends the run within an epoch
                 self.epoch, self.batch = self.epoch + 1, 0
-            if is_last or self.epoch % self.cadence.eval_every == 0:
+            if self.step >= self.total_steps or self.epoch % self.cadence.eval_every == 0:
                 self._evaluate()
-            if is_last:
-                self.board.picture(self.step, "val/detections", self.draw())
-            self.save(self.state_dict(), LAST)
+            if self.is_finished:
+                self._draw()
+            self._save(LAST)
         return self.figures
 
     def _train_epoch(self) -> None:
-        steps = len(self.loader)
         self.loader.batch_sampler.set_position(self.epoch, self.batch)
-        self.progress.start_epoch(self.epoch + 1, self.epochs, steps, self.batch)
-        batches = iter(self.loader)
+        self.progress.start_epoch(self.epoch + 1, self.epochs, self.epoch_steps, self.batch)
+        batches = resilient(self.loader, restarts=self.worker_restarts, on_restart=log.warning)
         try:
-            while self.batch < steps and self.step < self.total_steps:
-                asked = time.perf_counter()
-                batch = next(batches)
-                got = time.perf_counter()
-                record = self._train_step(batch)
-                self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=len(batch[0]))
-                if self.stop.received:
-                    self.save(self.state_dict(), LAST)
-                    self.stop.check()
-                if self.step % self.cadence.picture_every == 0:
-                    self.board.picture(self.step, "val/detections", self.draw())
-                if self.step % self.cadence.checkpoint_every == 0:
-                    self.save(self.state_dict(), LAST)
+            while self.batch < self.epoch_steps and self.step < self.total_steps:
+                self._train_step(batches)
         finally:
+            batches.close()
             self.progress.end_epoch()
         # An evaluation can fail where training did not: what was learned is safe before it starts.
-        self.save(self.state_dict(), LAST)
+        self._save(LAST)
 
-    def _train_step(self, batch: tuple[list[Tensor], list[dict]]) -> dict[str, float]:
-        """Do one update; gives the loss, its parts and the norm of the gradient."""
-        images, targets = to_device(batch, self.device)
-        with autocast(self.device, self.amp):
-            losses = self.model(images, targets)
-            loss = sum(losses.values())
-        values = torch.stack([loss, *losses.values()]).tolist()  # one wait for the device, not one for each
-        record = dict(zip(["loss", *losses], values, strict=True))
-        self._check_finite(record, targets)
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        norm = clip_grad_norm_(self.model.parameters(), self.clip_norm).item()
-        if not self.scaler.is_enabled():  # the scaler skips such a step by itself
-            self._check_finite(record | {"grad_norm": norm}, targets)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self._lrs = current_lrs(self.optimizer)
-        self.schedule.step()
-        self.step += 1
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        asked = time.perf_counter()
+        parts, error = self._next_parts(batches)
+        got = time.perf_counter()
+        record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
         self.batch += 1
-        return record | {"grad_norm": norm}
+        images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
+        self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
+        if record.unreadable:
+            self._note_unreadable(message for part in parts for message in part.unreadable)
+        if record.signalled:
+            self._save(LAST)
+            self._end_preempted()
+        if self.step % self.cadence.picture_every == 0:
+            self._draw()
+        if self.step % self.cadence.checkpoint_every == 0:
+            self._save(LAST)
 
-    def _check_finite(self, record: dict[str, float], targets: list[dict]) -> None:
-        if not all(math.isfinite(value) for value in record.values()):
-            parts = ", ".join(f"{name} {value:.4g}" for name, value in record.items())
-            images = ", ".join(str(target["image_id"]) for target in targets)
-            rates = ", ".join(f"{name} {lr:.3g}" for name, lr in current_lrs(self.optimizer).items())
-            raise NonFiniteError(
-                f"step {self.step + 1} is not finite and was not taken: {parts}; lr {rates}; image ids {images}. "
-                f"Weights up to step {self.step} are good; try a lower train.lr, more train.warmup_steps, or amp off"
-            )
+    def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
+        """Take the micro-batches of a step; a process among others that cannot says why, and takes a blank one."""
+        try:
+            parts = [next(batches)]
+            while not parts[-1].ends_step:
+                parts.append(next(batches))
+        except (ImageError, WorkerError) as error:
+            if self.world.size == 1:
+                raise
+            return [blank_batch()], error
+        return parts, None
 
-    def _record(self, record: dict[str, float], *, data_s: float, step_s: float, images: int) -> None:
-        record = record | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
-        for name, value in record.items():
-            self._window[name].append(value)
-        self._window["images"].append(images)
-        mean = {name: sum(values) / len(values) for name, values in self._window.items()}
+    def _record(self, record: StepRecord, *, data_s: float, step_s: float, images: float) -> None:
+        numbers = record.numbers | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
+        self._window.add(numbers | {"images": images})
+        mean = self._window.mean()
         display = {
             "step": self.step,
-            "lr": max(self._lrs.values()),
+            "lr": max(record.lrs.values()),
             "images_per_s": mean["images"] / mean["step_s"],
             "eta_s": (self.total_steps - self.step) * mean["step_s"],
-            "peak_gib": peak_memory_gib(self.device),
+            "peak_gib": peak_memory_gib(self.updater.device),
         }
-        self.progress.step(mean | record | display)
+        self.progress.step(mean | numbers | display)
         if self.step % self.cadence.log_every == 0 or self.step == self.total_steps:
             self.progress.line(mean | display, self.epoch + 1, self.epochs)
-            self.board.scalars(self.step, self._tagged(mean | display))
+            self.board.scalars(self.step, _tagged(mean | display, record.lrs))
             self._window.clear()
 
-    def _tagged(self, record: dict[str, float]) -> dict[str, float]:
-        times = ("step_s", "data_s", "compute_s", "images_per_s")
-        return (
-            {f"train/{name}": value for name, value in record.items() if name.startswith("loss") or name == "grad_norm"}
-            | {f"lr/{name}": lr for name, lr in self._lrs.items()}
-            | {f"time/{name}": record[name] for name in times}
-            | {"memory/peak_gib": record["peak_gib"]}
-        )
+    def _note_unreadable(self, messages: Iterable[str]) -> None:
+        for message in itertools.chain(*self.world.gather([*messages])):
+            self.unreadable[message] += 1
+            if self.unreadable[message] == 1:
+                log.warning("left out, and will be in every epoch: %s", message)
 
     def _evaluate(self) -> None:
+        """Judge the weights, and the averaged ones where there are any, which count then."""
+        models = {"val": self.judged_model}
+        if self.updater.ema is not None:
+            models["val_raw"] = self.updater.model
         start = time.perf_counter()
-        self.figures, self.judged_step = self.evaluate(), self.step
+        figures = {}
+        for name, model in models.items():
+            self.world.average_statistics(model)
+            found = self.evaluate(model)
+            if found is None:
+                self._end_preempted()  # what was learned is saved
+            figures[name] = found
         took_s = time.perf_counter() - start
-        scalars = {f"val/{name}": self.figures[name] for name in COCO_FIGURES}
+
+        self.figures, self.judged_step = figures["val"], self.step
+        scalars = {"time/eval_s": took_s}
+        for name, found in figures.items():
+            scalars |= {f"{name}/{figure}": found[figure] for figure in COCO_FIGURES}
         scalars |= {f"val_per_class/{name}": ap for name, ap in self.figures["per_class"].items()}
-        self.board.scalars(self.step, scalars | {"time/eval_s": took_s})
+        self.board.scalars(self.step, scalars)
         shown = ", ".join(f"{name} {percent(self.figures[name])}" for name in ("AP", "AP50", "AP75"))
+        if "val_raw" in figures:
+            shown += f" of the averaged weights, AP {percent(figures['val_raw']['AP'])} of the raw ones"
         epoch = self.epoch + bool(self.batch)
         log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
+
+        self.stale += 1
         if not self.figures["AP"] <= self.best_ap:  # also where nothing can be judged and AP is NaN
-            self.best_ap = self.figures["AP"]
-            self.save(self.state_dict(), BEST)
+            self.best_ap, self.stale = self.figures["AP"], 0
+            self._save(BEST)
+        if self.has_stopped_early and self.step < self.total_steps:
+            log.info("AP has not risen in %d evaluations: training ends early", self.stale)
+
+    def _draw(self) -> None:
+        if self.world.is_main:
+            self.board.picture(self.step, "val/detections", self.draw(self.judged_model))
+
+    def _end_preempted(self) -> None:
+        signals = [name for name in self.world.gather(self.stop.received) if name]
+        raise PreemptedError(f"asked to stop by {signals[0]}")
+
+    def _save(self, name: str) -> None:
+        self.world.average_statistics(self.updater.model)
+        if self.updater.ema is not None:
+            self.world.average_statistics(self.updater.ema.model)
+        self.world.from_main(lambda: self.save(self.state_dict(), name))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values."""
-        cuda = self.device.type == "cuda"
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
+        return self.updater.state_dict() | {
             "epoch": self.epoch,
             "batch": self.batch,
             "figures": self.figures,
             "judged_step": self.judged_step,
             "best_ap": self.best_ap,
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "stale": self.stale,
+            "unreadable": dict(self.unreadable),
+            "window": self._window.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with."""
-        self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        set_schedule_step(self.schedule, state["step"])
-        if state["scaler"]:  # empty where it was not in use
-            self.scaler.load_state_dict(state["scaler"])
-        self.step, self.epoch, self.batch = state["step"], state["epoch"], state["batch"]
-        self.figures, self.judged_step, self.best_ap = state["figures"], state["judged_step"], state["best_ap"]
-        torch.set_rng_state(state["rng"])
-        if state["rng_cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        self.updater.load_state_dict(state)
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.figures, self.judged_step = state["figures"], state["judged_step"]
+        self.best_ap, self.stale = state["best_ap"], state["stale"]
+        self.unreadable = Counter(state["unreadable"])
+        self._window.load_state_dict(state["window"])
+
+
+def _tagged(record: dict[str, float], lrs: dict[str, float]) -> dict[str, float]:
+    """Name the numbers of a record as TensorBoard shows them."""
+    times = ("step_s", "data_s", "compute_s", "images_per_s")
+    return (
+        {f"train/{name}": value for name, value in record.items() if name.startswith("loss") or name == "grad_norm"}
+        | {f"lr/{name}": lr for name, lr in lrs.items()}
+        | {f"time/{name}": record[name] for name in times}
+        | {"memory/peak_gib": record["peak_gib"]}
+    )

@@ -63,7 +63,8 @@ def test_numbers_are_golden(built, golden):
 def test_a_step_of_training(built, shapes):
     _, config, model = built
     split = read_split(config.data, "train")
-    images, targets = to_device(next(iter(build_train_loader(config, split, pin_memory=False))), torch.device("cpu"))
+    batch = next(iter(build_train_loader(config, split, pin_memory=False)))
+    images, targets = to_device(batch.images, batch.targets, torch.device("cpu"))
     settings = config.train
     optimizer = build_optimizer(
         settings.optimizer,

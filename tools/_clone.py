@@ -1,5 +1,6 @@
 """Lets the tools run from a plain clone: finds packages, checks torchvision, shows mistakes without a traceback."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -49,23 +50,41 @@ def check_torchvision() -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool's `main`: a user's mistake ends with a message and exit code 2, anything else with a traceback and 1.
+    """Run a tool's `main`: a user's mistake ends with a message and exit code 2, anything else with 1.
 
-    A mistake is a `ValueError` raised by this project's own checks, or a file that cannot be read or written.
+    A mistake is a `ValueError` raised by this project's own checks, or a file that cannot be read or written. What may
+    befall a sound training (a loss that is not finite, a loader's worker that dies) needs no traceback either; a bug
+    has one.
     """
+    from data import WorkerError
+    from engine.distributed import OtherProcessError
+
     try:
         main()
+    except OtherProcessError:
+        raise SystemExit(1) from None  # that one tells
     except (ValueError, OSError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
             raise
-        print(f"error: {_message(error)}", file=sys.stderr)
+        _complain(error)
         raise SystemExit(MISTAKE) from None
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (FloatingPointError, WorkerError) as error:
+        _complain(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\nstopped by the user; a training goes on from its last checkpoint by --resume auto", file=sys.stderr)
+        if _rank() == "0":
+            print("\nstopped by the user; a training goes on by --resume auto", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _complain(error: Exception) -> None:
+    process = "" if _rank() == "0" else f"process {_rank()}: "
+    print(f"{process}error: {_message(error)}", file=sys.stderr)
+
+
+def _rank() -> str:
+    """Number of this process among those that torchrun started."""
+    return os.environ.get("RANK", "0")
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -8,18 +8,22 @@ from typing import Any
 import _clone
 
 # isort: split
-from data import load_annotations
+from data import load_annotations, resilient
 from engine.build import build_eval_loader, build_model, check_dcn_backend, read_split
-from engine.checkpoint import check_categories, check_same_model, load_checkpoint
+from engine.checkpoint import load_checkpoint
+from engine.compatibility import check_categories, check_same_model
 from engine.config_file import load_config
+from engine.distributed import World, read_world
 from engine.environment import pick_device
-from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, for_json
+from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, for_json, gather_results
+from engine.precision import set_tf32
 from engine.progress import Progress
 from engine.tables import format_table, percent
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
   python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.workers=8
+  torchrun --nproc-per-node=8 tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
 With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
 MEANINGS = {
@@ -50,11 +54,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--detections", type=Path, help="where to write the COCO results (default: <checkpoint>.detections.json)"
     )
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
+    )
     parser.add_argument("--results", type=Path, help="COCO results file to judge, without a model")
     parser.add_argument("--annotations", type=Path, help="COCO annotation file that --results is about")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in data.workers=8")
     args = parser.parse_intermixed_args()
+    if args.results and args.weights:
+        parser.error("--weights is about a checkpoint")
     model, file = (args.config, args.checkpoint), (args.results, args.annotations)
     if [all(model), any(file)] != [True, False] and [all(file), any(model)] != [True, False]:
         parser.error("give either --config and --checkpoint, or --results and --annotations")
@@ -64,7 +73,15 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Judge and show."""
     args = parse_arguments()
-    figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args)
+    world = read_world()
+    with world.joined():
+        figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args, world)
+    if world.is_main:
+        show(figures, args.json)
+
+
+def show(figures: dict[str, Any], file: Path | None) -> None:
+    """Print the figures, and write them to a file if there is one."""
     print(
         format_table(
             ("figure", "x100", "over"), [(name, percent(figures[name]), MEANINGS[name]) for name in COCO_FIGURES]
@@ -72,32 +89,58 @@ def main() -> None:
     )
     print()
     print(format_table(("class", "AP x100"), [(name, percent(ap)) for name, ap in figures["per_class"].items()]))
-    if args.json:
-        write_json(args.json, for_json(figures))
-        print(f"\nfigures: {args.json}")
+    if file:
+        write_json(file, for_json(figures))
+        print(f"\nfigures: {file}")
 
 
-def judge_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
+def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
     """Run the model of a checkpoint over the val split, write its detections, and judge them."""
-    config = load_config(args.config, args.overrides)
-    device = pick_device(config.device)
-    check_dcn_backend(config.model, device)
-    state = load_checkpoint(args.checkpoint)
-    check_same_model(state, config.model_dump(mode="json"), args.checkpoint)
-    progress = Progress()
-    split = read_split(config.data, "val", lambda items: progress.track(items, "check val images"))
-    check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
-    model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
-    model.load_state_dict(state["model"])
-    loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
-    print(f"{args.checkpoint} (step {state['step']}) on {len(split.images)} images of {split.path}, {device}")
-    results = detect(
-        model.to(device), progress.track(loader, "evaluate"), split.category_ids, device=device, amp=config.train.amp
-    )
-    detections = args.detections or args.checkpoint.with_suffix(".detections.json")
-    write_json(detections, results)
-    print(f"detections: {detections} ({len(results)})\n")
-    return coco_figures(split.raw, results)
+    progress = Progress(silent=not world.is_main)
+    with world.together():
+        config = load_config(args.config, args.overrides)
+        device = pick_device(config.device, world)
+        check_dcn_backend(config.model, device)
+        set_tf32(config.train.tf32)
+        state = load_checkpoint(args.checkpoint)
+        check_same_model(state, config.model_dump(mode="json"), args.checkpoint)
+        weights = choose_weights(state, args.weights, args.checkpoint)
+        split = read_split(
+            config.data,
+            "val",
+            lambda items: progress.track(items, "check val images"),
+            check_images=world.local_rank == 0,
+        )
+        check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
+        model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
+        model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
+        loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", world=world)
+    with world.together():
+        batches = progress.track(resilient(loader), "evaluate", len(loader))
+        results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
+    gathered = gather_results(results, split.raw, world)
+
+    def judge() -> dict[str, Any]:
+        kind = "averaged weights" if weights == "ema" else "weights"
+        images = f"{len(split.images)} images of {split.path}"
+        print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}, {device}")
+        detections = args.detections or args.checkpoint.with_suffix(".detections.json")
+        write_json(detections, gathered)
+        print(f"detections: {detections} ({len(gathered)})\n")
+        return coco_figures(split.raw, gathered)
+
+    return world.from_main(judge)
+
+
+def choose_weights(state: dict[str, Any], asked: str | None, path: Path) -> str:
+    """Choose between the "raw" weights of a checkpoint and their average "ema"; by default the ones it was judged by.
+
+    Raises:
+        ValueError: if it has no average.
+    """
+    if asked == "ema" and state["ema"] is None:
+        raise ValueError(f"{path} holds no averaged weights, since its run was without train.ema_decay: --weights raw")
+    return asked or ("raw" if state["ema"] is None else "ema")
 
 
 def judge_file(results: Path, annotations: Path) -> dict[str, Any]:

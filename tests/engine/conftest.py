@@ -1,53 +1,109 @@
-"""A trainer of the tiny config, put together without the tools."""
+"""A trainer of the tiny config, put together without the tools; and processes that train together."""
+
+import multiprocessing
+import os
+import socket
+import traceback
 
 import pytest
 import torch
 
-from engine.board import Board
-from engine.build import build_eval_loader, build_model, build_optimization, build_train_loader, read_split
+from engine.board import Board, NoBoard
+from engine.build import build_model, build_trainer, read_split
 from engine.checkpoint import save_checkpoint
 from engine.config_file import load_config
-from engine.evaluator import evaluate
+from engine.distributed import ALONE, read_world
 from engine.preemption import StopRequest
 from engine.progress import Progress
-from engine.trainer import Cadence, Trainer
+from engine.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+def assemble(config_file, folder, overrides, *, start=0, dtype=torch.float32, world=ALONE, **parts) -> Trainer:
+    config = load_config(config_file, overrides)
+    train, val = (read_split(config.data, split) for split in ("train", "val"))
+    torch.manual_seed(config.seed)
+    model, _ = build_model(config.model, config.data, len(train.class_names))
+    folder.mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "draw": lambda model: torch.zeros(3, 4, 4, dtype=torch.uint8),
+        "save": lambda state, name: save_checkpoint(folder / name, state),
+        "progress": Progress(),
+        "stop": StopRequest(),
+    }
+    if "board" not in parts:
+        defaults["board"] = Board(folder, start) if world.is_main else NoBoard()
+    return build_trainer(config, model.to(dtype), train, val, device=CPU, world=world, **(defaults | parts))
+
+
+@pytest.fixture
+def assembler():
+    """`assemble`, for tests that call it in other processes."""
+    return assemble
 
 
 @pytest.fixture
 def make_trainer(tiny_config):
     """`make_trainer(folder, *overrides)`: a trainer that logs and saves into `folder`; `parts` replace its own."""
-    boards = []
+    made = []
 
-    def make(folder, *overrides, start=0, **parts) -> Trainer:
-        config = load_config(tiny_config, overrides)
-        settings = config.train
-        train, val = (read_split(config.data, split) for split in ("train", "val"))
-        torch.manual_seed(config.seed)
-        model, _ = build_model(config.model, config.data, len(train.class_names))
-        loader = build_train_loader(config, train, pin_memory=False)
-        eval_loader = build_eval_loader(config, val, pin_memory=False)
-        optimizer, schedule = build_optimization(settings, model, steps_per_epoch=len(loader))
-        device = torch.device("cpu")
-        folder.mkdir(parents=True, exist_ok=True)
-        boards.append(Board(folder, start))
-        defaults = {
-            "device": device,
-            "epochs": settings.epochs,
-            "max_steps": settings.max_steps,
-            "amp": settings.amp,
-            "clip_norm": settings.clip_norm,
-            "cadence": Cadence(
-                settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every
-            ),
-            "evaluate": lambda: evaluate(model, eval_loader, val.category_ids, val.raw, device=device),
-            "draw": lambda: torch.zeros(3, 4, 4, dtype=torch.uint8),
-            "save": lambda state, name: save_checkpoint(folder / name, state),
-            "board": boards[-1],
-            "progress": Progress(),
-            "stop": StopRequest(),
-        }
-        return Trainer(model, optimizer, schedule, loader, **(defaults | parts))
+    def make(folder, *overrides, **parts) -> Trainer:
+        made.append(assemble(tiny_config, folder, overrides, **parts))
+        return made[-1]
 
     yield make
-    for board in boards:
-        board.close()
+    for trainer in made:
+        trainer.board.close()
+
+
+@pytest.fixture
+def together():
+    """`together(count, function, *arguments)`: what `function(world, *arguments)` gives in each of `count` processes.
+
+    They are real ones and talk by gloo; an error in one is given in place of a result.
+    """
+    context = multiprocessing.get_context("fork")
+    processes = []
+
+    def run(count, function, *arguments) -> list:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        pipes = []
+        for rank in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            pipes.append(receiver)
+            processes.append(
+                context.Process(target=_run_one, args=(sender, rank, count, port, function, arguments), daemon=True)
+            )
+            processes[-1].start()
+        results = []
+        for pipe in pipes:
+            assert pipe.poll(120), "a process waits for ever"
+            results.append(pipe.recv())
+        return results
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def _run_one(sender, rank, count, port, function, arguments) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    world = read_world()
+    try:
+        with world.joined():
+            outcome = function(world, *arguments)
+    except Exception as error:
+        traceback.print_exc()
+        outcome = error
+    sender.send(outcome)

@@ -1,15 +1,18 @@
 """From a config to objects: each option arrives where it belongs."""
 
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from data import DatasetError
+from data import DatasetError, ImageError
 from dcn import DeformConv2d, fused
 from engine.build import build_eval_loader, build_model, build_train_loader, check_dcn_backend, read_split
 from engine.config_file import load_config
+from engine.distributed import World
 from models import resnet
 
 
@@ -38,7 +41,7 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert not model.backbone.body.conv1.weight.requires_grad
     assert model.backbone.body.layer1[0].conv1.weight.requires_grad
     assert model.backbone.out_channels == 16
-    assert (list(model.transform.min_size), model.transform.max_size) == ([48, 64], 80)
+    assert (list(model.transform.min_size), model.transform.max_size) == ([64], 80)  # that of evaluation
     assert model.rpn.anchor_generator.sizes == ((8,), (16,), (24,))
     assert model.rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 3
     assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 31)
@@ -96,7 +99,7 @@ def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_confi
 
 
 def test_splits_and_loaders(tiny_config):
-    config = load_config(tiny_config, ["train.batch_size=4", "data.workers=2"])
+    config = load_config(tiny_config, ["train.batch_size=4", "train.accumulate=2", "data.workers=2"])
     seen = []
     splits = {
         name: read_split(config.data, name, lambda items: seen.append(len(items)) or items) for name in ("train", "val")
@@ -104,9 +107,82 @@ def test_splits_and_loaders(tiny_config):
     assert seen == [12, 6]
     assert len(splits["train"].images) == 12
     train = build_train_loader(config, splits["train"], pin_memory=False)
-    assert (len(train), train.num_workers, train.batch_sampler.batch_size) == (3, 2, 4)
+    assert (train.num_workers, train.batch_sampler.batch_size, train.batch_sampler.steps) == (2, 4, 2)
     val = build_eval_loader(config, splits["val"], pin_memory=False)
-    assert (len(val), val.num_workers, val.batch_size, len(val.dataset)) == (2, 2, 4, 6)
+    assert (len(val), val.num_workers, len(val.dataset)) == (2, 2, 6)
+    world = World(rank=1, size=2)
+    train = build_train_loader(config, splits["train"], pin_memory=False, world=world)
+    assert (train.batch_sampler.steps, train.batch_sampler.rank) == (1, 1)
+    val = build_eval_loader(config, splits["val"], pin_memory=False, world=world)
+    assert [target["image_id"] for batch in val for target in batch.targets] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(("policy", "outcome"), [("raise", pytest.raises(ImageError)), ("skip", nullcontext())])
+def test_what_becomes_of_unreadable_images(tiny_config, shapes, tmp_path, policy, outcome):
+    for split in ("train", "val"):
+        shutil.copytree(shapes / split, tmp_path / split)
+    places = [f"data.{split}.images={tmp_path}/{split}" for split in ("train", "val")]
+    config = load_config(tiny_config, [*places, f"data.unreadable={policy}", "train.batch_size=12"])
+    for name, build in (("train", build_train_loader), ("val", build_eval_loader)):
+        split = read_split(config.data, name)
+        (tmp_path / name / split.images[2]["file_name"]).unlink()
+        with outcome:
+            (batch,) = build(config, split, pin_memory=False)
+            assert len(batch.unreadable) == 1
+
+
+def test_training_pictures_are_made_as_the_config_says(tiny_config):
+    split = read_split(load_config(tiny_config).data, "train")
+
+    def images(*overrides):
+        config = load_config(tiny_config, ["data.min_size=40", "data.flip=0", *overrides])
+        return [image for batch in build_train_loader(config, split, pin_memory=False) for image in batch.images]
+
+    plain = images()
+    assert {tuple(image.shape) for image in plain} == {(3, 40, 48)}  # of 96 x 80 pixels
+    for change in ("data.color_jitter=0.5", "data.flip=1"):
+        changed = images(change)
+        assert [image.shape for image in changed] == [image.shape for image in plain]
+        assert not any(torch.equal(*pair) for pair in zip(changed, plain, strict=True))
+    several = images("data.min_size=[40, 56]", "data.max_size=60")
+    assert {tuple(image.shape) for image in several} == {(3, 40, 48), (3, 50, 60)}
+    squares = images("data.large_scale_jitter={size: 72, scale: [0.5, 1.5]}")
+    assert {tuple(image.shape) for image in squares} == {(3, 72, 72)}
+
+
+def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembler):
+    trainer = assembler(
+        tiny_config,
+        tmp_path,
+        [
+            "model.backbone={name: resnet18, norm: bn, dcn_v2_stages: [2], recompute_dcn_stages: true}",
+            "train={optimizer: adamw, lr: 0.01, batch_size: 3, accumulate: 2, reference_batch: 12, momentum: 0.8,"
+            " weight_decay: 0.05, norm_weight_decay: 0.01, bias_weight_decay: 0.02, backbone_lr_factor: 0.5,"
+            " offset_lr_factor: 0.2, schedule: cosine, schedule_unit: step, warmup_steps: 0,"
+            " min_lr_factor: 0.25, epochs: 4, max_steps: 5,"
+            " clip_norm: 3, ema_decay: 0.75, early_stop: 7, amp: bf16, channels_last: true, log_every: 2}",
+            "data.unreadable=skip",
+            "seed=9",
+        ],
+        board=None,
+    )
+    updater = trainer.updater
+    groups = updater.optimizer.param_groups
+    assert isinstance(updater.optimizer, torch.optim.AdamW)
+    # 6 images a step where the rate is meant for 12
+    assert {group["name"]: group["lr"] for group in groups} == pytest.approx(
+        {"backbone": 0.0025, "head": 0.005, "conv_offset": 0.001}
+    )
+    assert {group["weight_decay"] for group in groups} == {0.05, 0.01, 0.02}
+    assert {group["betas"] for group in groups} == {(0.8, 0.999)}
+    assert trainer.total_steps == 5
+    (factor,) = {schedule(5) for schedule in updater.schedule.lr_lambdas}
+    assert factor == pytest.approx(0.25)
+    assert (updater.clip_norm, updater.ema.decay, updater.amp, updater.seed) == (3, 0.75, "bf16", 9)
+    assert (trainer.early_stop, trainer.worker_restarts, trainer.cadence.log_every) == (7, 3, 2)
+    weight = updater.model.backbone.body.layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine import environment
+from engine.distributed import World
 from engine.environment import describe, git_revision, peak_memory_gib, pick_device
 
 
@@ -13,6 +14,7 @@ def test_auto_takes_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *arguments, **options: None)
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
 
@@ -25,6 +27,22 @@ def test_devices_that_are_not_there(name):
         pick_device(name)
     assert repr(name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch, "empty", lambda *arguments, **options: None)
+    world = World(rank=5, size=6, local_rank=1, local_size=2)
+    assert pick_device("auto", world) == pick_device("cuda", world) == torch.device("cuda:1")
+    assert taken == [torch.device("cuda:1")] * 2
+    assert pick_device("cpu", world) == torch.device("cpu")
+    with pytest.raises(ValueError, match="4 processes on this machine need as many GPUs, but there are 2"):
+        pick_device("auto", World(rank=0, size=4, local_size=4))
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda for 6 processes, got 'cuda:0'"):
+        pick_device("cuda:0", world)
 
 
 def test_description_and_memory():

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import logging
 import math
 
 import numpy as np
@@ -13,8 +14,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from data import CocoDetection, eval_loader, eval_transform, load_annotations
-from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, evaluate, for_json
+from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
+from engine.distributed import ALONE
+from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, evaluate, for_json, gather_results
+from engine.preemption import StopRequest
+from engine.progress import log
 
 CPU = torch.device("cpu")
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
@@ -204,7 +208,7 @@ def test_sparse_category_ids_come_back(shapes, tmp_path):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_the_model_is_restored(training):
-    batch = ([torch.zeros(3, 8, 8, dtype=torch.uint8)], [{"image_id": 1}])
+    batch = Batch([torch.zeros(3, 8, 8, dtype=torch.uint8)], [{"image_id": 1}], 1.0, True, [])
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
     model = Oracle([nothing]).train(training)
     figures = evaluate(model, [batch], [3, 17, 90], truth((1, 3, [1, 1, 9, 9])), device=CPU)
@@ -215,3 +219,60 @@ def test_the_mode_of_the_model_is_restored(training):
         detect(model, [batch], [3, 17, 90], device=CPU)
     assert model.modes == [False, False]
     assert model.training is training
+
+
+NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+
+def test_an_image_that_could_not_be_read_has_no_detection_and_is_told(caplog):
+    box = {"boxes": torch.tensor([[1.0, 1, 10, 10]]), "labels": torch.tensor([1]), "scores": torch.ones(1)}
+    batches = [Batch([], [], 0.0, True, ["image 2.png is gone"]), Batch([IMAGE], [{"image_id": 1}], 0.5, True, [])]
+    ground_truth = truth((1, 3, [1, 1, 9, 9]), (2, 3, [1, 1, 9, 9]), images=2)
+    caplog.set_level(logging.WARNING, logger=log.name)
+    figures = evaluate(Oracle([box]), batches, [3, 17, 90], ground_truth, device=CPU)
+    assert figures["AR100"] == pytest.approx(0.5)
+    assert "counts as without a detection: image 2.png is gone" in caplog.text
+
+
+def test_a_stop_request_ends_an_evaluation_without_figures():
+    stop, model = StopRequest(), Oracle([NOTHING] * 3)
+
+    def batches():
+        for image_id in (1, 2, 3):
+            if image_id == 2:
+                stop.received = "SIGTERM"
+            yield Batch([IMAGE], [{"image_id": image_id}], 1.0, True, [])
+
+    assert evaluate(model, batches(), [3, 17, 90], truth(images=3), device=CPU, stop=stop) is None
+    assert len(model.shapes) == 1
+
+
+def gather_share(world, ground_truth, detections):
+    images = [entry["id"] for entry in ground_truth["images"]][world.rank :: world.size]
+    mine = [entry for image_id in images for entry in detections if entry["image_id"] == image_id]
+    return gather_results(mine, ground_truth, world)
+
+
+def test_results_of_several_processes_come_in_the_order_of_one(together):
+    ground_truth, detections = random_case(0)
+    ground_truth["images"].reverse()
+    order = [entry["id"] for entry in ground_truth["images"]]
+    detections.sort(key=lambda entry: order.index(entry["image_id"]))
+    assert gather_results(detections, ground_truth, ALONE) is detections
+    gathered, others = together(3, gather_share, ground_truth, detections)[:2]
+    assert gathered == detections
+    assert others is None
+
+
+def interrupt_one(world):
+    stop = StopRequest()
+    if world.rank == 1:
+        stop.received = "SIGTERM"
+    batches = [Batch([IMAGE], [{"image_id": world.rank + 1}], 1.0, True, [])]
+    ground_truth = truth((1, 3, [1, 1, 9, 9]), images=2)
+    return evaluate(Oracle([NOTHING]), batches, [3, 17, 90], ground_truth, device=CPU, world=world, stop=stop)
+
+
+def test_one_process_that_is_asked_to_stop_stops_all(together):
+    assert together(2, interrupt_one) == [None, None]

@@ -4,22 +4,27 @@ After a change that is meant to alter the losses, record them anew, and say why 
     UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/test_trainer.py
 """
 
+import copy
+import itertools
 import json
 import logging
 import math
 import re
+import shutil
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data import ImageError
 from engine.board import METRICS_FILE
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.evaluator import COCO_FIGURES
 from engine.preemption import PreemptedError, StopRequest
 from engine.progress import log
 from engine.runs import BEST, LAST
-from engine.trainer import NonFiniteError, Trainer
+from engine.trainer import Trainer
+from engine.update import NonFiniteError, StepRecord
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
 # Other CPUs and numbers of threads add in another order; a fault in a loss, a rate or the order of images is larger.
@@ -44,7 +49,7 @@ def assert_same(one: dict, other: dict) -> None:
     assert not different
 
 
-def fake_figures(ap=0.5) -> dict:
+def fake_figures(model=None, ap=0.5) -> dict:
     return dict.fromkeys(COCO_FIGURES, ap) | {"per_class": {"arrow": ap}}
 
 
@@ -62,7 +67,7 @@ def test_first_losses_are_golden(make_trainer, golden, tmp_path, name, overrides
 def test_a_dcn_run_starts_as_the_plain_one(golden):
     plain, dcn = (golden("losses", name)["train/loss"] for name in ("plain", "dcn"))
     assert dcn[0] == pytest.approx(plain[0], rel=1e-5)
-    assert dcn[1] != pytest.approx(plain[1], rel=1e-5)
+    assert dcn[3] != pytest.approx(plain[3], rel=1e-3)
 
 
 def test_losses_of_a_step_add_up(make_trainer, tmp_path):
@@ -97,8 +102,8 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, t
     assert list(logged(parts)) == [4, 5, 6, 7, 8]
     assert [logged(parts)[step] for step in (4, 5)] == pytest.approx(expected[3:], rel=TOLERANCE)
     assert logged(parts) == {step: loss for step, loss in logged(whole).items() if step > 3}
-    assert_same(first.model.state_dict(), second.model.state_dict())
-    for one, other in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+    assert_same(first.updater.model.state_dict(), second.updater.model.state_dict())
+    for one, other in zip(first.updater.optimizer.state.values(), second.updater.optimizer.state.values(), strict=True):
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
     assert logged(parts, "val/AR100")[8] == logged(whole, "val/AR100")[8]
     assert (second.step, second.epoch, second.batch) == (8, 1, 2)
@@ -112,11 +117,14 @@ def test_a_run_without_workers_sees_what_one_with_workers_sees(make_trainer, tmp
 
 
 def plant_in_loss(trainer: Trainer) -> None:
-    trainer.model.register_forward_hook(lambda model, args, out: out | {"loss_box_reg": out["loss_box_reg"] * math.nan})
+    def spoil(model, arguments, out):
+        return out | {"loss_box_reg": out["loss_box_reg"] * math.nan} if model.training else out
+
+    trainer.updater.model.register_forward_hook(spoil)
 
 
 def plant_in_gradient(trainer: Trainer) -> None:
-    trainer.model.backbone.body.layer1[0].conv1.weight.register_hook(lambda gradient: gradient * math.inf)
+    trainer.updater.model.backbone.body.layer1[0].conv1.weight.register_hook(lambda gradient: gradient * math.inf)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +140,9 @@ def plant_in_gradient(trainer: Trainer) -> None:
 def test_a_step_that_is_not_finite_is_not_taken(make_trainer, tmp_path, plant, culprit, amp):
     trainer = make_trainer(tmp_path, "train.max_steps=1", f"train.amp={amp}", evaluate=fake_figures)
     trainer.fit()
-    before, momenta = copy_of(trainer.model.state_dict()), trainer.optimizer.state_dict()["state"]
+    before, momenta = copy_of(trainer.updater.model.state_dict()), trainer.updater.optimizer.state_dict()["state"]
     momenta = {key: value["momentum_buffer"].clone() for key, value in momenta.items()}
-    lr = trainer.optimizer.param_groups[0]["lr"]
+    lr = trainer.updater.optimizer.param_groups[0]["lr"]
     plant(trainer)
     trainer.total_steps = 2
     with pytest.raises(NonFiniteError) as caught:
@@ -144,10 +152,10 @@ def test_a_step_that_is_not_finite_is_not_taken(make_trainer, tmp_path, plant, c
     for part in ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "lr backbone", "image ids"):
         assert part in text
     assert re.search(culprit, text)
-    assert_same(before, trainer.model.state_dict())
-    after = {key: value["momentum_buffer"] for key, value in trainer.optimizer.state_dict()["state"].items()}
+    assert_same(before, trainer.updater.model.state_dict())
+    after = {key: value["momentum_buffer"] for key, value in trainer.updater.optimizer.state_dict()["state"].items()}
     assert_same(momenta, after)
-    assert (trainer.step, trainer.batch, trainer.optimizer.param_groups[0]["lr"]) == (1, 1, lr)
+    assert (trainer.step, trainer.batch, trainer.updater.optimizer.param_groups[0]["lr"]) == (1, 1, lr)
     assert load_checkpoint(tmp_path / LAST)["step"] == 1
 
 
@@ -171,7 +179,7 @@ def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
     assert (more.epoch, more.batch) == (1, 0)
     whole = make_trainer(tmp_path / "b", "train.epochs=1", evaluate=fake_figures)
     whole.fit()
-    assert_same(more.model.state_dict(), whole.model.state_dict())
+    assert_same(more.updater.model.state_dict(), whole.updater.model.state_dict())
 
     again = make_trainer(tmp_path / "a", "train.epochs=1", start=6, evaluate=None)
     again.load_state_dict(load_checkpoint(tmp_path / "a" / LAST))
@@ -180,7 +188,7 @@ def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
 
 
 def test_a_run_cut_off_before_its_last_evaluation_is_judged_on_resume(make_trainer, tmp_path):
-    def broken():
+    def broken(model):
         raise OSError("the annotation file is gone")
 
     with pytest.raises(OSError, match="gone"):
@@ -203,21 +211,31 @@ def test_eval_every(make_trainer, tmp_path, every, evaluated):
     trainer = make_trainer(
         tmp_path,
         *options,
-        evaluate=lambda: judged.append(trainer.step) or fake_figures(),
-        draw=lambda: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        evaluate=lambda model: judged.append(trainer.step) or fake_figures(),
+        draw=lambda model: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
     )
-    trainer._train_step = lambda batch: pretend(trainer)
+    trainer.updater = Pretender()
     trainer.fit()
     assert judged == evaluated
     assert drawn == [10]
 
 
-def pretend(trainer: Trainer) -> dict[str, float]:
-    """A step without the work."""
-    trainer._lrs = {"backbone": 0.1}
-    trainer.step += 1
-    trainer.batch += 1
-    return {"loss": 1.0, "grad_norm": 1.0}
+class Pretender:
+    """Steps without the work."""
+
+    model = ema = None
+    device = torch.device("cpu")
+
+    def __init__(self, losses=None) -> None:
+        self.step, self.losses = 0, iter(losses or itertools.repeat(1.0))
+
+    def __call__(self, parts, *, error, is_signalled) -> StepRecord:
+        self.step += 1
+        numbers = {"loss": next(self.losses), "grad_norm": 1.0}
+        return StepRecord(numbers, {"backbone": 0.1}, is_signalled(), 0)
+
+    def state_dict(self) -> dict:
+        return {"step": self.step}
 
 
 def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer, tmp_path):
@@ -227,10 +245,10 @@ def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer,
         tmp_path,
         *options,
         evaluate=fake_figures,
-        draw=lambda: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        draw=lambda model: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
         save=lambda state, name: saved.append((name, state["step"])),
     )
-    trainer._train_step = lambda batch: pretend(trainer)
+    trainer.updater = Pretender()
     trainer.fit()
     assert [step for name, step in saved if name == LAST] == [4, 6, 6, 8, 12, 12, 12]  # steps, before and after judging
     assert [step for name, step in saved if name == BEST] == [6]  # equally good is not better
@@ -240,8 +258,7 @@ def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer,
 
 def test_a_record_is_the_mean_since_the_last(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, "train.log_every=3", "train.epochs=1", evaluate=fake_figures)
-    losses = iter([1.0, 2.0, 6.0, 10.0, 20.0, 60.0])
-    trainer._train_step = lambda batch: pretend(trainer) | {"loss": next(losses)}
+    trainer.updater = Pretender([1.0, 2.0, 6.0, 10.0, 20.0, 60.0])
     trainer.fit()
     assert logged(tmp_path) == {3: 3.0, 6: 30.0}
 
@@ -251,8 +268,8 @@ def test_the_best_weights_are_kept(make_trainer, tmp_path):
     for aps, best in (([0.1, 0.3, 0.2, 0.3], 4), ([0.0] * 4, 2), ([math.nan] * 4, 8)):
         folder = tmp_path / str(best)
         order = iter(aps)
-        trainer = make_trainer(folder, *options, evaluate=lambda order=order: fake_figures(next(order)))
-        trainer._train_step = lambda batch, trainer=trainer: pretend(trainer)
+        trainer = make_trainer(folder, *options, evaluate=lambda model, order=order: fake_figures(ap=next(order)))
+        trainer.updater = Pretender()
         trainer.fit()
         state = load_checkpoint(folder / BEST)
         assert state["step"] == best
@@ -279,26 +296,28 @@ def test_going_on_takes_the_rates_of_now(make_trainer, tmp_path):
     options = ["train.max_steps=5", "train.lr=0.001", "train.weight_decay=0.5", "train.momentum=0.1"]
     trainer = make_trainer(tmp_path, *options, "train.amp=fp16", start=3, evaluate=fake_figures)
     trainer.load_state_dict(load_checkpoint(tmp_path / LAST))
-    trainer.amp, trainer.scaler = "off", torch.amp.GradScaler("cpu", enabled=False)
+    trainer.updater.amp, trainer.updater.scaler = "off", torch.amp.GradScaler("cpu", enabled=False)
     trainer.fit()
     rates = [0.0025, 0.00375, 0.005, 0.001, 0.001]
     assert list(logged(tmp_path, "lr/backbone").values()) == pytest.approx(rates)
-    assert all((group["weight_decay"], group["momentum"]) == (0.5, 0.1) for group in trainer.optimizer.param_groups)
+    assert all(
+        (group["weight_decay"], group["momentum"]) == (0.5, 0.1) for group in trainer.updater.optimizer.param_groups
+    )
 
 
 def test_the_gradient_is_clipped_over_all_parameters(make_trainer, tmp_path):
     options = ["train.max_steps=1", "train.warmup_steps=0", "train.weight_decay=0", "train.lr=0.5"]
     trainer = make_trainer(tmp_path, *options, "train.clip_norm=0.01", evaluate=fake_figures)
-    before = copy_of(dict(trainer.model.named_parameters()))
+    before = copy_of(dict(trainer.updater.model.named_parameters()))
     trainer.fit()
-    moved = [(p.detach() - before[key]).norm() for key, p in trainer.model.named_parameters()]
+    moved = [(p.detach() - before[key]).norm() for key, p in trainer.updater.model.named_parameters()]
     assert torch.stack(moved).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
     assert logged(tmp_path, "train/grad_norm")[1] > 1  # what is logged is the norm before
 
 
 def test_offsets_are_learned(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, DCN, "train.max_steps=3", evaluate=fake_figures)
-    offsets = {key: p for key, p in trainer.model.named_parameters() if ".conv_offset." in key}
+    offsets = {key: p for key, p in trainer.updater.model.named_parameters() if ".conv_offset." in key}
     assert len(offsets) == 4
     assert not any(p.any() for p in offsets.values())
     trainer.fit()
@@ -345,30 +364,167 @@ def test_times_make_sense(make_trainer, tmp_path):
 
 def test_bfloat16_trains(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, DCN, "train.max_steps=1", "train.amp=bf16", evaluate=fake_figures)
-    before = copy_of(dict(trainer.model.named_parameters()))
+    before = copy_of(dict(trainer.updater.model.named_parameters()))
     trainer.fit()
     make_trainer(tmp_path / "full", DCN, "train.max_steps=1", evaluate=fake_figures).fit()
-    half, full = logged(tmp_path)[1], logged(tmp_path / "full")[1]
-    assert half == pytest.approx(full, rel=0.05)
-    assert half != full
-    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
-    assert any(not torch.equal(p, before[key]) for key, p in trainer.model.named_parameters())
+    for tag, distance in (("train/loss_objectness", 0.01), ("train/loss", 0.15)):  # other proposals are drawn
+        half, full = logged(tmp_path, tag)[1], logged(tmp_path / "full", tag)[1]
+        assert half == pytest.approx(full, rel=distance)
+        assert half != full
+    assert all(p.dtype == torch.float32 for p in trainer.updater.model.parameters())
+    assert any(not torch.equal(p, before[key]) for key, p in trainer.updater.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "option", ["train.channels_last=true", "train.compile=true", "model.backbone.recompute_dcn_stages=true"]
+)
+def test_how_it_is_computed_changes_no_loss(make_trainer, golden, tmp_path, monkeypatch, option):
+    compiled = []
+
+    def compile_fast(module, **options):
+        compiled.append(module)
+        compile_module(module, backend="aot_eager", **options)  # all but the making of machine code
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_fast)
+    trainer = make_trainer(tmp_path, DCN, "train.max_steps=3", option, evaluate=fake_figures)
+    trainer.fit()
+    assert list(logged(tmp_path).values()) == pytest.approx(golden("losses", "dcn")["train/loss"][:3], rel=TOLERANCE)
+    assert compiled == ([trainer.updater.model.backbone] if "compile" in option else [])
 
 
 def test_a_stop_request_is_obeyed_after_the_step_with_a_checkpoint(make_trainer, tmp_path):
     stop = StopRequest()
     trainer = make_trainer(tmp_path, stop=stop)
-    take_step = trainer._train_step
+    update = trainer.updater
 
-    def step(batch):
-        if trainer.step == 3:
-            stop.received = "SIGTERM"  # within the fourth step
-        return take_step(batch)
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(update, name)
 
-    trainer._train_step = step
+        def __call__(self, parts, **options):
+            if update.step == 3:
+                stop.received = "SIGTERM"  # within the fourth step
+            return update(parts, **options)
+
+    trainer.updater = Interrupted()
     with pytest.raises(PreemptedError, match="asked to stop by SIGTERM"):
         trainer.fit()
     assert trainer.step == 4
     state = load_checkpoint(tmp_path / LAST)
     assert (state["step"], state["epoch"], state["batch"]) == (4, 0, 4)
     assert list(logged(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_a_stop_request_ends_an_evaluation(make_trainer, tmp_path):
+    stop = StopRequest()
+    trainer = make_trainer(tmp_path, "train.epochs=1", stop=stop)
+    draw_batches = trainer.evaluate
+
+    def evaluate(model):
+        stop.received = "SIGUSR1"
+        return draw_batches(model)
+
+    trainer.evaluate = evaluate
+    with pytest.raises(PreemptedError, match="asked to stop by SIGUSR1"):
+        trainer.fit()
+    state = load_checkpoint(tmp_path / LAST)
+    assert (state["step"], state["batch"], state["figures"]) == (6, 6, None)
+
+
+def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger=log.name)
+    options = ["train.batch_size=6", "train.epochs=9", "train.early_stop=2"]
+    aps = [0.1, 0.3, 0.2, 0.4, 0.4, 0.3, 0.9]
+    order, drawn = iter(aps), []
+
+    def trainer(start):
+        made = make_trainer(
+            tmp_path,
+            *options,
+            start=start,
+            evaluate=lambda model: fake_figures(ap=next(order)),
+            draw=lambda model: drawn.append(start) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        )
+        made.updater = Pretender()
+        return made
+
+    first = trainer(0)
+    first.fit()
+    assert first.step == 2 * 6
+    assert (first.best_ap, first.stale, first.is_finished, drawn) == (0.4, 2, True, [0])
+    assert "AP has not risen in 2 evaluations: training ends early" in caplog.text
+    assert load_checkpoint(tmp_path / BEST)["step"] == 2 * 4
+
+    again = trainer(12)
+    again.updater.load_state_dict = lambda state: setattr(again.updater, "step", state["step"])
+    again.load_state_dict(load_checkpoint(tmp_path / LAST))
+    assert again.is_finished
+
+
+def test_a_record_goes_on_over_a_resume(make_trainer, tmp_path):
+    """One record of 4 steps, cut in the middle, is the same mean as in one piece."""
+    options = ["train.log_every=4", "train.max_steps=4"]
+    make_trainer(tmp_path / "whole", *options, evaluate=fake_figures).fit()
+
+    states = []
+    trainer = make_trainer(tmp_path / "cut", *options, "train.checkpoint_every=3", evaluate=fake_figures)
+    trainer.save = lambda state, name: states.append(copy.deepcopy(state))
+    trainer.fit()
+    (state,) = (state for state in states if state["step"] == 3)
+    second = make_trainer(tmp_path / "parts", *options, start=3, evaluate=fake_figures)
+    second.load_state_dict(state)
+    second.fit()
+    for tag in ("train/loss", "train/grad_norm", "train/loss_objectness"):
+        assert logged(tmp_path / "parts", tag) == logged(tmp_path / "whole", tag)
+
+
+def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path):
+    judged = []
+
+    def evaluate(model):
+        judged.append(model)
+        return fake_figures(ap=0.7 if len(judged) == 1 else 0.2)
+
+    drawn = []
+    trainer = make_trainer(
+        tmp_path,
+        "train.epochs=1",
+        "train.ema_decay=0.9",
+        evaluate=evaluate,
+        draw=lambda model: drawn.append(model) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+    )
+    figures = trainer.fit()
+    assert judged == [trainer.updater.ema.model, trainer.updater.model]
+    assert drawn == [trainer.updater.ema.model]
+    assert figures["AP"] == trainer.best_ap == 0.7
+    assert logged(tmp_path, "val/AP") == {6: 0.7}
+    assert logged(tmp_path, "val_raw/AP") == {6: 0.2}
+    state = load_checkpoint(tmp_path / BEST)
+    assert_same(state["ema"]["model"], trainer.updater.ema.model.state_dict())
+    assert_same(state["model"], trainer.updater.model.state_dict())
+
+
+def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_path, caplog):
+    folder = shutil.copytree(shapes / "train", tmp_path / "train")
+    options = [f"data.train.images={folder}", "data.unreadable=skip", "train.epochs=2"]
+    trainer = make_trainer(tmp_path / "run", *options, evaluate=fake_figures)
+    (folder / "000003.png").unlink()  # it was there when the run began
+    (folder / "000007.png").write_bytes(b"no picture")
+    caplog.set_level(logging.INFO, logger=log.name)
+    trainer.fit()
+    assert sorted(trainer.unreadable.values()) == [2, 2]
+    assert [*logged(tmp_path / "run")] == [*range(1, 13)]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert any("000003.png does not exist" in text for text in warnings)
+    assert any("000007.png cannot be read" in text for text in warnings)
+    assert load_checkpoint(tmp_path / "run" / LAST)["unreadable"] == dict(trainer.unreadable)
+
+
+def test_an_unreadable_image_ends_the_run_by_default(make_trainer, shapes, tmp_path):
+    folder = shutil.copytree(shapes / "train", tmp_path / "train")
+    trainer = make_trainer(tmp_path / "run", f"data.train.images={folder}", evaluate=fake_figures)
+    (folder / "000003.png").unlink()
+    with pytest.raises(ImageError, match=r"000003\.png does not exist"):
+        trainer.fit()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import CocoDetection, load_annotations, train_loader, train_transform
+from data import CocoDetection, eval_transform, load_annotations, train_loader
 from engine.config_file import ConfigError
-from engine.trainer import NonFiniteError
+from engine.update import NonFiniteError
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -65,7 +65,7 @@ def test_a_value_error_of_a_library_is_a_bug(clone):
 
 def test_a_mistake_met_in_a_loader_worker_is_told_without_its_traceback(clone, capsys, shapes, tmp_path):
     split = load_annotations(shapes / "train", shapes / "annotations/train.json")
-    dataset = CocoDetection(split, train_transform())
+    dataset = CocoDetection(split, eval_transform())
     split.images[0]["file_name"] = "gone.png"  # after the check
     loader = train_loader(dataset, batch_size=2, workers=1, seed=0)
     with pytest.raises(SystemExit) as end:

@@ -37,7 +37,7 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
     assert len(figures["per_class"]) == 5
     for name, ap in figures["per_class"].items():
         assert re.search(rf"^  {name} +{100 * ap:.1f}$", out, re.MULTILINE), name
-    assert "(step 12) on 6 images of" in out
+    assert "(weights of step 12) on 6 images of" in out
     assert "\x1b" not in out
 
 
@@ -149,3 +149,41 @@ def test_help(run_tool):
     code, out, _ = run_tool("eval", "--help")
     assert code == 0
     assert "examples:\n  python tools/eval.py --config " in out
+
+
+@pytest.fixture(scope="module")
+def averaged_run(run_tool, tiny_config, tmp_path_factory):
+    """A finished run with averaged weights."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, "train.ema_decay=0.99", "train.epochs=1"]
+    assert run_tool("train", *options).code == 0
+    return folder
+
+
+def test_averaged_weights_are_judged_unless_the_raw_are_asked_for(run_tool, averaged_run, tiny_config, tmp_path):
+    lines = map(json.loads, (averaged_run / "metrics.jsonl").read_text().splitlines())
+    (judged,) = (line for line in lines if "val/AR100" in line)
+    found = []
+    for arguments, said, figure in (
+        ([], "(averaged weights of step 6)", "val"),
+        (["--weights", "ema"], "(averaged weights of step 6)", "val"),
+        (["--weights", "raw"], "(weights of step 6)", "val_raw"),
+    ):
+        files = ["--json", tmp_path / "figures.json", "--detections", tmp_path / "detections.json"]
+        options = ["--config", tiny_config, "--checkpoint", averaged_run / "last.pt"]
+        code, out, err = run_tool("eval", *options, *files, *arguments)
+        assert (code, err) == (0, "")
+        assert said in out
+        assert json.loads((tmp_path / "figures.json").read_text())["AP"] == judged[f"{figure}/AP"]
+        found.append(json.loads((tmp_path / "detections.json").read_text()))
+    assert found[0] == found[1] != found[2]
+
+
+def test_averaged_weights_that_do_not_exist(run_tool, plain_run, tiny_config):
+    options = ["--config", tiny_config, "--checkpoint", plain_run / "last.pt", "--weights", "ema"]
+    code, _, err = run_tool("eval", *options)
+    assert code == 2
+    assert "holds no averaged weights, since its run was without train.ema_decay: --weights raw" in err
+    code, _, err = run_tool("eval", "--results", "a.json", "--annotations", "b.json", "--weights", "raw")
+    assert code == 2
+    assert "--weights is about a checkpoint" in err

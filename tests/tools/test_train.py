@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -35,13 +36,15 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
         "config.yaml",
         "last.pt",
         "metrics.jsonl",
+        "step_00000006.pt",
         "train.log",
     ]
     for text in (out, (plain_run / "train.log").read_text()):
         for said in (
             "device: cpu (",
             "resnet18 without deformable convolutions",
-            "parameter group  tensors  parameters  learning rate",
+            "parameter group  tensors  parameters  learning rate  weight decay",
+            "effective batch 2 x 1 x 1 = 2, lr 0.005 (batch_size x accumulate x processes; train.lr 0.005 is ",
             "train      12    12 ",
             "val         6     6 ",
             "epoch 1/2 step 1: loss ",
@@ -79,7 +82,7 @@ def test_what_dcn_replaces_is_shown(dcn_run):
     (row,) = (line.split() for line in log.splitlines() if line.strip().startswith("layer2"))
     assert row == ["layer2", "C3", "8", "2", "62,262"]
     (row,) = (line.split() for line in log.splitlines() if line.strip().startswith("conv_offset"))
-    assert row == ["conv_offset", "4", "62,262", "0.0005"]
+    assert row == ["conv_offset", "4", "62,262", "0.0005", "0.0001"]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run_tool, plain_run, tiny_config, elsewhere, files_of):
@@ -220,6 +223,10 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
             "unknown DCN backend 'cuda', known: auto, torch, torchvision, triton, reference",
         ),
         (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
+        (["train.schedule=linear"], "unknown schedule 'linear', known: step, cosine"),
+        (["train.milestones=[3, 2]"], "`milestones` must rise, got [3.0, 2.0]"),
+        (["model.backbone.recompute_dcn_stages=true"], "`recompute_dcn_stages` needs deformable stages"),
+        (["data.large_scale_jitter={scale: [2, 1]}"], "got [2.0, 1.0]"),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
         (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
         (["data.val.annotations=no.json"], "to get it: python tools/make_shapes.py"),
@@ -261,6 +268,11 @@ def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
         (renamed_classes, " in the checkpoint and (2, 'rod') in the file"),
         ([DCN], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
         (["train.optimizer=adamw"], "train.optimizer: 'sgd' in the checkpoint, 'adamw' in the config"),
+        (
+            ["train.accumulate=2"],
+            "was trained with 2 images in a step, so the run cannot go on with 4: choose train.batch_size x "
+            "train.accumulate x processes = 2",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(run_tool, plain_run, tiny_config, shapes, tmp_path, files_of, overrides, said):
@@ -274,12 +286,117 @@ def test_a_checkpoint_that_does_not_fit(run_tool, plain_run, tiny_config, shapes
     assert files_of(plain_run) == before
 
 
-def test_a_broken_checkpoint_is_named(run_tool, plain_run, tiny_config, tmp_path):
-    data = (plain_run / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(data[: len(data) // 2])
-    code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path, "--resume", "auto")
-    assert code == 2
-    assert err.startswith(f"error: checkpoint {tmp_path / 'last.pt'} cannot be read: ")
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flip(data: bytes) -> bytes:
+    return data[:300_000] + bytes([data[300_000] ^ 1]) + data[300_001:]  # one bit of a weight
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    run_tool, plain_run, tiny_config, tmp_path, damage
+):
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"]
+    (folder / "last.pt").write_bytes(damage((folder / "last.pt").read_bytes()))
+    code, out, err = run_tool("train", *options)
+    assert (code, err) == (0, "")
+    assert f"passed over: checkpoint {folder / 'last.pt'} " in out
+    assert f"going on from {folder / 'step_00000006.pt'}, step 6 of 12" in out
+    for text in (out, (folder / "train.log").read_text()):
+        assert "passed over: checkpoint" in text
+    assert trained_steps(folder) == list(range(1, 13))
+    one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_no_whole_checkpoint_is_left(run_tool, plain_run, tiny_config, tmp_path, files_of):
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    files = [folder / name for name in ("last.pt", "step_00000006.pt", "best.pt")]
+    for file in files:
+        file.write_bytes(cut(file.read_bytes()))
+    before = files_of(folder)
+    code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: there is no whole checkpoint to go on from")
+    assert all(str(file) in err for file in files)
+    assert files_of(folder) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 10 MB, where one checkpoint of the tiny model (6 MB) has room and two have not."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", place], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"nothing can be mounted here: {mount.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
+    run_process, run_tool, small_disk, plain_run, tiny_config, tmp_path
+):
+    folder = small_disk / "run"
+    options = ["--config", tiny_config, "data.workers=1"]
+    code, out, err = run_process(TOOL, *options, "--run-dir", folder, "train.checkpoint_every=3", cwd=tmp_path)
+    assert code != 0
+    assert "Traceback" not in err
+    assert err.startswith(f"error: checkpoint {folder / 'last.pt'} cannot be written: No space left on device")
+    assert "The earlier checkpoints are intact" in err
+    assert "Logging error" not in out + err
+    state = load_checkpoint(folder / "last.pt")
+    assert state["step"] == 3
+    assert not [*folder.glob("*.partial")]
+    assert "cannot be written: No space left on device" in (folder / "train.log").read_text()
+
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    code, _, err = run_tool("train", *options, "--run-dir", moved, "--resume", "auto")
+    assert (code, err) == (0, "")
+    one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, moved))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config, shapes, tmp_path):
+    raw = json.loads((shapes / "annotations/train.json").read_text())
+    raw["annotations"][0]["bbox"][2] -= 1
+    (tmp_path / "train.json").write_text(json.dumps(raw))
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"]
+    code, out, _ = run_tool("train", *options, f"data.train.annotations={tmp_path}/train.json")
+    assert code == 0
+    assert "changed since then: the contents of data.train.annotations" in out
+    assert "data.val.annotations" not in out
+
+
+def test_a_killed_loader_worker(start_process, plain_run, tiny_config, tmp_path):
+    """By default the run stops and says so; where it may go on, it ends as if nothing had been."""
+    for policy in ("raise", "skip"):
+        folder = tmp_path / policy
+        options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1", f"data.unreadable={policy}"]
+        process = start_process(TOOL, *options, cwd=tmp_path)
+        give_up = time.monotonic() + 90
+        while not (folder / "metrics.jsonl").is_file() or len(trained_steps(folder)) < 1:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
+        os.kill(int(worker), signal.SIGKILL)
+        out, err = process.communicate(timeout=90)
+        if policy == "raise":
+            assert process.returncode == 1
+            assert err.startswith(f"error: worker process {worker} of the data loader was killed by signal 9")
+            assert "data.unreadable=skip" in err
+            assert len(err.splitlines()) == 1
+        else:
+            assert (process.returncode, err) == (0, "")
+            assert "fresh workers go on in their place (restart 1 of 3)" in out
+            assert trained_steps(folder) == list(range(1, 13))
+            one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
+            assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_traceback(run_tool, tiny_config, tmp_path):

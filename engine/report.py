@@ -1,0 +1,113 @@
+"""What a run says of itself at its start and its end."""
+
+from pathlib import Path
+
+from data import CocoAnnotations
+from models import ReplacedConvs, replaced_convs
+from models.weights import LoadReport
+
+from .board import METRICS_FILE
+from .build import images_in_step
+from .config import RunConfig
+from .environment import describe
+from .optimizer import scaled_lr, summarize_groups
+from .progress import log
+from .runs import BEST, CONFIG_FILE, LAST
+from .tables import format_table, percent
+from .trainer import Trainer
+
+_NAMED = 3
+
+
+def show_start(
+    config: RunConfig, weights: LoadReport | None, trainer: Trainer, train: CocoAnnotations, val: CocoAnnotations
+) -> None:
+    """Log the device, what was replaced, what learns how fast, and what there is to learn from."""
+    processes = trainer.world.size
+    log.info("device: %s%s", describe(trainer.updater.device), f", {processes} processes" if processes > 1 else "")
+    show_model(config, weights, replaced_convs(trainer.updater.model))
+    header = ("parameter group", "tensors", "parameters", "learning rate", "weight decay")
+    rows = [
+        (group.name, group.tensors, group.parameters, f"{group.lr:.3g}", f"{group.weight_decay:.3g}")
+        for group in summarize_groups(trainer.updater.optimizer)
+    ]
+    log.info("%s:\n%s", config.train.optimizer, format_table(header, rows))
+    log.info("%s", describe_batch(config, processes))
+    rows = []
+    for name, split, used in (("train", train, len(trainer.loader.dataset)), ("val", val, len(val.images))):
+        crowd = sum(bool(annotation["iscrowd"]) for annotation in split.raw["annotations"])
+        rows.append((name, len(split.images), used, sum(map(len, split.boxes.values())), crowd, len(split.class_names)))
+    log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
+    if train.fixed_boxes:
+        log.warning(
+            "%d invalid training boxes were met (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes
+        )
+    log.info("%d steps, an epoch is %d", trainer.total_steps, trainer.epoch_steps)
+
+
+def describe_batch(config: RunConfig, processes: int) -> str:
+    """Say how many images a step has and what the learning rate is for them."""
+    settings = config.train
+    images = images_in_step(settings, processes)
+    reference = settings.reference_batch
+    return (
+        f"effective batch {settings.batch_size} x {settings.accumulate} x {processes} = {images}, "
+        f"lr {scaled_lr(settings.lr, images, reference):g} "
+        f"(batch_size x accumulate x processes; train.lr {settings.lr:g} is meant for {reference or 'any batch'})"
+    )
+
+
+def show_model(config: RunConfig, weights: LoadReport | None, convs: list[ReplacedConvs]) -> None:
+    """Log which convolutions are deformable, and what the backbone starts from."""
+    backbone = config.model.backbone
+    if convs:
+        header = ("layer", "level", "stride", "convs replaced", "parameters added")
+        total = ("total", "", "", sum(row.count for row in convs), sum(row.parameters_added for row in convs))
+        log.info(
+            "%s in %s:\n%s",
+            "DCNv2" if backbone.modulation else "DCNv1",
+            backbone.name,
+            format_table(header, [*convs, total]),
+        )
+    else:
+        log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
+    if weights is not None:
+        log.info(
+            "%s: %d tensors loaded, %d new, %d dropped",
+            backbone.weights,
+            weights.loaded,
+            len(weights.new),
+            len(weights.dropped),
+        )
+    elif backbone.norm == "frozen_bn" and not backbone.weights:
+        log.warning(
+            "backbone.norm is frozen_bn without pretrained weights, so nothing is normalised; from scratch use gn or bn"
+        )
+
+
+def show_end(trainer: Trainer, folder: Path) -> None:
+    """Log the result, what was left out, and where everything lies."""
+    log.info(
+        "done: AP %s, AP50 %s, AP75 %s after %d steps (best AP %s)",
+        *(percent(trainer.figures[name]) for name in ("AP", "AP50", "AP75")),
+        trainer.step,
+        percent(trainer.best_ap),
+    )
+    if trainer.unreadable:
+        named = "; ".join([*trainer.unreadable][:_NAMED]) + ("; ..." if len(trainer.unreadable) > _NAMED else "")
+        log.warning(
+            "%d images could not be read and were left out, %d times in all: %s",
+            len(trainer.unreadable),
+            trainer.unreadable.total(),
+            named,
+        )
+    best = folder / BEST
+    rows = [
+        ("last weights and state", folder / LAST),
+        ("weights of the best AP", best if best.exists() else "where the run came from"),
+        ("resolved config", folder / CONFIG_FILE),
+        ("every figure by step", folder / METRICS_FILE),
+        ("curves and pictures", f"tensorboard --logdir {folder.parent}"),
+        ("AP of each class", f"python tools/eval.py --config {folder / CONFIG_FILE} --checkpoint {folder / LAST}"),
+    ]
+    log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))

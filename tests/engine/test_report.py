@@ -1,0 +1,40 @@
+"""What a run says of itself that the tests of the tools do not show."""
+
+import logging
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from engine.config_file import load_config
+from engine.evaluator import COCO_FIGURES
+from engine.progress import log
+from engine.report import describe_batch, show_end
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "said"),
+    [
+        (["train.batch_size=2"], 8, "effective batch 2 x 1 x 8 = 16, lr 0.02 (batch_size x accumulate x processes; "),
+        (["train.batch_size=2", "train.accumulate=4"], 1, "effective batch 2 x 4 x 1 = 8, lr 0.01 ("),
+        (["train.reference_batch=null", "train.lr=0.5"], 2, "effective batch 16 x 1 x 2 = 32, lr 0.5 ("),
+    ],
+)
+def test_the_batch_and_its_rate(overrides, processes, said):
+    text = describe_batch(load_config("r50_dcn.yaml", overrides), processes)
+    assert text.startswith(said)
+    assert text.endswith("lr 0.5 is meant for any batch)" if "train.lr=0.5" in overrides else "0.02 is meant for 16)")
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
+    caplog.set_level(logging.INFO, logger=log.name)
+    unreadable = Counter({f"image {n}.png is gone": n + 1 for n in range(count)})
+    figures = dict.fromkeys(COCO_FIGURES, 0.25)
+    show_end(SimpleNamespace(figures=figures, step=9, best_ap=0.5, unreadable=unreadable), tmp_path)
+    assert "done: AP 25.0, AP50 25.0, AP75 25.0 after 9 steps (best AP 50.0)" in caplog.text
+    assert ("left out" in caplog.text) == bool(count)
+    if count:
+        total = count * (count + 1) // 2
+        assert f"{count} images could not be read and were left out, {total} times in all: image 0.png" in caplog.text
+        assert caplog.text.count("is gone") == min(count, 3)

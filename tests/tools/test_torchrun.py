@@ -1,0 +1,181 @@
+"""The tools in several real processes, as torchrun starts them."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from engine.checkpoint import load_checkpoint
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TRAIN, EVAL = TOOLS / "train.py", TOOLS / "eval.py"
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# one image in each of two processes, where the tiny config has two in one
+HALVES = ["train.batch_size=1", "data.workers=1"]
+FLOAT32 = 2e-3  # sums in another order
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder) -> dict[int, float]:
+    return {line["step"]: line["train/loss"] for line in metrics(folder) if "train/loss" in line}
+
+
+def wait_for(process, condition) -> None:
+    give_up = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def has_steps(folder, count):
+    def check() -> bool:
+        return (folder / "metrics.jsonl").is_file() and len(losses(folder)) >= count
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def half_run(run_process, tiny_config, tmp_path_factory):
+    """A finished run in two processes, and what it said; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("halves") / "run"
+    result = run_process(*TWO, TRAIN, "--config", tiny_config, "--run-dir", folder, *HALVES, cwd=folder.parent)
+    assert result.code == 0, result.err
+    return folder, result
+
+
+def test_two_processes_train_as_one(half_run, plain_run):
+    folder, (_, out, _) = half_run
+    assert losses(folder).keys() == losses(plain_run).keys() == set(range(1, 13))
+    one, two = (list(losses(run).values())[:5] for run in (plain_run, folder))  # float32 drifts apart after that
+    assert two == pytest.approx(one, rel=FLOAT32)
+    assert out.count("effective batch 1 x 1 x 2 = 2, lr 0.005 ") == 1
+    assert ", 2 processes" in out
+    for text in (out, (folder / "train.log").read_text()):
+        assert text.count("done: AP ") == 1
+        assert text.count("epoch 2/2 step 12: loss ") == 1
+    assert sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name) == sorted(
+        path.name for path in plain_run.iterdir() if "tfevents" not in path.name
+    )
+    assert sum("tfevents" in path.name for path in folder.iterdir()) == 1
+
+
+def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config, tmp_path):
+    folder, _ = half_run
+    options = ["--config", tiny_config, "--checkpoint", folder / "last.pt"]
+    files = ["--json", tmp_path / "two.json", "--detections", tmp_path / "two.detections.json"]
+    # three images for each process, in batches of two: nothing comes out even
+    code, out, err = run_process(*TWO, EVAL, *options, *files, cwd=tmp_path)
+    assert code == 0, err
+    assert out.count("figure  x100") == 1
+    files = ["--json", tmp_path / "one.json", "--detections", tmp_path / "one.detections.json"]
+    assert run_tool("eval", *options, *files, "train.batch_size=1").code == 0
+    one, two = (json.loads((tmp_path / f"{name}.detections.json").read_text()) for name in ("one", "two"))
+    assert [entry["image_id"] for entry in two] == [entry["image_id"] for entry in one]
+    assert len(Counter(entry["image_id"] for entry in two)) == 6
+    for a, b in zip(one, two, strict=True):
+        assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-2)
+        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["AP"] == pytest.approx(two["AP"], abs=1e-3)
+    # the training judged the same weights
+    assert metrics(folder)[-1]["val/AP"] == pytest.approx(two["AP"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train.epoch=1"], 2, "train.epoch: unknown key"),
+        (["data.val.images=nowhere"], 2, "image folder nowhere does not exist"),
+        (["--resume", "no.pt"], 2, "checkpoint no.pt does not exist"),
+        (["model.backbone.norm=sync_bn"], 2, "sync_bn over several processes needs GPUs"),
+        (["train.lr=1e30"], 1, "step 2 is not finite and was not taken: loss "),
+    ],
+)
+def test_a_mistake_is_told_once(run_process, tiny_config, tmp_path, arguments, code, said):
+    options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, *arguments]
+    result = run_process(*TWO, TRAIN, *options, cwd=tmp_path)
+    assert result.code == 1  # torchrun's own
+    assert result.err.count("error: ") == 1
+    assert result.err.count(said) == 1
+    assert not re.search(r"Traceback[^$]*tools/train\.py", result.err.partition("torch/distributed/run.py")[0])
+    assert f"exitcode  : {code}" in result.err or code == 2  # which of them torchrun names first is chance
+    if said.startswith("step"):
+        assert "image ids " in said or re.search(r"image ids \d+, \d+[;.]", result.err)
+
+
+def test_a_killed_process_is_replaced_by_torchrun(start_process, half_run, tiny_config, tmp_path):
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, *HALVES, "--resume", "auto", "train.checkpoint_every=2"]
+    process = start_process(*TWO, "--max-restarts=1", TRAIN, *options, cwd=tmp_path)
+    wait_for(process, has_steps(folder, 3))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.search(r"going on from .*last\.pt, step \d+ of 12", out)
+    expected = losses(half_run[0])
+    assert losses(folder).keys() == expected.keys()
+    assert list(losses(folder).values()) == pytest.approx(list(expected.values()), rel=1e-6)
+
+
+def test_a_signal_to_torchrun_stops_all_with_one_checkpoint(
+    start_process, run_process, half_run, tiny_config, tmp_path
+):
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, *HALVES]
+    process = start_process(*TWO, TRAIN, *options, cwd=tmp_path)
+    wait_for(process, has_steps(folder, 2))
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    reached = load_checkpoint(folder / "last.pt")["step"]
+    assert f"asked to stop by SIGTERM at step {reached}; go on by --resume auto --run-dir {folder}" in out
+    assert 2 <= reached < 12
+
+    result = run_process(*TWO, TRAIN, *options, "--resume", "auto", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert list(losses(folder).values()) == pytest.approx(list(losses(half_run[0]).values()), rel=1e-6)
+
+
+def test_an_image_that_goes_missing_for_one_process_ends_all(start_process, shapes, tiny_config, tmp_path):
+    pictures = shutil.copytree(shapes / "train", tmp_path / "train")
+    options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, f"data.train.images={pictures}"]
+    process = start_process(*TWO, TRAIN, *options, "train.epochs=99", "train.eval_every=99", cwd=tmp_path)
+    wait_for(process, has_steps(tmp_path / "run", 2))
+    (pictures / "000003.png").unlink()
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 1
+    ours = err.partition("ChildFailedError")[0]
+    assert ours.count(f"error: image {pictures / '000003.png'} does not exist") == 1
+    assert 'tools/train.py", line' not in ours
+
+
+def test_two_machines(start_process, half_run, tiny_config, tmp_path):
+    """Two torchruns of one process each find each other; only the first machine has the run folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nnodes=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    options = ["--config", tiny_config, *HALVES, "train.epochs=1"]
+    for node in range(2):
+        (tmp_path / str(node)).mkdir()
+    processes = [
+        start_process(*launcher, f"--node-rank={node}", TRAIN, *options, cwd=tmp_path / str(node)) for node in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    found, expected = losses(tmp_path / "0/runs/tiny"), losses(half_run[0])
+    assert list(found.values()) == pytest.approx(list(expected.values())[:6], rel=1e-6)
+    assert not (tmp_path / "1/runs").exists()
