@@ -1,6 +1,7 @@
 # make demo   trains a plain and a DCN detector on drawn shapes and compares them
 # make test   the test suite
 # make lint   ruff
+# make board  TensorBoard of all runs, for this machine only
 # Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 # exact versions, as in PIP_ARGS="-c constraints.txt"
 PIP_ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint board clean
 .DELETE_ON_ERROR:
 
 $(PY):
@@ -37,7 +38,7 @@ demo: $(VENV)/.ready datasets/shapes/annotations/val.json
 	$(PY) tools/eval.py --config runs/demo/config.yaml --checkpoint runs/demo/last.pt --json runs/demo/figures.json
 	$(PY) tools/eval.py --config runs/demo_dcn/config.yaml --checkpoint runs/demo_dcn/last.pt --json runs/demo_dcn/figures.json
 	$(PY) tools/compare.py runs/demo runs/demo_dcn
-	@echo "curves and pictures: $(VENV)/bin/tensorboard --logdir runs"
+	@echo "curves and pictures: make board"
 
 test: $(VENV)/.ready-dev
 	$(PY) -m pytest
@@ -45,6 +46,9 @@ test: $(VENV)/.ready-dev
 lint: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+board: $(VENV)/.ready
+	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1
 
 clean:
 	rm -rf runs datasets/shapes

@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 import torch
 
-from engine.measure import extra_memory, time_in_turns
+from engine.measure import extra_memory, time_in_pairs, time_in_turns
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,42 @@ def test_rounds_are_tracked():
 
     time_in_turns({"one": lambda: None}, rounds=4, device=CPU, track=track)
     assert seen == [0, 1, 2, 3]
+
+
+def test_pairs_work_on_the_same_and_change_their_order():
+    calls, seen = [], []
+    works = iter("abcd")
+
+    def prepare():
+        time.sleep(0.05)
+        return next(works)
+
+    def track(rounds):
+        for number in rounds:
+            seen.append(number)
+            yield number
+
+    pairs = time_in_pairs(
+        prepare,
+        lambda work: (calls.append(f"first {work}"), time.sleep(0.03)),
+        lambda work: (calls.append(f"second {work}"), time.sleep(0.01)),
+        rounds=3,
+        device=CPU,
+        track=track,
+    )
+    assert calls == ["first a", "second a", "second b", "first b", "first c", "second c", "second d", "first d"]
+    assert len(pairs) == 3
+    assert seen == [0, 1, 2, 3]
+    for first_s, second_s in pairs:
+        assert first_s > 0.029
+        assert second_s > 0.009
+    assert median(first_s - second_s for first_s, second_s in pairs) == pytest.approx(0.02, abs=0.015)
+
+
+def test_the_first_pair_does_not_count():
+    waits = iter([0.2, 0.0, 0.0])
+    pairs = time_in_pairs(lambda: next(waits), time.sleep, time.sleep, rounds=2, device=CPU)
+    assert median(first_s for first_s, _ in pairs) < 0.1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -1,16 +1,27 @@
 """tools/benchmark.py: what it measures, what it refuses, and that it shows no speed of a wrong result."""
 
+import importlib
 import inspect
 import json
+import math
 import re
+import tempfile
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import dcn
-import engine.measure
+from data import CocoDetection
 from dcn.functional import Backend
+from engine.board import Board
+from engine.checkpoint import Checkpoints
+from engine.evaluator import coco_figures
+from engine.update import Updater
 
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 OP = (
     "benchmark",
     "op",
@@ -25,6 +36,41 @@ OP = (
     "--backends",
     "torch",
 )
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """`part("loop")`: the module of the benchmark that the tool will find under that name."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return lambda name: importlib.import_module(f"_benchmark_{name}")
+
+
+@pytest.fixture
+def run_loop(run_tool, tiny_config, tmp_path, monkeypatch):
+    """`run_loop(*arguments)`: the small loop benchmark on the tiny config, and its figures, None without any."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+
+    def run(*arguments):
+        file = tmp_path / "loop.json"
+        result = run_tool(
+            "benchmark",
+            "loop",
+            "--config",
+            tiny_config,
+            "--device",
+            "cpu",
+            "--images",
+            "20",
+            "--json",
+            file,
+            *arguments,
+        )
+        assert not [*scratch.iterdir()]
+        return result, json.loads(file.read_text()) if file.exists() else None
+
+    return run
 
 
 def test_operator_figures_fit_each_other(run_tool, tmp_path):
@@ -89,7 +135,7 @@ def test_half_precision_is_measured(run_tool):
     assert "amp bf16" in out
 
 
-def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_path, monkeypatch):
+def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_path, monkeypatch, part):
     seen = {}
 
     def look(steps, **options):
@@ -103,7 +149,7 @@ def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_p
             seen[name] = {(layer.backend, dtype) for layer, dtype in zip(layers, dtypes, strict=True)}
         return {name: [1.0] for name in steps}
 
-    monkeypatch.setattr(engine.measure, "time_in_turns", look)
+    monkeypatch.setattr(part("step"), "time_in_turns", look)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     config = tmp_path / "tiny_dcn.yaml"
     config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\n")
@@ -148,6 +194,12 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         (("op", "--backends", "cuda"), "unknown DCN backend 'cuda', known: torch, torchvision, triton, reference"),
         (("op", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
         (("train", "--config", "nothing.yaml"), "nothing.yaml"),
+        (("loop", "--config", "nothing.yaml"), "nothing.yaml"),
+        (("loop", "--steps", "0"), "argument --steps: must be a whole number from 1 on, got '0'"),
+        (("loop", "--images", "many"), "argument --images: must be a whole number from 1 on, got 'many'"),
+        (("loop", "--workers", "-1"), "argument --workers: must be a whole number from 0 on, got '-1'"),
+        (("loop", "--steps", "1", "--rounds", "1"), "--steps x --rounds must be at least 2"),
+        (("loop", "--device", "nowhere"), "device 'nowhere' cannot be used here"),
         ((), "the following arguments are required: command"),
     ],
 )
@@ -164,3 +216,95 @@ def test_a_backend_that_cannot_run_says_why(run_tool, monkeypatch):
     code, _, err = run_tool("benchmark", "op", "--device", "cpu", "--backends", "triton")
     assert code == 2
     assert "DCN backend 'triton' cannot run here: it is made for GPUs" in err
+
+
+def test_loop_figures_fit_each_other(run_loop):
+    (code, out, err), figures = run_loop("--steps", "2", "--rounds", "3")
+    assert (code, err) == (0, "")
+    assert torch.__version__ in figures["machine"]
+    plain = {"steps": 2, "rounds": 3, "batch_size": 2, "workers": 0, "eval_images": 20, "eval_detections": 2000}
+    assert plain.items() <= figures.items()
+    assert figures["counted_steps"] == 5
+    assert figures["images_per_s"] == 10 / figures["counted_s"]
+    assert 0.001 < figures["step_s"] < figures["counted_s"]
+    assert 0 < figures["data_wait_share"] < 1
+    assert 0.001 < figures["bare_step_s"] < 10
+    assert figures["loss_difference"] == 0  # the loops do the same work
+    assert figures["turn_share_low"] <= figures["turn_share"] <= figures["turn_share_high"]
+    assert figures["line_share"] == figures["line_s"] / figures["bare_step_s"]  # tiny.yaml writes a line in every step
+    assert figures["overhead_share"] == figures["turn_share"] + figures["line_share"]
+    assert figures["checkpoint_share"] == figures["checkpoint_s"] / 1000 / figures["step_s"]
+    assert 0 < figures["record_s"] < figures["line_s"]
+    assert figures["eval_s_per_1000_images"] == 50 * figures["eval_s"] > 0
+    assert 0.001 < figures["eval_peak_gib"] < 0.5
+    assert re.search(rf"overhead +{100 * figures['overhead_share']:.2f} %", out)
+    assert f"images/s           {figures['images_per_s']:.2f}" in out
+    assert "step 1:" not in out  # the run's own lines
+
+
+def test_no_overhead_over_other_work_is_shown(run_loop, monkeypatch, part):
+    turns = part("turns")
+    real = turns.to_device
+
+    def darkened(*arguments):
+        images, targets = real(*arguments)
+        return [image / 2 for image in images], targets
+
+    monkeypatch.setattr(turns, "to_device", darkened)
+    (code, out, _), figures = run_loop("--steps", "1", "--rounds", "2")
+    assert code == 1
+    assert "NOT THE SAME WORK: in step 1 the trainer's loss is " in out
+    assert "overhead  " not in out
+    assert figures is None
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "figure"),
+    [
+        (Updater, "__call__", "turn_share"),
+        (Board, "scalars", "line_share"),
+        (Checkpoints, "save", "checkpoint_s"),
+        (CocoDetection, "__getitem__", "data_wait_share"),
+    ],
+)
+def test_what_is_slow_shows_where_it_belongs(run_loop, monkeypatch, owner, method, figure):
+    real = getattr(owner, method)
+
+    def slow(*arguments, **options):
+        time.sleep(0.3)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, method, slow)
+    (code, _, _), figures = run_loop("--steps", "1", "--rounds", "3")
+    assert code == 0
+    added_s = {name: figures[name] * figures["bare_step_s"] for name in ("turn_share", "line_share")}
+    added_s["checkpoint_s"] = figures["checkpoint_s"]
+    added_s["data_wait_share"] = figures["data_wait_share"] * figures["counted_s"] / 2
+    expected = 0.6 if owner is CocoDetection else 0.3  # two images in a step
+    assert added_s.pop(figure) > 0.9 * expected
+    assert max(added_s.values()) < 0.27
+
+
+def test_overhead_is_the_median_of_differences_over_the_bare_step(part):
+    # seconds of turns of two steps: the trainer's and the bare loop's; in one round another program got in the way
+    pairs = [(2.2, 2.0), (3.0, 2.9), (9.0, 2.0), (2.1, 2.1), (2.0, 1.9)]
+    figures = part("turns").compare(pairs, 2)
+    assert figures == pytest.approx(
+        {"trainer_step_s": 1.1, "bare_step_s": 1, "turn_share": 0.05, "turn_share_low": 0.05, "turn_share_high": 0.1}
+    )
+
+
+def test_drawn_evaluation_is_like_a_detectors(part):
+    draw = part("eval").draw_evaluation
+    truth, results = draw(40)
+    assert (truth, results) == draw(40)
+    assert len(results) == 4000
+    assert 5 < len(truth["annotations"]) / 40 < 9
+    assert len({entry["category_id"] for entry in results}) == len(truth["categories"]) == 80
+    for entry in [*truth["annotations"], *results]:
+        assert min(entry["bbox"][2:]) > 0
+    assert np.ptp([entry["image_id"] for entry in results]) == 39
+    figures = coco_figures(truth, results)  # which also checks every entry
+    assert 0.1 < figures["AP"] < 0.9
+    assert figures["AP"] < figures["AP50"]
+    assert not any(map(math.isnan, (figures["APs"], figures["APm"], figures["APl"])))

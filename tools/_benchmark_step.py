@@ -1,0 +1,119 @@
+"""`benchmark.py train`: a whole training step, plain and with each backend."""
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
+from dcn import DeformConv2d
+from engine.build import build_model, build_optimization
+from engine.config import RunConfig
+from engine.config_file import load_config
+from engine.measure import time_in_turns
+from engine.precision import autocast
+from engine.progress import Progress
+from engine.tables import format_table
+
+
+def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Time the training step of a config's detector: without DCN, and with each backend."""
+    height, width = read_size(args.size)
+    overrides = [
+        f"data.min_size={min(height, width)}",
+        f"data.max_size={max(height, width)}",
+        f"train.batch_size={args.batch}",
+        "model.backbone.weights=null",
+        "train.lr=1.0e-6",
+    ]
+    config = load_config(args.config, overrides)
+    if not config.model.backbone.dcn_v2_stages:
+        raise ValueError(f"{args.config} has no DCN stages to measure, choose one with model.backbone.dcn_v2_stages")
+    backends = choose_backends(args.backends, torch.empty(0, dtype=DTYPES[args.amp], device=device))
+    if not args.backends:
+        backends.remove("reference")  # which would hold gigabytes
+    plain = ["model.backbone.dcn_v2_stages=[]"]
+    variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
+    batch = make_batch(args.batch, (height, width), device)
+    steps = {
+        name: make_step(load_config(args.config, overrides + extra), batch, device, args.amp)
+        for name, extra in Progress().track(variants.items(), "build")
+    }
+    seconds = time_in_turns(
+        steps, rounds=args.rounds, device=device, track=lambda rounds: Progress().track(rounds, "time")
+    )
+    times = {name: median(values) for name, values in seconds.items()}
+    peer = times.get(f"DCN {PEER}")
+    rows = [
+        {
+            "model": name,
+            "step_s": time,
+            "images_per_s": args.batch / time,
+            "over_plain": time / times["plain"],
+            "speedup": None if peer is None or name == "plain" else peer / time,
+        }
+        for name, time in times.items()
+    ]
+    print(f"\n{args.config}, images {args.size}, batch {args.batch}")
+    print(
+        format_table(
+            ("model", "step, s", "images/s", "over plain", "faster than torchvision"),
+            [
+                (
+                    row["model"],
+                    f"{row['step_s']:.3f}",
+                    f"{row['images_per_s']:.2f}",
+                    f"{row['over_plain']:.2f}",
+                    "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
+                )
+                for row in rows
+            ],
+        )
+    )
+    return {"config": args.config, "size": args.size, "batch": args.batch, "rounds": args.rounds, "rows": rows}
+
+
+def make_batch(count: int, size: tuple[int, int], device: torch.device) -> tuple[list[Tensor], list[dict]]:
+    """Draw images of noise with eight boxes each."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = size
+    images, targets = [], []
+    for _ in range(count):
+        corners = torch.rand(8, 2, generator=generator) * torch.tensor([width, height]) / 2
+        extents = (0.1 + 0.4 * torch.rand(8, 2, generator=generator)) * torch.tensor([width, height])
+        images.append(torch.rand(3, height, width, generator=generator).to(device))
+        targets.append(
+            {
+                "boxes": torch.cat((corners, corners + extents), dim=1).to(device),
+                "labels": torch.randint(1, 81, (8,), generator=generator).to(device),
+            }
+        )
+    return images, targets
+
+
+def make_step(
+    config: RunConfig, batch: tuple[list[Tensor], list[dict]], device: torch.device, amp: str
+) -> Callable[[], Any]:
+    """Build a detector with offsets away from zero, and give its training step."""
+    torch.manual_seed(0)
+    model, _ = build_model(config.model, config.data, 80, pretrained=False)
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.normal_(module.conv_offset.bias[: module.offset_channels], std=OFFSET_PIXELS)
+    model.to(device).train()
+    optimizer, _ = build_optimization(config.train, model, steps_per_epoch=1000)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+    images, targets = batch
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(device, amp):
+            loss = sum(model(images, targets).values())
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
