@@ -61,8 +61,11 @@ class World:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield
-        finally:
+        except SystemExit:  # all end together
             dist.destroy_process_group()
+            raise
+        # After an error no leave is taken: of processes that are in the middle of something it can last for ever.
+        dist.destroy_process_group()
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up a tensor over all processes, in place."""

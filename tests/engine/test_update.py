@@ -9,6 +9,7 @@ from torch import nn
 
 from data import Batch
 from dcn import DeformConv2d
+from engine.distributed import World
 from engine.ema import Ema
 from engine.optimizer import build_schedule, current_lrs
 from engine.update import NonFiniteError, Updater
@@ -147,6 +148,9 @@ def test_random_numbers_of_a_step_depend_on_nothing_before():
     other([batch_of(1)])
     assert other.model.drawn[0] not in first.model.drawn
     make_updater(seed=2**64 - 1)([batch_of(1)])  # as large as seeds may be
+    neighbour = make_updater(seed=4, world=World(rank=1))
+    neighbour([batch_of(1)])
+    assert neighbour.model.drawn[0] not in first.model.drawn
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
