@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -152,15 +151,9 @@ def log_losses(board, steps, value=1.0) -> None:
 
 class TestFullDisk:
     @pytest.fixture
-    def folder(self, tmp_path):
+    def folder(self, mounted):
         """A file system of 1 MiB."""
-        folder = tmp_path / "small"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "small", str(folder)]
-        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("needs the right to mount a file system")
-        yield folder
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        return mounted("size=1m")
 
     def fill(self, folder, leave=0):
         (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free - leave))

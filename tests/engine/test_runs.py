@@ -120,23 +120,6 @@ def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_proce
 
 
 class TestFoldersThatCannotBeWritten:
-    @pytest.fixture
-    def mounted(self, tmp_path):
-        """`mounted(options)`: a folder where a small file system is mounted."""
-        folder = tmp_path / "small"
-
-        def mount(options) -> Path:
-            folder.mkdir()
-            command = ["mount", "-t", "tmpfs", "-o", options, "small", str(folder)]
-            if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-                folder.rmdir()
-                pytest.skip("needs the right to mount a file system")
-            return folder
-
-        yield mount
-        if folder.exists():
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
     def check(self, folder, reason):
         said = f"run folder {folder} must be one that can be made and written to: {reason}; .* --run-dir"
         with pytest.raises(RunFolderError, match=said):

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -326,15 +325,9 @@ def test_no_whole_checkpoint_is_left(run_tool, plain_run, tiny_config, tmp_path,
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 10 MB, where one checkpoint of the tiny model (6 MB) has room and two have not."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", place], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"nothing can be mounted here: {mount.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", place], check=True)
+def small_disk(mounted):
+    """A file system of 10 MiB, where one checkpoint of the tiny model (6 MiB) has room and two have not."""
+    return mounted("size=10m")
 
 
 def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
