@@ -148,15 +148,20 @@ class Progress:
 
 
 def describe_step(record: Mapping[str, float], palette: Palette) -> str:
-    """Loss and its parts, lr, images/s, share of time waiting for data, time left, memory: the most wanted first."""
+    """Loss and its parts, lr, images/s, share of time waiting for data, time left, memory: the most wanted first.
+
+    Where images could not be read, also how often one was left out so far.
+    """
     parts = " ".join(
         f"{name.removeprefix('loss_')} {value:.3f}" for name, value in record.items() if name.startswith("loss_")
     )
     waited = 100 * record["data_s"] / record["step_s"]
     left = timedelta(seconds=round(record["eta_s"]))
+    count = record.get("left_out")
+    left_out = f" {palette.warning}{count} images left out{palette.reset}" if count else ""
     return (
         f"{palette.loss}loss {record['loss']:.3f}{palette.reset} ({parts}) "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
         f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
-        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB"
+        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{left_out}"
     )

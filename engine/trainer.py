@@ -153,9 +153,9 @@ class Trainer:
         record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
-        self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.unreadable:
             self._note_unreadable(message for part in parts for message in part.unreadable)
+        self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.signalled:
             self._save(LAST)
             self._end_preempted()
@@ -186,6 +186,7 @@ class Trainer:
             "images_per_s": mean["images"] / mean["step_s"],
             "eta_s": (self.total_steps - self.step) * mean["step_s"],
             "peak_gib": peak_memory_gib(self.updater.device),
+            "left_out": self.unreadable.total(),
         }
         self.progress.step(mean | numbers | display)
         if self.step % self.cadence.log_every == 0 or self.step == self.total_steps:

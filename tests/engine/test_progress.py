@@ -53,6 +53,11 @@ def streams(monkeypatch):
     return replace
 
 
+def test_images_that_were_left_out_are_counted():
+    assert describe_step(RECORD | {"left_out": 0}, PLAIN) == SHOWN
+    assert describe_step(RECORD | {"left_out": 12}, PLAIN) == f"{SHOWN} 12 images left out"
+
+
 def test_describe_step():
     assert describe_step(RECORD, PLAIN) == SHOWN
     coloured = describe_step(RECORD, COLOURS)

@@ -518,6 +518,8 @@ def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_p
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2
     assert any("000003.png does not exist" in text for text in warnings)
+    (line,) = (text for text in caplog.messages if "epoch 2/2 step 12: loss" in text)
+    assert line.endswith(" 4 images left out")
     assert any("000007.png cannot be read" in text for text in warnings)
     assert load_checkpoint(tmp_path / "run" / LAST)["unreadable"] == dict(trainer.unreadable)
 
