@@ -183,15 +183,19 @@ def test_what_is_not_finite_names_its_images_and_the_farthest_offsets(amp):
 def test_a_gradient_that_is_not_finite_names_all_images_of_the_step():
     updater = make_updater()
     updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(NonFiniteError, match=r"grad_norm (inf|nan); .*image ids 101, 102, 103; the largest offsets"):
-        updater([batch_of(1, 2, weight=0.6, ends_step=False), batch_of(3, weight=0.4)])
+    with pytest.raises(NonFiniteError, match=r"grad_norm (inf|nan); .*image ids 101, 102, 103; the largest"):
+        updater([batch_of(1, 2, weight=0.6, ends_step=False), batch_of(3, weight=0.4), BLANK])  # which is no image
+
+
+def overflow(updater):
+    return updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
 
 
 def test_overflows_of_fp16_are_skipped_for_a_while():
     updater = make_updater(amp="fp16")
     updater([batch_of(1)])
     before = copy.deepcopy(updater.model.state_dict())
-    hook = updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
+    hook = overflow(updater)
     for _ in range(29):
         record = updater([batch_of(1)])
         assert math.isfinite(record.numbers["loss"])
@@ -199,13 +203,21 @@ def test_overflows_of_fp16_are_skipped_for_a_while():
     assert all(torch.equal(value, before[key]) for key, value in updater.model.state_dict().items())
     hook.remove()
     updater([batch_of(1)])  # one that is taken starts the count anew
-    updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
-    other = make_updater(amp="fp16")
-    other.load_state_dict(copy.deepcopy(updater.state_dict()))
-    for _ in range(30):
+
+    overflow(updater)
+    for _ in range(10):
         updater([batch_of(1)])
-    with pytest.raises(NonFiniteError, match=r"amp bf16 or off: 31 steps in a row overflowed, down to a loss scale of"):
-        updater([batch_of(1)])
+    resumed = make_updater(amp="fp16")
+    resumed.load_state_dict(copy.deepcopy(updater.state_dict()))
+    assert resumed.scaler.get_scale() == updater.scaler.get_scale() < 1
+    overflow(resumed)
+    for each in (updater, resumed):
+        for _ in range(20):
+            each([batch_of(1)])
+        with pytest.raises(
+            NonFiniteError, match=r"amp bf16 or off: 31 steps in a row overflowed, down to a loss scale"
+        ):
+            each([batch_of(1)])
 
 
 def test_it_goes_on_from_its_state():
@@ -227,6 +239,11 @@ def test_it_goes_on_from_its_state():
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert current_lrs(second.optimizer) == current_lrs(whole.optimizer) == {"all": 0.05}
     assert second.step == 5
+    assert second.ema.updates == 5
+    start = make_updater().model.state_dict()
+    for key, value in second.ema.model.state_dict().items():  # between the start and the end
+        assert not torch.equal(value, start[key])
+        assert not torch.equal(value, second.model.state_dict()[key])
 
 
 def test_an_average_may_begin_in_mid_run():
