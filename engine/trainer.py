@@ -165,14 +165,15 @@ class Trainer:
             self._save(LAST)
 
     def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
-        """Take the micro-batches of a step; a process among others that cannot says why, and takes a blank one."""
+        """Take the micro-batches of a step; a process that cannot says why, and takes a blank one.
+
+        It takes part in the step, since others may wait for it, and all give up at its end.
+        """
         try:
             parts = [next(batches)]
             while not parts[-1].ends_step:
                 parts.append(next(batches))
         except (ImageError, WorkerError) as error:
-            if self.world.size == 1:
-                raise
             return [blank_batch()], error
         return parts, None
 
@@ -201,14 +202,13 @@ class Trainer:
                 log.warning("left out, and will be in every epoch: %s", message)
 
     def _evaluate(self) -> None:
-        """Judge the weights, and the averaged ones where there are any, which count then."""
+        """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
         models = {"val": self.judged_model}
         if self.updater.ema is not None:
             models["val_raw"] = self.updater.model
         start = time.perf_counter()
         figures = {}
         for name, model in models.items():
-            self.world.average_statistics(model)
             found = self.evaluate(model)
             if found is None:
                 self._end_preempted()  # what was learned is saved
@@ -243,6 +243,7 @@ class Trainer:
         raise PreemptedError(f"asked to stop by {signals[0]}")
 
     def _save(self, name: str) -> None:
+        """Save the state, with the statistics of batch norms averaged over the processes from here on."""
         self.world.average_statistics(self.updater.model)
         if self.updater.ema is not None:
             self.world.average_statistics(self.updater.ema.model)

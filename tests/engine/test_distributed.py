@@ -179,3 +179,25 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
                 torch.testing.assert_close(
                     torch.from_numpy(value), torch.from_numpy(expected[key]), rtol=1e-8, atol=1e-10, msg=key
                 )
+
+
+def judge_with_batch_norm(world, assemble, config, folder):
+    """Statistics that the weights and their average have when they are judged, and at the end."""
+    seen = []
+
+    def evaluate(model) -> dict:
+        seen.append({key: value.tolist() for key, value in model.state_dict().items() if "running_" in key})
+        return fake_figures(model)
+
+    overrides = ["model.backbone.norm=bn", "train.batch_size=1", "train.epochs=1", "train.ema_decay=0.9"]
+    parts = {"board": Recorder(), "evaluate": evaluate, "save": lambda state, name: None}
+    trainer = assemble(config, folder, overrides, world=world, **parts)
+    trainer.fit()
+    return seen
+
+
+def test_all_processes_judge_with_the_same_statistics(together, assembler, tiny_config, tmp_path):
+    one, other = together(2, judge_with_batch_norm, assembler, tiny_config, tmp_path)
+    assert len(one) == 2
+    assert one == other
+    assert any(value != 0 for key, values in one[0].items() if "mean" in key for value in values)

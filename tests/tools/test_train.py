@@ -353,6 +353,19 @@ def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
+def test_what_went_wrong_is_told_where_the_log_cannot_be_written_either(run_tool, tiny_config, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    def stop(trainer):
+        raise FloatingPointError("step 1 is not finite")
+
+    monkeypatch.setattr("engine.trainer.Trainer.fit", stop)
+    monkeypatch.setattr("engine.progress.log.error", fail)
+    code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "run")
+    assert (code, err) == (1, "error: step 1 is not finite\n")
+
+
 def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config, shapes, tmp_path):
     raw = json.loads((shapes / "annotations/train.json").read_text())
     raw["annotations"][0]["bbox"][2] -= 1
