@@ -219,17 +219,32 @@ def build_trainer(
         progress: shows what goes on.
         parts: the trainer's `save` and `board`, and whatever of its parts shall be others than those built here.
     """
-    settings, pin = config.train, device.type == "cuda"
+    settings = config.train
+    loader = build_train_loader(config, train, pin_memory=device.type == "cuda", world=world)
+    built = {
+        "epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "early_stop": settings.early_stop,
+        "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        "worker_restarts": _worker_restarts(config),
+        **_build_judges(config, val, device=device, world=world, stop=stop, progress=progress),
+    }
+    updater = build_updater(config, model, steps_per_epoch=loader.batch_sampler.steps, device=device, world=world)
+    return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))
+
+
+def build_updater(
+    config: RunConfig, model: nn.Module, *, steps_per_epoch: int, device: torch.device, world: World = ALONE
+) -> Updater:
+    """Build what does the steps: optimizer, schedule and averages around a model on its device."""
+    settings = config.train
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
-    loader = build_train_loader(config, train, pin_memory=pin, world=world)
-    judge_loader = build_eval_loader(config, val, pin_memory=pin, world=world)
-    epoch_steps = loader.batch_sampler.steps
-    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=epoch_steps, processes=world.size)
+    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=steps_per_epoch, processes=world.size)
     ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
     if settings.compile:
         model.backbone.compile(dynamic=True)
-    updater = Updater(
+    return Updater(
         model,
         optimizer,
         schedule,
@@ -241,26 +256,32 @@ def build_trainer(
         world=world,
     )
 
-    restarts = WORKER_RESTARTS if config.data.unreadable == "skip" else 0
+
+def _build_judges(
+    config: RunConfig,
+    val: CocoAnnotations,
+    *,
+    device: torch.device,
+    world: World,
+    stop: StopRequest,
+    progress: Progress,
+) -> dict[str, Callable]:
+    """Give the trainer's `evaluate` and `draw`."""
+    loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", world=world)
 
     def judge(model: nn.Module) -> dict[str, Any] | None:
-        batches = resilient(judge_loader, restarts=restarts, on_restart=log.warning)
-        batches = progress.track(batches, "evaluate", len(judge_loader))
+        batches = resilient(loader, restarts=_worker_restarts(config), on_restart=log.warning)
+        batches = progress.track(batches, "evaluate", len(loader))
         return evaluate(
-            model, batches, val.category_ids, val.raw, device=device, amp=settings.amp, world=world, stop=stop
+            model, batches, val.category_ids, val.raw, device=device, amp=config.train.amp, world=world, stop=stop
         )
 
     def draw(model: nn.Module) -> Tensor:
-        shown = range(min(PICTURES, len(judge_loader.dataset)))
-        return draw_detections(model, judge_loader.dataset, shown, val.class_names, device=device)
+        shown = range(min(PICTURES, len(loader.dataset)))
+        return draw_detections(model, loader.dataset, shown, val.class_names, device=device)
 
-    built = {
-        "epochs": settings.epochs,
-        "max_steps": settings.max_steps,
-        "early_stop": settings.early_stop,
-        "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
-        "worker_restarts": restarts,
-        "evaluate": judge,
-        "draw": draw,
-    }
-    return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))
+    return {"evaluate": judge, "draw": draw}
+
+
+def _worker_restarts(config: RunConfig) -> int:
+    return WORKER_RESTARTS if config.data.unreadable == "skip" else 0
