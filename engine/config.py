@@ -226,7 +226,7 @@ class RunConfig(Section):
     """Detector."""
     train: TrainConfig = TrainConfig()
     """Optimisation and what is written when."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Of everything random."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of everything random; below 2**32."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, mps."""

@@ -41,7 +41,7 @@ def test_nothing_changes_after_the_check():
 @pytest.mark.parametrize(
     ("key", "bad", "good"),
     [
-        ("seed", [-1, 1.5, "1", True], [0, 7]),
+        ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
         ("device", [0, None], ["cuda:1"]),
         ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
         ("data.min_size", [0, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
