@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data import (
     CocoAnnotations,
     CocoDetection,
+    blank_batch,
     eval_loader,
     eval_transform,
     load_annotations,
@@ -277,8 +278,12 @@ def _build_judges(
         )
 
     def draw(model: nn.Module) -> Tensor:
-        shown = range(min(PICTURES, len(loader.dataset)))
-        return draw_detections(model, loader.dataset, shown, val.class_names, device=device)
+        batches = eval_loader(
+            CocoDetection(val, eval_transform()), batch_size=PICTURES, workers=0, unreadable=config.data.unreadable
+        )
+        shown = next((batch for batch in batches if batch.images), blank_batch())
+        samples = [*zip(shown.images, shown.targets, strict=True)]
+        return draw_detections(model, samples, val.class_names, device=device)
 
     return {"evaluate": judge, "draw": draw}
 

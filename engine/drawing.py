@@ -7,7 +7,6 @@ import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
 from .precision import to_device
@@ -20,19 +19,17 @@ FONT_SIZE = 16
 @torch.inference_mode()
 def draw_detections(
     model: nn.Module,
-    dataset: Dataset,
-    indices: Sequence[int],
+    samples: Sequence[tuple[Tensor, dict]],
     class_names: Sequence[str],
     *,
     device: torch.device,
     score_threshold: float = 0.5,
 ) -> Tensor:
-    """Draw images of a data set with the truth to the left and detections to the right, one image a row.
+    """Draw images with the truth to the left and detections to the right, one image a row.
 
     Args:
         model: detector; left in the mode it was in.
-        dataset: of `(uint8 image, target)`.
-        indices: the images to draw.
+        samples: one `(uint8 image, target)` or more.
         class_names: name of label 1, 2, ...
         device: where the model is.
         score_threshold: detections below are not drawn.
@@ -42,7 +39,6 @@ def draw_detections(
     """
     was_training = model.training
     model.eval()
-    samples = [dataset[index] for index in indices]
     rows = []
     try:
         for image, target in samples:

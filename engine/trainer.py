@@ -235,8 +235,7 @@ class Trainer:
             log.info("AP has not risen in %d evaluations: training ends early", self.stale)
 
     def _draw(self) -> None:
-        if self.world.is_main:
-            self.board.picture(self.step, "val/detections", self.draw(self.judged_model))
+        self.world.from_main(lambda: self.board.picture(self.step, "val/detections", self.draw(self.judged_model)))
 
     def _end_preempted(self) -> None:
         signals = [name for name in self.world.gather(self.stop.received) if name]

@@ -10,9 +10,19 @@ import torch
 
 from data import DatasetError, ImageError
 from dcn import DeformConv2d, fused
-from engine.build import build_eval_loader, build_model, build_train_loader, check_dcn_backend, read_split
+from engine.board import NoBoard
+from engine.build import (
+    build_eval_loader,
+    build_model,
+    build_train_loader,
+    build_trainer,
+    check_dcn_backend,
+    read_split,
+)
 from engine.config_file import load_config
 from engine.distributed import World
+from engine.preemption import StopRequest
+from engine.progress import Progress
 from models import resnet
 
 
@@ -240,3 +250,23 @@ def test_a_missing_data_set_says_where_to_get_it(tiny_config, split):
         DatasetError, match=r"nowhere does not exist \(resolved: /.*to get it: python tools/make_shapes.py"
     ):
         read_split(config.data, split)
+
+
+def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
+    folder = shutil.copytree(shapes / "val", tmp_path / "val")
+    config = load_config(tiny_config, [f"data.val.images={folder}", "data.unreadable=skip"])
+    train, val = (read_split(config.data, split) for split in ("train", "val"))
+    model, _ = build_model(config.model, config.data, len(val.class_names))
+    parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+    trainer = build_trainer(config, model, train, val, device=torch.device("cpu"), **parts)
+    heights = []
+    for gone in ([], [1], [2, 3, 4], [5, 6]):  # of 6 images, the first 4 of which are drawn
+        for number in gone:
+            (folder / f"{number:06d}.png").unlink()
+        heights.append(trainer.draw(model).shape[1])
+    # a row is 80 pixels, 4 times as large, and a gap; without any image a blank one is drawn
+    assert heights == [4 * 326, 3 * 326, 2 * 326, 326]
+    strict = load_config(tiny_config, [f"data.val.images={folder}"])
+    trainer = build_trainer(strict, model, train, val, device=torch.device("cpu"), **parts)
+    with pytest.raises(ImageError):
+        trainer.draw(model)

@@ -47,7 +47,7 @@ def test_both_panels():
     # 80 high, so everything is drawn 4 times as large
     dataset = [sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])]
     model = Detector([[30.0, 20.0, 80.0, 60.0], [1.0, 1.0, 9.0, 9.0]], [3, 1], [0.9, 0.1]).train()
-    picture = draw_detections(model, dataset, [0], NAMES, device=CPU)
+    picture = draw_detections(model, dataset, NAMES, device=CPU)
     assert picture.dtype == torch.uint8
     assert picture.shape == (3, SHORT_SIDE + GAP, 2 * (480 + GAP))
     left, right = picture[:, :, : 480 + GAP], picture[:, :, 480 + GAP :]
@@ -66,7 +66,7 @@ def test_both_panels():
 def test_an_image_a_row_and_nothing_found():
     dataset = [sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2]), sample(160, 80, [], []), sample(64, 64, [], [])]
     model = Detector([], [], []).eval()
-    picture = draw_detections(model, dataset, [0, 1], NAMES, device=CPU)
+    picture = draw_detections(model, dataset[:2], NAMES, device=CPU)
     assert picture.shape == (3, (320 + GAP) + (640 + GAP), 2 * (480 + GAP))
     assert is_drawn(picture, (80, 160, 240, 280), 2)
     assert (picture[:, 320 + GAP : -GAP, :320] == 40).all()
@@ -77,7 +77,7 @@ def test_an_image_a_row_and_nothing_found():
 def test_the_mode_is_restored_after_an_error():
     model = Detector([], [], []).train()
     with pytest.raises(IndexError):
-        draw_detections(model, [sample(64, 64, [[1.0, 1.0, 9.0, 9.0]], [4])], [0], NAMES, device=CPU)
+        draw_detections(model, [sample(64, 64, [[1.0, 1.0, 9.0, 9.0]], [4])], NAMES, device=CPU)
     assert model.training
 
 
