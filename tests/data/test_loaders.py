@@ -96,17 +96,6 @@ def failure(batches: Iterable[Batch]) -> Exception | None:
     return None
 
 
-def by_step(batches: Iterable) -> list[list]:
-    """The batches of one process, step by step."""
-    steps = [[]]
-    for batch in batches:
-        steps[-1].append(batch)
-        if batch.ends_step:
-            steps.append([])
-    assert steps.pop() == [], "the last batch does not end its step"
-    return steps
-
-
 @pytest.mark.parametrize("load", [train_loader, eval_loader])
 def test_unknown_policy_is_refused(load):
     with pytest.raises(ValueError, match="`unreadable` must be one of raise, skip, got 'ignore'"):
@@ -126,7 +115,7 @@ def test_workers_do_not_change_what_is_drawn():
     assert passes[0, 0, 0] != passes[0, 1, 0]
 
 
-def test_images_are_read_the_same_however_a_step_is_split():
+def test_images_are_read_the_same_however_a_step_is_split(by_step):
     def read(batch_size: int, accumulate: int, processes: int) -> list:
         options = {"batch_size": batch_size, "accumulate": accumulate, "processes": processes}
         shares = [by_step(train_loader(Numbers(26), rank=rank, **options)) for rank in range(processes)]

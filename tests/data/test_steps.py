@@ -18,17 +18,6 @@ def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
     return [[index for index, _ in batch.draws] for batch in sampler]
 
 
-def by_step(batches: Iterable) -> list[list]:
-    """The batches of one process, step by step."""
-    steps = [[]]
-    for batch in batches:
-        steps[-1].append(batch)
-        if batch.ends_step:
-            steps.append([])
-    assert steps.pop() == [], "the last batch does not end its step"
-    return steps
-
-
 @given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 3))
 def test_every_image_comes_once_in_steps_of_one_kind(ratios, size, seed, epoch):
     sampler = StepSampler(ratios, size, seed=seed)
@@ -56,7 +45,7 @@ def test_batches_of_one_process_are_those_of_earlier_versions():
     epoch=st.integers(0, 1),
     start=st.integers(0, 5),
 )
-def test_a_step_is_the_same_however_it_is_split(ratios, batch_size, accumulate, processes, epoch, start):
+def test_a_step_is_the_same_however_it_is_split(by_step, ratios, batch_size, accumulate, processes, epoch, start):
     whole = StepSampler(ratios, batch_size * accumulate * processes, seed=2)
     shares = [
         StepSampler(ratios, batch_size, seed=2, accumulate=accumulate, rank=rank, processes=processes)
@@ -83,7 +72,7 @@ def test_a_step_is_the_same_however_it_is_split(ratios, batch_size, accumulate, 
 
 
 @given(RATIOS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 45))
-def test_a_later_start_gives_the_tail_of_the_epoch(ratios, batch_size, accumulate, processes, start):
+def test_a_later_start_gives_the_tail_of_the_epoch(by_step, ratios, batch_size, accumulate, processes, start):
     sampler = StepSampler(ratios, batch_size, seed=1, accumulate=accumulate, rank=processes - 1, processes=processes)
     sampler.set_position(2)
     whole = list(sampler)
