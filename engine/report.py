@@ -101,6 +101,8 @@ def show_end(trainer: Trainer, folder: Path) -> None:
             trainer.unreadable.total(),
             named,
         )
+    if trainer.restarts:
+        log.warning("workers of the data loader died and were started anew %d times", trainer.restarts)
     best = folder / BEST
     rows = [
         ("last weights and state", folder / LAST),

@@ -1,10 +1,9 @@
 """The training loop over built objects."""
 
-import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +58,7 @@ class Trainer:
         figures: of the last evaluation, None before one; those of the averaged weights where there are any.
         judged_step: step of the last evaluation. best_ap: of all evaluations. stale: how many there were since.
         unreadable: how often each image that could not be read was left out, by what was wrong with it.
+        restarts: how often workers of the loader were started anew.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class Trainer:
         self.best_ap = -math.inf
         self.stale = 0
         self.unreadable: Counter[str] = Counter()
+        self.restarts = 0
+        self._restarted: list[str] = []  # what this process has not told yet
         self._window = Window()
 
     @property
@@ -136,7 +138,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.loader.batch_sampler.set_position(self.epoch, self.batch)
         self.progress.start_epoch(self.epoch + 1, self.epochs, self.epoch_steps, self.batch)
-        batches = resilient(self.loader, restarts=self.worker_restarts, on_restart=log.warning)
+        batches = resilient(self.loader, restarts=self.worker_restarts, on_restart=self._restarted.append)
         try:
             while self.batch < self.epoch_steps and self.step < self.total_steps:
                 self._train_step(batches)
@@ -150,11 +152,18 @@ class Trainer:
         asked = time.perf_counter()
         parts, error = self._next_parts(batches)
         got = time.perf_counter()
-        record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
+        unreadable = [message for part in parts for message in part.unreadable]
+        record = self.updater(
+            parts,
+            error=error,
+            notes=len(unreadable) + len(self._restarted),
+            is_signalled=lambda: self.stop.received is not None,
+        )
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
-        if record.unreadable:
-            self._note_unreadable(message for part in parts for message in part.unreadable)
+        if record.notes:
+            self._note(unreadable, self._restarted)
+            self._restarted.clear()
         self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.signalled:
             self._save(LAST)
@@ -195,11 +204,16 @@ class Trainer:
             self.board.scalars(self.step, _tagged(mean | display, record.lrs))
             self._window.clear()
 
-    def _note_unreadable(self, messages: Iterable[str]) -> None:
-        for message in itertools.chain(*self.world.gather([*messages])):
-            self.unreadable[message] += 1
-            if self.unreadable[message] == 1:
-                log.warning("left out, and will be in every epoch: %s", message)
+    def _note(self, unreadable: list[str], restarted: list[str]) -> None:
+        """Count and log what befell the processes, of which only the main one talks."""
+        for images, workers in self.world.gather((unreadable, restarted)):
+            for message in images:
+                self.unreadable[message] += 1
+                if self.unreadable[message] == 1:
+                    log.warning("left out, and will be in every epoch: %s", message)
+            for message in workers:
+                self.restarts += 1
+                log.warning("%s", message)
 
     def _evaluate(self) -> None:
         """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
@@ -258,6 +272,7 @@ class Trainer:
             "best_ap": self.best_ap,
             "stale": self.stale,
             "unreadable": dict(self.unreadable),
+            "restarts": self.restarts,
             "window": self._window.state_dict(),
         }
 
@@ -267,7 +282,7 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.figures, self.judged_step = state["figures"], state["judged_step"]
         self.best_ap, self.stale = state["best_ap"], state["stale"]
-        self.unreadable = Counter(state["unreadable"])
+        self.unreadable, self.restarts = Counter(state["unreadable"]), state["restarts"]
         self._window.load_state_dict(state["window"])
 
 

@@ -34,13 +34,13 @@ class StepRecord(NamedTuple):
         numbers: "loss", its parts, and "grad_norm", the norm of the gradient before it was clipped.
         lrs: learning rate of each part that it was taken with.
         signalled: whether some process was asked to stop.
-        unreadable: how many images of the step could not be read.
+        notes: how many messages the processes have for the log.
     """
 
     numbers: dict[str, float]
     lrs: dict[str, float]
     signalled: bool
-    unreadable: int
+    notes: int
 
 
 class Updater:
@@ -90,6 +90,7 @@ class Updater:
         batches: list[Batch],
         *,
         error: Exception | None = None,
+        notes: int = 0,
         is_signalled: Callable[[], bool] = lambda: False,
     ) -> StepRecord:
         """Do one update.
@@ -97,6 +98,7 @@ class Updater:
         Args:
             batches: the micro-batches of a step of this process.
             error: why this process has no more images; it takes part in what the others wait for, before all give up.
+            notes: how many messages this process has for the log.
             is_signalled: whether this process was asked to stop; asked after the backward pass.
 
         Raises:
@@ -111,7 +113,7 @@ class Updater:
         told = {
             "weight": sum(batch.weight for batch in batches),
             "signals": is_signalled(),
-            "unreadable": sum(len(batch.unreadable) for batch in batches),
+            "notes": notes,
             "errors": error is not None,
         }
         numbers, told = self._exchange(losses, norm, told)
@@ -128,7 +130,7 @@ class Updater:
         set_schedule_step(self.schedule, self.step)
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["unreadable"]))
+        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["notes"]))
 
     def _backward(self, batch: Batch) -> dict[str, Tensor]:
         """Add the gradient of a micro-batch's share of the loss; gives its share of the loss and of the parts."""
