@@ -143,7 +143,10 @@ class DeformConv2d(nn.Module):
             offset `(B, 2*G*K, Ho, Wo)`, per group and point (dy, dx) interleaved, and mask `(B, G*K, Ho, Wo)` after
             the sigmoid, None for DCNv1; both float32 or float64, whatever the autocast type.
         """
-        predicted = self.conv_offset(x)
+        return self.interpret(self.conv_offset(x))
+
+    def interpret(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take the output of `conv_offset`, `(B, 2*G*K + G*K, Ho, Wo)`, for what `predict` gives: offset and mask."""
         # Places need more than the 8 bits of a bfloat16: at column 200 its steps are a whole pixel.
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         if not self.modulation:

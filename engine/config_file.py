@@ -65,13 +65,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: listing everything that is wrong.
     """
     file = find_config(path)
-    values = _read_with_bases(file)
+    return with_overrides(_read_with_bases(file), overrides, str(file))
+
+
+def with_overrides(values: dict[str, Any], overrides: Sequence[str], name: str) -> RunConfig:
+    """Apply overrides to plain values in place, and check the whole; `name` stands in the error.
+
+    Raises:
+        ConfigError: listing everything that is wrong.
+    """
     problems = []
     for override in overrides:
         problems += _apply(values, override)
     if problems:
         raise ConfigError("\n".join(["the command line does not fit the config:", *problems]))
-    return check_config(values, str(file))
+    return check_config(values, name)
 
 
 def check_config(values: dict[str, Any], name: str) -> RunConfig:

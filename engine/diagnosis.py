@@ -1,14 +1,12 @@
 """What to say of a step that is not finite."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dcn import DeformConv2d
+from .insight.watch import watched
 
 
 class LargestOffset(NamedTuple):
@@ -29,36 +27,14 @@ def largest_offset(model: nn.Module, images: list[Tensor]) -> LargestOffset | No
     Returns:
         None without deformable layers, or where the detector cannot be run on the images at all.
     """
-    found: list[LargestOffset] = []
     was_training = model.training
     model.eval()  # no targets, no statistics, no exchange with other processes
     try:
-        with _watched(model, found):
+        with watched(model) as seen:
             model(images)
     except Exception:
         pass  # nothing has to work with what is not finite; what was seen before it failed counts
     finally:
         model.train(was_training)
-    return max(found, default=None)
-
-
-@contextmanager
-def _watched(model: nn.Module, found: list[LargestOffset]) -> Iterator[None]:
-    """Note the largest offset of each deformable layer that runs within this context."""
-
-    def note(layer: DeformConv2d, name: str, predicted: Tensor) -> None:
-        largest = predicted[:, : layer.offset_channels].abs().max().item()
-        found.append(LargestOffset(math.inf if math.isnan(largest) else largest, name))
-
-    hooks = [
-        layer.conv_offset.register_forward_hook(
-            lambda module, arguments, predicted, layer=layer, name=name: note(layer, name, predicted)
-        )
-        for name, layer in model.named_modules()
-        if isinstance(layer, DeformConv2d)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    found = {name: sampling.offset.abs().max().item() for name, sampling in seen.items()}
+    return max((LargestOffset(math.inf if math.isnan(v) else v, name) for name, v in found.items()), default=None)

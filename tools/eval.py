@@ -19,6 +19,7 @@ from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, 
 from engine.precision import set_tf32
 from engine.progress import Progress
 from engine.tables import format_table, percent
+from engine.trained import choose_weights
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
@@ -130,17 +131,6 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         return coco_figures(split.raw, gathered)
 
     return world.from_main(judge)
-
-
-def choose_weights(state: dict[str, Any], asked: str | None, path: Path) -> str:
-    """Choose between the "raw" weights of a checkpoint and their average "ema"; by default the ones it was judged by.
-
-    Raises:
-        ValueError: if it has no average.
-    """
-    if asked == "ema" and state["ema"] is None:
-        raise ValueError(f"{path} holds no averaged weights, since its run was without train.ema_decay: --weights raw")
-    return asked or ("raw" if state["ema"] is None else "ema")
 
 
 def judge_file(results: Path, annotations: Path) -> dict[str, Any]:

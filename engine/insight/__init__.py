@@ -1,0 +1,1 @@
+"""What the deformable layers of a detector do and learned: as numbers, and as pictures."""
