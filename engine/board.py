@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -19,6 +21,8 @@ from torch.utils.tensorboard import summary
 from .progress import log
 
 METRICS_FILE = "metrics.jsonl"
+# Of a histogram; TensorBoard shows 30.
+BINS = 64
 
 
 class Board:
@@ -26,7 +30,8 @@ class Board:
 
     Tags are the same in every run, so that TensorBoard lays runs over each other: `train/loss`, `train/loss_*`,
     `train/grad_norm`, `lr/<group>`, `time/{step_s,data_s,compute_s,images_per_s}`, `memory/peak_gib`,
-    `val/<COCO figure>`, `val_per_class/<name>`.
+    `val/<COCO figure>`, `val_per_class/<name>`. What only runs with deformable layers have begins with `dcn`, see
+    `Health`.
 
     Args:
         folder: run folder.
@@ -51,6 +56,13 @@ class Board:
     def picture(self, step: int, tag: str, image: Tensor) -> None:
         """Log a picture, `(3, H, W)` uint8."""
         self._events.add([summary.image(tag, image, dataformats="CHW")], step)
+
+    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+        """Log how numbers are spread, those that are finite, in bins of equal width; nothing if there are none."""
+        numbers = values.detach().to("cpu", torch.float32).numpy()
+        numbers = numbers[np.isfinite(numbers)]
+        if numbers.size:
+            self._events.add([summary.histogram(tag, numbers, BINS)], step)
 
     def text(self, tag: str, text: str) -> None:
         """Log a text, shown in a fixed-width face."""
@@ -81,7 +93,7 @@ class NoBoard:
     def _nothing(self, *_: Any) -> None:
         """Log nothing."""
 
-    scalars = picture = text = outcome = close = _nothing
+    scalars = picture = histogram = text = outcome = close = _nothing
 
 
 class _Events:

@@ -214,7 +214,8 @@ class TrainConfig(Section):
     eval_every: PositiveInt = 1
     """Epochs between two evaluations; the last epoch is always followed by one."""
     picture_every: PositiveInt = 1000
-    """Steps between two pictures of validation images with truth and detections in TensorBoard; the end adds one."""
+    """Steps between two sets of pictures of validation images in TensorBoard, and with DCN between two histograms of
+    offsets and masks; the end adds one."""
 
 
 class RunConfig(Section):

@@ -42,7 +42,8 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
         raise ValueError(f"--steps x --rounds must be at least 2, since a run's first step does not count, got {steps}")
     with tempfile.TemporaryDirectory(prefix="resnet-dcn-") as name:
         folder = Path(name)
-        config, turns = (read_config(args, folder, extra) for extra in ([], TURNS))
+        workers = [] if args.workers is None else [f"data.workers={args.workers}"]
+        config, turns = (read_config(args, folder, extra) for extra in (workers, TURNS))
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
         print(f"evaluation of {args.images} images", flush=True)  # first: it forks, see `extra_memory`
@@ -67,8 +68,7 @@ def read_config(args: argparse.Namespace, folder: Path, extra: list[str]) -> Run
         for split in ("train", "val")
         for key, place in (("images", split), ("annotations", f"annotations/{split}.json"))
     ]
-    workers = [] if args.workers is None else [f"data.workers={args.workers}"]
-    return load_config(args.config, [*places, *workers, f"train.amp={args.amp}", *RUN, *extra])
+    return load_config(args.config, [*places, f"train.amp={args.amp}", *RUN, *extra])
 
 
 def draw_data(config: RunConfig, folder: Path, steps: int) -> None:

@@ -86,7 +86,7 @@ def assemble(
 
     parts |= {
         "evaluate": lambda model: dict.fromkeys(COCO_FIGURES, 0.0) | {"per_class": {}},
-        "draw": lambda model: torch.zeros(3, 1, 1, dtype=torch.uint8),
+        "draw": lambda model: {"val/detections": torch.zeros(3, 1, 1, dtype=torch.uint8)},
         "early_stop": None,
         "progress": watch,
         "stop": StopRequest(),

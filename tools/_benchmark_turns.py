@@ -130,7 +130,7 @@ def time_parts(trainer: Trainer, batch: Batch, device: torch.device) -> dict[str
     record = trainer.updater([batch])
 
     def keep() -> None:
-        trainer._record(record, data_s=0.0, step_s=1.0, images=len(batch.images))
+        trainer._record(record, {}, data_s=0.0, step_s=1.0, images=len(batch.images))
 
     def write_line() -> None:
         trainer.cadence = Cadence(log_every=1)

@@ -1,4 +1,4 @@
-"""Measure speed on this machine: of deformable convolution, of a training step, or of the training loop."""
+"""Measure speed on this machine: of deformable convolution, a training step, the training loop, or of watching it."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import _clone
 # isort: split
 import torch
 
+from _benchmark_health import benchmark_health
 from _benchmark_loop import benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
@@ -22,6 +23,7 @@ EPILOG = """examples:
   python tools/benchmark.py train
   python tools/benchmark.py train --config r101_dcn.yaml --size 800x1344 --device cuda --amp bf16
   python tools/benchmark.py loop --json loop.json
+  python tools/benchmark.py health
 Times are medians of runs in turns. Let nothing else run meanwhile."""
 LOOP = """Measure what the training loop costs beyond the training itself, and what an evaluation costs.
 
@@ -34,7 +36,16 @@ LOOP_EPILOG = """examples:
   python tools/benchmark.py loop --steps 2 --rounds 60 --json loop.json
   python tools/benchmark.py loop --config r50_dcn.yaml --device cuda --amp bf16 --workers 8
 With the defaults it takes 5 minutes on two CPU cores. Let nothing else run meanwhile."""
-COMMANDS = {"op": benchmark_operator, "train": benchmark_step, "loop": benchmark_loop}
+HEALTH = """Measure what it costs to watch the deformable layers of a run, for the log of offsets, masks and gradients.
+
+The trainer's steps, all of them recorded, with the layers watched and without: rounds of one step each on the same
+images, the order changing; the cost is the median difference of the two steps of a round. Then the figures and the
+histograms by themselves; where the difference drowns in the noise of the steps, the figures' own time counts."""
+HEALTH_EPILOG = """examples:
+  python tools/benchmark.py health
+  python tools/benchmark.py health --config r50_dcn.yaml --device cuda --amp bf16
+With the defaults it takes a minute on two CPU cores. Let nothing else run meanwhile."""
+COMMANDS = {"op": benchmark_operator, "train": benchmark_step, "loop": benchmark_loop, "health": benchmark_health}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -58,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add_op(commands, [backends, common])
     add_train(commands, [backends, common])
     add_loop(commands, [common])
+    add_health(commands, [common])
     return parser.parse_args()
 
 
@@ -111,6 +123,20 @@ def add_loop(commands: argparse._SubParsersAction, parents: list[argparse.Argume
     )
     loop.add_argument("--workers", type=whole, help="that load images in the run (default: the config's)")
     loop.add_argument("--images", type=positive, default=5000, help="of the evaluation (default: %(default)s)")
+
+
+def add_health(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
+    """Add the command on watching the deformable layers."""
+    health = commands.add_parser(
+        "health",
+        parents=parents,
+        help="watching the deformable layers",
+        description=HEALTH,
+        epilog=HEALTH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    health.add_argument("--config", default="demo_dcn.yaml", help="with DCN stages (default: %(default)s)")
+    health.add_argument("--rounds", type=positive, default=50, help="steps of each kind (default: %(default)s)")
 
 
 def whole(text: str) -> int:

@@ -13,13 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from engine.board import METRICS_FILE, Board, NoBoard
 from engine.progress import log
 
+KINDS = ("scalars", "images", "histograms", "tensors")
+
 
 def metrics(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
 
 
 def events(folder) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    accumulator = EventAccumulator(str(folder), size_guidance=dict.fromkeys(KINDS, 0))
     return accumulator.Reload()
 
 
@@ -52,6 +54,26 @@ def test_pictures_and_texts(tmp_path):
     assert (image.step, image.width, image.height) == (3, 6, 8)
     (text,) = read.Tensors("config/text_summary")
     assert text.tensor_proto.string_val[0].decode() == "    a: 1\n    b: 2"
+
+
+def test_histograms(tmp_path):
+    board = Board(tmp_path)
+    numbers = torch.tensor([[-1.0, 0.0, 0.25], [3.0, math.nan, math.inf]], requires_grad=True)
+    board.histogram(3, "dcn_offset_px/layer3.0.conv2", numbers)
+    board.histogram(4, "dcn_offset_px/layer3.0.conv2", torch.zeros(2, 3, 4, dtype=torch.bfloat16))
+    board.histogram(5, "dcn_offset_px/layer3.0.conv2", torch.full((3,), math.nan))
+    board.histogram(6, "dcn_offset_px/layer3.0.conv2", torch.empty(0, 2))
+    board.histogram(7, "dcn_offset_px/layer3.0.conv2", torch.tensor([1e6, 1e6 + 1e-9], dtype=torch.float64))
+    board.close()
+    first, second, third = events(tmp_path).Histograms("dcn_offset_px/layer3.0.conv2")
+    assert (first.step, second.step, third.step) == (3, 4, 7)
+    value = first.histogram_value
+    assert (value.min, value.max, value.num, value.sum) == (-1, 3, 4, 2.25)
+    found = {limit: count for limit, count in zip(value.bucket_limit, value.bucket, strict=True) if count}
+    # bins of 1/16: each number lies below the upper limit of its own; the last bin holds its own limit
+    assert found == {-1 + 1 / 16: 1, 1 / 16: 1, 0.25 + 1 / 16: 1, 3: 1}
+    assert (second.histogram_value.num, second.histogram_value.sum) == (24, 0)
+    assert third.histogram_value.num == 2
 
 
 def test_outcome(tmp_path):
@@ -112,6 +134,7 @@ def test_a_process_that_logs_nothing(tmp_path):
     assert {name for name in dir(silent) if not name.startswith("_")} == public
     silent.scalars(1, {"train/loss": 2.0})
     silent.picture(1, "val/detections", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    silent.histogram(1, "dcn_mask/layer3.0.conv2", torch.zeros(3))
     silent.text("config", "a: 1")
     silent.outcome({}, {})
     silent.close()
@@ -162,12 +185,13 @@ class TestFullDisk:
         ("call", "file"),
         [
             (lambda board: board.picture(1, "val/detections", torch.randint(256, (3, 99, 99)).byte()), "events.out"),
+            (lambda board: [board.histogram(1, "dcn_mask/0", torch.rand(99)) for _ in range(99)], "events.out"),
             (lambda board: board.text("config", "a: 1\n" * 9000), "events.out"),
             (lambda board: board.outcome({"key": "x" * 9000}, {"AP": 0.5}), "events.out"),
             (lambda board: log_losses(board, range(1, 200)), ""),
             (lambda board: board.scalars(1, {"x" * 9000: math.nan}), "metrics.jsonl"),
         ],
-        ids=["picture", "text", "outcome", "scalars", "metrics"],
+        ids=["picture", "histogram", "text", "outcome", "scalars", "metrics"],
     )
     def test_the_call_fails_and_names_the_file(self, folder, capfd, call, file):
         board = Board(folder)

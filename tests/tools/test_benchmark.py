@@ -19,6 +19,7 @@ from dcn.functional import Backend
 from engine.board import Board
 from engine.checkpoint import Checkpoints
 from engine.evaluator import coco_figures
+from engine.insight.health import Health
 from engine.update import Updater
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -200,6 +201,8 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         (("loop", "--workers", "-1"), "argument --workers: must be a whole number from 0 on, got '-1'"),
         (("loop", "--steps", "1", "--rounds", "1"), "--steps x --rounds must be at least 2"),
         (("loop", "--device", "nowhere"), "device 'nowhere' cannot be used here"),
+        (("health", "--config", "demo.yaml"), "demo.yaml has no DCN stages to watch"),
+        (("health", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
         ((), "the following arguments are required: command"),
     ],
 )
@@ -292,6 +295,66 @@ def test_overhead_is_the_median_of_differences_over_the_bare_step(part):
     assert figures == pytest.approx(
         {"trainer_step_s": 1.1, "bare_step_s": 1, "turn_share": 0.05, "turn_share_low": 0.05, "turn_share_high": 0.1}
     )
+
+
+@pytest.fixture
+def run_health(run_tool, tiny_config, tmp_path):
+    """`run_health()`: the benchmark of watching on a tiny config with DCN, and its figures."""
+    config = tmp_path / "tiny_dcn.yaml"
+    config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\ntrain: {{log_every: 10}}\n")
+
+    def run() -> tuple[str, dict]:
+        file = tmp_path / "health.json"
+        options = ["--config", config, "--device", "cpu", "--rounds", "4", "--json", file]
+        code, out, err = run_tool("benchmark", "health", *options)
+        assert (code, err) == (0, "")
+        return out, json.loads(file.read_text())
+
+    return run
+
+
+def test_health_figures_fit_each_other(run_health, monkeypatch):
+    steps = []
+    real = Health.watching
+
+    def note(health, due):
+        steps.append(due and bool(health._layers))
+        return real(health, due)
+
+    monkeypatch.setattr(Health, "watching", note)
+    out, figures = run_health()
+    assert steps == [True, False, False, True] * 2 + [True, False]  # a round that warms up, and 4
+    assert {"layers": 2, "batch_size": 2, "rounds": 4}.items() <= figures.items()
+    assert 0.001 < figures["step_s"] < 10
+    assert figures["watched_share_low"] <= figures["watched_share"] <= figures["watched_share_high"]
+    assert figures["watched_s"] == max(figures["watched_share"] * figures["step_s"], figures["figures_s"])
+    for name, log_every, picture_every in (("share", 10, 1000), ("default_share", 50, 1000)):
+        added_s = figures["watched_s"] / log_every + figures["histograms_s"] / picture_every
+        assert figures[name] == pytest.approx(added_s / figures["step_s"])
+    assert re.search(
+        rf"share of the run +{100 * figures['share']:.2f} % +a record in 10 steps, histograms in 1000", out
+    )
+    assert re.search(rf"by default +{100 * figures['default_share']:.2f} % +a record in 50 steps", out)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "figure", "times"),
+    [(Health, "report", "figures_s", 1), (Board, "histogram", "histograms_s", 4), (Health, "watching", "watched_s", 1)],
+)
+def test_what_is_slow_in_watching_shows(run_health, monkeypatch, owner, method, figure, times):
+    real = getattr(owner, method)
+
+    def slow(self, *arguments):
+        if owner is Board or self._layers:
+            time.sleep(0.1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(owner, method, slow)
+    _, figures = run_health()
+    assert 0.09 * times < figures[figure] < 0.1 * times + 0.2
+    if owner is Health:
+        assert 0.08 < figures["watched_share"] * figures["step_s"] < 0.3
+    assert figures["histograms_s"] < 0.1 or owner is Board
 
 
 def test_drawn_evaluation_is_like_a_detectors(part):
