@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from data import (
+    Batch,
     CocoAnnotations,
     CocoDetection,
     blank_batch,
@@ -31,6 +32,8 @@ from .distributed import ALONE, World
 from .drawing import draw_detections
 from .ema import Ema
 from .evaluator import evaluate
+from .insight.health import Health
+from .insight.pictures import box_centres, dcn_pictures
 from .optimizer import build_optimizer, build_schedule, scaled_lr
 from .preemption import StopRequest
 from .progress import Progress, log
@@ -38,8 +41,8 @@ from .trainer import Cadence, Trainer
 from .update import Updater
 
 Track = Callable[[Iterable], Iterable]
-# Validation images that are drawn with truth and detections.
-PICTURES = 4
+# Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
+PICTURES, PICTURE_POINTS = 4, 2
 # How often a loader's workers are started anew in a pass over the data, where the policy is to go on.
 WORKER_RESTARTS = 3
 
@@ -230,7 +233,13 @@ def build_trainer(
         "worker_restarts": _worker_restarts(config),
         **_build_judges(config, val, device=device, world=world, stop=stop, progress=progress),
     }
-    updater = build_updater(config, model, steps_per_epoch=loader.batch_sampler.steps, device=device, world=world)
+    steps_per_epoch = loader.batch_sampler.steps
+    built["health"] = Health(
+        model if world.is_main else None,
+        total_steps=total_steps(settings, steps_per_epoch),
+        warmup_steps=settings.warmup_steps,
+    )
+    updater = build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, world=world)
     return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))
 
 
@@ -277,15 +286,30 @@ def _build_judges(
             model, batches, val.category_ids, val.raw, device=device, amp=config.train.amp, world=world, stop=stop
         )
 
-    def draw(model: nn.Module) -> Tensor:
-        batches = eval_loader(
-            CocoDetection(val, eval_transform()), batch_size=PICTURES, workers=0, unreadable=config.data.unreadable
-        )
-        shown = next((batch for batch in batches if batch.images), blank_batch())
-        samples = [*zip(shown.images, shown.targets, strict=True)]
-        return draw_detections(model, samples, val.class_names, device=device)
+    def draw(model: nn.Module) -> dict[str, Tensor]:
+        shown = _first_samples(config, val, PICTURES) or _samples_of(blank_batch())
+        pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
+        image, target = next(iter(_first_samples(config, val, 1, keep_empty=False)), shown[0])
+        middle = ((image.shape[2] - 1) / 2, (image.shape[1] - 1) / 2)
+        pixels = box_centres(target["boxes"], PICTURE_POINTS) or [middle]
+        for name, picture in dcn_pictures(model, image, pixels, device=device).items():
+            pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
+        return pictures
 
     return {"evaluate": judge, "draw": draw}
+
+
+def _first_samples(
+    config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_empty: bool = True
+) -> list[tuple[Tensor, dict]]:
+    """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
+    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty)
+    batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.unreadable)
+    return next((_samples_of(batch) for batch in batches if batch.images), [])
+
+
+def _samples_of(batch: Batch) -> list[tuple[Tensor, dict]]:
+    return [*zip(batch.images, batch.targets, strict=True)]
 
 
 def _worker_restarts(config: RunConfig) -> int:

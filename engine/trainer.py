@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from .board import Board
 from .distributed import ALONE, World
 from .environment import peak_memory_gib
 from .evaluator import COCO_FIGURES
+from .insight.health import Health
+from .insight.watch import Sampling
 from .preemption import PreemptedError, StopRequest
 from .progress import Progress, log
 from .runs import BEST, LAST
@@ -46,9 +48,10 @@ class Trainer:
         cadence: what happens how often.
         worker_restarts: how often in an epoch workers of the loader that died are started anew.
         evaluate: gives the figures of `coco_figures` for a model, None if it was interrupted by a signal.
-        draw: gives a picture `(3, H, W)` of detections of a model.
+        draw: gives pictures `(3, H, W)` of what a model does, by tag.
         save: writes a dict of state under a file name.
-        board: takes scalars and pictures.
+        health: watches the deformable layers in the steps that are recorded.
+        board: takes scalars, pictures and histograms.
         progress: shows the steps.
         stop: knows whether this process was asked to stop.
         world: the processes that train together.
@@ -72,8 +75,9 @@ class Trainer:
         cadence: Cadence,
         worker_restarts: int = 0,
         evaluate: Callable[[nn.Module], dict[str, Any] | None],
-        draw: Callable[[nn.Module], Tensor],
+        draw: Callable[[nn.Module], dict[str, Tensor]],
         save: Callable[[dict[str, Any], str], None],
+        health: Health,
         board: Board,
         progress: Progress,
         stop: StopRequest,
@@ -83,7 +87,8 @@ class Trainer:
         self.epochs, self.early_stop, self.cadence = epochs, early_stop, cadence
         self.worker_restarts = worker_restarts
         self.evaluate, self.draw, self.save = evaluate, draw, save
-        self.board, self.progress, self.stop, self.world = board, progress, stop, world
+        self.health, self.board, self.progress = health, board, progress
+        self.stop, self.world = stop, world
         self.epoch_steps = loader.batch_sampler.steps
         self.total_steps = min(epochs * self.epoch_steps, max_steps or math.inf)
         self.epoch = self.batch = 0
@@ -153,18 +158,21 @@ class Trainer:
         parts, error = self._next_parts(batches)
         got = time.perf_counter()
         unreadable = [message for part in parts for message in part.unreadable]
-        record = self.updater(
-            parts,
-            error=error,
-            notes=len(unreadable) + len(self._restarted),
-            is_signalled=lambda: self.stop.received is not None,
-        )
+        cadence = self.cadence
+        is_shown = self._is_due(self.step + 1, cadence.log_every) or self._is_due(self.step + 1, cadence.picture_every)
+        with self.health.watching(is_shown) as seen:
+            record = self.updater(
+                parts,
+                error=error,
+                notes=len(unreadable) + len(self._restarted),
+                is_signalled=lambda: self.stop.received is not None,
+            )
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
         if record.notes:
             self._note(unreadable, self._restarted)
             self._restarted.clear()
-        self._record(record, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
+        self._record(record, seen, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.signalled:
             self._save(LAST)
             self._end_preempted()
@@ -186,7 +194,12 @@ class Trainer:
             return [blank_batch()], error
         return parts, None
 
-    def _record(self, record: StepRecord, *, data_s: float, step_s: float, images: float) -> None:
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.total_steps
+
+    def _record(
+        self, record: StepRecord, seen: Mapping[str, Sampling], *, data_s: float, step_s: float, images: float
+    ) -> None:
         numbers = record.numbers | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
         self._window.add(numbers | {"images": images})
         mean = self._window.mean()
@@ -199,10 +212,16 @@ class Trainer:
             "left_out": self.unreadable.total(),
         }
         self.progress.step(mean | numbers | display)
-        if self.step % self.cadence.log_every == 0 or self.step == self.total_steps:
+        if self._is_due(self.step, self.cadence.log_every):
             self.progress.line(mean | display, self.epoch + 1, self.epochs)
-            self.board.scalars(self.step, _tagged(mean | display, record.lrs))
+            health = self.health.report(self.step, seen)
+            self.board.scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
+            for warning in health.warnings:
+                log.warning("%s", warning)
             self._window.clear()
+        if self._is_due(self.step, self.cadence.picture_every):
+            for tag, values in self.health.histograms(seen).items():
+                self.board.histogram(self.step, tag, values)
 
     def _note(self, unreadable: list[str], restarted: list[str]) -> None:
         """Count and log what befell the processes, of which only the main one talks."""
@@ -249,7 +268,11 @@ class Trainer:
             log.info("AP has not risen in %d evaluations: training ends early", self.stale)
 
     def _draw(self) -> None:
-        self.world.from_main(lambda: self.board.picture(self.step, "val/detections", self.draw(self.judged_model)))
+        def log_pictures() -> None:
+            for tag, picture in self.draw(self.judged_model).items():
+                self.board.picture(self.step, tag, picture)
+
+        self.world.from_main(log_pictures)
 
     def _end_preempted(self) -> None:
         signals = [name for name in self.world.gather(self.stop.received) if name]

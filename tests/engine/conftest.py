@@ -18,6 +18,7 @@ from engine.progress import Progress
 from engine.trainer import Trainer
 
 CPU = torch.device("cpu")
+PICTURES = ("val/detections", "val/receptive_field")
 
 
 def assemble(config_file, folder, overrides, *, start=0, dtype=torch.float32, world=ALONE, **parts) -> Trainer:
@@ -27,7 +28,7 @@ def assemble(config_file, folder, overrides, *, start=0, dtype=torch.float32, wo
     model, _ = build_model(config.model, config.data, len(train.class_names))
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {
-        "draw": lambda model: torch.zeros(3, 4, 4, dtype=torch.uint8),
+        "draw": lambda model: {tag: torch.zeros(3, 4, 4, dtype=torch.uint8) for tag in PICTURES},
         "save": lambda state, name: save_checkpoint(folder / name, state),
         "progress": Progress(),
         "stop": StopRequest(),

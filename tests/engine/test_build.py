@@ -21,6 +21,8 @@ from engine.build import (
 )
 from engine.config_file import load_config
 from engine.distributed import World
+from engine.drawing import LINE
+from engine.insight.pictures import dcn_pictures
 from engine.preemption import StopRequest
 from engine.progress import Progress
 from models import resnet
@@ -263,10 +265,49 @@ def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
     for gone in ([], [1], [2, 3, 4], [5, 6]):  # of 6 images, the first 4 of which are drawn
         for number in gone:
             (folder / f"{number:06d}.png").unlink()
-        heights.append(trainer.draw(model).shape[1])
-    # a row is 80 pixels, 4 times as large, and a gap; without any image a blank one is drawn
-    assert heights == [4 * 326, 3 * 326, 2 * 326, 326]
+        pictures = trainer.draw(model)
+        assert pictures.keys() == {"val/detections", "val/receptive_field"}
+        heights.append(pictures["val/detections"].shape[1])
+    # a row is 80 pixels, 4 times as large, and a gap, with two lines of legend; without any image a blank one is drawn
+    assert [height - heights[0] for height in heights] == [0, -326, -2 * 326, -3 * 326]
+    assert heights[0] == 4 * 326 + 2 * LINE
     strict = load_config(tiny_config, [f"data.val.images={folder}"])
     trainer = build_trainer(strict, model, train, val, device=torch.device("cpu"), **parts)
     with pytest.raises(ImageError):
         trainer.draw(model)
+
+
+def test_a_dcn_network_has_pictures_of_its_own(tiny_config, monkeypatch, tmp_path):
+    raw = json.loads(Path(load_config(tiny_config).data.val.annotations).read_text())
+    empty = raw["images"][0]["id"]
+    raw["annotations"] = [entry for entry in raw["annotations"] if entry["image_id"] != empty]
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    overrides = ["model.backbone.dcn_v2_stages=[2]", "train.ema_decay=0.9"]
+    config = load_config(tiny_config, [*overrides, f"data.val.annotations={tmp_path / 'val.json'}"])
+    train, val = (read_split(config.data, split) for split in ("train", "val"))
+    asked = []
+
+    def record(model, image, pixels, *, device):
+        asked.append((image, pixels))
+        return dcn_pictures(model, image, pixels, device=device)
+
+    monkeypatch.setattr("engine.build.dcn_pictures", record)
+    model, _ = build_model(config.model, config.data, len(val.class_names))
+    parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+    trainer = build_trainer(config, model, train, val, device=torch.device("cpu"), **parts)
+    state = torch.get_rng_state()
+    pictures = trainer.draw(trainer.judged_model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert pictures.keys() == {
+        "val/detections",
+        "val/receptive_field",
+        "dcn/sampling_points",
+        "dcn/masks",
+        "dcn/offsets",
+    }
+    # of the first image with boxes, the middles of the first two
+    ((image, pixels),) = asked
+    entry = val.images[1]
+    assert image.shape == (3, entry["height"], entry["width"])
+    expected = [(x + w / 2 - 0.5, y + h / 2 - 0.5) for x, y, w, h in (b["bbox"] for b in val.boxes[entry["id"]][:2])]
+    assert [tuple(pixel) for pixel in pixels] == [pytest.approx(place, abs=1e-4) for place in expected]

@@ -1,10 +1,22 @@
-"""Pictures of detections: truth to the left, detections to the right, at the right pixels."""
+"""Pictures of detections: truth to the left, verdicts to the right, at the right pixels; and their legend."""
 
 import pytest
 import torch
 from torch import nn
 
-from engine.drawing import GAP, SHORT_SIDE, class_colour, draw_detections
+from engine.drawing import (
+    GAP,
+    LINE,
+    SHORT_SIDE,
+    TRUTH_COLOUR,
+    VERDICT_COLOURS,
+    class_colour,
+    draw_detections,
+    draw_found,
+    draw_legend,
+    draw_truth,
+    draw_verdicts,
+)
 
 CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "hen"]
@@ -31,47 +43,124 @@ def sample(height, width, boxes, labels):
     return image, {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels, dtype=torch.int64)}
 
 
-def is_colour(picture, x, y, label):
-    return tuple(picture[:, y, x].tolist()) == class_colour(label - 1, len(NAMES))
+def is_colour(picture, x, y, colour):
+    return tuple(picture[:, y, x].tolist()) == colour
 
 
-def is_drawn(picture, box, label):
-    """Whether the sides and the lower corners of a box have the colour of its class; its name may hide the top."""
+def is_drawn(picture, box, colour):
+    """Whether the sides and the lower corners of a box have a colour; names may hide the top."""
     left, _, right, bottom = box
     middle_x, middle_y = (left + right) // 2, (box[1] + bottom) // 2
     places = [(left, bottom), (right, bottom), (middle_x, bottom), (left, middle_y), (right, middle_y)]
-    return all(is_colour(picture, x, y, label) for x, y in places)
+    return all(is_colour(picture, x, y, colour) for x, y in places)
+
+
+def count(picture, colour):
+    return (picture == torch.tensor(colour)[:, None, None]).all(0).sum().item()
 
 
 def test_both_panels():
     # 80 high, so everything is drawn 4 times as large
     dataset = [sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])]
-    model = Detector([[30.0, 20.0, 80.0, 60.0], [1.0, 1.0, 9.0, 9.0]], [3, 1], [0.9, 0.1]).train()
+    model = Detector([[70.0, 10.0, 110.0, 60.0], [1.0, 1.0, 9.0, 9.0]], [3, 1], [0.9, 0.1]).train()
     picture = draw_detections(model, dataset, NAMES, device=CPU)
     assert picture.dtype == torch.uint8
-    assert picture.shape == (3, SHORT_SIDE + GAP, 2 * (480 + GAP))
-    left, right = picture[:, :, : 480 + GAP], picture[:, :, 480 + GAP :]
-    assert is_drawn(left, (80, 160, 240, 280), 2)
-    assert is_drawn(right, (120, 80, 320, 240), 3)
-    assert not is_drawn(left, (120, 80, 320, 240), 3)
-    assert not is_drawn(right, (80, 160, 240, 280), 2)
+    assert picture.shape == (3, SHORT_SIDE + GAP + LINE, 2 * (480 + GAP))
+    left, right = picture[:, :SHORT_SIDE, : 480 + GAP], picture[:, :SHORT_SIDE, 480 + GAP :]
+    assert is_drawn(left, (80, 160, 240, 280), TRUTH_COLOUR)
+    assert is_drawn(right, (280, 40, 440, 240), VERDICT_COLOURS["background"])
+    assert not is_drawn(left, (280, 40, 440, 240), VERDICT_COLOURS["background"])
     # between the sides the image is untouched, and the detection below the threshold is not drawn
     assert left[:, 250, 160].tolist() == [40, 40, 40]
-    assert not any(is_colour(right, x, y, 1) for x in range(50) for y in range(50))
-    assert (picture[:, SHORT_SIDE:] == 255).all()
+    assert (right[:, 8:36, 8:36] == 40).all()
+    assert count(right, VERDICT_COLOURS["missed"]) > 100
+    assert count(left, VERDICT_COLOURS["missed"]) == 0
+    assert (picture[:, SHORT_SIDE : SHORT_SIDE + GAP] == 255).all()
     assert (left[:, :, 480:] == 255).all()
     assert model.training
+    low = draw_detections(model, dataset, NAMES, device=CPU, score_threshold=0.1, short_side=160)
+    assert count(low[:, :30, 240 + GAP : 270 + GAP], VERDICT_COLOURS["background"]) > 50
 
 
 def test_an_image_a_row_and_nothing_found():
     dataset = [sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2]), sample(160, 80, [], []), sample(64, 64, [], [])]
     model = Detector([], [], []).eval()
     picture = draw_detections(model, dataset[:2], NAMES, device=CPU)
-    assert picture.shape == (3, (320 + GAP) + (640 + GAP), 2 * (480 + GAP))
-    assert is_drawn(picture, (80, 160, 240, 280), 2)
-    assert (picture[:, 320 + GAP : -GAP, :320] == 40).all()
-    assert (picture[:, 320 + GAP :, 2 * (320 + GAP) :] == 255).all()
+    assert picture.shape == (3, (320 + GAP) + (640 + GAP) + LINE, 2 * (480 + GAP))
+    assert is_drawn(picture, (80, 160, 240, 280), TRUTH_COLOUR)
+    assert (picture[:, 320 + GAP : 960 + GAP, :320] == 40).all()
+    assert (picture[:, 320 + GAP : 960 + GAP, 2 * (320 + GAP) :] == 255).all()
     assert not model.training
+
+
+BOXES = {
+    "right": ([10.0, 10.0, 30.0, 30.0], 1, 0.95),
+    "duplicate": ([11.0, 11.0, 31.0, 31.0], 1, 0.9),
+    "wrong class": ([50.0, 10.0, 70.0, 30.0], 3, 0.8),
+    "background": ([90.0, 50.0, 110.0, 70.0], 2, 0.7),
+}
+
+
+def detections_of(verdicts):
+    boxes, labels, scores = zip(*(BOXES[verdict] for verdict in verdicts), strict=True)
+    return {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
+
+
+@pytest.mark.parametrize("verdicts", [list(BOXES), list(BOXES)[::-1]])
+def test_each_verdict_has_its_colour(verdicts):
+    true = [[10.0, 10.0, 30.0, 30.0], [50.0, 10.0, 70.0, 30.0], [10.0, 50.0, 30.0, 70.0]]
+    image, target = sample(80, 120, true, [1, 2, 3])
+    picture = draw_verdicts(image, target, detections_of(verdicts), NAMES)
+    assert picture.shape == (3, 320, 480)
+    for verdict, (box, _, _) in BOXES.items():
+        left, top, right, bottom = (round(4 * side) for side in box)
+        assert is_colour(picture, (left + right) // 2, bottom, VERDICT_COLOURS[verdict]), verdict
+        assert is_colour(picture, right, (top + bottom) // 2, VERDICT_COLOURS[verdict]), verdict
+    # missed are the box of another class, beneath the wrong one, and the one that nothing is near
+    dashes = [is_colour(picture, x, 280, VERDICT_COLOURS["missed"]) for x in range(40, 120)]
+    assert 30 < sum(dashes) < 60
+    # below the threshold a detection does not count: what it found is missed
+    picture = draw_verdicts(image, target, detections_of(verdicts), NAMES, score_threshold=0.99)
+    assert all(count(picture, VERDICT_COLOURS[verdict]) == 0 for verdict in BOXES)
+    dashes = [is_colour(picture, x, 120, VERDICT_COLOURS["missed"]) for x in range(40, 120)]
+    assert 30 < sum(dashes) < 60
+
+
+def test_boxes_are_scaled_with_the_image():
+    image, target = sample(80, 120, [], [])
+    picture = draw_verdicts(image, target, detections_of(["background"]), NAMES, short_side=160)
+    assert picture.shape == (3, 160, 240)
+    assert is_drawn(picture, (180, 100, 220, 140), VERDICT_COLOURS["background"])
+
+
+def test_names_keep_apart():
+    image, _ = sample(160, 160, [], [])
+    found = {
+        "boxes": torch.tensor([[40.0, 60.0, 120.0, 100.0]] * 3),
+        "labels": torch.tensor([1, 2, 3]),
+        "scores": torch.tensor([0.9, 0.8, 0.7]),
+    }
+    picture = draw_found(image, found, NAMES)
+    # three names as tall as 18 pixels and as wide as 50 or more
+    for label in (1, 2, 3):
+        assert count(picture, class_colour(label - 1, 3)) > 400
+    faint = draw_found(image, found, NAMES, score_threshold=0.75)
+    assert count(faint, class_colour(2, 3)) == 0
+
+
+def test_legend():
+    wide, narrow = draw_legend(1600), draw_legend(200)
+    assert wide.shape == (3, LINE, 1600)
+    assert narrow.shape[1] > LINE
+    for picture in (wide, narrow, draw_legend(1600, "what this is")):
+        assert all(count(picture, colour) > 20 for colour in VERDICT_COLOURS.values())
+    assert (draw_legend(1600, "what this is") != wide).any()
+    assert len({*VERDICT_COLOURS.values()}) == 5
+
+
+def test_truth_has_the_colours_of_classes():
+    picture = draw_truth([sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])], NAMES)
+    assert is_drawn(picture, (80, 160, 240, 280), class_colour(1, 3))
 
 
 def test_the_mode_is_restored_after_an_error():

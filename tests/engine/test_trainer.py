@@ -19,7 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data import ImageError
 from engine.board import METRICS_FILE
 from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.distributed import World
 from engine.evaluator import COCO_FIGURES
+from engine.insight import health
+from engine.insight.health import Health
 from engine.preemption import PreemptedError, StopRequest
 from engine.progress import log
 from engine.runs import BEST, LAST
@@ -101,7 +104,8 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, t
 
     assert list(logged(parts)) == [4, 5, 6, 7, 8]
     assert [logged(parts)[step] for step in (4, 5)] == pytest.approx(expected[3:], rel=TOLERANCE)
-    assert logged(parts) == {step: loss for step, loss in logged(whole).items() if step > 3}
+    for tag in ("train/loss", "dcn_offset_p95_px/layer2.1.conv2", "dcn_grad_ratio/layer2.0.conv2"):
+        assert logged(parts, tag) == {step: value for step, value in logged(whole, tag).items() if step > 3}
     assert_same(first.updater.model.state_dict(), second.updater.model.state_dict())
     for one, other in zip(first.updater.optimizer.state.values(), second.updater.optimizer.state.values(), strict=True):
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
@@ -212,7 +216,7 @@ def test_eval_every(make_trainer, tmp_path, every, evaluated):
         tmp_path,
         *options,
         evaluate=lambda model: judged.append(trainer.step) or fake_figures(),
-        draw=lambda model: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        draw=lambda model: drawn.append(trainer.step) or {"val/detections": torch.zeros(3, 4, 4, dtype=torch.uint8)},
     )
     trainer.updater = Pretender()
     trainer.fit()
@@ -245,7 +249,7 @@ def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer,
         tmp_path,
         *options,
         evaluate=fake_figures,
-        draw=lambda model: drawn.append(trainer.step) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        draw=lambda model: drawn.append(trainer.step) or {"val/detections": torch.zeros(3, 4, 4, dtype=torch.uint8)},
         save=lambda state, name: saved.append((name, state["step"])),
     )
     trainer.updater = Pretender()
@@ -343,15 +347,113 @@ def test_plain_and_dcn_runs_have_the_same_tags(make_trainer, tmp_path):
             for event in events.Scalars("train/loss"):
                 if event.step == line["step"]:
                     assert event.value == pytest.approx(line["train/loss"])
-        assert events.Tags()["images"] == ["val/detections"]
-    assert tags["dcn"] - tags["plain"] == {"lr/conv_offset"}
+        assert sorted(events.Tags()["images"]) == ["val/detections", "val/receptive_field"]
     assert tags["plain"] - tags["dcn"] == set()
+    own = tags["dcn"] - tags["plain"] - {"lr/conv_offset"}
+    assert {tag for tag in own if not tag.startswith("dcn")} == set()
+    figures = {"offset_mean_px", "offset_p95_px", "offset_max_px", "outside_share", "outside_share_added"}
+    figures |= {"mask_mean", "mask_std", "mask_share_below_0.1"}
+    figures |= {"grad_norm_conv_offset", "grad_norm_weight", "grad_ratio"}
+    layers = ("layer2.0.conv2", "layer2.1.conv2")
+    assert own == {f"dcn/{name}" for name in figures} | {f"dcn_{name}/{layer}" for name in figures for layer in layers}
     expected = {"train/loss", "train/loss_classifier", "train/loss_box_reg", "train/loss_objectness"}
     expected |= {"train/loss_rpn_box_reg", "train/grad_norm", "lr/backbone", "lr/head", "memory/peak_gib"}
     expected |= {"time/step_s", "time/data_s", "time/compute_s", "time/images_per_s", "time/eval_s"}
     expected |= {"val/AP", "val/AP50", "val/AR100", "val_per_class/star"}
     assert expected <= tags["plain"]
     assert {tag.partition("/")[0] for tag in tags["plain"]} == {"train", "lr", "time", "memory", "val", "val_per_class"}
+
+
+def hooks_in_each_step(trainer: Trainer) -> list[bool]:
+    """Whether the deformable layers are watched, by step."""
+    watched = []
+    offset = trainer.updater.model.backbone.body.layer2[0].conv2.conv_offset
+
+    def note(*_) -> None:
+        if trainer.updater.model.training:
+            watched.append(bool(offset._forward_hooks))
+
+    offset.register_forward_pre_hook(note)
+    return watched
+
+
+def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
+    """They are in two passes of a step, of which the last counts, and nothing else changes."""
+    options = [DCN, "train.max_steps=8", "train.epochs=9", "train.accumulate=2", "train.log_every=3"]
+    trainer = make_trainer(tmp_path / "a", *options, "train.picture_every=4", evaluate=fake_figures)
+    watched = hooks_in_each_step(trainer)
+    trainer.fit()
+    trainer.board.close()
+    assert watched[::2] == watched[1::2] == [step in (3, 4, 6, 8) for step in range(1, 9)]
+    events = EventAccumulator(str(tmp_path / "a"), size_guidance={"histograms": 0}).Reload()
+    assert [event.step for event in events.Scalars("dcn/offset_mean_px")] == [3, 6, 8]
+    expected = {f"dcn_{what}/layer2.{block}.conv2" for what in ("offset_px", "mask") for block in (0, 1)}
+    assert {*events.Tags()["histograms"]} == expected
+    for tag in expected:
+        assert [event.step for event in events.Histograms(tag)] == [4, 8]
+    for figure, spread in (("offset_max_px", "offset_px"), ("mask_mean", "mask")):
+        value = events.Scalars(f"dcn_{figure}/layer2.0.conv2")[-1].value
+        histogram = events.Histograms(f"dcn_{spread}/layer2.0.conv2")[-1].histogram_value
+        assert histogram.num == 2 * (18 if spread == "offset_px" else 9) * 8 * 12
+        if figure == "mask_mean":
+            assert histogram.sum / histogram.num == pytest.approx(value)
+        else:
+            assert 0 < max(-histogram.min, histogram.max) <= value
+
+    other = make_trainer(tmp_path / "b", *options, "train.picture_every=99", evaluate=fake_figures)
+    other.health = Health(None, total_steps=8, warmup_steps=0)
+    watched = hooks_in_each_step(other)
+    other.fit()
+    assert not any(watched)
+    assert not [tag for line in metrics(tmp_path / "b") for tag in line if tag.startswith("dcn")]
+    assert logged(tmp_path / "b") == logged(tmp_path / "a")
+
+
+def test_what_is_logged_of_deformable_layers(make_trainer, tmp_path):
+    """The gradients are those the optimizer took, clipped; their ratio is not changed by that."""
+    logs = []
+    for clip in ("null", "0.01"):
+        options = [DCN, "train.max_steps=1", f"train.clip_norm={clip}"]
+        trainer = make_trainer(tmp_path / clip, *options, evaluate=fake_figures)
+        trainer.fit()
+        logs.append(metrics(tmp_path / clip)[0])
+        layer = trainer.updater.model.backbone.body.layer2[1].conv2
+        offset = torch.cat([parameter.grad.flatten() for parameter in layer.conv_offset.parameters()]).norm()
+        assert logs[-1]["dcn_grad_norm_conv_offset/layer2.1.conv2"] == pytest.approx(offset.item(), rel=1e-5)
+        assert logs[-1]["dcn_grad_norm_weight/layer2.1.conv2"] == pytest.approx(layer.weight.grad.norm().item())
+    whole, clipped = logs
+    for name in ("conv_offset", "weight"):
+        tag = f"dcn_grad_norm_{name}/layer2.0.conv2"
+        assert clipped[tag] == pytest.approx(whole[tag] * 0.01 / whole["train/grad_norm"], rel=1e-3)
+    assert clipped["dcn_grad_ratio/layer2.0.conv2"] == pytest.approx(whole["dcn_grad_ratio/layer2.0.conv2"], rel=1e-4)
+    # as it starts: the plain network
+    for tag, value in (("offset_max_px", 0), ("outside_share_added", 0), ("mask_mean", 1), ("mask_std", 0)):
+        assert whole[f"dcn/{tag}"] == value
+    inside = (3 * 8 - 2) * (3 * 12 - 2) / (9 * 8 * 12)
+    assert whole["dcn_outside_share/layer2.0.conv2"] == pytest.approx(1 - inside)
+
+
+def test_the_health_of_offsets_is_told_in_the_log(make_trainer, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(health, "MOVED_BY_STEPS", 3)
+    options = [DCN, "train.max_steps=12", "train.warmup_steps=4", "train.log_every=3"]
+    trainer = make_trainer(tmp_path, *options, "train.offset_lr_factor=0", evaluate=fake_figures)
+    assert trainer.health.moved_by == 4
+    caplog.set_level(logging.WARNING, logger=log.name)
+    trainer.fit()
+    (message,) = caplog.messages
+    assert message.startswith(
+        "offsets are still 0: after 6 steps the mean |offset| in pixels is 0 in layer2.0.conv2, 0 in"
+    )
+    assert message.endswith("or a longer run")
+
+
+def test_only_the_main_process_watches(tiny_config, tmp_path, assembler):
+    for rank in (0, 1):
+        trainer = assembler(tiny_config, tmp_path, [DCN], world=World(rank=rank, size=1))
+        with trainer.health.watching(True) as seen:
+            trainer.updater.model.backbone(torch.rand(1, 3, 64, 96))
+        assert bool(seen) is (rank == 0)
+        trainer.board.close()
 
 
 def test_times_make_sense(make_trainer, tmp_path):
@@ -444,7 +546,7 @@ def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path,
             *options,
             start=start,
             evaluate=lambda model: fake_figures(ap=next(order)),
-            draw=lambda model: drawn.append(start) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+            draw=lambda model: drawn.append(start) or {"val/detections": torch.zeros(3, 4, 4, dtype=torch.uint8)},
         )
         made.updater = Pretender()
         return made
@@ -492,7 +594,7 @@ def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path)
         "train.epochs=1",
         "train.ema_decay=0.9",
         evaluate=evaluate,
-        draw=lambda model: drawn.append(model) or torch.zeros(3, 4, 4, dtype=torch.uint8),
+        draw=lambda model: drawn.append(model) or {"val/detections": torch.zeros(3, 4, 4, dtype=torch.uint8)},
     )
     figures = trainer.fit()
     assert judged == [trainer.updater.ema.model, trainer.updater.model]

@@ -70,9 +70,16 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
     events = EventAccumulator(str(plain_run)).Reload()
     assert b"model.backbone.dcn_v2_stages" in events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     (image,) = events.Images("val/detections")
-    # 4 rows of 96x80 pixels, drawn 4 times as large, truth and detections side by side
-    assert (image.step, image.width, image.height) == (12, 2 * (384 + 6), 4 * (320 + 6))
+    # 4 rows of 96x80 pixels, drawn 4 times as large, truth and detections side by side, and two lines of legend
+    assert (image.step, image.width, image.height) == (12, 2 * (384 + 6), 4 * (320 + 6) + 2 * 26)
+    assert events.Tags()["images"] == ["val/detections", "val/receptive_field"]
     assert not (elsewhere / "runs/tiny/last.pt.partial").exists()
+
+
+def test_dcn_runs_have_pictures_of_their_own(dcn_run):
+    shown = EventAccumulator(str(dcn_run)).Reload().Tags()["images"]
+    both = ["val/detections", "val/receptive_field"]
+    assert sorted(shown) == ["dcn/masks", "dcn/offsets", "dcn/sampling_points", *both]
 
 
 def test_what_dcn_replaces_is_shown(dcn_run):

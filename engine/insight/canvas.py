@@ -1,0 +1,110 @@
+"""Figures of matplotlib with images as their panels, without its global state, as tensors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+DPI = 100
+# Of a figure and of the longer side of a panel, in pixels; a column is no narrower than its title.
+WIDEST, PANEL, NARROWEST = 1600, 480, 320
+# Room for two lines of a title and for one, between columns, for a colour bar, and around everything.
+TITLE_PX, LINE_PX, GAP_PX, BAR_PX, BORDER_PX = 44, 26, 10, 72, 10
+SMALL = 9  # points
+
+
+def panels(
+    image: Tensor, rows: int, columns: int, *, bars: Sequence[int] = (), margin: float = 0.0
+) -> tuple[Figure, np.ndarray]:
+    """Make a figure of panels that each fit an image; those of the first row have room for two lines of a title.
+
+    Args:
+        image: `(3, H, W)`, which gives their shape.
+        rows: of panels.
+        columns: of panels.
+        bars: columns with room for a colour bar to their right.
+        margin: white space around the image, in pixels of it.
+
+    Returns:
+        The figure and its axes `(rows, columns)`.
+    """
+    height, width = (side + 2 * margin for side in image.shape[1:])
+    room = WIDEST - 2 * BORDER_PX - columns * GAP_PX - len(bars) * BAR_PX
+    scale = min(PANEL, room / columns) / max(height, width)
+    panel = round(width * scale) or 1, round(height * scale) or 1
+    column = max(panel[0], min(NARROWEST, int(room / columns)))
+    lefts = [BORDER_PX + n * (column + GAP_PX) + sum(bar < n for bar in bars) * BAR_PX for n in range(columns)]
+    tops = [BORDER_PX + TITLE_PX + n * (panel[1] + LINE_PX) for n in range(rows)]
+    whole = lefts[-1] + column + GAP_PX + (columns - 1 in bars) * BAR_PX, tops[-1] + panel[1] + BORDER_PX
+    figure = Figure((whole[0] / DPI, whole[1] / DPI), dpi=DPI)
+    axes = np.empty((rows, columns), dtype=object)
+    for row, column_index in np.ndindex(rows, columns):
+        left, bottom = lefts[column_index] + (column - panel[0]) // 2, whole[1] - tops[row] - panel[1]
+        place = (left / whole[0], bottom / whole[1], panel[0] / whole[0], panel[1] / whole[1])
+        axes[row, column_index] = made = figure.add_axes(place, xticks=[], yticks=[])
+        made.set(xlim=(-0.5 - margin, width - margin - 0.5), ylim=(height - margin - 0.5, -0.5 - margin))
+        made.set_autoscale_on(False)
+        made.spines[:].set_linewidth(0.5)
+    return figure, axes
+
+
+def show_image(axes: Axes, image: Tensor, *, colour: float | None = None) -> None:
+    """Show an image `(3, H, W)` uint8 in a panel.
+
+    Args:
+        axes: the panel.
+        image: the image.
+        colour: share of its colour that is left, in [0, 1], where it is to be pale for others upon it; None: as it is.
+    """
+    pixels = image.permute(1, 2, 0).numpy().astype(np.float32) / 255
+    if colour is not None:
+        grey = (pixels @ np.float32([0.299, 0.587, 0.114]))[..., None]
+        pixels = 0.3 + 0.7 * (colour * pixels + (1 - colour) * grey)
+    axes.imshow(pixels, extent=extent_of(image), interpolation="nearest")
+
+
+def extent_of(image: Tensor) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top edge of an image `(3, H, W)`, in places of it."""
+    height, width = image.shape[1:]
+    return -0.5, width - 0.5, height - 0.5, -0.5
+
+
+def title(axes: Axes, *lines: str) -> None:
+    """Write one or two lines over a panel: what it is, and how to read it."""
+    axes.set_title("\n".join(filter(None, lines)), fontsize=SMALL, linespacing=1.4)
+
+
+def colour_bar(figure: Figure, column: Sequence[Axes], label: str, colours: str, norm: Normalize) -> None:
+    """Put the meaning of colours to the right of a column of panels."""
+    width_px, height_px = figure.get_size_inches() * DPI
+    top, bottom = column[0].get_position(), column[-1].get_position()
+    long = min(top.y1 - bottom.y0, PANEL / height_px)
+    place = (top.x1 + GAP_PX / width_px, (top.y1 + bottom.y0 - long) / 2, 12 / width_px, long)
+    bar = figure.colorbar(ScalarMappable(norm, colours), cax=figure.add_axes(place))
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL - 1)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(5))
+    bar.outline.set_linewidth(0.5)
+
+
+def mark_centre(axes: Axes, place: Tensor) -> None:
+    """Mark a place (y, x) by a cross."""
+    for colour, width, size in (("white", 4, 13), ("black", 1.8, 11)):
+        axes.plot(place[1].item(), place[0].item(), "+", color=colour, markersize=size, markeredgewidth=width, zorder=5)
+
+
+def render(figure: Figure) -> Tensor:
+    """Draw a figure to `(3, H, W)` uint8, and free its memory."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    picture = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    figure.clear()
+    return picture

@@ -1,0 +1,76 @@
+"""What a detector's deformable layers learned, as pictures of one image."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..precision import to_device
+from .maps import draw_masks, draw_offsets, draw_receptive_fields
+from .places import Frame, sampled_layers
+from .receptive import judging, receptive_fields, regular_grid
+from .sampling_points import draw_sampling_points
+from .watch import deformable_layers, watched
+
+Pixel = tuple[float, float]
+
+
+def dcn_pictures(
+    model: nn.Module,
+    image: Tensor,
+    pixels: Sequence[Pixel],
+    *,
+    device: torch.device,
+    name: str = "this network",
+    against: nn.Module | None = None,
+    against_name: str = "the other network",
+) -> dict[str, Tensor]:
+    """Draw what the deformable layers of a detector do on one image, and what its units depend on.
+
+    The model is left in the mode it was in, and gets no gradients.
+
+    Args:
+        model: detector with torchvision's `transform` and `backbone.body`.
+        image: `(3, H, W)` uint8.
+        pixels: (x, y) of the image, for which sampling points and receptive fields are drawn.
+        device: where the models are.
+        name: of the model, for titles.
+        against: another detector whose receptive fields are drawn beside. Without one they are those of the same
+            weights on the regular grid, where there are deformable layers.
+        against_name: its name.
+
+    Returns:
+        Pictures `(3, h, w)` uint8: "receptive_field"; with deformable layers also "sampling_points" and "offsets", and
+        "masks" if they have masks.
+    """
+    fields = {name: receptive_fields(model, image, pixels, device=device)}
+    layers = deformable_layers(model)
+    if against is not None:
+        fields = {against_name: receptive_fields(against, image, pixels, device=device)} | fields
+    elif layers:
+        with regular_grid(model):
+            fields = {f"{name}: same weights, regular grid": receptive_fields(model, image, pixels, device=device)} | {
+                f"{name}: learned offsets": fields[name]
+            }
+    pictures = {"receptive_field": draw_receptive_fields(image, fields)}
+    if not layers:
+        return pictures
+
+    with torch.no_grad(), judging(model), watched(model) as seen:
+        dtype = next(model.parameters()).dtype
+        prepared, _ = model.transform(to_device([image], [], device, dtype)[0])
+        model.backbone.body(prepared.tensors)
+    frame = Frame.of(image, prepared)
+    learned, regular = (sampled_layers(model, seen, frame, regular=flat) for flat in (False, True))
+    scales = [layer.mask_scale for layer in layers.values() if layer.modulation]
+    pictures["sampling_points"] = draw_sampling_points(image, pixels, learned, regular, frame, has_masks=bool(scales))
+    if scales:
+        pictures["masks"] = draw_masks(image, learned, frame, start=scales[-1] / 2)
+    pictures["offsets"] = draw_offsets(image, learned, regular, frame)
+    return pictures
+
+
+def box_centres(boxes: Tensor, most: int) -> list[Pixel]:
+    """The pixels (x, y) in the middle of the first boxes (xyxy), `most` at most."""
+    # a box from 0 to 1 holds the one pixel whose centre is called 0
+    return [(x, y) for x, y in ((boxes[:most, :2] + boxes[:most, 2:]) / 2 - 0.5).tolist()]

@@ -1,0 +1,115 @@
+"""The effective receptive field: which pixels of an image a unit of the network really depends on."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..precision import to_device
+from .places import Frame
+from .watch import deformable_layers
+
+SHARES = (0.5, 0.9)
+
+
+class ReceptiveField(NamedTuple):
+    """What one unit of the last stage depends on.
+
+    Attributes:
+        gradient: `(h, w)` length of the gradient over the colours, at each pixel that the image is scaled to.
+        centre: `(2,)` place of the unit, as (y, x) in pixels of the image.
+        stage: its name, as in "layer4".
+        stride: of the stage over the network's input.
+        radii: for each of `SHARES` the distance from the centre, in pixels of the image, within which lies that share
+            of the gradient's energy, the sum of its squares; NaN without any gradient.
+        frame: of the image.
+    """
+
+    gradient: Tensor
+    centre: Tensor
+    stage: str
+    stride: float
+    radii: dict[float, float]
+    frame: Frame
+
+
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """Within this context a model is in eval mode, and nothing of it is compiled."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def regular_grid(model: nn.Module) -> Iterator[None]:
+    """Within this context deformable layers sample as at the start of training: offsets of 0, masks all alike."""
+    hooks = [
+        layer.conv_offset.register_forward_hook(lambda _, arguments, predicted: torch.zeros_like(predicted))
+        for layer in deformable_layers(model).values()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def receptive_fields(
+    model: nn.Module, image: Tensor, pixels: Sequence[tuple[float, float]], *, device: torch.device
+) -> list[ReceptiveField]:
+    """Measure effective receptive fields in the last stage of a detector's backbone, https://arxiv.org/abs/1701.04128.
+
+    As in the paper a gradient of 1 is put on one position of the stage's output, in all channels, 0 everywhere else,
+    and propagated back to the network's input. The network is the trained one and the image a real one, so that there
+    is nothing random to average over. Computed in the type of the weights, without autocast; the model is left in the
+    mode it was in, and no parameter gets a gradient.
+
+    Args:
+        model: detector with torchvision's `transform` and `backbone.body`.
+        image: `(3, H, W)` uint8.
+        pixels: (x, y) of the image; each takes the unit nearest to it.
+        device: where the model is.
+    """
+    dtype = next(model.parameters()).dtype
+    with judging(model), torch.inference_mode(False), torch.enable_grad():
+        prepared, _ = model.transform(to_device([image.clone()], [], device, dtype)[0])
+        frame = Frame.of(image, prepared)
+        inputs = prepared.tensors.detach().requires_grad_()
+        *_, features = model.backbone.body(inputs).values()
+        stride = frame.stride(features.shape[-2:])
+        units = [_unit_at(pixel, frame, stride, features.shape[-2:]) for pixel in pixels]
+        found = []
+        for unit in units:
+            (gradient,) = torch.autograd.grad(features[0, :, unit[0], unit[1]].sum(), inputs, retain_graph=True)
+            found.append(gradient[0].cpu().double().norm(dim=0)[: frame.resized[0], : frame.resized[1]])
+    stage = list(model.backbone.body.return_layers)[-1]
+    centres = [frame.to_image(unit * stride) for unit in units]
+    return [
+        ReceptiveField(gradient, centre, stage, stride[0].item(), energy_radii(gradient, centre, frame), frame)
+        for gradient, centre in zip(found, centres, strict=True)
+    ]
+
+
+def energy_radii(gradient: Tensor, centre: Tensor, frame: Frame) -> dict[float, float]:
+    """Find the radii around a place, in pixels of the image, that hold `SHARES` of a gradient's energy, `(h, w)`."""
+    rows, columns = (torch.arange(size, dtype=torch.float64) for size in gradient.shape)
+    places = frame.to_image(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1))
+    distance, order = (places - centre).norm(dim=-1).flatten().sort()
+    energy = gradient.square().flatten()[order].cumsum(0)
+    if not energy[-1] > 0:
+        return dict.fromkeys(SHARES, float("nan"))
+    found = torch.searchsorted(energy, energy[-1] * torch.tensor(SHARES, dtype=energy.dtype))
+    return dict(zip(SHARES, distance[found].tolist(), strict=True))
+
+
+def _unit_at(pixel: tuple[float, float], frame: Frame, stride: Tensor, size: Sequence[int]) -> Tensor:
+    """The unit `(2,)` of a map nearest to a pixel (x, y) of the image."""
+    place = frame.to_network(torch.tensor(pixel[::-1], dtype=torch.float64))
+    return (place / stride).round().long().clamp(torch.zeros(2).long(), torch.tensor(size) - 1)

@@ -1,0 +1,82 @@
+"""Pictures of where deformable layers sample for one place of an image."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from torch import Tensor
+
+from .canvas import colour_bar, mark_centre, panels, render, show_image, title
+from .places import Frame, SampledLayer, nested_points
+
+COLOURS = "plasma"
+NESTED = 3  # layers
+MARGIN = 0.1  # of the longer side
+
+
+def draw_sampling_points(
+    image: Tensor,
+    pixels: Sequence[tuple[float, float]],
+    layers: Sequence[SampledLayer],
+    regular: Sequence[SampledLayer],
+    frame: Frame,
+    *,
+    has_masks: bool,
+) -> Tensor:
+    """Draw the sampling points of the last deformable layer, and of the last three nested, beside the regular grid.
+
+    Args:
+        image: `(3, H, W)` uint8.
+        pixels: (x, y) of the image, a row of panels each.
+        layers: of `sampled_layers`.
+        regular: the same on the regular grid.
+        frame: of the image.
+        has_masks: whether there are masks to colour the points by; DCNv1 has none.
+
+    Returns:
+        `(3, h, w)` uint8.
+    """
+    depths = [1] if len(layers) == 1 else [1, min(NESTED, len(layers))]
+    sides = [(depth, side) for depth in depths for side in (regular, layers)]
+    places = [frame.to_network(torch.tensor([y, x], dtype=torch.float64)) for x, y in pixels]
+    found = [[nested_points(side[-depth:], place) for depth, side in sides] for place in places]
+    norm = Normalize(0, max(weights.max().item() for row in found for _, weights in row))
+    # kernels reach over the border, where they read zeros
+    bars = [len(sides) - 1] if has_masks else []
+    figure, axes = panels(image, len(pixels), len(sides), bars=bars, margin=MARGIN * max(image.shape[1:]))
+    for row, place, points_of in zip(axes, places, found, strict=True):
+        for panel, (depth, side), (points, weights) in zip(row, sides, points_of, strict=True):
+            show_image(panel, image, colour=0.5)
+            _scatter(panel, frame.to_image(points), weights, norm, size=46 if depth == 1 else 13)
+            top = side[-1]
+            mark_centre(panel, frame.to_image(top.centre(top.at(place))))
+            kind = "regular grid" if side is regular else "learned offsets"
+            used = side[-depth:]
+            whole = math.prod(len(layer.places) for layer in used)
+            count = f"{whole} points" if whole == len(points) else f"{len(points)} of {whole} points"
+            title(panel, f"{kind}, {count}", _described(used) if panel in axes[0] else "")
+    if has_masks:
+        colour_bar(figure, axes[:, -1], "mask (nested: geometric mean of the masks on the way)", COLOURS, norm)
+    return render(figure)
+
+
+def _described(layers: Sequence[SampledLayer]) -> str:
+    if len(layers) == 1:
+        return f"{layers[0].name}, stride {layers[0].stride[0]:g}"
+    return " → ".join(layer.name.removesuffix(".conv2") for layer in reversed(layers))
+
+
+def _scatter(axes: Axes, places: Tensor, weights: Tensor, norm: Normalize, *, size: float) -> None:
+    order = weights.argsort()  # what counts most on top
+    axes.scatter(
+        *places[order].flip(1).T.numpy(),
+        s=size,
+        c=weights[order].numpy(),
+        cmap=COLOURS,
+        norm=norm,
+        edgecolors="black",
+        linewidths=0.5 if size > 20 else 0.25,
+        zorder=4,
+    )

@@ -1,0 +1,281 @@
+"""Draw what a trained detector finds, what its deformable layers learned, and what its units depend on."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _clone
+
+# isort: split
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+
+from data import CocoAnnotations, CocoDetection, eval_transform, read_image
+from engine.build import check_dcn_backend, read_split
+from engine.drawing import draw_detections, draw_found
+from engine.environment import pick_device
+from engine.insight.pictures import box_centres, dcn_pictures
+from engine.insight.watch import deformable_layers
+from engine.precision import set_tf32, to_device
+from engine.progress import Progress
+from engine.tables import format_table
+from engine.trained import Trained, choose_weights, load_trained, restore_model
+
+EPILOG = """examples:
+  python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split
+  python tools/visualize.py runs/demo_dcn --against runs/demo --images 12 57
+  python tools/visualize.py runs/demo_dcn --images photo.jpg --pixel 120,80
+  python tools/visualize.py runs/demo_dcn device=cpu data.val.images=/data/val --count 8
+Of each image are drawn:
+  detections        against the truth: right, wrong class, duplicate, no object there, missed
+  receptive_field   which pixels a unit of the last stage depends on, by its gradient
+  sampling_points   where the last deformable layers sample, beside the regular grid
+  masks, offsets    of the last deformable layer of each stage
+The last three need deformable layers, and masks DCNv2."""
+SHORT_SIDE = 480
+# Objects that sampling points and receptive fields are drawn for, where no pixel is asked for.
+MOST_POINTS = 3
+SOFTWARE = "resnet-dcn tools/visualize.py"
+
+Pixel = tuple[float, float]
+
+
+class Subject(NamedTuple):
+    """An image to draw: `(3, H, W)` uint8, what it is called, and its target where the truth is known."""
+
+    name: str
+    image: Tensor
+    target: dict[str, Any] | None
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, whose last.pt is used, or a .pt file")
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN", help="another run, whose receptive fields are drawn beside"
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="ids or file names of the run's val split, or any picture files",
+    )
+    parser.add_argument(
+        "--count", type=int, default=4, help="images of the val split where none are named (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pixel",
+        type=read_pixel,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="pixel of the image to draw sampling points for, repeatable (default: centres of the best detections)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <run>/pictures)")
+    parser.add_argument(
+        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, help="detections below are not drawn (default: %(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in device=cpu")
+    args = parser.parse_intermixed_args()
+    if args.count < 1:
+        parser.error(f"--count must be at least 1, got {args.count}")
+    return args
+
+
+def read_pixel(text: str) -> tuple[int, int]:
+    """Read "X,Y"."""
+    try:
+        x, y = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be X,Y as in 120,80, got {text!r}") from None
+    return x, y
+
+
+def main() -> None:
+    """Draw and write."""
+    args = parse_arguments()
+    progress = Progress()
+    trained = load_trained(args.run, args.overrides)
+    device = pick_device(trained.config.device)
+    check_dcn_backend(trained.config.model, device)
+    set_tf32(trained.config.train.tf32)
+    model = restore_model(trained, weights=args.weights).to(device)
+    against = load_other(args.against, trained, args.weights, device) if args.against else None
+    subjects = find_subjects(trained, args.images, args.count, progress)
+    for subject in subjects:
+        check_pixels(args.pixel, subject)
+    folder = args.out or trained.path.parent / "pictures"
+    names = run_names(args.run, args.against)
+    rows = []
+    for subject in progress.track(subjects, "draw"):
+        pictures = draw(
+            model,
+            subject,
+            trained.state["class_names"],
+            args.pixel,
+            device=device,
+            score_threshold=args.score_threshold,
+            names=names,
+            against=against,
+        )
+        for kind, picture in pictures.items():
+            file = folder / f"{subject.name}_{kind}.png"
+            write_picture(file, picture, trained)
+            rows.append((subject.name, kind, f"{picture.shape[2]}x{picture.shape[1]}", str(file)))
+    print(describe(trained, model, args.weights, device))
+    print()
+    print(format_table(("image", "picture", "pixels", "file"), rows))
+
+
+def load_other(path: Path, trained: Trained, weights: str | None, device: torch.device) -> nn.Module:
+    """Load the model to compare with, which must know the same classes."""
+    other = load_trained(path)
+    classes, theirs = trained.state["class_names"], other.state["class_names"]
+    if classes != theirs:
+        raise ValueError(
+            f"--against {path} must know the classes of {trained.path}, {', '.join(classes)}, got {', '.join(theirs)}"
+        )
+    weights = "raw" if other.state["ema"] is None else weights
+    return restore_model(other, weights=weights).to(device)
+
+
+def run_names(run: Path, against: Path | None) -> tuple[str, str | None]:
+    """Name two runs for the titles, by their folders where these differ."""
+    if against is None:
+        return run_name(run), None
+    names = run_name(run), run_name(against)
+    return names if names[0] != names[1] else (str(run), str(against))
+
+
+def run_name(path: Path) -> str:
+    """Name a run by its folder."""
+    path = path.resolve()
+    return path.name if path.is_dir() else f"{path.parent.name}/{path.name}"
+
+
+def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress: Progress) -> list[Subject]:
+    """Read the images asked for, or the first of the val split that have boxes; the split only if it is needed."""
+    place = Path(trained.config.data.val.images)
+    loose = [Path(text).is_file() and not Path(text).resolve().is_relative_to(place.resolve()) for text in wanted]
+    subjects = []
+    if wanted and all(loose):
+        subjects = [read_file(Path(text)) for text in wanted]
+    else:
+        split = read_split(trained.config.data, "val", lambda items: progress.track(items, "check val images"))
+        dataset = CocoDetection(split, eval_transform())
+        if wanted:
+            for text, is_loose in zip(wanted, loose, strict=True):
+                subjects.append(read_file(Path(text)) if is_loose else read_entry(dataset, find_entry(split, text)))
+        else:
+            indices = [index for index, entry in enumerate(dataset.entries) if split.boxes[entry["id"]]]
+            subjects = [read_entry(dataset, index) for index in (indices or range(len(dataset)))[:count]]
+    names = [subject.name for subject in subjects]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"--images must have names of their own for the files to write, got twice: {', '.join(twice)}")
+    return subjects
+
+
+def find_entry(split: CocoAnnotations, text: str) -> int:
+    """Find an image of a split by its id or file name."""
+    for index, entry in enumerate(split.images):
+        if (
+            text in (str(entry["id"]), entry["file_name"])
+            or Path(text).resolve() == (split.image_dir / entry["file_name"]).resolve()
+        ):
+            return index
+    hint = "; key=value goes before --images" if "=" in text else ""
+    raise ValueError(
+        f"--images {text} must be an id or a file name of {split.path}, or a picture file, and is none{hint}"
+    )
+
+
+def read_entry(dataset: CocoDetection, index: int) -> Subject:
+    """Read an image of a split, with its truth."""
+    image, target = dataset[index]
+    return Subject(Path(dataset.entries[index]["file_name"]).stem, image, target)
+
+
+def read_file(path: Path) -> Subject:
+    """Read a picture of which no truth is known."""
+    return Subject(path.stem, pil_to_tensor(read_image(path)), None)
+
+
+def check_pixels(pixels: Sequence[Pixel], subject: Subject) -> None:
+    """Raise `ValueError` for a pixel that is not in an image."""
+    height, width = subject.image.shape[1:]
+    for x, y in pixels:
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"--pixel {x},{y} must lie within image {subject.name}, which is {width}x{height} pixels")
+
+
+def draw(
+    model: nn.Module,
+    subject: Subject,
+    class_names: Sequence[str],
+    pixels: Sequence[Pixel],
+    *,
+    device: torch.device,
+    score_threshold: float,
+    names: tuple[str, str | None],
+    against: nn.Module | None,
+) -> dict[str, Tensor]:
+    """Draw all pictures of one image, by kind; `pixels` default to the centres of the best detections."""
+    image = subject.image
+    with torch.inference_mode():
+        (found,) = model(to_device([image], [], device)[0])
+    found = {key: value.cpu() for key, value in found.items()}
+    options = {"score_threshold": score_threshold, "short_side": SHORT_SIDE}
+    if subject.target is None:
+        detections = draw_found(image, found, class_names, **options)
+    else:
+        detections = draw_detections(model, [(image, subject.target)], class_names, device=device, **options)
+    if not pixels:
+        middle = ((image.shape[2] - 1) / 2, (image.shape[1] - 1) / 2)
+        pixels = box_centres(found["boxes"][found["scores"].argsort(descending=True)], MOST_POINTS) or [middle]
+    pictures = dcn_pictures(
+        model, image, pixels, device=device, name=names[0], against=against, against_name=names[1] or ""
+    )
+    return {"detections": detections} | pictures
+
+
+def write_picture(file: Path, picture: Tensor, trained: Trained) -> None:
+    """Write a PNG that says what drew it, in place of an earlier one only if that says the same."""
+    if file.exists():
+        try:
+            with Image.open(file) as earlier:
+                is_ours = earlier.info.get("Software") == SOFTWARE
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise ValueError(f"{file} must not exist or be of this tool, and is a file of another kind: choose --out")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    origin = PngImagePlugin.PngInfo()
+    origin.add_text("Software", SOFTWARE)
+    origin.add_text("Source", f"{trained.path} step {trained.state['step']}")
+    partial = file.with_name(f"{file.name}.partial")
+    to_pil_image(picture).save(partial, format="PNG", pnginfo=origin)
+    partial.replace(file)
+
+
+def describe(trained: Trained, model: nn.Module, weights: str | None, device: torch.device) -> str:
+    """Say in a line what was drawn with."""
+    kind = "averaged weights" if choose_weights(trained.state, weights, trained.path) == "ema" else "weights"
+    layers = deformable_layers(model)
+    stages = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layers))
+    dcn = f"{len(layers)} deformable layers in {stages}" if layers else "no deformable layers"
+    return f"{trained.path} ({kind} of step {trained.state['step']}), {device}, {dcn}"
+
+
+if __name__ == "__main__":
+    _clone.run(main)
