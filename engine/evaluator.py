@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,6 +23,20 @@ from .progress import log
 
 # The 12 figures of COCO in the order of COCOeval.stats, AP over IoU 0.50:0.95 unless named
 COCO_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+FIGURE_MEANINGS = {
+    "AP": "IoU 0.50:0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small, area < 32^2",
+    "APm": "medium",
+    "APl": "large, area > 96^2",
+    "AR1": "1 detection an image",
+    "AR10": "10 detections an image",
+    "AR100": "100 detections an image",
+    "ARs": "small",
+    "ARm": "medium",
+    "ARl": "large",
+}
 
 
 @torch.inference_mode()
@@ -124,6 +139,26 @@ def coco_figures(ground_truth: dict[str, Any], results: list[dict[str, Any]]) ->
     Raises:
         ValueError: if an entry of `results` is none, or is about an unknown image or category.
     """
+    judge = match_results(ground_truth, results)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        judge.accumulate()
+        judge.summarize()
+    figures: dict[str, Any] = {name: _figure(value) for name, value in zip(COCO_FIGURES, judge.stats, strict=True)}
+    precision = judge.eval["precision"]  # (IoU, recall, category, area, detections)
+    figures["per_class"] = {}
+    for index, name in enumerate(class_keys(ground_truth, judge.params.catIds)):
+        values = precision[:, :, index, 0, -1]
+        values = values[values > -1]
+        figures["per_class"][name] = float(values.mean()) if values.size else math.nan
+    return figures
+
+
+def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
+    """Match detections with truth, image by image: pycocotools' judge after its `evaluate()`.
+
+    Raises:
+        ValueError: see `coco_figures`.
+    """
     check_results(ground_truth, results)
     judged = [
         entry | {"id": index, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
@@ -132,19 +167,14 @@ def coco_figures(ground_truth: dict[str, Any], results: list[dict[str, Any]]) ->
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         judge = COCOeval(_index(ground_truth), _index(ground_truth | {"annotations": judged}), "bbox")
         judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    figures: dict[str, Any] = {name: _figure(value) for name, value in zip(COCO_FIGURES, judge.stats, strict=True)}
+    return judge
+
+
+def class_keys(ground_truth: dict[str, Any], category_ids: Sequence[int]) -> list[str]:
+    """Names of categories; those that share one get their id behind it."""
     names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
-    precision = judge.eval["precision"]  # (IoU, recall, category, area, detections)
-    figures["per_class"] = {}
-    for index, category_id in enumerate(judge.params.catIds):
-        values = precision[:, :, index, 0, -1]
-        values = values[values > -1]
-        name = names[category_id]
-        key = name if list(names.values()).count(name) == 1 else f"{name} ({category_id})"
-        figures["per_class"][key] = float(values.mean()) if values.size else math.nan
-    return figures
+    shared = Counter(names.values())
+    return [names[i] if shared[names[i]] == 1 else f"{names[i]} ({i})" for i in category_ids]
 
 
 def _figure(value: np.floating) -> float:

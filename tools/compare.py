@@ -1,24 +1,28 @@
-"""Compare finished runs: COCO figures side by side, each with its difference to the first run."""
+"""Compare finished runs, in the terminal and as an HTML report: is one better, by how much, and how sure is that?"""
 
 import argparse
-import json
+import textwrap
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import _clone
 
 # isort: split
-from engine.board import METRICS_FILE
-from engine.checkpoint import load_checkpoint
-from engine.config_file import flatten
-from engine.evaluator import COCO_FIGURES, for_json
-from engine.runs import LAST
-from engine.tables import format_table, percent
+from engine.comparison.compare import compare_runs
+from engine.comparison.report import cost_rows, mean_and_spread, render_report, with_interval
+from engine.comparison.result import Comparison
+from engine.evaluator import COCO_FIGURES
+from engine.files import write_json, write_text
+from engine.progress import Progress, start_logging
+from engine.tables import format_table
 
-EPILOG = """example:
-  python tools/compare.py runs/demo runs/demo_dcn --json comparison.json
-The figures are those of each run's last evaluation, on weights of the last step."""
+EPILOG = """examples:
+  python tools/compare.py runs/demo runs/demo_dcn
+  python tools/compare.py runs/plain_seed* runs/dcn_seed* --html comparison.html --json comparison.json
+  python tools/compare.py runs/a runs/b data.val.images=photos data.val.annotations=photos/val.json
+Runs whose configs differ in nothing but the seed are one group, and the first group is what the others are compared
+with. What counts are the last weights. Detections are read from <run>/last.detections.json where tools/eval.py, or an
+earlier comparison, left those of the same weights; else the model is run over the val split, and the file written."""
+WIDTH = 120
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,70 +30,106 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; may be followed by key=value, as below")
+    parser.add_argument("--html", type=Path, help="write a report to this file, which needs nothing beside it")
+    parser.add_argument("--json", type=Path, help="write everything found to this file")
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first"
+        "--rounds", type=int, default=1000, help="how often the bootstrap draws the images again (default: %(default)s)"
     )
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    return parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=6, help="pictures of each comparison in the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--timed-images",
+        type=int,
+        default=8,
+        help="images to time inference with; 0: no time and memory of inference (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="to run the models on (default: a GPU if there is one)")
+    args = parser.parse_intermixed_args()
+    args.overrides = [argument for argument in args.runs if is_override(argument)]
+    args.runs = [Path(argument) for argument in args.runs if not is_override(argument)]
+    if not args.runs:
+        parser.error("name one run or more")
+    if args.rounds < 100:
+        parser.error(f"--rounds must be at least 100, for the ends of an interval, got {args.rounds}")
+    if min(args.seed, args.pictures, args.timed_images) < 0:
+        parser.error("--seed, --pictures and --timed-images must not be below 0")
+    return args
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument is a `key=value` and no folder."""
+    return "=" in argument and not Path(argument).is_dir()
 
 
 def main() -> None:
-    """Read the runs and show them."""
+    """Compare and show."""
     args = parse_arguments()
-    runs = {str(folder): read_run(folder) for folder in args.runs}
-    first = next(iter(runs.values()))
-    options = sorted(
-        {key for run in runs.values() for key, value in run["config"].items() if value != first["config"].get(key)}
+    start_logging()
+    comparison = compare_runs(
+        args.runs,
+        overrides=args.overrides,
+        device=args.device,
+        rounds=args.rounds,
+        seed=args.seed,
+        pictures=args.pictures if args.html else 0,
+        timed_images=args.timed_images,
+        progress=Progress(),
     )
-    header = ["", *runs]
-    rows = [[key, *(json.dumps(run["config"].get(key)) for run in runs.values())] for key in options]
-    rows += [
-        [name, *(_shown(run["figures"][name], first["figures"][name]) for run in runs.values())]
-        for name in COCO_FIGURES
-    ]
-    classes = first["figures"]["per_class"]
-    rows += [
-        [f"AP {name}", *(_shown(run["figures"]["per_class"].get(name), ap) for run in runs.values())]
-        for name, ap in classes.items()
-    ]
-    for label, key, form in (
-        ("parameters", "parameters", ",d"),
-        ("steps", "steps", ",d"),
-        ("step, s", "step_s", ".3f"),
-        ("data wait", "data_share", ".1%"),
-    ):
-        rows.append([label, *(format(run[key], form) for run in runs.values())])
-    print(format_table(header, rows))
-    print("\nAP and AR are x100; in brackets the difference to the first run.")
+    show(comparison)
     if args.json:
-        args.json.write_text(json.dumps({name: for_json(run) for name, run in runs.items()}))
+        write_json(args.json, comparison.as_json())
+        print(f"\neverything found: {args.json}")
+    if args.html:
+        write_text(args.html, render_report(comparison))
+        print(f"\nreport: {args.html} (open it in a browser)")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Read what a finished run left: config, last figures, number of parameters, median times of a step.
-
-    Raises:
-        ValueError: if the folder holds no finished run.
-    """
-    state = load_checkpoint(folder / LAST)
-    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "time/step_s" in line]
-    if state["figures"] is None or not steps:
-        raise ValueError(f"{folder} was not evaluated yet, or logged no step; finish it by --resume auto")
-    step_s, data_s = (median([line[f"time/{name}"] for line in steps]) for name in ("step_s", "data_s"))
-    return {
-        "config": dict(flatten(state["config"])),
-        "figures": state["figures"],
-        "parameters": state["parameters"],
-        "steps": state["step"],
-        "step_s": step_s,
-        "data_share": data_s / step_s,
-    }
+def show(comparison: Comparison) -> None:
+    """Print figures, costs, options and verdicts."""
+    print_figures(comparison)
+    groups = comparison.groups
+    rows = [
+        (name, *(f"{value} ({times})" if times else value for value, times in cells))
+        for name, _, cells in cost_rows([group.costs for group in groups.values()])
+    ]
+    print(f"\n{format_table(('', *groups), rows)}")
+    rows = [
+        ("seed", *(", ".join(str(run.seed) for run in group.runs) for group in groups.values())),
+        ("steps", *(", ".join({f"{run.steps:,}": None for run in group.runs}) for group in groups.values())),
+        *((key, *cells) for key, cells in comparison.options.items()),
+    ]
+    print(f"\n{format_table(('option', *groups), rows)}")
+    for sentence in comparison.verdicts.values():
+        print(f"\n{textwrap.fill(sentence, WIDTH)}")
 
 
-def _shown(value: float | None, base: float) -> str:
-    difference = "" if value is None or value != value or value is base else f" ({100 * (value - base):+.1f})"
-    return percent(value) + difference
+def print_figures(comparison: Comparison) -> None:
+    """Print the figures of each group, and beside or below them their differences to the first."""
+    groups, differences = comparison.groups, comparison.differences
+    keys = [*COCO_FIGURES, *(f"AP {name}" for name in comparison.class_names)]
+    means = [[key, *(mean_and_spread(group, key) for group in groups.values())] for key in keys]
+    changes = [[with_interval(found[key]) for found in differences.values()] for key in keys]
+    titles = [f"{other} - {comparison.base}" for other in differences]
+    table = format_table(["", *groups, *titles], [one + two for one, two in zip(means, changes, strict=True)])
+    if max(map(len, table.splitlines())) > WIDTH:
+        below = format_table(
+            [f"less {comparison.base}", *differences],
+            [[key, *cells] for key, cells in zip(keys, changes, strict=True)],
+        )
+        table = f"{format_table(['', *groups], means)}\n\n{below}"
+    print(table)
+    notes = ["AP and AR are x100"]
+    if any(len(group.runs) > 1 for group in groups.values()):
+        notes.append("means over the seeds ± their standard deviation")
+    if differences:
+        notes.append(
+            f"in brackets the 95 % interval of a difference over {comparison.settings['images']} images"
+            " and, where both have several, seeds; * where it leaves out 0"
+        )
+    print(f"\n{textwrap.fill('; '.join(notes) + '.', WIDTH)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ from engine.compatibility import check_categories, check_same_model
 from engine.config_file import load_config
 from engine.distributed import World, read_world
 from engine.environment import pick_device
-from engine.evaluator import COCO_FIGURES, check_results, coco_figures, detect, for_json, gather_results
+from engine.evaluator import (
+    COCO_FIGURES,
+    FIGURE_MEANINGS,
+    check_results,
+    coco_figures,
+    detect,
+    for_json,
+    gather_results,
+)
+from engine.files import write_json
 from engine.precision import set_tf32
 from engine.progress import Progress
 from engine.tables import format_table, percent
@@ -27,20 +36,6 @@ EPILOG = """examples:
   torchrun --nproc-per-node=8 tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
 With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
-MEANINGS = {
-    "AP": "IoU 0.50:0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small, area < 32^2",
-    "APm": "medium",
-    "APl": "large, area > 96^2",
-    "AR1": "1 detection an image",
-    "AR10": "10 detections an image",
-    "AR100": "100 detections an image",
-    "ARs": "small",
-    "ARm": "medium",
-    "ARl": "large",
-}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -85,7 +80,7 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     """Print the figures, and write them to a file if there is one."""
     print(
         format_table(
-            ("figure", "x100", "over"), [(name, percent(figures[name]), MEANINGS[name]) for name in COCO_FIGURES]
+            ("figure", "x100", "over"), [(name, percent(figures[name]), FIGURE_MEANINGS[name]) for name in COCO_FIGURES]
         )
     )
     print()
@@ -145,14 +140,6 @@ def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
     check_results(split.raw, detections)
     print(f"{len(detections)} detections of {results} on {len(split.images)} images of {annotations}\n")
     return coco_figures(split.raw, detections)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value))
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,189 @@
+"""Compares finished runs by what they detect on the val split that they share."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import CocoAnnotations, CocoDetection, eval_transform
+
+from ..environment import describe, git_revision, pick_device
+from ..precision import to_device
+from ..progress import Progress
+from .contrasts import find_contrasts
+from .costs import inference_memory, time_inference
+from .detections import Detected, detect_with, load_model, read_val_split
+from .differences import Difference, difference, verdict
+from .flops import count_flops
+from .resampling import bootstrap
+from .result import Comparison, Costs, Group
+from .runs import Run, group_runs, option_differences, read_run
+
+# IoUs of the precision-recall curves
+CURVE_IOUS = (0.5, 0.75)
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    rounds: int = 1000,
+    seed: int = 0,
+    pictures: int = 6,
+    timed_images: int = 8,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare finished runs by what their last weights detect on their common val split.
+
+    Args:
+        folders: of the runs; seeds of one config become a group, and the first of these is the base.
+        overrides: `key=value` laid over all configs, as in `data.val.images=photos`.
+        device: to detect on and to time, "auto" for a GPU if there is one.
+        rounds: of the bootstrap over images.
+        seed: of the bootstrap.
+        pictures: images to show for each comparison, 0 for none.
+        timed_images: images of the val split to time inference with; 0 leaves time and memory of inference out.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: if a run is not finished or stands twice, runs are of different val splits, or that is missing.
+    """
+    progress = progress or Progress(silent=True)
+    grouped = group_runs([read_run(folder, overrides) for folder in folders])
+    target = pick_device(device)
+    first = next(iter(grouped.values()))[0]
+    split = read_val_split(first, lambda items: progress.track(items, "check val images"))
+    pairs = _pairs(grouped)
+    shown = {run.folder for pair in pairs.values() for run in pair} if pictures else set()
+    detected: dict[Path, Detected] = {}
+    for run in (run for group in grouped.values() for run in group):
+        found = detect_with(run, split, device=target, track=progress.track)
+        # those of all runs on all of COCO would fill the memory
+        detected[run.folder] = found if run.folder in shown else found._replace(results=[])
+    costs = _measure_costs(grouped, split, target, timed_images, overrides, progress)
+    groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
+    differences = _differences(groups, detected, rounds, seed, progress)
+    base = next(iter(groups))
+    return Comparison(
+        groups=groups,
+        class_names=list(detected[groups[base].runs[0].folder].judged.class_names),
+        differences=differences,
+        verdicts={
+            other: verdict(base, other, "AP", found["AP"], len(groups[base].runs), len(groups[other].runs))
+            for other, found in differences.items()
+        },
+        options=option_differences(grouped),
+        contrasts={
+            other: find_contrasts(split, *(detected[run.folder].results for run in pair), pictures)
+            for other, pair in pairs.items()
+            if pictures
+        },
+        contrasted={other: (one.folder, two.folder) for other, (one, two) in pairs.items()},
+        settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.images))}
+        | _circumstances(split, target, detected),
+    )
+
+
+def _circumstances(split: CocoAnnotations, device: torch.device, detected: Mapping[Path, Detected]) -> dict[str, Any]:
+    """What the comparison was made on."""
+    return {
+        "device": describe(device),
+        "revision": git_revision(),
+        "annotations": str(split.path),
+        "annotations_sha256": split.sha256,
+        "images": len(split.images),
+        "boxes": sum(map(len, split.boxes.values())),
+        "detected_anew": [str(folder) for folder, found in detected.items() if found.anew],
+    }
+
+
+def _pairs(grouped: Mapping[str, list[Run]]) -> dict[str, tuple[Run, Run]]:
+    """For each other group a run of the base and one of its own: of the same seed if there are such."""
+    base, *others = grouped.values()
+    pairs = {}
+    for name, runs in zip([*grouped][1:], others, strict=True):
+        by_seed = {run.seed: run for run in runs}
+        same = [run for run in base if run.seed in by_seed]
+        pairs[name] = (same[0], by_seed[same[0].seed]) if same else (base[0], runs[0])
+    return pairs
+
+
+def _group(runs: list[Run], detected: Mapping[Path, Detected], costs: Costs) -> Group:
+    judged = [detected[run.folder].judged for run in runs]
+    return Group(
+        runs=runs,
+        figures=[one.figures() for one in judged],
+        curves={iou: [one.curves(iou) for one in judged] for iou in CURVE_IOUS},
+        costs=costs,
+    )
+
+
+def _differences(
+    groups: Mapping[str, Group], detected: Mapping[Path, Detected], rounds: int, seed: int, progress: Progress
+) -> dict[str, dict[str, Difference]]:
+    """What the other groups have more than the first, by name and figure."""
+    if len(groups) < 2:
+        return {}
+    folders = [run.folder for group in groups.values() for run in group.runs]
+    drawn = bootstrap(
+        [detected[folder].judged for folder in folders],
+        rounds=rounds,
+        seed=seed,
+        track=lambda items: progress.track(items, "draw images again"),
+    )
+    by_folder = dict(zip(folders, drawn, strict=True))
+    (_, base), *others = groups.items()
+    return {
+        name: {
+            figure: difference(
+                base.values(figure),
+                other.values(figure),
+                *([by_folder[run.folder][figure] for run in group.runs] for group in (base, other)),
+            )
+            for figure in base.figures[0]
+        }
+        for name, other in others
+    }
+
+
+def _measure_costs(
+    grouped: Mapping[str, list[Run]],
+    split: CocoAnnotations,
+    device: torch.device,
+    timed_images: int,
+    overrides: Sequence[str],
+    progress: Progress,
+) -> dict[str, Costs]:
+    """Read off what training cost, count what an image costs, and time the first run of each group."""
+    dataset = CocoDetection(split, eval_transform())
+    count = max(1, min(timed_images, len(dataset)))
+    images = [dataset[len(dataset) * index // count][0] for index in range(count)]
+    models = {name: load_model(runs[0]).to(device) for name, runs in grouped.items()}
+    flops = {name: count_flops(model, to_device(images[:1], [], device)[0]) for name, model in models.items()}
+    seconds, memory = {}, {}
+    if timed_images:
+        folders = {name: runs[0].folder for name, runs in grouped.items()}
+        memory = inference_memory(folders, images[0], device=device, overrides=overrides)
+        seconds = time_inference(
+            models,
+            images,
+            device=device,
+            amps={name: runs[0].config.train.amp for name, runs in grouped.items()},
+            track=lambda rounds: progress.track(rounds, "time inference"),
+        )
+    return {
+        name: Costs(
+            parameters=runs[0].parameters,
+            flops=flops[name].total,
+            deformable_flops=flops[name].deformable,
+            step_s=statistics.fmean(run.step_s for run in runs),
+            data_share=statistics.fmean(run.data_share for run in runs),
+            training_gib=max(run.peak_gib for run in runs),
+            inference_s=statistics.median(seconds[name]) if name in seconds else None,
+            inference_gib=memory[name] / 2**30 if memory.get(name) is not None else None,
+        )
+        for name, runs in grouped.items()
+    }

@@ -1,0 +1,126 @@
+"""What finished runs detect on their val split: as read from beside the checkpoint, or by the model run now."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from data import CocoAnnotations, DatasetError, resilient
+
+from ..build import build_eval_loader, check_dcn_backend, read_split
+from ..evaluator import check_results, detect
+from ..files import write_json
+from ..precision import set_tf32
+from ..progress import log
+from ..runs import LAST
+from ..trained import load_trained, restore_model
+from .resampling import JudgedImages, judge_images
+from .runs import Run
+
+Track = Callable[..., Iterable]
+
+_SAME_AP = 1e-6
+# Beyond this, another device or amp does not explain that the AP is not that of the run's last evaluation.
+_OTHER_AP = 0.005
+
+
+class Detected(NamedTuple):
+    """What a run detects on its val split.
+
+    Attributes:
+        results: COCO results, as `detect` gives them.
+        judged: the same, judged image by image.
+        anew: whether the model was run for it now.
+    """
+
+    results: list[dict[str, Any]]
+    judged: JudgedImages
+    anew: bool
+
+
+def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> CocoAnnotations:
+    """Read the val split that a run was judged on, from where its config says.
+
+    Raises:
+        ValueError: if it is missing, with how to say where it is, or is not what the runs were judged on.
+    """
+    try:
+        split = read_split(run.config.data, "val", track)
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error}; that is where the config of {run.folder} says; to say where the val split is, add "
+            "data.val.images=DIR data.val.annotations=FILE"
+        ) from None
+    if split.sha256 != run.annotations["val"]:
+        raise ValueError(
+            f"annotation file {split.path} is not the one that {run.folder} was judged on: its SHA-256 must begin with "
+            f"{run.annotations['val'][:12]}, got {split.sha256[:12]}"
+        )
+    return split
+
+
+def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track: Track) -> Detected:
+    """Find what the last weights of a run detect, the averaged ones where there are any.
+
+    The file that `tools/eval.py` leaves beside the checkpoint is used, if it is newer and has the AP that the
+    checkpoint tells. Otherwise the model is run over the split, and the file written.
+
+    Args:
+        run: whose config says how images are fed to the model.
+        split: of `read_val_split`.
+        device: to run the model on.
+        track: `track(items, label, total)` wraps a long iteration.
+
+    Returns:
+        What it detects; where the file cannot be written a warning is logged.
+    """
+    checkpoint = run.folder / LAST
+    file = checkpoint.with_suffix(".detections.json")
+    if (found := _read(file, checkpoint, split, run.figures["AP"])) is not None:
+        return found
+    config = run.config
+    check_dcn_backend(config.model, device)
+    set_tf32(config.train.tf32)
+    loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
+    batches = track(resilient(loader), f"detect with {run.folder}", len(loader))
+    results = detect(load_model(run).to(device), batches, split.category_ids, device=device, amp=config.train.amp)
+    judged = judge_images(split.raw, results)
+    ap = judged.figures()["AP"]
+    if abs(ap - run.figures["AP"]) > _OTHER_AP:
+        log.warning(
+            "%s: AP %.2f of what it detects here on %s, but its last evaluation found %.2f (x100)",
+            run.folder,
+            100 * ap,
+            device,
+            100 * run.figures["AP"],
+        )
+    try:
+        write_json(file, results)
+    except OSError as error:  # the folder may be another's
+        log.warning("%s cannot be written, and next time the model runs again: %s", file, error.strerror)
+    return Detected(results, judged, anew=True)
+
+
+def load_model(run: Run) -> nn.Module:
+    """Build the detector of a run with its last weights, on the CPU and in eval mode."""
+    trained = load_trained(run.folder / LAST)
+    return restore_model(trained._replace(config=run.config))
+
+
+def _read(file: Path, checkpoint: Path, split: CocoAnnotations, ap: float) -> Detected | None:
+    """What an earlier evaluation of a checkpoint left, None if it is not certain to be about these weights."""
+    try:
+        if file.stat().st_mtime < checkpoint.stat().st_mtime:
+            return None
+        results = json.loads(file.read_bytes())
+        check_results(split.raw, results)
+    except (OSError, ValueError):
+        return None
+    judged = judge_images(split.raw, results)
+    found = judged.figures()["AP"]
+    same = math.isclose(found, ap, rel_tol=0, abs_tol=_SAME_AP) or (math.isnan(found) and math.isnan(ap))
+    return Detected(results, judged, anew=False) if same else None

@@ -1,0 +1,184 @@
+"""The report of a comparison: one HTML file that needs nothing beside it."""
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from ..drawing import MISSED, VERDICT_COLOURS
+from ..evaluator import COCO_FIGURES, FIGURE_MEANINGS
+from ..matching import RIGHT, VERDICTS
+from ..tables import percent
+from .charts import choose_classes, draw_plots
+from .contrasts import SCORE_THRESHOLD, Contrast
+from .differences import CONFIDENCE, Difference
+from .plots import group_colours
+from .result import Comparison, Costs, Group
+
+# Classes that plots show; the table has all.
+PLOTTED_CLASSES = 24
+JPEG_QUALITY = 88
+
+
+def render_report(comparison: Comparison) -> str:
+    """Render a comparison as a whole HTML page, which loads nothing from anywhere."""
+    return templates().get_template("report.html.j2").render(report_parts(comparison))
+
+
+def templates() -> Environment:
+    """The templates: `page.html.j2` is the frame of any page, `comparison.html.j2` the sections on one comparison.
+
+    Everything that is put in is escaped, as names of classes and folders are data; plots are put in by `|safe`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "signed": signed}
+    environment.globals |= {"interval": interval, "mean_and_spread": mean_and_spread}
+    return environment
+
+
+def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
+    """Everything that `comparison.html.j2` shows.
+
+    Args:
+        comparison: of `compare_runs`.
+        prefix: of the ids of its plots, other for each comparison on a page.
+    """
+    names = [*comparison.groups]
+    colours = group_colours(names)
+    figures, plotted_classes = _figure_rows(comparison), choose_classes(comparison, PLOTTED_CLASSES)
+    return {
+        "comparison": comparison,
+        "base": comparison.base,
+        "others": names[1:],
+        "colours": colours,
+        "headlines": [_headline(comparison, other) for other in names[1:]],
+        "figures": figures,
+        "run_count": sum(len(group.runs) for group in comparison.groups.values()),
+        "costs": cost_rows([group.costs for group in comparison.groups.values()]),
+        "plots": draw_plots(comparison, [*figures], plotted_classes, colours, prefix),
+        "plotted_classes": plotted_classes,
+        "contrasts": {other: [_shown(one) for one in found] for other, found in comparison.contrasts.items()},
+        "verdict_colours": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in VERDICT_COLOURS.items()},
+        "score_threshold": SCORE_THRESHOLD,
+        "confidence": CONFIDENCE,
+        "over_images_alone": [name for name, found in comparison.differences.items() if found["AP"].seeds_low is None],
+        "several_seeds": any(len(group.runs) > 1 for group in comparison.groups.values()),
+    }
+
+
+def signed(fraction: float | None) -> str:
+    """A difference x100 with its sign, "-" for one that does not exist."""
+    if fraction is None or not math.isfinite(fraction):
+        return "-"
+    return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # + 0.0: no minus before a zero
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """The ends of an interval x100, as in "+1.0 to +4.6"; "-" for one that does not exist."""
+    return "-" if "-" in (signed(low), signed(high)) else f"{signed(low)} to {signed(high)}"
+
+
+def with_interval(difference: Difference) -> str:
+    """A difference x100 with its interval, and a star where that leaves out 0; "-" for one that does not exist."""
+    star = " *" if difference.exceeds_uncertainty else ""
+    shown = f"{signed(difference.value)} ({interval(difference.low, difference.high)}){star}"
+    return "-" if math.isnan(difference.value) else shown
+
+
+def mean_and_spread(group: Group, figure: str) -> str:
+    """A figure of a group x100, and with several seeds their standard deviation after a ±."""
+    spread = group.spread(figure)
+    return percent(group.mean(figure)) + ("" if math.isnan(spread) else f" ± {percent(spread)}")
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """How many times the base a cost is, as in "1.16x"; nothing where one of them is not known."""
+    return f"{value / base:.2f}x" if value is not None and base else ""
+
+
+def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """The costs of groups as rows: name, explanation, and for each group the value and how many times the first."""
+
+    def row(name: str, about: str, values: Sequence[float | None], form: str) -> tuple:
+        shown = ["-" if value is None else format(value, form) for value in values]
+        ratios = ["" if index == 0 else ratio(value, values[0]) for index, value in enumerate(values)]
+        return name, about, [*zip(shown, ratios, strict=True)]
+
+    def times(values: Sequence[float | None], factor: float) -> list[float | None]:
+        return [None if value is None else factor * value for value in values]
+
+    inference_s = [one.inference_s for one in costs]
+    waits = [(f"{one.data_share:.1%}", "") for one in costs]
+    return [
+        row("parameters", "of the model", [one.parameters for one in costs], ",d"),
+        row("GFLOPs", "of one image", times([one.flops for one in costs], 1e-9), ",.2f"),
+        row(
+            "GFLOPs, deformable",
+            "of these, in deformable layers",
+            times([one.deformable_flops for one in costs], 1e-9),
+            ",.2f",
+        ),
+        row("training step, s", "median, as logged", [one.step_s for one in costs], ".3f"),
+        ("data wait", "share of the step", waits),
+        row("training memory, GiB", "peak, as logged", [one.training_gib for one in costs], ".2f"),
+        row("inference, ms", "for an image, median", times(inference_s, 1e3), ".1f"),
+        row("inference, images/s", "one at a time", [s and 1 / s for s in inference_s], ".1f"),
+        row("inference memory, MiB", "peak beyond weights", times([one.inference_gib for one in costs], 1024), ".0f"),
+    ]
+
+
+def _headline(comparison: Comparison, other: str) -> dict[str, Any]:
+    base, costs = comparison.groups[comparison.base].costs, comparison.groups[other].costs
+    ratios = {
+        "parameters": ratio(costs.parameters, base.parameters),
+        "FLOPs": ratio(costs.flops, base.flops),
+        "training step": ratio(costs.step_s, base.step_s),
+        "inference time": ratio(costs.inference_s, base.inference_s),
+    }
+    return {
+        "name": other,
+        "sentence": comparison.verdicts[other],
+        "difference": comparison.differences[other]["AP"],
+        "ratios": {name: value for name, value in ratios.items() if value},
+    }
+
+
+def _figure_rows(comparison: Comparison) -> dict[str, str]:
+    """The COCO figures for which there are boxes, and what they are over."""
+    found = comparison.groups[comparison.base].figures[0]
+    return {name: FIGURE_MEANINGS[name] for name in COCO_FIGURES if not math.isnan(found[name])}
+
+
+def _shown(contrast: Contrast) -> dict[str, Any]:
+    """A contrast with its counts in words and its pictures within the page."""
+    return {
+        "file_name": contrast.file_name,
+        "fewer": contrast.fewer,
+        "sides": [
+            {"counts": _in_words(counts), "picture": _embedded(picture)}
+            for counts, picture in zip((contrast.base, contrast.other), contrast.pictures, strict=True)
+        ],
+    }
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in (*VERDICTS, MISSED) if counts[name] or name == RIGHT)
+
+
+def _embedded(picture: Tensor) -> str:
+    file = io.BytesIO()
+    to_pil_image(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,136 @@
+"""What a comparison of runs found: groups of seeds, and how each differs from the first."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .contrasts import Contrast
+from .differences import Difference
+from .runs import Run
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a group costs; of its runs the mean, of memory the most.
+
+    Attributes:
+        parameters: of the model.
+        flops: of one image, the first of the val split. deformable_flops: of these, in deformable layers.
+        step_s: median seconds of a training step. data_share: share of it that waited for data.
+        training_gib: peak memory of training.
+        inference_s: median seconds for an image, None where it was not timed.
+        inference_gib: peak memory for an image beyond the weights, None where it was not or cannot be measured.
+    """
+
+    parameters: int
+    flops: int
+    deformable_flops: int
+    step_s: float
+    data_share: float
+    training_gib: float
+    inference_s: float | None
+    inference_gib: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Seeds of one config.
+
+    Attributes:
+        runs: one for each seed.
+        figures: of each run, see `JudgedImages.figures`.
+        curves: by IoU and of each run, see `JudgedImages.curves`.
+        costs: of the group.
+    """
+
+    runs: list[Run]
+    figures: list[dict[str, float]]
+    curves: dict[float, list[dict[str, np.ndarray]]]
+    costs: Costs
+
+    def values(self, figure: str) -> list[float]:
+        """A figure of each run."""
+        return [found[figure] for found in self.figures]
+
+    def mean(self, figure: str) -> float:
+        """Mean of a figure over the runs."""
+        return statistics.fmean(self.values(figure))
+
+    def spread(self, figure: str) -> float:
+        """Standard deviation of a figure over the runs, NaN for a single one."""
+        return float(np.std(self.values(figure), ddof=1)) if len(self.runs) > 1 else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {
+            "runs": [str(run.folder) for run in self.runs],
+            "seeds": [run.seed for run in self.runs],
+            "figures": {
+                name: {"mean": self.mean(name), "std": self.spread(name), "values": self.values(name)}
+                for name in self.figures[0]
+            },
+            "costs": asdict(self.costs),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs, and how each differs from the first.
+
+    Attributes:
+        groups: by name; the first is the base.
+        class_names: that were judged, as in "AP <class>" of the figures.
+        differences: by the other group's name and figure.
+        verdicts: one sentence on each other group.
+        options: the options that differ, as JSON, by key and in each group.
+        contrasts: images on which base and other differ most, by the other's name.
+        contrasted: folders of the two runs that these are of.
+        settings: what the comparison was made with and on.
+    """
+
+    groups: dict[str, Group]
+    class_names: list[str]
+    differences: dict[str, dict[str, Difference]]
+    verdicts: dict[str, str]
+    options: dict[str, list[str]]
+    contrasts: dict[str, list[Contrast]]
+    contrasted: dict[str, tuple[Path, Path]]
+    settings: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """Name of the group that the others are compared with."""
+        return next(iter(self.groups))
+
+    def as_json(self) -> dict[str, Any]:
+        """All but pictures and curves in plain values, None in place of NaN."""
+        runs = [run for group in self.groups.values() for run in group.runs]
+        found = {
+            "runs": {str(run.folder): run.as_json() for run in runs},
+            "groups": {name: group.as_json() for name, group in self.groups.items()},
+            "differences": {
+                other: {
+                    name: {**value._asdict(), "exceeds_uncertainty": value.exceeds_uncertainty}
+                    for name, value in found.items()
+                }
+                for other, found in self.differences.items()
+            },
+            "verdicts": self.verdicts,
+            "options": {key: dict(zip(self.groups, cells, strict=True)) for key, cells in self.options.items()},
+            "settings": self.settings,
+        }
+        return without_nan(found)
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None in place of NaN, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,119 @@
+"""Folders as finished runs leave them, with detections that are made up so that their quality is known."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.build import build_model, read_split
+from engine.checkpoint import save_checkpoint
+from engine.comparison.compare import compare_runs
+from engine.comparison.result import Comparison
+from engine.config_file import load_config
+from engine.evaluator import coco_figures
+from engine.runs import LAST
+
+
+def make_up(split, quality, seed=0, wrong=None):
+    """COCO results that find each object with probability `quality`, with some noise and some nonsense."""
+    draw = random.Random(seed)
+    results = []
+    for entry in split.images:
+        for truth in split.boxes[entry["id"]]:
+            x, y, w, h = truth["bbox"]
+            if draw.random() < quality:
+                bbox = [x + draw.uniform(-2, 2), y + draw.uniform(-2, 2), w, h]
+                category = wrong or truth["category_id"]
+                results.append(
+                    {"image_id": entry["id"], "category_id": category, "bbox": bbox, "score": draw.uniform(0.5, 1)}
+                )
+            nonsense = [draw.uniform(0, 60), draw.uniform(0, 50), 9.0, 7.0]
+            results.append(
+                {
+                    "image_id": entry["id"],
+                    "category_id": draw.choice(split.category_ids),
+                    "bbox": nonsense,
+                    "score": draw.uniform(0, 0.7),
+                }
+            )
+    return results
+
+
+@pytest.fixture(scope="session")
+def val_split(tiny_config):
+    return read_split(load_config(tiny_config).data, "val")
+
+
+@pytest.fixture(scope="session")
+def made_up(val_split):
+    """`made_up(quality, seed=0, wrong=None)`: COCO results on the val split."""
+    return lambda quality, seed=0, wrong=None: make_up(val_split, quality, seed, wrong)
+
+
+@pytest.fixture(scope="session")
+def finish_run(tiny_config, val_split):
+    """`finish_run(folder, *overrides, quality=..., state=..., records=...)` leaves there what a finished run leaves.
+
+    The weights are random; the figures, and last.detections.json, are those of made up detections.
+    """
+
+    def finish(folder: Path, *overrides, quality=0.5, state=None, records=None, weights=True) -> Path:
+        config = load_config(tiny_config, overrides)
+        train = read_split(config.data, "train")
+        torch.manual_seed(config.seed)
+        model, _ = build_model(config.model, config.data, len(train.class_names))
+        results = make_up(val_split, quality, config.seed)
+        whole = {
+            "config": config.model_dump(mode="json"),
+            "images_in_step": 2,
+            "annotations": {"train": train.sha256, "val": val_split.sha256},
+            "class_names": train.class_names,
+            "category_ids": train.category_ids,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "step": 12,
+            "judged_step": 12,
+            "model": model.state_dict() if weights else {},
+            "ema": None,
+            "figures": coco_figures(val_split.raw, results),
+        }
+        folder.mkdir(parents=True)
+        save_checkpoint(folder / LAST, whole | (state or {}))
+        lines = records or [
+            {"step": 4, "train/loss": 2.0, "time/step_s": 0.3, "time/data_s": 0.03, "memory/peak_gib": 1.5},
+            {"step": 6, "val/AP": 0.125},
+            {"step": 8, "train/loss": None, "time/step_s": 0.1, "time/data_s": 0.01, "memory/peak_gib": 2.0},
+            {"step": 12, "train/loss": 0.5, "time/step_s": 0.2, "time/data_s": 0.05, "memory/peak_gib": 1.75},
+            {"step": 12, "val/AP": 0.25 + config.seed / 100},
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "last.detections.json").write_text(json.dumps(results))
+        return folder
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def folders(finish_run, tmp_path_factory) -> list[Path]:
+    """Two seeds without and two with DCN, which detects better, and one more run that detects as the first."""
+    root = tmp_path_factory.mktemp("runs")
+    dcn = "model.backbone.dcn_v2_stages=[2]"
+    records = [
+        {"step": 4, "train/loss": 1.0, "time/step_s": 0.4, "time/data_s": 0.02, "memory/peak_gib": 3.0},
+        {"step": 6, "val/AP": 0.125},
+        {"step": 12, "val/AP": 0.27},
+    ]
+    return [
+        finish_run(root / "plain_seed0", quality=0.3),
+        finish_run(root / "plain_seed1", "seed=1", quality=0.3),
+        finish_run(root / "dcn_seed1", dcn, "seed=1", quality=0.95),
+        finish_run(root / "dcn_seed2", dcn, "seed=2", quality=0.95, records=records),
+        finish_run(root / "slow", "train.lr=0.001", quality=0.3),
+    ]
+
+
+@pytest.fixture(scope="session")
+def comparison(folders) -> Comparison:
+    """Of these runs; read it, do not change it."""
+    return compare_runs(folders, device="cpu", rounds=150, seed=3, pictures=4, timed_images=0)

@@ -1,0 +1,100 @@
+"""Choosing and drawing the images on which two detectors differ most."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
+from engine.drawing import draw_verdicts
+
+
+@given(st.dictionaries(st.integers(0, 40), st.integers(-5, 5)), st.integers(0, 12))
+def test_choice(fewer, count):
+    chosen = choose_images(fewer, count)
+    better = [key for key in chosen if fewer[key] > 0]
+    worse = [key for key in chosen if fewer[key] < 0]
+    assert chosen == better + worse  # so none without a difference
+    assert better == sorted(better, key=lambda key: (-fewer[key], key))
+    assert worse == sorted(worse, key=lambda key: (fewer[key], key))
+    # none that was left out differs more
+    all_better = [key for key in fewer if fewer[key] > 0]
+    all_worse = [key for key in fewer if fewer[key] < 0]
+    for kept, every in ((better, all_better), (worse, all_worse)):
+        left = [abs(fewer[key]) for key in every if key not in kept]
+        assert not kept or not left or max(left) <= min(abs(fewer[key]) for key in kept)
+    # as many as asked for, and both sides share them as far as they can
+    assert len(chosen) == min(count, len(all_better) + len(all_worse))
+    assert len(worse) >= min(len(all_worse), count // 2)
+    assert len(better) >= min(len(all_better), count - count // 2)
+
+
+def test_results_by_image(val_split):
+    first, *_, last = (entry["id"] for entry in val_split.images)
+    category = val_split.category_ids[2]
+    results = [
+        {"image_id": last, "category_id": category, "bbox": [1.0, 2.0, 10.0, 30.0], "score": 0.25},
+        {"image_id": last, "category_id": val_split.category_ids[0], "bbox": [3.0, 1.0, 5.0, 4.0], "score": 0.75},
+    ]
+    found = by_image(val_split, results)
+    assert [*found] == [entry["id"] for entry in val_split.images]
+    assert found[last]["boxes"].tolist() == [[1, 2, 11, 32], [3, 1, 8, 5]]
+    assert found[last]["labels"].tolist() == [3, 1]
+    assert found[last]["scores"].tolist() == [0.25, 0.75]
+    assert found[first]["boxes"].shape == (0, 4)
+    assert by_image(val_split, results, 0.25)[last]["labels"].tolist() == [3, 1]
+    assert by_image(val_split, results, 0.3)[last]["labels"].tolist() == [1]
+
+
+def perfect(split, wrong=()):
+    """Every object found by its own box, but in the images of `wrong` as another class."""
+    names = split.category_ids
+    return [
+        {
+            "image_id": entry["id"],
+            "category_id": names[names.index(truth["category_id"]) - 1]
+            if entry["id"] in wrong
+            else truth["category_id"],
+            "bbox": truth["bbox"],
+            "score": 0.9,
+        }
+        for entry in split.images
+        for truth in split.boxes[entry["id"]]
+    ]
+
+
+def test_contrasts(val_split):
+    ids = [entry["id"] for entry in val_split.images]
+    counts = {image_id: len(val_split.boxes[image_id]) for image_id in ids}
+    nonsense = {"image_id": ids[1], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.8}
+    unsure = {"image_id": ids[3], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.4}
+    base = [*perfect(val_split, wrong=ids[4:5]), unsure]
+    other = [*perfect(val_split), nonsense, nonsense]
+    better, worse = find_contrasts(val_split, base, other, 6)
+    assert (better.image_id, worse.image_id) == (ids[4], ids[1])
+    assert better.file_name == val_split.images[4]["file_name"]
+    assert better.base == Counter({"wrong class": counts[ids[4]], "missed": counts[ids[4]]})
+    assert better.other == Counter({"right": counts[ids[4]]})
+    assert better.fewer == 2 * counts[ids[4]] == mistakes(better.base)
+    assert (worse.fewer, worse.other["background"], worse.base) == (-2, 2, Counter({"right": counts[ids[1]]}))
+    assert [one.image_id for one in find_contrasts(val_split, base, other, 1)] == [ids[4]]
+    # the other way round all is the other way round
+    assert [one.image_id for one in find_contrasts(val_split, other, base, 6)] == [ids[1], ids[4]]
+
+
+def test_pictures(val_split):
+    from data import CocoDetection, eval_transform
+
+    image_id = val_split.images[2]["id"]
+    (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[image_id]), perfect(val_split), 4)
+    image, target = CocoDetection(val_split, eval_transform())[2]
+    right = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.full((len(target["labels"]),), 0.9)}
+    assert torch.equal(contrast.pictures[1], draw_verdicts(image, target, right, val_split.class_names))
+    assert not torch.equal(contrast.pictures[0], contrast.pictures[1])
+
+
+def test_no_contrast_between_equals(val_split, made_up):
+    assert find_contrasts(val_split, made_up(0.5), made_up(0.5), 6) == []
+    assert mistakes(Counter({"right": 3, "duplicate": 1, "missed": 2})) == pytest.approx(3)

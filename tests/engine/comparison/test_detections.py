@@ -1,0 +1,137 @@
+"""What a run detects: read where it is certain to be about its last weights, else made anew."""
+
+import functools
+import json
+import os
+
+import pytest
+import torch
+
+from engine.build import build_eval_loader
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.comparison.detections import detect_with, load_model, read_val_split
+from engine.comparison.runs import read_run
+from engine.evaluator import coco_figures, detect
+from engine.progress import log
+
+CPU = torch.device("cpu")
+
+
+def detect_again(folder, split):
+    return detect_with(read_run(folder), split, device=CPU, track=lambda items, label, total: items)
+
+
+@pytest.fixture(scope="module")
+def by_model(finish_run, val_split, tmp_path_factory):
+    """`by_model(seed)`: what the model of a run of that seed detects, its random weights being by that seed."""
+
+    @functools.cache
+    def run_model(seed):
+        run = read_run(finish_run(tmp_path_factory.mktemp("model") / "run", f"seed={seed}"))
+        loader = build_eval_loader(run.config, val_split, pin_memory=False)
+        return detect(load_model(run), loader, val_split.category_ids, device=CPU)
+
+    return run_model
+
+
+def test_detections_of_the_last_weights_are_read(finish_run, val_split, made_up, tmp_path):
+    found = detect_again(finish_run(tmp_path / "run", "seed=2", quality=0.7), val_split)
+    assert not found.anew
+    assert found.results == made_up(0.7, 2)
+    expected = coco_figures(val_split.raw, made_up(0.7, 2))
+    assert expected["AP"] > 0.4
+    assert found.judged.figures()["AP"] == pytest.approx(expected["AP"], abs=1e-12)
+    assert found.judged.figures()["AP bar"] == pytest.approx(expected["per_class"]["bar"], abs=1e-12)
+
+
+def older(file, folder):
+    past = (folder / "last.pt").stat().st_mtime - 1
+    os.utime(file, (past, past))
+
+
+SPOILS = {
+    "older than the weights": older,
+    "of other weights": lambda file, _: file.write_text(json.dumps(json.loads(file.read_text())[:-12])),
+    "damaged": lambda file, _: file.write_text(file.read_text()[:-9]),
+    "not text": lambda file, _: file.write_bytes(b"\xff\xfe\x00"),
+    "no results": lambda file, _: file.write_text("{}"),
+    "of other images": lambda file, _: file.write_text(file.read_text().replace('"image_id": ', '"image_id": 99')),
+    "missing": lambda file, _: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
+def test_other_files_are_replaced(finish_run, by_model, val_split, tmp_path, spoil, caplog):
+    folder = finish_run(tmp_path / "run", quality=0.8)
+    file = folder / "last.detections.json"
+    spoil(file, folder)
+    with caplog.at_level("WARNING", log.name):
+        found = detect_again(folder, val_split)
+    assert found.anew
+    assert len(found.results) > 20
+    assert found.results == by_model(0) == json.loads(file.read_text())
+    assert found.judged.figures()["AP"] == pytest.approx(coco_figures(val_split.raw, found.results)["AP"], abs=1e-12)
+    # the weights are random, the AP in the checkpoint is not
+    assert f"{folder}: AP 0.0" in caplog.text
+    assert "on cpu, but its last evaluation found" in caplog.text
+
+
+def test_what_was_written_is_read_next_time(finish_run, by_model, val_split, tmp_path, caplog):
+    folder = finish_run(tmp_path / "run")
+    state = load_checkpoint(folder / "last.pt")
+    save_checkpoint(folder / "last.pt", state | {"figures": coco_figures(val_split.raw, by_model(0))})
+    first, second = detect_again(folder, val_split), detect_again(folder, val_split)
+    assert (first.anew, second.anew) == (True, False)
+    assert first.results == second.results
+    assert not caplog.text
+
+
+def test_an_ap_that_is_not_there_on_both_sides(finish_run, val_split, tmp_path):
+    folder = finish_run(tmp_path / "run")
+    empty = val_split.raw | {"annotations": []}
+    state = load_checkpoint(folder / "last.pt")
+    save_checkpoint(folder / "last.pt", state | {"figures": coco_figures(empty, [])})
+    os.utime(folder / "last.detections.json")
+    assert not detect_again(folder, val_split.__class__(**(vars(val_split) | {"raw": empty}))).anew
+
+
+def test_averaged_weights_count(finish_run, by_model, val_split, tmp_path):
+    plain, averaged = finish_run(tmp_path / "a"), finish_run(tmp_path / "b", "seed=1")
+    weights = load_checkpoint(averaged / "last.pt")["model"]
+    save_checkpoint(plain / "last.pt", load_checkpoint(plain / "last.pt") | {"ema": {"model": weights}})
+    assert detect_again(plain, val_split).results == by_model(1) != by_model(0)
+
+
+def test_a_folder_that_cannot_be_written(finish_run, by_model, val_split, tmp_path, caplog):
+    folder = finish_run(tmp_path / "run")
+    (folder / "last.detections.json").unlink()
+    (folder / "last.detections.json.partial").mkdir()
+    with caplog.at_level("WARNING", log.name):
+        assert detect_again(folder, val_split).results == by_model(0)
+    assert "last.detections.json cannot be written, and next time the model runs again" in caplog.text
+
+
+def test_the_val_split_of_a_run(finish_run, val_split, tmp_path):
+    folder = finish_run(tmp_path / "run", weights=False)
+    found = read_val_split(read_run(folder))
+    assert (found.images, found.boxes.keys()) == (val_split.images, val_split.boxes.keys())
+    seen = []
+    read_val_split(read_run(folder), lambda items: seen.extend(items) or iter(seen))
+    assert len(seen) == len(val_split.images)
+
+
+def test_a_val_split_that_is_not_there(finish_run, tmp_path):
+    run = read_run(finish_run(tmp_path / "run", weights=False), ["data.val.annotations=gone.json"])
+    with pytest.raises(ValueError, match=r"annotation file gone\.json does not exist") as error:
+        read_val_split(run)
+    assert f"that is where the config of {tmp_path}/run says" in str(error.value)
+    assert "add data.val.images=DIR data.val.annotations=FILE" in str(error.value)
+
+
+def test_a_val_split_that_is_another(finish_run, shapes, val_split, tmp_path):
+    folder = finish_run(tmp_path / "run", weights=False)
+    changed = tmp_path / "val.json"
+    changed.write_text((shapes / "annotations/val.json").read_text() + " ")
+    with pytest.raises(ValueError, match=f"must begin with {val_split.sha256[:12]}, got ") as error:
+        read_val_split(read_run(folder, [f"data.val.annotations={changed}"]))
+    assert f"{changed} is not the one that {folder} was judged on" in str(error.value)

@@ -1,0 +1,251 @@
+"""The report: one HTML file with everything in it."""
+
+import copy
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.comparison.compare import compare_runs
+from engine.comparison.differences import Difference
+from engine.comparison.report import (
+    cost_rows,
+    interval,
+    mean_and_spread,
+    ratio,
+    render_report,
+    report_parts,
+    signed,
+    templates,
+    with_interval,
+)
+from engine.comparison.result import Costs
+from engine.tables import percent
+
+VOID = {"meta", "link", "br", "img", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Text and tags of a page; fails where elements do not close as they opened."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.tags, self.open = "", [], []
+        self.feed(html)
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def values(self, *names):
+        return [value for _, attributes in self.tags for name, value in attributes.items() if name in names]
+
+
+@pytest.fixture(scope="module")
+def html(comparison):
+    return render_report(comparison)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_every_figure_is_told(comparison, page):
+    for group in comparison.groups.values():
+        for key in ("AP", "AP75", "APm", "AR10", "AP bar"):
+            assert percent(group.mean(key)) in page.text
+    plain, dcn = comparison.groups["plain"], comparison.groups["dcn"]
+    found = comparison.differences["dcn"]["AP75"]
+    row = f"AP75 IoU 0.75 {percent(plain.mean('AP75'))} ± {percent(plain.spread('AP75'))} "
+    row += f"{percent(dcn.mean('AP75'))} ± {percent(dcn.spread('AP75'))} "
+    assert f"{row}{signed(found.value)} ({interval(found.low, found.high)})" in page.text
+    assert f"{percent(comparison.groups['slow'].mean('AP75'))} " in page.text
+    assert "APl" not in page.text  # there is nothing large
+    for sentence in comparison.verdicts.values():
+        assert sentence in page.text
+    for run in (run for group in comparison.groups.values() for run in group.runs):
+        assert str(run.folder) in page.text
+    assert "832,035" in page.text
+    assert "Where one side has a single run, as with slow, the interval is over images alone" in page.text
+    assert "model.backbone.dcn_v2_stages [] [2] []" in page.text
+    assert "train.lr 0.005 0.005 0.001" in page.text
+    assert "drawn again, with replacement and as many, 150 times" in page.text
+    assert "Inference was not timed." in page.text
+    assert "read from an earlier evaluation" in page.text
+    assert comparison.settings["device"] in page.text
+
+
+def test_bold_is_what_exceeds_its_uncertainty(comparison, html):
+    sure = sum(
+        found.exceeds_uncertainty
+        for differences in comparison.differences.values()
+        for key, found in differences.items()
+        if key not in ("APl", "ARl")
+    )
+    assert html.count('<small class="sure"') == sure > 0
+    assert html.count('<span class="mark full">') == sure
+    assert html.count('<span class="mark">') > 0
+
+
+def test_plots_and_pictures(comparison, html, page):
+    # two of differences, two of learning, two of precision, one for each class
+    assert html.count("<svg ") == 6 + 5
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 2 * len(comparison.contrasts["dcn"]) > 0
+    assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in pictures)
+    one = comparison.contrasts["dcn"][0]
+    words = "fewer" if one.fewer > 0 else "more"
+    assert f"{abs(one.fewer)} {words} mistake" in page.text
+    assert f"plain: {one.base['right']} right" in page.text
+    assert f"{one.other['missed']} missed" in page.text if one.other["missed"] else True
+    assert "Both make the same number of mistakes on every image." in page.text  # of slow and plain
+
+
+def test_ids_are_unique(page):
+    ids = page.values("id")
+    assert len(ids) == len({*ids})
+
+
+def test_nothing_is_loaded_from_anywhere(html, page):
+    sources = page.values("src", "href", "xlink:href", "srcset", "data", "action")
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "base")]
+    assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)]*)", html))
+    assert "@import" not in html
+    assert "://" not in html
+
+
+def renamed(comparison, old, new):
+    """The same comparison with a class of another name."""
+
+    def rename(found):
+        return {key.replace(f"AP {old}", f"AP {new}"): value for key, value in found.items()}
+
+    groups = {
+        name: dataclasses.replace(
+            group,
+            figures=[rename(found) for found in group.figures],
+            curves={
+                iou: [{new if key == old else key: value for key, value in run.items()} for run in runs]
+                for iou, runs in group.curves.items()
+            },
+        )
+        for name, group in comparison.groups.items()
+    }
+    return dataclasses.replace(
+        comparison,
+        groups=groups,
+        class_names=[new if name == old else name for name in comparison.class_names],
+        differences={name: rename(found) for name, found in comparison.differences.items()},
+    )
+
+
+EVIL = '</style></table><script>alert("&")</script><img src="http://evil/x.png" onerror=alert(1)>'
+
+
+def test_names_are_data(comparison):
+    changed = renamed(comparison, "tee", EVIL)
+    groups = {EVIL if name == "dcn" else name: group for name, group in changed.groups.items()}
+    changed = dataclasses.replace(
+        changed,
+        groups=groups,
+        options={EVIL: [EVIL, '"<b>"', "3"]},
+        **{
+            part: {EVIL if name == "dcn" else name: value for name, value in getattr(changed, part).items()}
+            for part in ("differences", "verdicts", "contrasts", "contrasted")
+        },
+        settings=changed.settings | {"annotations": EVIL, "device": EVIL},
+    )
+    html = render_report(changed)
+    page = Page(html)
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert all(source.startswith(("data:", "#")) for source in page.values("src", "href", "xlink:href"))
+    assert not page.values("onerror")
+    assert page.text.count(EVIL) > 6
+
+
+def test_a_single_run(folders):
+    found = compare_runs(folders[4:], device="cpu", pictures=2, timed_images=0)
+    page = Page(render_report(found))
+    assert "slow" in page.text
+    assert "difference" not in page.text
+    assert "±" not in page.text
+    assert "No option but the seed." in page.text
+
+
+def test_a_page_of_several_comparisons(comparison):
+    environment = templates()
+    parts = [report_parts(comparison, prefix=f"part{index}-") for index in (1, 2)]
+    body = environment.get_template("comparison.html.j2")
+    ids = [{*Page(body.render(part)).values("id")} for part in parts]
+    assert ids[0]
+    assert ids[0].isdisjoint(ids[1])
+    page = environment.from_string('{% extends "page.html.j2" %}{% block content %}<p>{{ text }}</p>{% endblock %}')
+    assert "<p>&lt;b&gt;</p>" in page.render(text="<b>")
+
+
+COSTS = Costs(12_300, 2_000_000_000, 0, 0.25, 0.125, 1.5, 0.02, 0.5)
+
+
+def test_costs():
+    other = dataclasses.replace(
+        COSTS, parameters=24_600, flops=3_000_000_000, deformable_flops=650_000_000, inference_s=None
+    )
+    rows = {name: cells for name, _, cells in cost_rows([COSTS, other])}
+    assert rows == {
+        "parameters": [("12,300", ""), ("24,600", "2.00x")],
+        "GFLOPs": [("2.00", ""), ("3.00", "1.50x")],
+        "GFLOPs, deformable": [("0.00", ""), ("0.65", "")],
+        "training step, s": [("0.250", ""), ("0.250", "1.00x")],
+        "data wait": [("12.5%", ""), ("12.5%", "")],
+        "training memory, GiB": [("1.50", ""), ("1.50", "1.00x")],
+        "inference, ms": [("20.0", ""), ("-", "")],
+        "inference, images/s": [("50.0", ""), ("-", "")],
+        "inference memory, MiB": [("512", ""), ("512", "1.00x")],
+    }
+
+
+def test_costs_lead_the_headline(comparison):
+    changed = copy.copy(comparison.groups)
+    changed["plain"] = dataclasses.replace(changed["plain"], costs=COSTS)
+    changed["dcn"] = dataclasses.replace(changed["dcn"], costs=dataclasses.replace(COSTS, inference_s=0.029))
+    page = Page(render_report(dataclasses.replace(comparison, groups=changed)))
+    assert "Of plain: parameters 1.00x, FLOPs 1.00x, training step 1.00x, inference time 1.45x" in page.text
+
+
+def test_mean_and_spread(comparison):
+    dcn = comparison.groups["dcn"]
+    one, two = dcn.values("AP75")
+    assert mean_and_spread(dcn, "AP75") == f"{50 * (one + two):.1f} ± {100 * abs(one - two) / 2**0.5:.1f}"
+    assert mean_and_spread(comparison.groups["slow"], "AP75") == percent(comparison.groups["slow"].mean("AP75"))
+    assert mean_and_spread(dcn, "APl") == "-"
+
+
+def test_numbers():
+    nan = float("nan")
+    assert with_interval(Difference(0.012, 0.004, 0.021, -0.5, 0.5, None, None)) == "+1.2 (+0.4 to +2.1) *"
+    assert with_interval(Difference(0.012, -0.004, 0.021, 0.1, 0.5, None, None)) == "+1.2 (-0.4 to +2.1)"
+    assert with_interval(Difference(*[nan] * 5, None, None)) == "-"
+    assert [signed(value) for value in (0.0123, -0.0123, 0.0001, -0.0001, nan, None)] == (
+        ["+1.2", "-1.2", "+0.0", "+0.0", "-", "-"]
+    )
+    assert interval(-0.01, 0.05) == "-1.0 to +5.0"
+    assert interval(None, None) == interval(nan, nan) == "-"
+    assert (ratio(3, 2), ratio(None, 2), ratio(3, None), ratio(3, 0)) == ("1.50x", "", "", "")

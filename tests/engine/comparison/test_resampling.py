@@ -1,0 +1,309 @@
+"""Figures on resampled images against pycocotools, on files in which images really stand so many times."""
+
+import contextlib
+import io
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from engine.comparison import resampling
+from engine.comparison.resampling import IOUS, RECALLS, bootstrap, judge_images
+from engine.evaluator import COCO_FIGURES, coco_figures
+
+CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "all"}]
+SIDES = (12, 50, 130)  # small, medium, large
+
+
+def draw_case(seed, *, images=8, tie=False, kinds=(3, 17, 90)):
+    """Truth of all sizes with crowds, images without truth or detections; ids are not in order; scores may tie."""
+    rng = np.random.default_rng(seed)
+    ids = [int(i) for i in rng.permutation(10 * images)[:images] + 1]
+    annotations, results = [], []
+    scores = itertools.cycle(rng.permutation(997) / 997)
+    for image_id in ids:
+        for _ in range(int(rng.integers(0, 5))):
+            box = [*rng.uniform(0, 60, 2), *(rng.choice(SIDES, 2) * rng.uniform(0.7, 1.3, 2))]
+            kind = int(rng.choice(kinds))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": kind,
+                    "bbox": [float(v) for v in box],
+                    "area": float(box[2] * box[3] * 0.7),
+                    "iscrowd": int(rng.random() < 0.15),
+                }
+            )
+            for _ in range(int(rng.integers(0, 4))):
+                near = np.array(box) + rng.normal(0, 0.06, 4) * [box[2], box[3], box[2], box[3]]
+                score = float(next(scores))
+                results.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": kind if rng.random() < 0.8 else kinds[0],
+                        "bbox": near.tolist(),
+                        "score": round(score, 1) if tie else score,
+                    }
+                )
+    pictures = [{"id": i, "file_name": f"{i}.png", "width": 200, "height": 160} for i in ids]
+    return {"images": pictures, "categories": CATEGORIES, "annotations": annotations}, results
+
+
+def repeated(truth, results, counts, *, adjacent):
+    """The same files with each image as often as `counts` says; ids of copies follow the first's, or all others."""
+    order = sorted(entry["id"] for entry in truth["images"])
+    pictures, annotations, detections = [], [], []
+    for place, image_id in enumerate(order):
+        for copy in range(int(counts[place])):
+            new = place * 100 + copy if adjacent else copy * 1000 + place
+            pictures.append({"id": new, "file_name": "", "width": 1, "height": 1})
+            annotations += [a | {"image_id": new} for a in truth["annotations"] if a["image_id"] == image_id]
+            detections += [d | {"image_id": new} for d in results if d["image_id"] == image_id]
+    annotations = [a | {"id": number} for number, a in enumerate(annotations, start=1)]
+    return truth | {"images": pictures, "annotations": annotations}, detections
+
+
+def flat(figures):
+    return {name: figures[name] for name in COCO_FIGURES} | {
+        f"AP {name}": value for name, value in figures["per_class"].items()
+    }
+
+
+def assert_same(actual, expected):
+    assert list(actual) == list(expected)
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), images=st.integers(1, 12), tie=st.booleans())
+def test_figures_are_those_of_pycocotools(seed, images, tie):
+    case = draw_case(seed, images=images, tie=tie)
+    judged = judge_images(*case)
+    assert judged.image_ids == tuple(sorted(entry["id"] for entry in case[0]["images"]))
+    assert judged.class_names == ("cat", "all", "dog")
+    assert_same(judged.figures(), flat(coco_figures(*case)))
+
+
+def test_the_cases_hold_what_they_promise():
+    truth, results = draw_case(0, images=60)
+    figures = coco_figures(truth, results)
+    assert all(0.1 < figures[name] < 0.9 for name in COCO_FIGURES)
+    assert {entry["iscrowd"] for entry in truth["annotations"]} == {0, 1}
+    pictures = {entry["id"] for entry in truth["images"]}
+    assert pictures > {entry["image_id"] for entry in truth["annotations"]} > {e["image_id"] for e in results}
+
+
+def test_no_more_than_the_best_100_detections_of_an_image_count():
+    rng = np.random.default_rng(0)
+    truth, _ = draw_case(1, images=3)
+    results = []
+    for entry in truth["annotations"] * 70:
+        near = np.array(entry["bbox"]) * rng.uniform(0.8, 1.2, 4)
+        results.append({k: entry[k] for k in ("image_id", "category_id")} | {"bbox": near.tolist()})
+        results[-1]["score"] = float(rng.random())
+    counts = [sum(r["image_id"] == i["id"] and r["category_id"] == 3 for r in results) for i in truth["images"]]
+    assert max(counts) > 100
+    figures = judge_images(truth, results).figures()
+    assert figures["AR1"] < figures["AR10"] < figures["AR100"]
+    assert_same(figures, flat(coco_figures(truth, results)))
+
+
+def test_without_detections_figures_are_0_and_without_truth_none():
+    truth, results = draw_case(2)
+    assert_same(judge_images(truth, []).figures(), flat(coco_figures(truth, [])))
+    empty = truth | {"annotations": []}
+    assert all(math.isnan(value) for value in judge_images(empty, results).figures().values())
+    assert all(math.isnan(value) for value in judge_images(empty, []).figures().values())
+    crowds = truth | {"annotations": [a | {"iscrowd": 1} for a in truth["annotations"]]}
+    assert all(math.isnan(value) for value in judge_images(crowds, results).figures().values())
+
+
+def test_classes_of_one_name_are_told_apart():
+    truth, results = draw_case(3)
+    truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "cat"}, {"id": 90}]
+    judged = judge_images(truth, results)
+    assert judged.class_names == ("cat (3)", "cat (17)", "90")
+    assert_same(judged.figures(), flat(coco_figures(truth, results)))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 3), min_size=8, max_size=8))
+def test_weights_are_copies_of_images(seed, counts):
+    case = draw_case(seed)
+    copied = repeated(*case, counts, adjacent=False)  # scores of a class differ, so that the order of images is free
+    assert_same(judge_images(*case).figures(counts), flat(coco_figures(*copied)))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 3), min_size=8, max_size=8))
+def test_copies_of_equal_score_stand_together(seed, counts):
+    truth, results = draw_case(seed, tie=True)
+    seen, distinct = set(), []
+    for entry in results:  # ties are between images only
+        key = (entry["image_id"], entry["category_id"], entry["score"])
+        distinct += [] if key in seen else [entry]
+        seen.add(key)
+    copied = repeated(truth, distinct, counts, adjacent=True)
+    assert_same(judge_images(truth, distinct).figures(counts), flat(coco_figures(*copied)))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), factor=st.sampled_from([0.25, 2, 8]))
+def test_only_ratios_of_weights_count(seed, factor):
+    judged = judge_images(*draw_case(seed, images=5))
+    weights = np.random.default_rng(seed).integers(0, 4, 5)
+    assert_same(judged.figures(factor * weights), judged.figures(weights))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ([1, 2], r"`weights` must be 3 finite numbers .* got shape \(2,\), from 1.0 to 2.0"),
+        ([[1, 2, 3]], r"got shape \(1, 3\)"),
+        ([1, -1, 2], "of at least 0.* from -1.0 to 2.0"),
+        ([1, math.nan, 2], "nan"),
+        ([1, math.inf, 2], "to inf"),
+        ([], r"got shape \(0,\)$"),
+    ],
+)
+def test_wrong_weights_are_refused(weights, said):
+    with pytest.raises(ValueError, match=said):
+        judge_images(*draw_case(0, images=3)).figures(weights)
+
+
+def accumulated(truth, results):
+    """COCOeval's precision, (IoU, recall, category, area, detections)."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes(results), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+    assert np.array_equal(judge.params.iouThrs, IOUS)
+    assert np.array_equal(judge.params.recThrs, RECALLS)
+    return judge.eval["precision"]
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10**6), level=st.integers(0, 9))
+def test_curves_are_those_of_pycocotools(seed, level):
+    truth, results = draw_case(seed, images=6, kinds=(3, 17))
+    if not results:
+        return
+    precision = accumulated(truth, results)[level, :, :, 0, -1]
+    curves = judge_images(truth, results).curves(0.5 + 0.05 * level)
+    assert list(curves) == ["all", "cat", "class all", "dog"]
+    for curve, expected in zip([*curves.values()][1:], precision.T, strict=True):
+        np.testing.assert_allclose(curve, np.where(expected > -1, expected, np.nan), atol=1e-12)
+    present = precision[:, precision[0] > -1]
+    np.testing.assert_allclose(curves["all"], present.mean(1) if present.size else [math.nan] * 101, atol=1e-12)
+    assert np.isnan(curves["dog"]).all()
+
+
+@pytest.mark.parametrize("iou", [0.52, 0.45, 1.0, 75, math.nan])
+def test_a_curve_of_another_iou_is_refused(iou):
+    with pytest.raises(ValueError, match=r"`iou` must be one of 0.50, 0.55.* 0.95, got"):
+        judge_images(*draw_case(0)).curves(iou)
+
+
+def worse(results, seed):
+    """Other detections on the same images."""
+    rng = np.random.default_rng(seed)
+    return [d | {"score": float(rng.random())} for d in results if rng.random() < 0.8]
+
+
+@pytest.mark.parametrize("block", [1, 40, 2**20])
+def test_rounds_are_figures_on_the_same_drawn_images_for_all_runs(block, monkeypatch):
+    monkeypatch.setattr(resampling, "_BLOCK", block)
+    truth, results = draw_case(4, images=9)
+    runs = [judge_images(truth, r) for r in (results, worse(results, 0), results)]
+    tracked = []
+
+    def track(items):
+        tracked.extend(items)
+        return iter(tracked)
+
+    sampled = bootstrap(runs, rounds=30, seed=7, track=track)
+    assert len(tracked) == len(runs) * len(CATEGORIES)
+    draws = np.random.default_rng(7).multinomial(9, [1 / 9] * 9, size=30)
+    for run, figures in zip(runs, sampled, strict=True):
+        expected = [run.figures(counts) for counts in draws]
+        assert list(figures) == list(expected[0])
+        for name, values in figures.items():
+            np.testing.assert_allclose(values, [f[name] for f in expected], atol=1e-12)
+    assert all(np.array_equal(sampled[0][name], sampled[2][name], equal_nan=True) for name in sampled[0])
+    assert np.abs(sampled[0]["AP"] - sampled[1]["AP"]).max() > 0.01
+    assert np.ptp(sampled[0]["AP"]) > 0.05
+
+
+def test_seeds_draw_other_images_and_default_to_one():
+    run = judge_images(*draw_case(5, images=9))
+    first, again, other = (bootstrap([run], rounds=20, **kw)[0]["AP"] for kw in ({}, {"seed": 0}, {"seed": 1}))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert bootstrap([], rounds=2) == []
+    assert bootstrap([run])[0]["AR10"].shape == (1000,)
+
+
+def one_box_each(found):
+    """Images of one box each, which was found or not."""
+    box = {"category_id": 3, "bbox": [10.0, 20.0, 30.0, 50.0]}
+    truth = {
+        "images": [{"id": i} for i in range(1, len(found) + 1)],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [box | {"id": i, "image_id": i, "area": 1500, "iscrowd": 0} for i in range(1, len(found) + 1)],
+    }
+    return judge_images(truth, [box | {"image_id": i, "score": 0.5} for i, f in enumerate(found, start=1) if f])
+
+
+def test_the_spread_is_that_of_the_formula():
+    found = np.arange(50) % 10 < 3
+    recall = bootstrap([one_box_each(found)], rounds=4000)[0]["AR100"]
+    assert recall.mean() == pytest.approx(0.3, abs=0.005)
+    assert recall.std() == pytest.approx(math.sqrt(0.3 * 0.7 / 50), rel=0.05)
+
+
+def test_rounds_without_a_box_have_no_figure():
+    truth, results = draw_case(6, images=5)
+    annotations = [{**truth["annotations"][0], "iscrowd": 0}]
+    sampled = bootstrap([judge_images(truth | {"annotations": annotations}, results)], rounds=200)[0]
+    share = np.isnan(sampled["AP"]).mean()
+    assert share == pytest.approx(0.8**5, abs=0.1)
+    assert np.array_equal(np.isnan(sampled["AP"]), np.isnan(sampled["AR1"]))
+
+
+def test_runs_on_different_images_or_boxes_are_refused():
+    truth, results = draw_case(7, images=4)
+    run = judge_images(truth, results)
+    fewer = truth | {"images": truth["images"][1:]}
+    known = {entry["id"] for entry in fewer["images"]}
+    fewer["annotations"] = [a for a in truth["annotations"] if a["image_id"] in known]
+    with pytest.raises(ValueError, match="run 1 has 4 images and 3 classes, run 3 has 3 and 3"):
+        bootstrap([run, run, judge_images(fewer, [r for r in results if r["image_id"] in known])])
+    for change in (
+        {"annotations": truth["annotations"][1:]},
+        {"categories": [c | {"name": c["name"] + "s"} for c in CATEGORIES]},
+    ):
+        with pytest.raises(ValueError, match="or other ids, names or boxes"):
+            bootstrap([run, judge_images(truth | change, results)])
+
+
+def test_too_few_images_or_rounds_are_refused():
+    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+        bootstrap([judge_images(*draw_case(0, images=1))])
+    with pytest.raises(ValueError, match="`rounds` must be at least 1, got 0"):
+        bootstrap([one_box_each([True, False])], rounds=0)
+
+
+def test_an_entry_that_is_no_result_is_refused():
+    truth, results = draw_case(0)
+    with pytest.raises(ValueError, match="detection 0: image_id 999 is not in the annotation file"):
+        judge_images(truth, [results[0] | {"image_id": 999}])
