@@ -1,4 +1,6 @@
 # make demo   trains a plain and a DCN detector on drawn shapes and compares them
+# make study  what DCN gains: five networks, three seeds, three deformations of the shapes (SIZE=gpu: larger ones)
+# make cards  a plain and a DCN detector on photographs of playing cards
 # make test   the test suite
 # make lint   ruff
 # make board  TensorBoard of all runs, for this machine only
@@ -11,8 +13,9 @@ PIP := $(PY) -m pip install --disable-pip-version-check
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 # exact versions, as in PIP_ARGS="-c constraints.txt"
 PIP_ARGS ?=
+SIZE ?= cpu
 
-.PHONY: demo test lint board clean
+.PHONY: demo study cards test lint board clean
 .DELETE_ON_ERROR:
 
 $(PY):
@@ -37,8 +40,18 @@ demo: $(VENV)/.ready datasets/shapes/annotations/val.json
 	$(PY) tools/train.py --config demo_dcn.yaml --resume auto
 	$(PY) tools/eval.py --config runs/demo/config.yaml --checkpoint runs/demo/last.pt --json runs/demo/figures.json
 	$(PY) tools/eval.py --config runs/demo_dcn/config.yaml --checkpoint runs/demo_dcn/last.pt --json runs/demo_dcn/figures.json
-	$(PY) tools/compare.py runs/demo runs/demo_dcn
+	$(PY) tools/visualize.py runs/demo_dcn --against runs/demo
+	$(PY) tools/compare.py runs/demo runs/demo_dcn --html runs/demo.html
 	@echo "curves and pictures: make board"
+
+study: $(VENV)/.ready
+	$(PY) tools/study.py --size $(SIZE)
+
+cards: $(VENV)/.ready
+	$(PY) tools/train.py --config cards.yaml --resume auto
+	$(PY) tools/train.py --config cards_dcn.yaml --resume auto
+	$(PY) tools/visualize.py runs/cards_dcn --against runs/cards
+	$(PY) tools/compare.py runs/cards runs/cards_dcn --html runs/cards.html
 
 test: $(VENV)/.ready-dev
 	$(PY) -m pytest

@@ -1,0 +1,63 @@
+"""Whether a gain grows with the deformation, and how sure that is."""
+
+import math
+
+import numpy as np
+import pytest
+
+from engine.comparison.differences import Difference
+from engine.comparison.trend import gain_trend, say_trend
+
+
+def gain(value, low, high) -> Difference:
+    return Difference(value, low, high, low, high, None, None)
+
+
+def test_the_ends_are_compared():
+    gains = {0.8: gain(0.04, 0.03, 0.06), 0.0: gain(0.01, 0.00, 0.02), 0.4: gain(0.5, 0.4, 0.6)}
+    trend = gain_trend(gains)
+    assert (trend.weakest, trend.strongest) == (0.0, 0.8)
+    assert trend.value == pytest.approx(0.03)
+    # the lower end is as far as the last's lower and the first's upper end are from their values
+    assert trend.low == pytest.approx(0.03 - math.hypot(0.01, 0.01))
+    assert trend.high == pytest.approx(0.03 + math.hypot(0.02, 0.01))
+
+
+def test_the_interval_covers_the_truth():
+    random = np.random.default_rng(0)
+    first, last, std = 0.010, 0.035, (0.012, 0.020)
+    covered = 0
+    for _ in range(4000):
+        values = [random.normal(mean, s) for mean, s in zip((first, last), std, strict=True)]
+        gains = [gain(value, value - 1.96 * s, value + 1.96 * s) for value, s in zip(values, std, strict=True)]
+        trend = gain_trend(dict(enumerate(gains)))
+        covered += trend.low <= last - first <= trend.high
+    assert 0.94 < covered / 4000 < 0.96
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        (gain(0.04, 0.03, 0.05), "it grows with the deformation by more than its uncertainty"),
+        (gain(0.02, 0.00, 0.04), "within its uncertainty, so neither growth nor fall is shown"),
+        (gain(-0.02, -0.03, -0.01), "it falls with the deformation by more than its uncertainty"),
+    ],
+)
+def test_it_is_said_in_words(last, outcome):
+    gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: last}
+    said = say_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.2})
+    gained = f"{100 * last.value:+.1f} AP at deformation 1"
+    assert said.startswith(f"dcn gains +1.0 AP at deformation 0 and {gained} over plain")
+    assert f"+2 % and {100 * last.value / 0.2:+.0f} % of its AP" in said
+    assert said.endswith(f": {outcome}.")
+
+
+def test_one_deformation_has_no_trend():
+    with pytest.raises(ValueError, match=r"two deformations or more, got \[0\.5\]"):
+        gain_trend({0.5: gain(0.1, 0, 0.2)})
+
+
+def test_a_base_that_finds_nothing():
+    gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: gain(0.02, 0.0, 0.04)}
+    said = say_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.0})
+    assert said.startswith("dcn gains +1.0 AP at deformation 0 and +2.0 AP at deformation 1 over plain. From one to")

@@ -1,0 +1,293 @@
+"""Repeat the study of what DCN gains: networks with and without it, several seeds, on shapes deformed more and more."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import _clone
+
+# isort: split
+import torch
+
+from data.synthetic import write_shapes
+from engine.comparison.compare import compare_runs
+from engine.comparison.report import mean_and_spread, render_report, with_interval
+from engine.comparison.study import Study, render_study
+from engine.config_file import load_config
+from engine.files import write_json, write_text
+from engine.progress import Progress, start_logging
+from engine.runs import LAST
+from engine.tables import format_table
+from engine.trained import load_trained
+
+EPILOG = """examples:
+  python tools/study.py                          # sized for CPUs: 27 runs of 5 minutes on one core each
+  python tools/study.py --jobs 8
+  python tools/study.py --size gpu               # ResNet-50 on larger pictures
+  python tools/study.py --out runs/trial --data datasets/trial --seeds 0 train.max_steps=20
+A second call goes on where the first was stopped: finished runs are kept."""
+
+
+class Size(NamedTuple):
+    """How large a study is: the config of its plain network, and the pictures to draw."""
+
+    config: str
+    train: int
+    val: int
+    width: int
+    height: int
+
+
+class Network(NamedTuple):
+    """One of the networks that are compared; the first is the one that the others are compared with."""
+
+    dcn_v2_stages: list[int]
+    modulation: bool
+    at_every_deformation: bool
+
+
+SIZES = {
+    "cpu": Size("study.yaml", train=800, val=400, width=160, height=128),
+    "gpu": Size("study_gpu.yaml", train=4000, val=1000, width=512, height=416),
+}
+NETWORKS = {
+    "plain": Network([], modulation=True, at_every_deformation=True),
+    "dcnv2_234": Network([2, 3, 4], modulation=True, at_every_deformation=True),
+    "dcnv2_34": Network([3, 4], modulation=True, at_every_deformation=False),
+    "dcnv2_4": Network([4], modulation=True, at_every_deformation=False),
+    "dcnv1_234": Network([2, 3, 4], modulation=False, at_every_deformation=False),
+}
+_LAST_LINES = 5
+
+
+class Run(NamedTuple):
+    """A training of the study."""
+
+    folder: Path
+    config: str
+    overrides: list[str]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="of networks and pictures (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the runs and reports")
+    parser.add_argument("--data", type=Path, default=Path("datasets/study"), help="folder of what is drawn")
+    parser.add_argument(
+        "--deformations",
+        nargs="+",
+        type=float,
+        default=[0.0, 0.4, 0.8],
+        metavar="D",
+        help="0: shapes only turned and scaled, 1: strongly bent; all networks are trained on the last, two on the "
+        "others (default: 0 0.4 0.8)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="(default: 0 1 2)")
+    parser.add_argument(
+        "--jobs", type=int, help="trainings at a time (default: one for each CPU core, or one if there is a GPU)"
+    )
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=NETWORKS,
+        default=[*NETWORKS],
+        metavar="NAME",
+        help=f"of {', '.join(NETWORKS)}; the first is what the others are compared with (default: all)",
+    )
+    parser.add_argument("--train", type=int, help="training images to draw (default: the size's)")
+    parser.add_argument("--val", type=int, help="validation images to draw (default: the size's)")
+    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap over images (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values for all runs")
+    args = parser.parse_intermixed_args()
+    if any(number is not None and number < 1 for number in (args.jobs, args.train, args.val)):
+        parser.error("--jobs, --train and --val must be at least 1")
+    for option in ("seeds", "networks"):
+        if len(values := getattr(args, option)) != len({*values}):
+            parser.error(f"--{option} must differ, got {values}")
+    size = SIZES[args.size]
+    args.size = size._replace(train=args.train or size.train, val=args.val or size.val)
+    return args
+
+
+def main() -> None:
+    """Draw the data, train what is not trained yet, compare."""
+    args = parse_arguments()
+    start_logging()
+    progress = Progress()
+    load_config(args.size.config, args.overrides)  # shows mistakes before anything is drawn
+    levels = sorted(set(args.deformations))
+    for level in levels:
+        draw(args.data / name_of(level), args.size, level, progress)
+    plans = {level: plan_runs(args, level, everything=level == levels[-1]) for level in levels}
+    by_seed = zip(*plans.values(), strict=True)  # so that a study that was stopped has whole comparisons
+    train([run for plan in by_seed for runs in plan for run in runs], args.jobs, progress)
+    study = Study(
+        {
+            level: compare_runs(
+                [run.folder for runs in zip(*plan, strict=True) for run in runs],
+                rounds=args.rounds,
+                progress=progress,
+            )
+            for level, plan in plans.items()
+        }
+    )
+    show(study)
+    write(study, args.out)
+
+
+def show(study: Study) -> None:
+    """Print AP and gains at each deformation, and what can be said of them."""
+    names = [*study.strongest.groups]
+    rows = []
+    for level, comparison in study.comparisons.items():
+        groups = comparison.groups
+        values = [mean_and_spread(groups[name], "AP") if name in groups else "" for name in names]
+        rows.append([f"AP at deformation {level:g}", *values])
+    for level, comparison in study.comparisons.items():
+        gains = {name: found["AP"] for name, found in comparison.differences.items()}
+        cells = [with_interval(gains[name]) if name in gains else "" for name in names]
+        rows.append([f"gain at deformation {level:g}", *cells])
+    print(format_table(("x100", *names), rows))
+    for sentence in [*study.strongest.verdicts.values(), *study.sentences]:
+        print(f"\n{sentence}")
+
+
+def write(study: Study, out: Path) -> None:
+    """Write the reports, and all figures as JSON."""
+    links = {}
+    for level, comparison in study.comparisons.items():
+        file = out / f"{name_of(level)}.html"
+        write_text(file, render_report(comparison))
+        links[f"deformation {level:g}"] = file.name
+    write_text(out / "study.html", render_study(study, links))
+    write_json(out / "study.json", study.as_json())
+    print(f"\neverything found: {out / 'study.json'}\nreport: {out / 'study.html'} (open it in a browser)")
+
+
+def name_of(level: float) -> str:
+    """Name of the folders of one deformation."""
+    return f"deformation_{level:g}"
+
+
+def draw(folder: Path, size: Size, level: float, progress: Progress) -> None:
+    """Draw the data set of one deformation, unless it lies there.
+
+    Raises:
+        ValueError: if another one lies there.
+    """
+    file = folder / "annotations/val.json"
+    if not file.is_file():
+        write_shapes(
+            folder,
+            train=size.train,
+            val=size.val,
+            width=size.width,
+            height=size.height,
+            deformation=level,
+            progress=lambda items: progress.track(items, f"draw {folder}"),
+        )
+        return
+    images = json.loads(file.read_text(encoding="utf-8"))["images"]
+    found = (len(images), images[0]["width"], images[0]["height"])
+    if found != (size.val, size.width, size.height):
+        raise ValueError(
+            f"{folder} must hold {size.val} validation images of {size.width}x{size.height} pixels for this size of "
+            f"the study, but has {found[0]} of {found[1]}x{found[2]}: remove it, or choose another folder by --data"
+        )
+
+
+def plan_runs(args: argparse.Namespace, level: float, *, everything: bool) -> list[list[Run]]:
+    """Plan the runs on one deformation, a list for each seed."""
+    data, out = args.data / name_of(level), args.out / name_of(level)
+    places = [f"data.{split}.images={data / split}" for split in ("train", "val")]
+    places += [f"data.{split}.annotations={data / 'annotations' / f'{split}.json'}" for split in ("train", "val")]
+    return [
+        [
+            Run(
+                out / f"{name}_seed{seed}",
+                args.size.config,
+                [
+                    *places,
+                    f"seed={seed}",
+                    f"model.backbone.dcn_v2_stages={network.dcn_v2_stages}",
+                    f"model.backbone.modulation={str(network.modulation).lower()}",
+                    *args.overrides,
+                ],
+            )
+            for name in args.networks
+            for network in [NETWORKS[name]]
+            if everything or network.at_every_deformation
+        ]
+        for seed in args.seeds
+    ]
+
+
+def train(runs: list[Run], jobs: int | None, progress: Progress) -> None:
+    """Train what is not finished, several at a time.
+
+    Raises:
+        ValueError: if one fails, with its last words; those under way are stopped, and can be gone on with.
+    """
+    runs = [run for run in runs if not is_finished(run)]
+    if not runs:
+        return
+    on_gpu = torch.cuda.is_available()
+    cores = torch.get_num_threads()
+    jobs = jobs or (1 if on_gpu else cores)
+    print(f"{len(runs)} trainings, {jobs} at a time; each has its log in its folder, as {runs[0].folder / 'train.log'}")
+    threads = {} if on_gpu else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
+    processes: list[subprocess.Popen] = []
+
+    def run_one(run: Run) -> None:
+        command = [sys.executable, str(_clone.ROOT / "tools/train.py"), "--config", run.config]
+        process = subprocess.Popen(
+            [*command, "--run-dir", str(run.folder), "--resume", "auto", *run.overrides],
+            env=os.environ | threads,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        said = process.communicate()[1]
+        if process.returncode:
+            last = "\n".join(said.strip().splitlines()[-_LAST_LINES:])
+            raise ValueError(f"the training in {run.folder} ended with exit code {process.returncode}:\n{last}")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run_one, run) for run in runs]
+        try:
+            for future in progress.track(as_completed(futures), "train", len(futures)):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()  # each writes a checkpoint
+            raise
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run is done and judged.
+
+    Raises:
+        ValueError: if another one lies in its folder, as with other overrides.
+    """
+    if not (run.folder / LAST).is_file():
+        return False
+    trained = load_trained(run.folder)
+    if trained.config != load_config(run.config, run.overrides):
+        raise ValueError(
+            f"{run.folder} holds a run of other options than this study's: remove it, or choose another folder by --out"
+        )
+    return trained.is_finished
+
+
+if __name__ == "__main__":
+    _clone.run(main)
