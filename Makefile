@@ -1,5 +1,5 @@
 # make demo   trains a plain and a DCN detector on drawn shapes and compares them
-# make study  what DCN gains: five networks, three seeds, three deformations of the shapes (SIZE=gpu: larger ones)
+# make study  what DCN gains: five networks, three seeds, shapes deformed or not (SIZE=gpu: larger ones)
 # make cards  a plain and a DCN detector on photographs of playing cards
 # make test   the test suite
 # make lint   ruff

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.board import NoBoard
 from engine.distributed import ALONE, OtherProcessError, World, read_world
 from engine.evaluator import COCO_FIGURES
 
@@ -122,7 +123,7 @@ def fake_figures(model) -> dict:
     return dict.fromkeys(COCO_FIGURES, 0.5) | {"per_class": {}}
 
 
-class Recorder:
+class Recorder(NoBoard):
     """Keeps the scalars of the steps."""
 
     def __init__(self) -> None:
@@ -130,12 +131,6 @@ class Recorder:
 
     def scalars(self, step, values) -> None:
         self.lines[step] = self.lines.get(step, {}) | dict(values)
-
-    def picture(self, *arguments) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def train(world, assemble, config, folder, overrides):
