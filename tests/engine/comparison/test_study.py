@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from html import unescape
 
@@ -50,6 +51,13 @@ def test_plain_values(study, comparison):
     assert written["sentences"] == study.sentences
     assert written["gains"]["dcn"]["0"]["value"] == study.gains["dcn"][0.0].value
     assert written["deformations"]["0.5"]["groups"]["plain"]["seeds"] == [0, 1]
+
+
+def test_gains_that_do_not_exist(comparison):
+    nothing = {"dcn": {"AP": Difference(*[math.nan] * 5, None, None)}, "slow": comparison.differences["slow"]}
+    study = Study({0.5: dataclasses.replace(comparison, differences=nothing)})
+    written = json.loads(json.dumps(study.as_json(), allow_nan=False))
+    assert written["gains"]["dcn"]["0.5"]["value"] is None
 
 
 def test_page(study, comparison):

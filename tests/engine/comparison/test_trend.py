@@ -14,13 +14,13 @@ def gain(value, low, high) -> Difference:
 
 
 def test_the_ends_are_compared():
-    gains = {0.8: gain(0.04, 0.03, 0.06), 0.0: gain(0.01, 0.00, 0.02), 0.4: gain(0.5, 0.4, 0.6)}
+    gains = {0.8: gain(0.04, 0.03, 0.06), 0.0: gain(0.01, -0.01, 0.02), 0.4: gain(0.5, 0.4, 0.6)}
     trend = gain_trend(gains)
     assert (trend.weakest, trend.strongest) == (0.0, 0.8)
     assert trend.value == pytest.approx(0.03)
     # the lower end is as far as the last's lower and the first's upper end are from their values
     assert trend.low == pytest.approx(0.03 - math.hypot(0.01, 0.01))
-    assert trend.high == pytest.approx(0.03 + math.hypot(0.02, 0.01))
+    assert trend.high == pytest.approx(0.03 + math.hypot(0.02, 0.02))
 
 
 def test_the_interval_covers_the_truth():
