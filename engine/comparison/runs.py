@@ -11,6 +11,7 @@ from typing import Any
 from ..board import METRICS_FILE
 from ..config import RunConfig
 from ..config_file import flatten
+from ..progress import log
 from ..runs import LAST
 from ..trained import load_trained
 
@@ -102,7 +103,8 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         ValueError: if the folder holds no finished run.
     """
-    path, config, state = load_trained(folder / LAST, overrides)
+    trained = load_trained(folder / LAST, overrides)
+    path, state = trained.path, trained.state
     file = folder / METRICS_FILE
     if not file.is_file():
         raise ValueError(
@@ -116,9 +118,16 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
             f"{folder} is at step {state['step']}, but was last evaluated at step {state['judged_step']}; finish it by "
             "--resume auto"
         )
+    if not trained.is_finished:
+        log.warning(
+            "%s ended at step %d, before the end that its config asks for, and is compared as it is; --resume auto "
+            "finishes it",
+            folder,
+            state["step"],
+        )
     return Run(
         folder=folder,
-        config=config,
+        config=trained.config,
         options=dict(flatten(state["config"])),
         figures=state["figures"],
         parameters=state["parameters"],

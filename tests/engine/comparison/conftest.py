@@ -74,6 +74,8 @@ def finish_run(tiny_config, val_split):
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "step": 12,
             "judged_step": 12,
+            "epoch": config.train.epochs,
+            "stale": 0,
             "model": model.state_dict() if weights else {},
             "ema": None,
             "figures": coco_figures(val_split.raw, results),

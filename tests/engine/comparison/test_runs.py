@@ -1,12 +1,14 @@
 """Reading finished runs, and grouping them by what was learned."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
 from engine.comparison.runs import group_runs, option_differences, read_run
+from engine.progress import log
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
 
@@ -52,6 +54,15 @@ def test_unfinished_runs(finish_run, tmp_path, state, records, said):
     with pytest.raises(ValueError, match=said) as error:
         read_run(folder)
     assert str(error.value).startswith(str(folder))
+
+
+def test_a_run_cut_short_after_an_evaluation_is_told(finish_run, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger=log.name)
+    assert read_run(finish_run(tmp_path / "whole", weights=False)).steps == 12
+    assert not caplog.messages
+    assert read_run(finish_run(tmp_path / "half", state={"epoch": 1}, weights=False)).steps == 12
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'half'} ended at step 12, before the end that its config asks for")
 
 
 def test_folders_without_a_run(finish_run, tmp_path):
