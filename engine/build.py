@@ -290,8 +290,7 @@ def _build_judges(
         shown = _first_samples(config, val, PICTURES) or _samples_of(blank_batch())
         pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
         image, target = next(iter(_first_samples(config, val, 1, keep_empty=False)), shown[0])
-        middle = ((image.shape[2] - 1) / 2, (image.shape[1] - 1) / 2)
-        pixels = box_centres(target["boxes"], PICTURE_POINTS) or [middle]
+        pixels = box_centres(target["boxes"], PICTURE_POINTS, image)
         for name, picture in dcn_pictures(model, image, pixels, device=device).items():
             pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
         return pictures

@@ -11,6 +11,7 @@ import _clone
 import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
+from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
@@ -36,8 +37,8 @@ Of each image are drawn:
   masks, offsets    of the last deformable layer of each stage
 The last three need deformable layers, and masks DCNv2."""
 SHORT_SIDE = 480
-# Objects that sampling points and receptive fields are drawn for, where no pixel is asked for.
-MOST_POINTS = 3
+# IoU from which two detections are about one object.
+SAME_OBJECT = 0.5
 SOFTWARE = "resnet-dcn tools/visualize.py"
 
 Pixel = tuple[float, float]
@@ -76,7 +77,14 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="X,Y",
-        help="pixel of the image to draw sampling points for, repeatable (default: centres of the best detections)",
+        help="pixel of the image to draw sampling points for, repeatable, in place of detections",
+    )
+    parser.add_argument(
+        "--points",
+        type=int,
+        default=3,
+        metavar="N",
+        help="detections to draw sampling points and receptive fields for, the best first (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <run>/pictures)")
     parser.add_argument(
@@ -87,8 +95,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in device=cpu")
     args = parser.parse_intermixed_args()
-    if args.count < 1:
-        parser.error(f"--count must be at least 1, got {args.count}")
+    for option in ("count", "points"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option} must be at least 1, got {getattr(args, option)}")
     return args
 
 
@@ -123,6 +132,7 @@ def main() -> None:
             subject,
             trained.state["class_names"],
             args.pixel,
+            points=args.points,
             device=device,
             score_threshold=args.score_threshold,
             names=names,
@@ -225,12 +235,13 @@ def draw(
     class_names: Sequence[str],
     pixels: Sequence[Pixel],
     *,
+    points: int,
     device: torch.device,
     score_threshold: float,
     names: tuple[str, str | None],
     against: nn.Module | None,
 ) -> dict[str, Tensor]:
-    """Draw all pictures of one image, by kind; `pixels` default to the centres of the best detections."""
+    """Draw all pictures of one image, by kind; without `pixels` for the centres of the best `points` detections."""
     image = subject.image
     with torch.inference_mode():
         (found,) = model(to_device([image], [], device)[0])
@@ -241,8 +252,9 @@ def draw(
     else:
         detections = draw_detections(model, [(image, subject.target)], class_names, device=device, **options)
     if not pixels:
-        middle = ((image.shape[2] - 1) / 2, (image.shape[1] - 1) / 2)
-        pixels = box_centres(found["boxes"][found["scores"].argsort(descending=True)], MOST_POINTS) or [middle]
+        # one for each object: of detections upon each other, whatever their class, the best
+        best = nms(found["boxes"], found["scores"], SAME_OBJECT)
+        pixels = box_centres(found["boxes"][best], points, image)
     pictures = dcn_pictures(
         model, image, pixels, device=device, name=names[0], against=against, against_name=names[1] or ""
     )

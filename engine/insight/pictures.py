@@ -70,7 +70,10 @@ def dcn_pictures(
     return pictures
 
 
-def box_centres(boxes: Tensor, most: int) -> list[Pixel]:
-    """The pixels (x, y) in the middle of the first boxes (xyxy), `most` at most."""
+def box_centres(boxes: Tensor, most: int, image: Tensor) -> list[Pixel]:
+    """The pixels (x, y) in the middle of the first boxes (xyxy), `most` at most; without a box that of the image."""
+    height, width = image.shape[1:]
+    whole = boxes.new_tensor([[0, 0, width, height]])
+    chosen = boxes[:most] if len(boxes) else whole
     # a box from 0 to 1 holds the one pixel whose centre is called 0
-    return [(x, y) for x, y in ((boxes[:most, :2] + boxes[:most, 2:]) / 2 - 0.5).tolist()]
+    return [(x, y) for x, y in ((chosen[:, :2] + chosen[:, 2:]) / 2 - 0.5).tolist()]

@@ -7,7 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.ops import box_iou
+
+from data import CocoDetection, eval_transform
+from engine.build import read_split
+from engine.trained import load_trained, restore_model
 
 KINDS = {"detections", "receptive_field", "sampling_points", "masks", "offsets"}
 
@@ -70,6 +76,28 @@ def test_against_another_run_at_a_pixel(visualize, dcn_run, plain_run, photo, tm
     assert (tmp_path / "out/photo_receptive_field.png").read_bytes() != beside
 
 
+def test_points_are_drawn_for_so_many_objects(visualize, dcn_run, tmp_path):
+    """A row of panels for each; the detections of this little trained model lie upon each other."""
+    heights = {}
+    for points in (1, 2, 500):
+        assert visualize(dcn_run, "--images", "1", "--points", points).code == 0
+        with Image.open(tmp_path / "out/000001_sampling_points.png") as picture:
+            heights[points] = picture.height
+    row = heights[2] - heights[1]
+    assert row > 100
+    objects = 1 + round((heights[500] - heights[1]) / row)
+    state = load_trained(dcn_run)
+    image, _ = CocoDetection(read_split(state.config.data, "val"), eval_transform())[0]
+    with torch.inference_mode():
+        (found,) = restore_model(state)([image / 255])
+    distinct = []
+    for index in found["scores"].argsort(descending=True).tolist():
+        box = found["boxes"][index : index + 1]
+        if not any(box_iou(box, other) > 0.5 for other in distinct):
+            distinct.append(box)
+    assert 2 < objects == len(distinct) < len(found["boxes"])
+
+
 def test_a_picture_needs_no_data_set(visualize, plain_run, photo, tmp_path):
     result = visualize(plain_run, "data.val.annotations=gone.json", "--images", photo)
     assert result.code == 0, result.err
@@ -119,6 +147,7 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
         (["--images", "1", "000001.png"], "must have names of their own.*got twice: 000001"),
         (["--pixel", "3"], "must be X,Y as in 120,80, got '3'"),
         (["--count", "0"], "--count must be at least 1, got 0"),
+        (["--points", "0"], "--points must be at least 1, got 0"),
         (["--weights", "ema"], "holds no averaged weights"),
         (["--against", "nowhere"], "nowhere"),
         (["model.nothing=3"], "model.nothing"),

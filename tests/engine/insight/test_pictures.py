@@ -292,5 +292,6 @@ def test_pictures_of_images_of_any_size_before_any_training(tiny_config, size):
 
 def test_box_centres():
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [2.0, 4.0, 6.0, 7.0], [0.0, 0.0, 9.0, 9.0]])
-    assert box_centres(boxes, 2) == [(0.0, 0.0), (3.5, 5.0)]
-    assert box_centres(torch.zeros(0, 4), 2) == []
+    image = torch.zeros(3, 9, 14)
+    assert box_centres(boxes, 2, image) == [(0.0, 0.0), (3.5, 5.0)]
+    assert box_centres(torch.zeros(0, 4), 2, image) == [(6.5, 4.0)]  # between two columns, on the middle row
