@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,7 @@ NETWORKS = {
     "dcnv1_234": Network([2, 3, 4], modulation=False, at_every_deformation=False),
 }
 _LAST_LINES = 5
+WIDTH = 120
 
 
 class Run(NamedTuple):
@@ -157,7 +159,7 @@ def show(study: Study) -> None:
         rows.append([f"gain at deformation {level:g}", *cells])
     print(format_table(("x100", *names), rows))
     for sentence in [*study.strongest.verdicts.values(), *study.sentences]:
-        print(f"\n{sentence}")
+        print(f"\n{textwrap.fill(sentence, WIDTH)}")
 
 
 def write(study: Study, out: Path) -> None:

@@ -49,6 +49,7 @@ _STYLE = {
     "text.parse_math": False,  # names are data, and may hold a $
 }
 _INCH = 72  # points of SVG
+_SIZE = (4.6, 2.9)  # inches of a plot of curves
 _WIDTH = 4.9  # inches of a plot of differences
 _LETTERS = 12  # that stand side by side on an inch
 
@@ -70,7 +71,7 @@ def plot_curves(
     dashed: Mapping[str, Sequence[Curve]] | None = None,
     x_limits: tuple[float, float] | None = None,
     y_limits: tuple[float, float] | None = None,
-    size: tuple[float, float] = (4.6, 2.9),
+    size: tuple[float, float] = _SIZE,
 ) -> str:
     """Draw each run's curve thin, and the mean of each group thick.
 
@@ -167,13 +168,13 @@ def plot_gains(
         x_label: under it.
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _start((4.6, 2.9))
+        figure, axes = _start(_SIZE)
         places = sorted({place for found in gains.values() for place in found})
         step = (places[-1] - places[0]) / 60 if places else 0.0
         for index, (group, found) in enumerate(gains.items()):
             shift = step * (index - (len(gains) - 1) / 2)  # intervals beside each other can be told apart
             x = [place + shift for place in found]
-            axes.plot(x, [100 * one.value for one in found.values()], color=colours[group], linewidth=1.0, zorder=2)
+            axes.plot(x, [100 * one.value for one in found.values()], color=colours[group], linewidth=1.2, zorder=2)
             for place, one in zip(x, found.values(), strict=True):
                 axes.plot([place] * 2, [100 * one.low, 100 * one.high], color=colours[group], linewidth=1.7, zorder=2)
                 face = colours[group] if one.exceeds_uncertainty else _PAPER
@@ -182,7 +183,7 @@ def plot_gains(
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
-        axes.set(title=_clipped(title, _WIDTH), xlabel=_clipped(x_label, _WIDTH))
+        axes.set(title=_clipped(title, _SIZE[0]), xlabel=_clipped(x_label, _SIZE[0]))
         return _finish(figure, name, title)
 
 

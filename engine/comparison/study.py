@@ -8,7 +8,7 @@ from .differences import Difference
 from .plots import group_colours, plot_curves, plot_gains
 from .report import report_parts, templates
 from .result import Comparison, without_nan
-from .trend import say_trend
+from .trend import explain_trend, gain_trend, say_trend
 
 FIGURE = "AP"
 
@@ -42,10 +42,21 @@ class Study:
 
     @property
     def sentences(self) -> list[str]:
-        """What can be said of each network that was trained at several deformations."""
+        """What can be said of each network that was trained at several deformations, and why it is so."""
         base = self.strongest.base
         base_ap = {level: comparison.groups[base].mean(FIGURE) for level, comparison in self.comparisons.items()}
-        return [say_trend(name, base, gains, base_ap) for name, gains in self.gains.items() if len(gains) > 1]
+        found = []
+        for name, gains in self.gains.items():
+            if len(gains) < 2:
+                continue
+            groups = [self.comparisons[level].groups[each] for level in gains for each in (base, name)]
+            spread = max(group.spread(FIGURE) for group in groups)
+            parts = (
+                say_trend(name, base, gains, base_ap),
+                explain_trend(gain_trend(gains), base, base_ap, spread),
+            )
+            found.append(" ".join(filter(None, parts)))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """All of it in plain values."""

@@ -45,6 +45,34 @@ def gain_trend(gains: Mapping[float, Difference]) -> Trend:
     return Trend(weakest, strongest, value, value - down, value + up)
 
 
+def explain_trend(trend: Trend, base: str, base_ap: Mapping[float, float], spread: float) -> str:
+    """Say why a gain does not grow, as far as the runs tell; nothing where it does.
+
+    Args:
+        trend: of the gain.
+        base: name of the base.
+        base_ap: mean AP of the base at each deformation.
+        spread: the largest standard deviation of AP over the seeds of a network, NaN with one seed each.
+    """
+    if trend.low > 0:
+        return ""
+    reasons = []
+    first, last = base_ap[trend.weakest], base_ap[trend.strongest]
+    if last < first:
+        reasons.append(
+            f"AP of {base} itself goes from {100 * first:.1f} to {100 * last:.1f}, and where less is found, the same "
+            "help shows in fewer points"
+        )
+    if spread > abs(trend.value) / 2:
+        reasons.append(
+            f"seeds of one network differ by a standard deviation of up to {100 * spread:.1f}, beside which a change "
+            f"of {100 * abs(trend.value):.1f} does not stand out; more of them would tell"
+        )
+    if math.isnan(spread):
+        reasons.append("with one seed each, training's own chance cannot be told from it")
+    return f"Why: {'; '.join(reasons)}." if reasons else "Why that is so, these runs do not tell."
+
+
 def say_trend(name: str, base: str, gains: Mapping[float, Difference], base_ap: Mapping[float, float]) -> str:
     """Say in words whether the gain of a network over the base grows with the deformation.
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.comparison.differences import Difference
-from engine.comparison.plots import COLOURS, group_colours, mean_curve, plot_curves, plot_differences
+from engine.comparison.plots import COLOURS, group_colours, mean_curve, plot_curves, plot_differences, plot_gains
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = {"a": "#111213", "b": "#212223"}
@@ -162,3 +162,15 @@ def test_colours_of_groups():
         luminance = linear @ [0.2126, 0.7152, 0.0722]
         assert 1.05 / (luminance + 0.05) > 3
         assert (luminance + 0.05) / (0.01 + 0.05) > 3
+
+
+def test_gains_over_a_number():
+    """Dots are filled where the interval leaves out 0, ticks are the numbers, and intervals stand where they are."""
+    sure, unsure = Difference(0.03, 0.01, 0.05, 0, 0, None, None), Difference(0.01, -0.02, 0.04, 0, 0, None, None)
+    svg = plot_gains({"a": {0.0: unsure, 0.8: sure}, "b": {0.8: sure}}, NAMES, name="g", title="more", x_label="bend")
+    assert {"more", "bend", "0", "0.8", "+3"} <= {*texts(svg)}
+    assert lines(svg, "#111213") == ["1.2", "1.7", "1.7"]  # from dot to dot, and two intervals
+    fills = re.findall(r"fill: (#111213|var\(--paper, #ffffff\)); stroke: #111213", svg)
+    assert sorted({*fills}) == ["#111213", "var(--paper, #ffffff)"]
+    alone = plot_gains({"b": {0.8: sure}}, NAMES, name="g", title="more", x_label="bend")
+    assert lines(alone, "#212223")[-1] == "1.7"

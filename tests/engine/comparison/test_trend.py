@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.comparison.differences import Difference
-from engine.comparison.trend import gain_trend, say_trend
+from engine.comparison.trend import Trend, explain_trend, gain_trend, say_trend
 
 
 def gain(value, low, high) -> Difference:
@@ -61,3 +61,25 @@ def test_a_base_that_finds_nothing():
     gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: gain(0.02, 0.0, 0.04)}
     said = say_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.0})
     assert said.startswith("dcn gains +1.0 AP at deformation 0 and +2.0 AP at deformation 1 over plain. From one to")
+
+
+@pytest.mark.parametrize(
+    ("trend", "last_ap", "spread", "reasons"),
+    [
+        (Trend(0.0, 1.0, 0.04, 0.01, 0.07), 0.2, 0.3, []),  # it grows: nothing to explain
+        (Trend(0.0, 1.0, -0.021, -0.09, 0.05), 0.165, 0.033, ["AP falls", "seeds"]),
+        (Trend(0.0, 1.0, -0.1, -0.12, -0.08), 0.165, 0.033, ["AP falls"]),
+        (Trend(0.0, 1.0, -0.1, -0.12, -0.08), 0.5, 0.033, ["unknown"]),
+        (Trend(0.0, 1.0, 0.01, -0.12, 0.08), 0.5, math.nan, ["one seed"]),
+    ],
+)
+def test_why_there_is_no_growth(trend, last_ap, spread, reasons):
+    said = explain_trend(trend, "plain", {0.0: 0.405, 0.5: 0.9, 1.0: last_ap}, spread)
+    marks = {
+        "AP falls": "AP of plain itself goes from 40.5 to 16.5",
+        "seeds": "standard deviation of up to 3.3, beside which a change of 2.1",
+        "one seed": "with one seed each",
+        "unknown": "Why that is so, these runs do not tell.",
+    }
+    assert [name for name, mark in marks.items() if mark in said] == reasons
+    assert bool(said) == bool(reasons)
