@@ -1,5 +1,6 @@
 """tools/study.py: draws, trains what is missing, compares."""
 
+import html
 import json
 import shutil
 
@@ -59,7 +60,7 @@ def test_it_draws_trains_and_compares(first, folder):
             value = f"{100 * group['figures']['AP']['mean']:.1f}"
             (row,) = (line for line in first.out.splitlines() if line.startswith(f"  AP at deformation {level} "))
             assert value in row
-    page = (folder / "runs/study.html").read_text()
+    page = html.unescape((folder / "runs/study.html").read_text())
     assert written["sentences"][0] in page
     assert 'href="deformation_0.html"' in page
     assert "plain_seed1" in (folder / "runs/deformation_0.html").read_text()
