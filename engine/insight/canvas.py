@@ -1,5 +1,6 @@
 """Figures of matplotlib with images as their panels, without its global state, as tensors."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-DPI = 100
+DPI, POINTS_IN_INCH = 100, 72
 # Of a figure and of the longer side of a panel, in pixels; a column is no narrower than its title.
 WIDEST, PANEL, NARROWEST = 1600, 480, 320
 # Room for two lines of a title and for one, between columns, for a colour bar, and around everything.
-TITLE_PX, LINE_PX, GAP_PX, BAR_PX, BORDER_PX = 44, 26, 10, 72, 10
+TITLE_PX, LINE_PX, GAP_PX, BAR_PX, BORDER_PX = 44, 26, 10, 100, 10
 SMALL = 9  # points
+LETTER_PX = 7.5  # of the mean letter of small text
 
 
 def panels(
@@ -88,16 +90,25 @@ def colour_bar(figure: Figure, column: Sequence[Axes], label: str, colours: str,
     long = min(top.y1 - bottom.y0, PANEL / height_px)
     place = (top.x1 + GAP_PX / width_px, (top.y1 + bottom.y0 - long) / 2, 12 / width_px, long)
     bar = figure.colorbar(ScalarMappable(norm, colours), cax=figure.add_axes(place))
-    bar.set_label(label, fontsize=SMALL)
+    middle = (top.y1 + bottom.y0) / 2
+    room_px = 2 * min(middle, 1 - middle) * height_px - BORDER_PX
+    bar.set_label(textwrap.fill(label, max(10, int(room_px / LETTER_PX))), fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.ax.yaxis.set_major_locator(MaxNLocator(5))
     bar.outline.set_linewidth(0.5)
 
 
-def mark_centre(axes: Axes, place: Tensor) -> None:
-    """Mark a place (y, x) by a cross."""
+def mark_centre(axes: Axes, place: Tensor, *, below: bool = False) -> None:
+    """Mark a place (y, x) by a cross, above or below what else is drawn over the image."""
     for colour, width, size in (("white", 4, 13), ("black", 1.8, 11)):
-        axes.plot(place[1].item(), place[0].item(), "+", color=colour, markersize=size, markeredgewidth=width, zorder=5)
+        options = {"markersize": size, "markeredgewidth": width, "zorder": 3 if below else 5}
+        axes.plot(place[1].item(), place[0].item(), "+", color=colour, **options)
+
+
+def in_points(axes: Axes, pixels: float) -> float:
+    """How many points, of which a line's width and a marker's size are counted, so many pixels of the image take."""
+    (left, _), (right, _) = axes.transData.transform([(0, 0), (pixels, 0)])
+    return (right - left) * POINTS_IN_INCH / axes.figure.dpi
 
 
 def render(figure: Figure) -> Tensor:

@@ -8,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-from .canvas import colour_bar, mark_centre, panels, render, show_image, title
+from .canvas import colour_bar, in_points, mark_centre, panels, render, show_image, title
 from .places import Frame, SampledLayer, nested_points
 
 COLOURS = "plasma"
 NESTED = 3  # layers
 MARGIN = 0.1  # of the longer side
+# Width of a dot in points, and the most that it takes of the distance between neighbours on the regular grid.
+DOT, NESTED_DOT, SHARE = 6.8, 3.6, 0.6
 
 
 def draw_sampling_points(
@@ -49,9 +51,11 @@ def draw_sampling_points(
     for row, place, points_of in zip(axes, places, found, strict=True):
         for panel, (depth, side), (points, weights) in zip(row, sides, points_of, strict=True):
             show_image(panel, image, colour=0.5)
-            _scatter(panel, frame.to_image(points), weights, norm, size=46 if depth == 1 else 13)
+            apart = _apart(frame.to_image(nested_points(regular[-depth:], place)[0]))
+            width = min(DOT if depth == 1 else NESTED_DOT, SHARE * in_points(panel, apart))
+            _scatter(panel, frame.to_image(points), weights, norm, width=width)
             top = side[-1]
-            mark_centre(panel, frame.to_image(top.centre(top.at(place))))
+            mark_centre(panel, frame.to_image(top.centre(top.at(place))), below=True)
             kind = "regular grid" if side is regular else "learned offsets"
             used = side[-depth:]
             whole = math.prod(len(layer.places) for layer in used)
@@ -68,15 +72,21 @@ def _described(layers: Sequence[SampledLayer]) -> str:
     return " → ".join(layer.name.removesuffix(".conv2") for layer in reversed(layers))
 
 
-def _scatter(axes: Axes, places: Tensor, weights: Tensor, norm: Normalize, *, size: float) -> None:
+def _apart(places: Tensor) -> float:
+    """The distance between neighbours of a grid `(n, 2)`, on which points may lie upon each other."""
+    distances = torch.pdist(places.unique(dim=0))
+    return distances.min().item() if len(distances) else math.inf
+
+
+def _scatter(axes: Axes, places: Tensor, weights: Tensor, norm: Normalize, *, width: float) -> None:
     order = weights.argsort()  # what counts most on top
     axes.scatter(
         *places[order].flip(1).T.numpy(),
-        s=size,
+        s=width**2,
         c=weights[order].numpy(),
         cmap=COLOURS,
         norm=norm,
         edgecolors="black",
-        linewidths=0.5 if size > 20 else 0.25,
+        linewidths=min(0.5, 0.07 * width),
         zorder=4,
     )

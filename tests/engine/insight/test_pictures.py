@@ -2,17 +2,21 @@
 
 import colorsys
 import copy
+import math
 
 import pytest
 import torch
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from scipy import ndimage
 from torch import nn
 
 from dcn import DeformConv2d
 from engine.build import build_model
 from engine.config_file import load_config
 from engine.insight import maps
-from engine.insight.canvas import WIDEST, panels, render, show_image
+from engine.insight.canvas import WIDEST, colour_bar, panels, render, show_image
 from engine.insight.maps import draw_masks, draw_offsets, draw_receptive_fields
 from engine.insight.pictures import box_centres, dcn_pictures
 from engine.insight.places import Frame, sampled_layers
@@ -73,6 +77,35 @@ def test_a_hand_placed_offset_is_drawn_at_its_pixel(stride, dilation):
     # a pixel's middle is half a pixel from its edge, in the image as in the picture
     assert drawn_y + 0.5 == pytest.approx(top + (y + 0.5) / height * (bottom - top), abs=1.0)
     assert drawn_x + 0.5 == pytest.approx(left + (x + 0.5) / width * (right - left), abs=1.0)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (960, 1280)])
+def test_dots_can_be_told_apart(size):
+    """On small and on large images: a dot takes less room than there is to its neighbours."""
+    frame = Frame(size, size, size)
+    layers, regular = sampled(16, 1, torch.zeros(18), torch.ones(9, *(side // 16 for side in size)), frame=frame)
+    image = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None].expand(3, *size)
+    picture = draw_sampling_points(image, [(size[1] // 2, size[0] // 2)], layers, regular, frame, has_masks=False)
+    half = picture[:, :, : picture.shape[2] // 2].int()
+    dots = ((half - BRIGHTEST[:, None, None]).abs() <= 40).all(0)
+    labels, count = ndimage.label(dots.numpy())
+    assert count == 9
+    places = torch.tensor(ndimage.center_of_mass(dots.numpy(), labels, range(1, 10)))
+    widest = 2 * (max(ndimage.sum_labels(dots.numpy(), labels, range(1, 10))) / math.pi) ** 0.5
+    assert 1 <= widest < 0.8 * torch.pdist(places).min()
+
+
+@pytest.mark.parametrize("height", [130, 200, 300])
+@pytest.mark.parametrize("label", ["mask (nested: geometric mean of the masks on the way)", "short"])
+def test_the_meaning_of_colours_is_within_the_picture(height, label):
+    """Also beside a single low panel."""
+    image = torch.zeros(3, height, 300, dtype=torch.uint8)
+    figure, axes = panels(image, 1, 4, bars=[3])
+    colour_bar(figure, axes[:, -1], label, "viridis", Normalize())
+    FigureCanvasAgg(figure).draw()
+    label = figure.axes[-1].yaxis.label.get_window_extent()
+    assert figure.bbox.contains(label.x0, label.y0)
+    assert figure.bbox.contains(label.x1, label.y1)
 
 
 def test_what_counts_most_is_on_top():
