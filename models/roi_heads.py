@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
 from .sampling import ImageSampler
-from .two_stage import Float32BoxCoder
+from .two_stage import Float32BoxCoder, at_least_float32
 
 BOX_SALT = 0x424F58
 # Of the sample that the heads are trained on, and from which IoU on it is positive.
@@ -102,15 +102,17 @@ class ImagewiseRoIHeads(RoIHeads):
         """Take the best of all classes and boxes; see torchvision's `postprocess_detections`."""
         found = self.postprocess_detections(logits, codes, proposals, image_shapes)
         return [
-            {"boxes": boxes, "labels": labels, "scores": scores}
-            for boxes, scores, labels in zip(*found, strict=True)
+            {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
         ]
 
     def _predict(self, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        logits, codes = self.box_predictor(self.box_head(pooled))
+        return at_least_float32(logits), codes
 
     def _mask_logits(self, features, boxes, image_shapes) -> Tensor:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+        pooled = self.mask_roi_pool(features, boxes, image_shapes)
+        return at_least_float32(self.mask_predictor(self.mask_head(pooled)))
 
     def _mask_loss(self, features, samples: Samples, image_shapes, targets) -> Tensor:
         positive = [torch.where(labels > 0)[0] for labels in samples.labels]

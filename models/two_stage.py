@@ -97,7 +97,7 @@ class Float32Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Give the anchors of each image; only size, type and device of the maps matter."""
-        return super().forward(image_list, [_at_least_float32(features[:1, :1]) for features in feature_maps])
+        return super().forward(image_list, [at_least_float32(features[:1, :1]) for features in feature_maps])
 
 
 class Float32BoxCoder(BoxCoder):
@@ -105,8 +105,9 @@ class Float32BoxCoder(BoxCoder):
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
         """Move boxes `(N, 4)` by the codes `(N, 4 * n)`."""
-        return super().decode_single(_at_least_float32(rel_codes), boxes)
+        return super().decode_single(at_least_float32(rel_codes), boxes)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
+    """Give half precision as float32, and what is wider as it is."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
