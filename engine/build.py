@@ -69,9 +69,11 @@ def build_model(
     network = resnet(
         backbone.name,
         dcn_v2_stages=backbone.dcn_v2_stages,
+        dcn_every=backbone.dcn_every,
         modulation=backbone.modulation,
         offset_groups=backbone.offset_groups,
         mask_scale=backbone.mask_scale,
+        stride_in_1x1=backbone.stride_in_1x1,
         frozen_stages=backbone.frozen_stages,
         norm=backbone.norm,
         recompute_dcn_stages=backbone.recompute_dcn_stages,

@@ -70,15 +70,20 @@ class BackboneConfig(Section):
     """ResNet and where it is deformable."""
 
     name: str = "resnet50"
-    """A torchvision ResNet: resnet18/34/50/101/152, resnext..., wide_resnet..."""
+    """A torchvision ResNet: resnet18/34/50/101/152, resnext..., wide_resnet...; with _vd its ResNet-D (deep stem,
+    average-pooled shortcuts), as in resnet50_vd."""
     dcn_v2_stages: list[int] = []
     """Stages whose 3x3 convolutions are deformable, counted as torchvision's layers: [2, 3, 4] = layer2..4 = C3..C5."""
+    dcn_every: PositiveInt = 1
+    """Which blocks of a deformable stage are: every so many, counted back from the last, which always is."""
     modulation: bool = True
     """True: DCNv2, samples are weighted by a learned mask. False: DCNv1."""
     offset_groups: PositiveInt = 1
     """Channel groups with offsets of their own."""
     mask_scale: PositiveFloat = 2.0
     """mask = mask_scale * sigmoid; 2 starts as the plain network, 1 is the paper's text and others' checkpoints."""
+    stride_in_1x1: bool = False
+    """Bottlenecks have their stride in the first 1x1 convolution, not in the 3x3: for weights of Caffe and MSRA."""
     frozen_stages: Annotated[int, Field(ge=-1, le=4)] = -1
     """-1 trains all, 0 freezes the stem, s freezes the stem and stages 1..s."""
     norm: str = "frozen_bn"
