@@ -82,8 +82,11 @@ def build_model(
     report = (
         load_backbone_weights(network, backbone.name, backbone.weights) if pretrained and backbone.weights else None
     )
-    pyramid = resnet_fpn(network, levels=model.fpn.levels, channels=model.fpn.channels)
+    pyramid = resnet_fpn(network, **model.fpn.model_dump())
     options = getattr(model, model.detector).model_dump()
+    if "dcn_convs" in options:  # what is deformable in the head is so in the same way as in the backbone
+        options |= {key: getattr(backbone, key) for key in ("modulation", "offset_groups", "mask_scale")}
+        options["dcn_backend"] = model.dcn_backend
     min_size = data.min_size if isinstance(data.min_size, int) else data.min_size[-1]
     detector = DETECTORS[model.detector](pyramid, num_classes, min_size=min_size, max_size=data.max_size, **options)
     return detector, report
@@ -91,7 +94,8 @@ def build_model(
 
 def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:
     """Raise `ValueError`, with the reason, if the deformable layers' backend cannot run on a device."""
-    if model.backbone.dcn_v2_stages:
+    head = getattr(model, model.detector, None)  # the name may be wrong, which is told elsewhere
+    if model.backbone.dcn_v2_stages or getattr(head, "dcn_convs", 0):
         choose_backend(model.dcn_backend, torch.empty(0, device=device))
 
 

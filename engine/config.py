@@ -99,16 +99,19 @@ class FpnConfig(Section):
     """Feature pyramid."""
 
     levels: list[Level] = [2, 3, 4, 5]
-    """Levels taken from the backbone, P2..P5; a pooled one comes on top."""
+    """Levels taken from the backbone, P2..P5."""
     channels: PositiveInt = 256
     """Width of the pyramid."""
+    extra_levels: str = "pool"
+    """What comes on top of them: pool (the last one, halved once more), p6p7 (two convolutions of stride 2, the first
+    from P5), or p6p7_c5 (the first from C5)."""
 
 
 class FasterRcnnConfig(Section):
     """Heads of Faster R-CNN; the defaults are the common COCO recipe."""
 
     anchor_sizes: list[PositiveInt] = [32, 64, 128, 256, 512]
-    """One anchor size in pixels for each pyramid map, the pooled one included."""
+    """One anchor size in pixels for each pyramid map, those on top included."""
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     """Height over width of the anchors."""
     roi_canonical_size: PositiveInt = 224
@@ -131,6 +134,47 @@ class FasterRcnnConfig(Section):
     """The most detections of an image."""
 
 
+class RetinaNetConfig(Section):
+    """Heads of RetinaNet; the defaults are the common COCO recipe, on levels 3 to 7."""
+
+    anchor_sizes: list[PositiveInt] = [32, 64, 128, 256, 512]
+    """One anchor size in pixels for each pyramid map, those on top included."""
+    scales_per_octave: PositiveInt = 3
+    """n: the anchors of a map are its size times 2**(0/n), 2**(1/n), ..., in whole pixels."""
+    aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
+    """Height over width of the anchors."""
+    positive_iou: Fraction = 0.5
+    """IoU with a box from which an anchor learns to detect it; the best anchors of a box always do."""
+    negative_iou: Fraction = 0.4
+    """IoU below which an anchor learns to detect nothing; those in between are ignored."""
+    score_threshold: Fraction = 0.05
+    """Detections below are dropped."""
+    nms_threshold: Fraction = 0.5
+    """IoU above which the weaker of two detections of a class is dropped."""
+    topk_candidates: PositiveInt = 1000
+    """The most detections of a pyramid map, before NMS."""
+    detections_per_image: PositiveInt = 100
+    """The most detections of an image."""
+
+
+class FcosConfig(Section):
+    """Heads of FCOS; the defaults are the common COCO recipe, on levels 3 to 7."""
+
+    dcn_convs: Annotated[int, Field(ge=0, le=4)] = 0
+    """How many of the four convolutions of each tower of the head are deformable, counted from the last; modulation,
+    offset_groups and mask_scale are those of the backbone."""
+    center_sampling_radius: PositiveFloat = 1.5
+    """Places that learn to detect a box lie so many strides from its centre at most."""
+    score_threshold: Fraction = 0.2
+    """Detections below are dropped; the score is the root of class score times centre-ness."""
+    nms_threshold: Fraction = 0.6
+    """IoU above which the weaker of two detections of a class is dropped."""
+    topk_candidates: PositiveInt = 1000
+    """The most detections of a pyramid map, before NMS."""
+    detections_per_image: PositiveInt = 100
+    """The most detections of an image."""
+
+
 class ModelConfig(Section):
     """Detector."""
 
@@ -143,6 +187,10 @@ class ModelConfig(Section):
     fpn: FpnConfig = FpnConfig()
     """Pyramid."""
     faster_rcnn: FasterRcnnConfig = FasterRcnnConfig()
+    """Heads."""
+    retinanet: RetinaNetConfig = RetinaNetConfig()
+    """Heads."""
+    fcos: FcosConfig = FcosConfig()
     """Heads."""
 
 

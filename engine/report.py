@@ -62,12 +62,13 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
     backbone = config.model.backbone
     if convs:
         header = ("layer", "level", "stride", "convs replaced", "parameters added")
+        rows = [row._replace(stride="") if row.stride is None else row for row in convs]
         total = ("total", "", "", sum(row.count for row in convs), sum(row.parameters_added for row in convs))
         log.info(
             "%s in %s:\n%s",
             "DCNv2" if backbone.modulation else "DCNv1",
             backbone.name,
-            format_table(header, [*convs, total]),
+            format_table(header, [*rows, total]),
         )
     else:
         log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)

@@ -1,11 +1,17 @@
 """Networks: ResNet backbones with deformable convolutions, FPN, detectors. Imports dcn and torchvision."""
 
 from .faster_rcnn import faster_rcnn
+from .fcos import fcos
 from .fpn import resnet_fpn
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
+from .retinanet import retinanet
 from .weights import load_backbone_weights
 
-DETECTORS = {"faster_rcnn": faster_rcnn}
+DETECTORS = {
+    "faster_rcnn": faster_rcnn,
+    "retinanet": retinanet,
+    "fcos": fcos,
+}
 
 __all__ = [
     "DETECTORS",
@@ -13,8 +19,10 @@ __all__ = [
     "RESNETS",
     "ReplacedConvs",
     "faster_rcnn",
+    "fcos",
     "load_backbone_weights",
     "replaced_convs",
     "resnet",
     "resnet_fpn",
+    "retinanet",
 ]
