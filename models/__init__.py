@@ -6,9 +6,11 @@ from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
 from .weights import load_backbone_weights
 
 DETECTORS = {"faster_rcnn": faster_rcnn}
+MASK_DETECTORS = ("mask_rcnn", "cascade_mask_rcnn")
 
 __all__ = [
     "DETECTORS",
+    "MASK_DETECTORS",
     "NORMS",
     "RESNETS",
     "ReplacedConvs",
