@@ -159,7 +159,8 @@ def coco_figures(
 
     Args:
         ground_truth: a COCO instances file, as loaded; with masks each annotation needs a `segmentation`.
-        results: COCO results, see `detect`. Those without `bbox` are judged by the boxes around their masks.
+        results: COCO results, see `detect`. Those without `bbox` are judged by the boxes around their masks, and as
+            pycocotools has it are small, medium or large by the masks then.
         masks: whether masks are judged; None: if results have any.
 
     Returns:
@@ -212,7 +213,7 @@ def _match(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: st
         has_box = bool(entry.get("bbox"))
         rle = None if kind == "bbox" and has_box else to_rle(entry["segmentation"], _size(entry, sizes))
         bbox = entry["bbox"] if has_box else coco_mask.toBbox(rle).tolist()
-        area = bbox[2] * bbox[3] if kind == "bbox" else int(coco_mask.area(rle))
+        area = bbox[2] * bbox[3] if rle is None else int(coco_mask.area(rle))
         judged.append(entry | {"id": index, "bbox": bbox, "area": area, "iscrowd": 0, "segmentation": rle})
     if kind == "segm":
         # as run lengths, since pycocotools would put them in place of the polygons of `ground_truth`; it asks for sizes
