@@ -12,9 +12,12 @@ DETECTORS = {
     "retinanet": retinanet,
     "fcos": fcos,
 }
+# Those that learn and find masks.
+MASK_DETECTORS = ("mask_rcnn", "cascade_mask_rcnn")
 
 __all__ = [
     "DETECTORS",
+    "MASK_DETECTORS",
     "NORMS",
     "RESNETS",
     "ReplacedConvs",
