@@ -107,8 +107,8 @@ class FpnConfig(Section):
     from P5), or p6p7_c5 (the first from C5)."""
 
 
-class FasterRcnnConfig(Section):
-    """Heads of Faster R-CNN; the defaults are the common COCO recipe."""
+class TwoStageConfig(Section):
+    """What all detectors with proposals have; the defaults are the common COCO recipe."""
 
     anchor_sizes: list[PositiveInt] = [32, 64, 128, 256, 512]
     """One anchor size in pixels for each pyramid map, those on top included."""
@@ -116,6 +116,9 @@ class FasterRcnnConfig(Section):
     """Height over width of the anchors."""
     roi_canonical_size: PositiveInt = 224
     """Side in pixels of the boxes pooled from P4; half the side is pooled one level lower. Small images want less."""
+    roi_aligned: bool = False
+    """Whether features of boxes are pooled as in mmdetection, detectron2 and PaddleDetection: shifted by half a pixel,
+    and with more points in larger boxes. Needed for weights from there; false is torchvision's way."""
     box_head_channels: PositiveInt = 1024
     """Width of the box head's two fully connected layers."""
     rpn_proposals_train: PositiveInt = 2000
@@ -132,6 +135,28 @@ class FasterRcnnConfig(Section):
     """IoU above which the weaker of two detections of a class is dropped."""
     detections_per_image: PositiveInt = 100
     """The most detections of an image."""
+
+
+class FasterRcnnConfig(TwoStageConfig):
+    """Faster R-CNN."""
+
+
+class MaskRcnnConfig(TwoStageConfig):
+    """Mask R-CNN: Faster R-CNN and a mask of each object."""
+
+    mask_head_channels: PositiveInt = 256
+    """Width of the mask head's convolutions."""
+
+
+class CascadeRcnnConfig(TwoStageConfig):
+    """Cascade R-CNN: three box heads in a row."""
+
+    stage_loss_weights: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [1.0, 0.5, 0.25]
+    """Weight of each stage's losses; detectron2 has [1, 1, 1]."""
+
+
+class CascadeMaskRcnnConfig(CascadeRcnnConfig, MaskRcnnConfig):
+    """Cascade R-CNN and a mask of each object."""
 
 
 class RetinaNetConfig(Section):
@@ -187,6 +212,12 @@ class ModelConfig(Section):
     fpn: FpnConfig = FpnConfig()
     """Pyramid."""
     faster_rcnn: FasterRcnnConfig = FasterRcnnConfig()
+    """Heads."""
+    mask_rcnn: MaskRcnnConfig = MaskRcnnConfig()
+    """Heads."""
+    cascade_rcnn: CascadeRcnnConfig = CascadeRcnnConfig()
+    """Heads."""
+    cascade_mask_rcnn: CascadeMaskRcnnConfig = CascadeMaskRcnnConfig()
     """Heads."""
     retinanet: RetinaNetConfig = RetinaNetConfig()
     """Heads."""

@@ -1,14 +1,19 @@
 """Networks: ResNet backbones with deformable convolutions, FPN, detectors. Imports dcn and torchvision."""
 
+from .cascade_rcnn import cascade_mask_rcnn, cascade_rcnn
 from .faster_rcnn import faster_rcnn
 from .fcos import fcos
 from .fpn import resnet_fpn
+from .mask_rcnn import mask_rcnn
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
 from .retinanet import retinanet
 from .weights import load_backbone_weights
 
 DETECTORS = {
     "faster_rcnn": faster_rcnn,
+    "mask_rcnn": mask_rcnn,
+    "cascade_rcnn": cascade_rcnn,
+    "cascade_mask_rcnn": cascade_mask_rcnn,
     "retinanet": retinanet,
     "fcos": fcos,
 }
@@ -21,9 +26,12 @@ __all__ = [
     "NORMS",
     "RESNETS",
     "ReplacedConvs",
+    "cascade_mask_rcnn",
+    "cascade_rcnn",
     "faster_rcnn",
     "fcos",
     "load_backbone_weights",
+    "mask_rcnn",
     "replaced_convs",
     "resnet",
     "resnet_fpn",
