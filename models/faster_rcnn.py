@@ -6,7 +6,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from .fpn import level_names
+from .fpn import check_anchor_sizes, level_names
 from .roi_heads import ImagewiseRoIHeads
 from .roi_pool import roi_pool
 from .two_stage import TwoStageDetector, proposal_network
@@ -46,7 +46,7 @@ def faster_rcnn(
         num_classes: foreground classes, without background.
         min_size: shorter side in pixels to which images are scaled in evaluation.
         max_size: bound on the longer side after that.
-        anchor_sizes: one size in pixels for each map of the pyramid, "pool" included.
+        anchor_sizes: one size in pixels for each map of the pyramid, those on top included.
         aspect_ratios: heights over widths of the anchors, at every level.
         roi_canonical_size: side in pixels of the boxes that are pooled from level 4 of the pyramid; half the side is
             pooled one level lower (eq. (1) of the FPN paper). Small images want a smaller one.
@@ -63,15 +63,10 @@ def faster_rcnn(
     Raises:
         ValueError: if the number of anchor sizes is not that of the maps, or `num_classes` is below 1.
     """
-    levels = level_names(backbone)
-    if len(anchor_sizes) != len(levels) + 1:
-        raise ValueError(
-            f"`anchor_sizes` must give one size for each of the {len(levels) + 1} maps {', '.join([*levels, 'pool'])}, "
-            f"got {len(anchor_sizes)}: {list(anchor_sizes)}"
-        )
+    check_anchor_sizes(backbone, anchor_sizes)
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
-    pool = roi_pool(levels, ROI_SIZE, canonical_size=roi_canonical_size, aligned=roi_aligned)
+    pool = roi_pool(level_names(backbone), ROI_SIZE, canonical_size=roi_canonical_size, aligned=roi_aligned)
     heads = ImagewiseRoIHeads(
         pool,
         TwoMLPHead(backbone.out_channels * ROI_SIZE**2, box_head_channels),
