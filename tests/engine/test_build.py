@@ -26,6 +26,7 @@ from engine.insight.pictures import dcn_pictures
 from engine.preemption import StopRequest
 from engine.progress import Progress
 from models import resnet
+from models.roi_pool import AlignedRoIPool
 
 
 def model_of(tiny_config, *overrides, pretrained=True):
@@ -74,6 +75,20 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert model.roi_heads.detections_per_img == 11
     model.eval()
     assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (17, 17)
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn"])
+def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
+    own = {"mask": "mask_head_channels: 12", "cascade": "stage_loss_weights: [3, 2, 1]"}
+    options = ["anchor_sizes: [8, 16, 24]", "roi_aligned: true", "box_batch_size: 23", "detections_per_image: 11"]
+    options += [option for part, option in own.items() if part in detector]
+    overrides = [f"model.detector={detector}", f"model.{detector}={{{', '.join(options)}}}"]
+    heads = model_of(tiny_config, *overrides)[0].roi_heads
+    assert isinstance(heads.box_roi_pool, AlignedRoIPool)
+    assert (heads.fg_bg_sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
+    assert heads.has_mask() == ("mask" in detector)
+    assert not heads.has_mask() or heads.mask_predictor.mask_fcn_logits.in_channels == 12
+    assert getattr(heads, "loss_weights", None) == ([3, 2, 1] if "cascade" in detector else None)
 
 
 def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
