@@ -194,4 +194,4 @@ def test_figures_of_masks_are_shown_as_the_runs_found_them(run_tool, runs, tmp_p
     assert "figures of masks are those of each run's last evaluation" in " ".join(out.split())
     written = json.loads((tmp_path / "both.json").read_text())
     assert written["runs"][str(masked)]["figures"]["mask_AP"] == 0.125
-    assert "mask" not in run_tool("compare", runs / "plain_s0", *options).out
+    assert "mask AP" not in run_tool("compare", runs / "plain_s0", *options).out
