@@ -17,6 +17,7 @@ from engine.build import (
     build_train_loader,
     build_trainer,
     check_dcn_backend,
+    needs_masks,
     read_split,
 )
 from engine.config_file import load_config
@@ -275,6 +276,55 @@ def test_a_missing_data_set_says_where_to_get_it(tiny_config, split):
         DatasetError, match=r"nowhere does not exist \(resolved: /.*to get it: python tools/make_shapes.py"
     ):
         read_split(config.data, split)
+
+
+@pytest.fixture
+def damaged(tiny_config, tmp_path):
+    """Overrides that spoil one mask of both splits."""
+    config, overrides = load_config(tiny_config), []
+    for name in ("train", "val"):
+        raw = json.loads(Path(getattr(config.data, name).annotations).read_text())
+        del raw["annotations"][0]["segmentation"]
+        (tmp_path / f"{name}.json").write_text(json.dumps(raw))
+        overrides.append(f"data.{name}.annotations={tmp_path}/{name}.json")
+    return overrides
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
+    data = load_config(tiny_config, damaged).data
+    whole = read_split(data, name)
+    with pytest.raises(DatasetError, match=rf"{name}\.json: 1 annotations without a mask .*annotation 1 in image 1 "):
+        read_split(data, name, masks=True)
+    for policy in ("clip", "drop"):
+        split = read_split(load_config(tiny_config, [*damaged, f"data.invalid_boxes={policy}"]).data, name, masks=True)
+        assert (split.dropped_masks, len(split.boxes[1])) == (1, len(whole.boxes[1]) - 1)
+
+
+def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatch):
+    config = load_config(tiny_config)
+    splits = {name: read_split(config.data, name, masks=True) for name in ("train", "val")}
+    for detectors, has_masks in (((), False), (("faster_rcnn",), True)):
+        monkeypatch.setattr("engine.build.MASK_DETECTORS", detectors)
+        assert needs_masks(config.model) == has_masks
+        for batch in build_train_loader(config, splits["train"], pin_memory=False):
+            assert [("masks" in target) for target in batch.targets] == [has_masks] * len(batch.targets)
+        assert all(
+            "masks" not in batch.targets[0] for batch in build_eval_loader(config, splits["val"], pin_memory=False)
+        )
+        asked, drawn = [], []
+        monkeypatch.setattr("engine.build.evaluate", lambda *_, masks, asked=asked, **__: asked.append(masks))
+        monkeypatch.setattr(
+            "engine.build.draw_detections",
+            lambda model, samples, *_, drawn=drawn, **__: drawn.extend(samples) or torch.zeros(3, 1, 1),
+        )
+        model, _ = build_model(config.model, config.data, len(splits["val"].class_names))
+        parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+        trainer = build_trainer(config, model, *splits.values(), device=torch.device("cpu"), **parts)
+        trainer.evaluate(model)
+        trainer.draw(model)
+        assert asked == [has_masks]
+        assert [("masks" in target) for _, target in drawn] == [has_masks] * 4
 
 
 def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
