@@ -246,6 +246,24 @@ def test_where_masks_overlap_both_are_seen():
     below = tinted(class_colour(1, 3))  # the best is on top
     expected = [tinted(class_colour(0, 3), ground)[part] for part, ground in enumerate(below)]
     assert draw_found(image, found, NAMES)[:, 220, 120].tolist() == expected
+    # of two sizes the smaller lies above, whatever its score
+    found["masks"] = torch.stack([mask_of(20, 40, 60, 70), mask_of(20, 40, 40, 70)])
+    below = tinted(class_colour(0, 3))
+    expected = [tinted(class_colour(1, 3), ground)[part] for part, ground in enumerate(below)]
+    assert draw_found(image, found, NAMES)[:, 220, 120].tolist() == expected
+
+
+def test_masks_of_verdicts_below_the_threshold_are_left_out():
+    image, target = sample(80, 120, [], [])
+    found = {
+        "boxes": torch.tensor([[90.0, 40.0, 110.0, 70.0], [20.0, 40.0, 60.0, 70.0]]),
+        "labels": torch.tensor([1, 2]),
+        "scores": torch.tensor([0.2, 0.9]),
+        "masks": torch.stack([mask_of(90, 40, 110, 70), mask_of(20, 40, 40, 70)])[:, None],
+    }
+    picture = draw_verdicts(image, target, found, NAMES)
+    assert is_colour(picture, *MASKED, tinted(VERDICT_COLOURS["background"]))
+    assert is_colour(picture, 400, 220, (40, 40, 40))
 
 
 def test_the_mode_is_restored_after_an_error():

@@ -85,7 +85,7 @@ def test_a_run_with_masks_goes_on_where_it_was_cut_off(run_tool, options, run_fo
 
 
 def test_a_run_with_masks_is_compared_and_drawn(run_tool, run_folder, dcn_run, tmp_path):
-    files = ["--html", tmp_path / "report.html", "--timed-images", 1, "--rounds", 100]
+    files = ["--html", tmp_path / "report.html", "--timed-images", 0, "--rounds", 100]
     code, out, err = run_tool("compare", dcn_run, run_folder, *files)
     assert (code, err) == (0, "")
     shown = f"{100 * judged(run_folder)['val/mask_AP50']:.1f}"
