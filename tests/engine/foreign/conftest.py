@@ -3,6 +3,7 @@
 Nothing here knows the converter. Names are those that the frameworks document, arithmetic is torch.nn.functional's.
 """
 
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -65,8 +66,8 @@ def paddle(role: str, stage=0, block=0, n=0, part="weight") -> str:
     return {
         "stem": "backbone.conv1.conv1.conv.weight",
         "stem_norm": f"backbone.conv1.conv1.norm.{stat}",
-        "conv": f"{res}.branch2{' abc'[n]}.conv.weight",
-        "norm": f"{res}.branch2{' abc'[n]}.norm.{stat}",
+        "conv": f"{res}.branch2{chr(96 + n)}.conv.weight",
+        "norm": f"{res}.branch2{chr(96 + n)}.norm.{stat}",
         "short": f"{res}.short.conv.weight",
         "short_norm": f"{res}.short.norm.{stat}",
         "offset": f"{res}.branch2b.conv_offset.{part}",
@@ -84,40 +85,33 @@ def paddle(role: str, stage=0, block=0, n=0, part="weight") -> str:
 NAMES = {"detectron2": detectron2, "mmdetection": mmdetection, "paddledetection": paddle}
 
 
-def backbone(name, *, dcn=(2, 3, 4), modulated=True, seed=0) -> dict[str, torch.Tensor]:
+def backbone(name, *, dcn=(2, 3, 4), modulated=True) -> dict[str, torch.Tensor]:
     """A random ResNet-50 whose 3x3 convolutions of some stages are deformable."""
-    generator = torch.Generator().manual_seed(seed)
+    return dict(_backbone(name, dcn, modulated))
+
+
+@cache
+def _backbone(name, dcn, modulated) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     state = {}
 
     def add(conv, norm, outputs, inputs, size, scale=1.0):
-        state[conv("weight") if callable(conv) else conv] = (
-            scale * (2 / (inputs * size * size)) ** 0.5 * draw(outputs, inputs, size, size)
-        )
+        state[conv] = scale * (2 / (inputs * size * size)) ** 0.5 * draw(outputs, inputs, size, size)
         values = (1 + 0.2 * draw(outputs), 0.2 * draw(outputs), 0.2 * draw(outputs), 0.5 + draw(outputs).abs())
-        state.update({norm(part): value for part, value in zip(PARTS, values, strict=True)})
+        state.update({norm(part=part): value for part, value in zip(PARTS, values, strict=True)})
 
-    add(name("stem"), lambda part: name("stem_norm", part=part), 64, 3, 7)
+    add(name("stem"), partial(name, "stem_norm"), 64, 3, 7)
     inputs = 64
     for stage, blocks in BLOCKS.items():
         width = 32 * 2**stage
         for block in range(blocks):
             shapes = {1: (width, inputs, 1), 2: (width, width, 3), 3: (4 * width, width, 1)}
             for n, shape in shapes.items():
-                add(
-                    name("conv", stage, block, n),
-                    lambda part, n=n: name("norm", stage, block, n, part),
-                    *shape,
-                    scale=0.5 if n == 3 else 1.0,
-                )
+                scale = 0.5 if n == 3 else 1.0
+                add(name("conv", stage, block, n), partial(name, "norm", stage, block, n), *shape, scale=scale)
             if block == 0:
-                add(
-                    name("short", stage, block),
-                    lambda part: name("short_norm", stage, block, 0, part),
-                    4 * width,
-                    inputs,
-                    1,
-                )
+                add(name("short", stage), partial(name, "short_norm", stage), 4 * width, inputs, 1)
             if stage in dcn:
                 rows = 27 if modulated else 18
                 state[name("offset", stage, block, part="weight")] = 0.02 * draw(rows, width, 3, 3)
@@ -129,22 +123,19 @@ def backbone(name, *, dcn=(2, 3, 4), modulated=True, seed=0) -> dict[str, torch.
 def features(state, name, x, *, stride_in_1x1=False, dcn=(2, 3, 4)) -> list[torch.Tensor]:
     """C2..C5 of what a network is fed; masks are sigmoids."""
 
-    def norm(x, naming):
-        weight, bias, mean, var = (state[naming(part)] for part in PARTS)
+    def norm(x, *role):
+        weight, bias, mean, var = (state[name(*role, part=part)] for part in PARTS)
         return F.batch_norm(x, mean, var, weight, bias, eps=1e-5)
 
     x = F.conv2d(x, state[name("stem")], stride=2, padding=3)
-    x = F.max_pool2d(norm(x, lambda part: name("stem_norm", part=part)).relu(), 3, 2, 1)
+    x = F.max_pool2d(norm(x, "stem_norm").relu(), 3, 2, 1)
     maps = []
     for stage, blocks in BLOCKS.items():
         for block in range(blocks):
             stride = 2 if block == 0 and stage > 1 else 1
             first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-
-            def bn(x, n, stage=stage, block=block):
-                return norm(x, lambda part: name("norm", stage, block, n, part))
-
-            y = bn(F.conv2d(x, state[name("conv", stage, block, 1)], stride=first), 1).relu()
+            y = F.conv2d(x, state[name("conv", stage, block, 1)], stride=first)
+            y = norm(y, "norm", stage, block, 1).relu()
             weight = state[name("conv", stage, block, 2)]
             if stage in dcn:
                 kernel, bias = (state[name("offset", stage, block, part=part)] for part in ("weight", "bias"))
@@ -153,11 +144,10 @@ def features(state, name, x, *, stride_in_1x1=False, dcn=(2, 3, 4)) -> list[torc
                 y = deform_conv2d(y, predicted[:, :18], weight, stride=second, padding=1, mask=mask)
             else:
                 y = F.conv2d(y, weight, stride=second, padding=1)
-            y = bn(y, 2).relu()
-            y = bn(F.conv2d(y, state[name("conv", stage, block, 3)]), 3)
+            y = norm(y, "norm", stage, block, 2).relu()
+            y = norm(F.conv2d(y, state[name("conv", stage, block, 3)]), "norm", stage, block, 3)
             if block == 0:
-                x = F.conv2d(x, state[name("short", stage, block)], stride=stride)
-                x = norm(x, lambda part: name("short_norm", stage, block, 0, part))
+                x = norm(F.conv2d(x, state[name("short", stage)], stride=stride), "short_norm", stage)
             x = (x + y).relu()
         maps.append(x)
     return maps
@@ -169,21 +159,21 @@ def heads(name, *, classes, transposed=False, seed=1) -> dict[str, torch.Tensor]
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     state = {}
 
-    def add(naming, outputs, inputs, *size, fan=None):
-        weight = draw(outputs, inputs, *size) / (fan or inputs * (size[0] ** 2 if size else 1)) ** 0.5
-        state[naming("weight")] = weight.T.contiguous() if transposed and not size else weight
-        state[naming("bias")] = 0.3 * draw(outputs)
+    def add(naming, outputs, inputs, *size):
+        weight = draw(outputs, inputs, *size) / (inputs * (size[0] ** 2 if size else 1)) ** 0.5
+        state[naming(part="weight")] = weight.T.contiguous() if transposed and not size else weight
+        state[naming(part="bias")] = 0.3 * draw(outputs)
 
     for level, width in zip((2, 3, 4, 5), (256, 512, 1024, 2048), strict=True):
-        add(lambda part: name("lateral", n=level, part=part), CHANNELS, width, 1, 1)
-        add(lambda part: name("output", n=level, part=part), CHANNELS, CHANNELS, 3, 3)
-    add(lambda part: name("rpn_conv", part=part), CHANNELS, CHANNELS, 3, 3)
-    add(lambda part: name("rpn_cls", part=part), 3, CHANNELS, 1, 1)
-    add(lambda part: name("rpn_box", part=part), 12, CHANNELS, 1, 1)
-    add(lambda part: name("fc", n=1, part=part), FC, CHANNELS * 49)
-    add(lambda part: name("fc", n=2, part=part), FC, FC)
-    add(lambda part: name("cls", part=part), classes + 1, FC)
-    add(lambda part: name("box", part=part), 4 * classes, FC)
+        add(partial(name, "lateral", n=level), CHANNELS, width, 1, 1)
+        add(partial(name, "output", n=level), CHANNELS, CHANNELS, 3, 3)
+    add(partial(name, "rpn_conv"), CHANNELS, CHANNELS, 3, 3)
+    add(partial(name, "rpn_cls"), 3, CHANNELS, 1, 1)
+    add(partial(name, "rpn_box"), 12, CHANNELS, 1, 1)
+    add(partial(name, "fc", n=1), FC, CHANNELS * 49)
+    add(partial(name, "fc", n=2), FC, FC)
+    add(partial(name, "cls"), classes + 1, FC)
+    add(partial(name, "box"), 4 * classes, FC)
     return state
 
 

@@ -89,7 +89,6 @@ def test_arrays_of_python_2_are_read():
         (Calls(open, TRACE, "w"), "io.open"),
         (Calls(subprocess.call, ["touch", TRACE]), ".call"),
         (Calls(Path(TRACE).touch), "getattr"),
-        (Calls(getattr, os, "system"), "getattr"),
         (Calls(np.load, TRACE), "numpy.load"),
         (Calls(np.save, TRACE, 1), "numpy.save"),
         (Calls(np.memmap, TRACE, "u1", "w+", 0, (3,)), "numpy.memmap"),
@@ -99,17 +98,14 @@ def test_arrays_of_python_2_are_read():
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_calls_are_refused_by_name(attack, named, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        written = pickle.dumps({"model": {"weight": attack}}, protocol=protocol)
-    except TypeError:  # a module, as the argument of getattr
-        pytest.skip("cannot be pickled")
+    written = pickle.dumps({"model": {"weight": attack}}, protocol=protocol)
     Path("x.pkl").write_bytes(written)
     with pytest.raises(PickleError, match=f"it names .*{named}"):
         read_pickle(Path("x.pkl"))
-    assert os.listdir() == ["x.pkl"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pkl"]
     if "touch" in str(attack.call) and named == "posix.system":
         pickle.loads(written)  # the attack is a real one
-        assert TRACE in os.listdir()
+        assert Path(TRACE).exists()
 
 
 @pytest.mark.parametrize(
@@ -138,14 +134,14 @@ def test_names_that_are_not_listed_are_refused(name):
 
 def test_what_is_listed_takes_no_other_arguments():
     for path in ("builtins\nbytes", "numpy\ndtype", "numpy.core.multiarray\nscalar", "_codecs\nencode"):
-        with pytest.raises(PickleError, match="^it "):
+        with pytest.raises(PickleError, match=r"^it "):
             load_pickle(io.BytesIO(b"c" + path.encode() + b"\n(VO8\nVutf-7\ntR."))
 
 
 def test_nothing_is_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(PickleError, match="it names evil_module.f"):
+    with pytest.raises(PickleError, match=r"it names evil_module\.f"):
         load_pickle(io.BytesIO(by_name("evil_module", "f", "x")))
     assert "evil_module" not in sys.modules
 
@@ -162,7 +158,7 @@ def test_nothing_is_imported(tmp_path, monkeypatch):
     ],
 )
 def test_arrays_of_anything_but_numbers_are_refused(value):
-    with pytest.raises(PickleError, match="no kind of number|not made of numbers"):
+    with pytest.raises(PickleError, match=r"no kind of number|not made of numbers"):
         load_pickle(dumped({"w": value}))
 
 
@@ -170,7 +166,7 @@ def test_arrays_that_lie_about_their_size_are_refused():
     header = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     dtype = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
     for shape in (b"(I9\nt", b"(I1000000000\nI1000000000\nt", b"(I-2\nt"):
-        with pytest.raises(PickleError, match="bytes|not made of numbers"):
+        with pytest.raises(PickleError, match=r"bytes|not made of numbers"):
             load_pickle(io.BytesIO(header + b"(I1\n" + shape + dtype + b"I00\nS'abcdefgh'\ntb."))
 
 

@@ -116,7 +116,7 @@ def test_code_is_refused_by_name_and_not_run(suffix, tmp_path, monkeypatch):
         read_foreign(file)
     assert str(file) in str(error.value)
     assert "add_safe_globals" not in str(error.value)
-    assert os.listdir() == [file.name]
+    assert [*tmp_path.iterdir()] == [file]
 
 
 def test_other_classes_are_refused_in_pytorch_files(tmp_path):
