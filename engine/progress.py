@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -110,6 +112,30 @@ class Progress:
     def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:
         """Iterate over `items` under a bar with a label that goes away at the end."""
         return iter(tqdm(items, desc=label, total=total, leave=False, dynamic_ncols=True, disable=self.palette is None))
+
+    @contextmanager
+    def count_bytes(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
+        """Open a bar of `total` bytes of which `done` are there; yields a function that takes how many more came.
+
+        A number below 0 takes bytes back. Where there is no bar, each tenth is a line in the log.
+        """
+        if self.palette is not None:
+            with tqdm(
+                total=total, initial=done, desc=label, unit="B", unit_scale=True, leave=False, dynamic_ncols=True
+            ) as bar:
+                yield bar.update
+            return
+        start, tenths = time.monotonic(), 10 * done // total
+
+        def advance(count: int) -> None:
+            nonlocal done, tenths
+            done += count
+            if 10 * done // total > tenths:
+                minutes = (time.monotonic() - start) / 60
+                log.info("%s: %d %% of %.2f GB, after %.1f min", label, 100 * done // total, total / 1e9, minutes)
+            tenths = 10 * done // total
+
+        yield advance
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Open the bar of epoch `epoch` (from 1) with `steps` steps, of which `done` are behind us."""

@@ -30,6 +30,12 @@ SMALL = [
     "train.batch_size=1",
     "model.faster_rcnn={rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}",
 ]
+TWO_STAGE = ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
+LOSSES = {
+    "faster_rcnn": TWO_STAGE,
+    "retinanet": ["loss_bbox_regression", "loss_classification"],
+    "fcos": ["loss_bbox_ctrness", "loss_bbox_regression", "loss_classification"],
+}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -75,7 +81,7 @@ def test_a_step_of_training(built, shapes):
         offset_lr_factor=settings.offset_lr_factor,
     )
     losses = model(images, targets)
-    assert sorted(losses) == ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
+    assert sorted(losses) == LOSSES[config.model.detector]
     assert all(math.isfinite(loss.item()) and loss.item() >= 0 for loss in losses.values())
     sum(losses.values()).backward()
     optimizer.step()
@@ -117,4 +123,6 @@ def test_the_pairs_to_compare_differ_in_dcn_alone(name):
     one, other = (load_config(name).model_dump() for name in (name, name.replace(".", "_dcn.")))
     assert one["model"]["backbone"].pop("dcn_v2_stages") == []
     assert other["model"]["backbone"].pop("dcn_v2_stages")
+    assert one["model"]["fcos"].pop("dcn_convs") == 0
+    assert bool(other["model"]["fcos"].pop("dcn_convs")) == (other["model"]["detector"] == "fcos")
     assert one == other

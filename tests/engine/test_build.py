@@ -33,6 +33,14 @@ def model_of(tiny_config, *overrides, pretrained=True):
     return build_model(config.model, config.data, 5, pretrained=pretrained)
 
 
+def test_every_variant_of_the_backbone_arrives(tiny_config):
+    variant = "{name: resnet50_vd, norm: bn, dcn_v2_stages: [2], dcn_every: 3, stride_in_1x1: true}"
+    body = model_of(tiny_config, f"model.backbone={variant}")[0].backbone.body
+    assert [isinstance(block.conv2, DeformConv2d) for block in body.layer2] == [True, False, False, True]
+    assert body.layer2[0].conv1.stride == (2, 2)
+    assert len(body.conv1) == 7
+
+
 def test_every_option_of_the_model_arrives(tiny_config):
     model, report = model_of(
         tiny_config,

@@ -43,6 +43,21 @@ def test_another_model_is_told_key_by_key():
     ]
 
 
+def test_option_that_is_younger_than_the_checkpoint():
+    """It is as if the default had been saved."""
+    saved = {"backbone": {"name": "resnet50"}}
+    state = {"config": {"model": saved}}
+    asked = {"backbone": {"name": "resnet50", "dcn_every": 1, "stride_in_1x1": False}}
+    check_same_model(state, {"model": asked}, Path("last.pt"))
+    asked["backbone"] |= {"dcn_every": 2, "stride_in_1x1": True}
+    with pytest.raises(CheckpointError) as caught:
+        check_same_model(state, {"model": asked}, Path("last.pt"))
+    assert str(caught.value).splitlines()[1:] == [
+        "  - model.backbone.dcn_every: 1 in the checkpoint, 2 in the config",
+        "  - model.backbone.stride_in_1x1: False in the checkpoint, True in the config",
+    ]
+
+
 def test_another_optimizer_is_refused():
     state = {"config": {"train": {"optimizer": "sgd", "lr": 0.1}}}
     check_same_optimizer(state, {"train": {"optimizer": "sgd", "lr": 0.2}}, Path("last.pt"))

@@ -168,3 +168,26 @@ def test_a_fault_in_a_call_of_the_log_is_shown_as_ever(streams, tmp_path):
     start_logging(tmp_path / "train.log")
     log.handlers[-1].handle(logging.LogRecord("resnet_dcn", logging.INFO, "x.py", 1, "%d", ("text",), None))
     assert "--- Logging error ---" in err.getvalue()
+
+
+class TestBytes:
+    def test_a_bar_on_a_terminal(self, streams):
+        _, err = streams(Terminal)
+        with Progress().count_bytes("a.zip", 4_000_000, 1_000_000) as advance:
+            advance(1_000_000)
+        shown = ESCAPE.sub("", err.getvalue())
+        assert "a.zip:  25%" in shown
+        assert "1.00M/4.00M" in shown
+
+    def test_lines_elsewhere(self, streams):
+        out, err = streams(io.StringIO)
+        start_logging()
+        with Progress().count_bytes("a.zip", 3_000_000_000, 1_000_000_000) as advance:
+            for _ in range(10):
+                advance(100_000_000)
+            advance(-2_000_000_000)  # the server started anew
+            advance(400_000_000)
+        lines = out.getvalue().splitlines()
+        assert [line.split(":")[1].split("%")[0].strip() for line in lines] == ["40", "50", "60", "13"]
+        assert lines[0].startswith("a.zip: 40 % of 3.00 GB, after 0.0 min")
+        assert err.getvalue() == ""

@@ -136,11 +136,12 @@ def test_either_a_checkpoint_or_results(run_tool, arguments):
     assert "give either --config and --checkpoint, or --results and --annotations" in err
 
 
-def test_missing_results(run_tool, shapes):
+def test_missing_results(run_tool, shapes, tmp_path):
     code, _, err = run_tool("eval", "--results", "no.json", "--annotations", shapes / "annotations/val.json")
     assert code == 2
     assert "results file no.json does not exist (resolved: /" in err
-    code, _, err = run_tool("eval", "--results", "no.json", "--annotations", "none.json")
+    (tmp_path / "results.json").write_text("[]")
+    code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", "none.json")
     assert code == 2
     assert "annotation file none.json does not exist" in err
 
