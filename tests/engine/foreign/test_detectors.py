@@ -10,7 +10,7 @@ from engine.foreign.recognition import SOURCES, recognise
 from models import DETECTORS, resnet, resnet_fpn
 
 CLASSES = 5
-SIZES = {"min_size": 96, "max_size": 160, "score_threshold": 0.0}
+SIZES = {"min_size": 96, "max_size": 160, "score_threshold": 0.0, "detections_per_image": 25}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ SIZES = {"min_size": 96, "max_size": 160, "score_threshold": 0.0}
 def test_torchvisions_detectors_find_the_same(key, make, pyramid, outputs):
     torch.manual_seed(0)
     prefix = "box_" if key == "mask_rcnn" else ""
-    choice = {f"{prefix}score_thresh": 0.0, f"{prefix}detections_per_img": 100}
+    choice = {f"{prefix}score_thresh": 0.0, f"{prefix}detections_per_img": 25}
     theirs = make(weights=None, weights_backbone=None, num_classes=91, min_size=96, max_size=160, **choice)
     gaps = [index for index in range(91) if index not in COCO]  # which a trained network never names
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_torchvisions_detectors_find_the_same(key, make, pyramid, outputs):
     picture = torch.rand(3, 90, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         (our,), (their,) = ours([picture]), theirs([picture])
-    assert len(their["boxes"]) > 20
+    assert len(their["boxes"]) > 10
     assert [[*COCO][label - 1] for label in our["labels"]] == their["labels"].tolist()
     for name in their:
         if name != "labels":
