@@ -276,6 +276,16 @@ class Oracle(torch.nn.Module):
         return [self.outputs.pop(0) for _ in images]
 
 
+def test_a_detector_that_finds_nothing_yet_has_a_mask_ap_of_0():
+    model = Oracle([])
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    model.outputs = [nothing | {"masks": torch.zeros(0, 1, HEIGHT, WIDTH)}, nothing]
+    batch = Batch([torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)], [{"image_id": 1}], 1.0, True, [])
+    ground_truth = truth((1, 3, packed(SMALL), SMALL))
+    assert evaluate(model, [batch], [3, 17, 90], ground_truth, masks=True, device=CPU)["mask_AP"] == 0
+    assert "mask_AP" not in evaluate(model, [batch], [3, 17, 90], ground_truth, device=CPU)
+
+
 @pytest.fixture
 def drawn(shapes):
     """The val split of drawn shapes, with masks."""
