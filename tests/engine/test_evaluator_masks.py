@@ -241,7 +241,8 @@ def test_truth_without_a_mask_is_told():
 def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
     ground_truth = truth((1, 3, packed(SMALL), SMALL), images=2)
     del ground_truth["images"][1]["width"]
-    assert coco_figures(ground_truth, [GOOD, GOOD | {"image_id": 2}])["mask_AP"] == pytest.approx(1)
+    elsewhere = GOOD | {"image_id": 2, "segmentation": runs(SMALL)}
+    assert coco_figures(ground_truth, [GOOD, elsewhere])["mask_AP"] == pytest.approx(1)
     ground_truth["annotations"][0]["image_id"] = 2
     with pytest.raises(ValueError, match="its image no stated width and height"):
         coco_figures(ground_truth, [GOOD])
