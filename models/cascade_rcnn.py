@@ -11,10 +11,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from .boxes import Float32BoxCoder, at_least_float32
 from .faster_rcnn import faster_rcnn
 from .mask_rcnn import add_mask_head
 from .roi_heads import ImagewiseRoIHeads, Samples
-from .two_stage import Float32BoxCoder, TwoStageDetector, at_least_float32
+from .two_stage import TwoStageDetector
 
 # Of each stage: the IoU from which on a box is positive, and the weights of its codes (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)

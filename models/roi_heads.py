@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
+from .boxes import Float32BoxCoder, at_least_float32
 from .sampling import ImageSampler
-from .two_stage import Float32BoxCoder, at_least_float32
 
 BOX_SALT = 0x424F58
 # Of the sample that the heads are trained on, and from which IoU on it is positive.
@@ -47,7 +47,15 @@ class ImagewiseRoIHeads(RoIHeads):
     """
 
     def __init__(
-        self, box_roi_pool, box_head, box_predictor, *, batch_size, score_threshold, nms_threshold, detections_per_image
+        self,
+        box_roi_pool: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        batch_size: int,
+        score_threshold: float,
+        nms_threshold: float,
+        detections_per_image: int,
     ) -> None:
         super().__init__(
             box_roi_pool,

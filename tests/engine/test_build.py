@@ -92,6 +92,44 @@ def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
     assert getattr(heads, "loss_weights", None) == ([3, 2, 1] if "cascade" in detector else None)
 
 
+def test_every_option_of_retinanet_arrives(tiny_config):
+    model, _ = model_of(
+        tiny_config,
+        "model.detector=retinanet",
+        "model.fpn={levels: [4, 5], channels: 16, extra_levels: p6p7_c5}",
+        """model.retinanet={anchor_sizes: [8, 16, 24, 40], scales_per_octave: 2, aspect_ratios: [1, 3],
+           positive_iou: 0.75, negative_iou: 0.25, score_threshold: 0.125, nms_threshold: 0.375, topk_candidates: 77,
+           detections_per_image: 11}""",
+    )
+    assert (model.backbone.out_channels, model.backbone.fpn.extra_blocks.p6.in_channels) == (16, 512)
+    assert model.anchor_generator.sizes == ((8, 11), (16, 22), (24, 33), (40, 56))
+    assert model.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 4
+    assert (model.proposal_matcher.high_threshold, model.proposal_matcher.low_threshold) == (0.75, 0.25)
+    assert (model.score_thresh, model.nms_thresh) == (0.125, 0.375)
+    assert (model.topk_candidates, model.detections_per_img) == (77, 11)
+    assert (list(model.transform.min_size), model.transform.max_size) == ([64], 96)
+
+
+def test_every_option_of_fcos_arrives(tiny_config):
+    """The deformable layers of its head are as those of the backbone."""
+    model, _ = model_of(
+        tiny_config,
+        "model.detector=fcos",
+        "model.dcn_backend=reference",
+        "model.backbone={dcn_v2_stages: [2], modulation: false, offset_groups: 4, mask_scale: 1.5}",
+        "model.fpn.channels=96",
+        """model.fcos={dcn_convs: 3, center_sampling_radius: 2.5, score_threshold: 0.125, nms_threshold: 0.375,
+           topk_candidates: 77, detections_per_image: 11}""",
+    )
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, DeformConv2d)}
+    assert sum(name.startswith("head.") for name in layers) == 6
+    options = [(layer.modulation, layer.offset_groups, layer.mask_scale, layer.backend) for layer in layers.values()]
+    assert options == [(False, 4, 1.5, "reference")] * 8
+    assert model.center_sampling_radius == 2.5
+    assert (model.score_thresh, model.nms_thresh) == (0.125, 0.375)
+    assert (model.topk_candidates, model.detections_per_img) == (77, 11)
+
+
 def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
     torch.save(resnet("resnet18", norm="gn").state_dict(), tmp_path / "weights.pth")
     weights = f"model.backbone.weights={tmp_path}/weights.pth"
@@ -114,6 +152,10 @@ def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
         ("model.backbone.dcn_v2_stages=[5]", r"1, 2, 3, 4, got \[5\]"),
         ("model.backbone.dcn_v2_stages=[3]", "leave out stage 3"),
         ("model.faster_rcnn.anchor_sizes=[8, 16]", "3 maps p2, p3, pool, got 2"),
+        ("model.fpn.extra_levels=p6p7", r"must end with 5, got \[2, 3\]"),
+        ("model.fpn.extra_levels=p6", "unknown extra levels 'p6', known: pool, p6p7, p6p7_c5"),
+        ("model.detector=retinanet", "3 maps p2, p3, pool, got 5"),
+        ("model.detector=fcos", "a multiple of 32 and at least 64, got 32"),
         ("model.backbone.weights=./none.pth", "none.pth does not exist"),
     ],
 )
@@ -129,9 +171,12 @@ def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_confi
     monkeypatch.setattr(fused, "HAS_TRITON", True)
     asked = ["model.dcn_backend=triton"]
     check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))  # has no deformable layer
-    asked += ["model.backbone.dcn_v2_stages=[2]"]
-    with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
-        check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))
+    check_dcn_backend(load_config(tiny_config, [*asked, "model.fcos.dcn_convs=1"]).model, torch.device("cpu"))
+    head = ["model.detector=fcos", "model.fcos.dcn_convs=1"]
+    for deformable in (["model.backbone.dcn_v2_stages=[2]"], head):
+        with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
+            check_dcn_backend(load_config(tiny_config, [*asked, *deformable]).model, torch.device("cpu"))
+    check_dcn_backend(load_config(tiny_config, [*asked, "model.detector=none"]).model, torch.device("cpu"))
 
 
 def test_splits_and_loaders(tiny_config):
