@@ -11,6 +11,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import MultiScaleRoIAlign
 
 from .fpn import check_anchor_sizes, level_names
+from .precision import give_float32
 from .sampling import ImageSampler
 
 ROI_SIZE = 7
@@ -124,6 +125,8 @@ def faster_rcnn(
         box_detections_per_img=detections_per_image,
         _skip_resize=True,  # in training
     )
+    for head in (model.rpn.head, model.roi_heads.box_predictor):
+        give_float32(head)
     for part, salt in ((model.rpn, RPN_SALT), (model.roi_heads, BOX_SALT)):
         theirs = part.fg_bg_sampler
         part.fg_bg_sampler = ImageSampler(theirs.batch_size_per_image, theirs.positive_fraction, salt=salt)

@@ -11,6 +11,7 @@ from dcn import DeformConv2d
 
 from .fpn import map_strides
 from .one_stage import without_background
+from .precision import give_float32
 
 HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
@@ -130,6 +131,7 @@ def fcos(
             mask_scale=mask_scale,
             backend=dcn_backend,
         )
+    give_float32(head)
     return ImagewiseFCOS(
         backbone,
         num_classes + 1,

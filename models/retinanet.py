@@ -9,6 +9,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from .fpn import check_anchor_sizes
 from .one_stage import without_background
+from .precision import give_float32
 
 
 class ImagewiseRetinaNet(RetinaNet):
@@ -16,8 +17,8 @@ class ImagewiseRetinaNet(RetinaNet):
 
     Each image's losses are sums over its anchors, divided by the number of those that are positive. Nothing is drawn by
     chance, and so the losses and gradients of a batch are the means of those of its parts, weighted by their numbers of
-    images, as long as the parts are padded to the same size and batch norm is frozen or absent. (mmdetection and the
-    paper's code divide by the positives of the whole batch.)
+    images, as long as the parts are padded to the same size and batch norm is frozen or absent. (mmdetection divides by
+    the positives of the whole batch.)
     """
 
     def compute_loss(
@@ -82,7 +83,7 @@ def retinanet(
     if negative_iou > positive_iou:
         raise ValueError(f"`negative_iou` must be at most `positive_iou` = {positive_iou}, got {negative_iou}")
     scales = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
-    return ImagewiseRetinaNet(
+    model = ImagewiseRetinaNet(
         backbone,
         num_classes + 1,
         min_size=min_size,
@@ -99,3 +100,5 @@ def retinanet(
         detections_per_img=detections_per_image,
         _skip_resize=True,  # in training
     )
+    give_float32(model.head)
+    return model
