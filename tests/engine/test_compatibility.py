@@ -6,6 +6,7 @@ import pytest
 
 from engine.checkpoint import CheckpointError
 from engine.compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
+from engine.config import FpnConfig, ModelConfig
 
 
 def test_categories():
@@ -40,6 +41,23 @@ def test_another_model_is_told_key_by_key():
         "last.pt is of another model than the config:",
         "  - model.backbone.name: 'resnet18' in the checkpoint, 'resnet50' in the config",
         "  - model.backbone.dcn_v2_stages: [4] in the checkpoint, [] in the config",
+    ]
+
+
+def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
+    """It was written before they were made; and what the head of another detector has does not matter."""
+    state = {"config": {"model": {"detector": "fcos", "fpn": {"levels": [3, 4, 5]}}}}
+    asked = ModelConfig(detector="fcos", fpn=FpnConfig(levels=[3, 4, 5])).model_dump(mode="json")
+    asked["retinanet"]["anchor_sizes"] = [8]
+    asked["fcos"] |= {"topk_candidates": 7, "center_sampling_radius": 2.0, "score_threshold": 0.0}
+    check_same_model(state, {"model": asked}, Path("last.pt"))
+    asked["fpn"]["extra_levels"] = "p6p7"
+    asked["fcos"]["dcn_convs"] = 1
+    with pytest.raises(CheckpointError) as caught:
+        check_same_model(state, {"model": asked}, Path("last.pt"))
+    assert str(caught.value).splitlines()[1:] == [
+        "  - model.fpn.extra_levels: 'pool' in the checkpoint, 'p6p7' in the config",
+        "  - model.fcos.dcn_convs: 0 in the checkpoint, 1 in the config",
     ]
 
 
