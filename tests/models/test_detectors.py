@@ -92,6 +92,19 @@ def test_images_are_scaled_in_evaluation_alone(detector, case, make):
     assert seen == [(288, 160), (96, 64)]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_boxes_keep_their_pixels_in_mixed_precision(detector, make, dtype):
+    """In bfloat16 they would lie on every fourth pixel from 512 on, and in float16 on halves."""
+    model = make.build(detector, score_threshold=0.0, max_size=1333).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        (found,) = model([torch.rand(3, 64, 1280)])
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    columns = found["boxes"][:, 0::2].flatten()
+    far = columns[(columns > 520) & (columns < 1270)]
+    assert len(far) > 10
+    assert (far % 0.5 != 0).double().mean() > 0.1, "a new FCOS has many sides of length 0"
+
+
 @pytest.mark.parametrize("norm", ["frozen_bn", "gn"])
 def test_the_same_however_a_batch_is_split(detector, case, make, norm, float64_labels):
     for options in case.variants:
