@@ -11,6 +11,7 @@ from .config_file import flatten
 _FREE = (
     "dcn_backend",
     "weights",
+    "recompute_dcn_stages",
     "rpn_proposals_train",
     "rpn_proposals_test",
     "rpn_batch_size",
