@@ -68,8 +68,13 @@ def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Pa
     """Check that a run can go on with what a checkpoint's optimizer has gathered; its rates may differ.
 
     Raises:
-        CheckpointError: if it is another optimizer's.
+        CheckpointError: if it is another optimizer's, or the weights are converted ones of another framework.
     """
+    if "converted_from" in state:
+        raise CheckpointError(
+            f"{path} holds weights alone, converted from {state['converted_from']}, so no run can go on from it; a "
+            "training can start from its backbone: convert that alone, and name it by model.backbone.weights"
+        )
     saved, asked = (values["train"]["optimizer"] for values in (state["config"], config))
     if saved != asked:
         raise CheckpointError(

@@ -42,11 +42,11 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class ReplacedConvs(NamedTuple):
-    """Deformable convolutions of one stage: a row of the table shown at start-up."""
+    """Deformable convolutions of one stage, or of a head, which has no stride of its own: a row shown at start-up."""
 
     layer: str
     level: str
-    stride: int
+    stride: int | None
     count: int
     parameters_added: int
 
@@ -135,18 +135,19 @@ def stage_channels(network: ResNet) -> dict[int, int]:
 
 
 def replaced_convs(network: nn.Module) -> list[ReplacedConvs]:
-    """Count what is deformable in a network that holds a ResNet, stage by stage."""
-    rows = []
-    for stage in STAGES:
-        convs = [
-            module
-            for name, module in network.named_modules()
-            if isinstance(module, DeformConv2d) and f"layer{stage}" in name.split(".")
-        ]
-        if convs:
-            added = sum(parameter.numel() for conv in convs for parameter in conv.conv_offset.parameters())
-            rows.append(ReplacedConvs(f"layer{stage}", f"C{stage + 1}", 2 ** (stage + 1), len(convs), added))
-    return rows
+    """Count what is deformable in a network that holds a ResNet, stage by stage, and last in its head."""
+    convs: dict[str, list[DeformConv2d]] = {f"layer{stage}": [] for stage in STAGES} | {"head": []}
+    for name, module in network.named_modules():
+        if isinstance(module, DeformConv2d):
+            convs[next((part for part in name.split(".") if part in convs), "head")].append(module)
+    levels = {f"layer{stage}": (f"C{stage + 1}", 2 ** (stage + 1)) for stage in STAGES} | {"head": ("all", None)}
+    return [
+        ReplacedConvs(
+            layer, *levels[layer], len(found), sum(p.numel() for c in found for p in c.conv_offset.parameters())
+        )
+        for layer, found in convs.items()
+        if found
+    ]
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:

@@ -66,6 +66,12 @@ def test_another_optimizer_is_refused():
         check_same_optimizer(state, {"train": {"optimizer": "adamw", "lr": 0.1}}, Path("last.pt"))
 
 
+def test_converted_weights_have_no_optimizer():
+    state = {"config": {"train": {"optimizer": "sgd"}}, "converted_from": "detectron2"}
+    with pytest.raises(CheckpointError, match=r"last\.pt holds weights alone, converted from detectron2"):
+        check_same_optimizer(state, {"train": {"optimizer": "sgd"}}, Path("last.pt"))
+
+
 def test_another_number_of_images_in_a_step_is_refused():
     check_same_step({"images_in_step": 16}, 16, Path("last.pt"))
     with pytest.raises(CheckpointError) as caught:
