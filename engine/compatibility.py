@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from models import DETECTORS
+
 from .checkpoint import CheckpointError
 from .config import ModelConfig
 from .config_file import flatten
@@ -11,7 +13,10 @@ from .config_file import flatten
 _FREE = (
     "dcn_backend",
     "weights",
-    "recompute_dcn_stages",
+    "positive_iou",
+    "negative_iou",
+    "center_sampling_radius",
+    "topk_candidates",
     "rpn_proposals_train",
     "rpn_proposals_test",
     "rpn_batch_size",
@@ -19,6 +24,7 @@ _FREE = (
     "score_threshold",
     "nms_threshold",
     "detections_per_image",
+    "recompute_dcn_stages",
 )
 
 
@@ -48,19 +54,21 @@ def check_categories(
 def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
 
-    An option that a checkpoint does not know is younger than it, and had the default's meaning.
+    Options that did not exist yet when it was written have their defaults, and those of other detectors do not matter.
 
     Raises:
         CheckpointError: listing the keys that differ.
     """
-    defaults = ModelConfig().model_dump(mode="json")
-    saved, asked, defaults = (dict(flatten(model)) for model in (state["config"]["model"], config["model"], defaults))
-    saved = defaults | saved
-    differ = [key for key in asked if saved.get(key) != asked[key] and key.rpartition(".")[2] not in _FREE]
+    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
+    saved = dict(flatten(ModelConfig().model_dump(mode="json"))) | saved
+    others = {*DETECTORS} - {asked["detector"]}
+    differ = [
+        key
+        for key in asked
+        if saved[key] != asked[key] and key.rpartition(".")[2] not in _FREE and key.partition(".")[0] not in others
+    ]
     if differ:
-        lines = [
-            f"  - model.{key}: {saved.get(key)!r} in the checkpoint, {asked[key]!r} in the config" for key in differ
-        ]
+        lines = [f"  - model.{key}: {saved[key]!r} in the checkpoint, {asked[key]!r} in the config" for key in differ]
         raise CheckpointError("\n".join([f"{path} is of another model than the config:", *lines]))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from engine.checkpoint import CheckpointError
 from engine.compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
+from engine.config import FpnConfig, ModelConfig
 
 
 def test_categories():
@@ -44,18 +45,23 @@ def test_another_model_is_told_key_by_key():
     ]
 
 
-def test_option_that_is_younger_than_the_checkpoint():
-    """It is as if the default had been saved."""
-    saved = {"backbone": {"name": "resnet50"}}
-    state = {"config": {"model": saved}}
-    asked = {"backbone": {"name": "resnet50", "dcn_every": 1, "stride_in_1x1": False}}
+def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
+    """It was written before they were made; and what the head of another detector has does not matter."""
+    state = {"config": {"model": {"detector": "fcos", "fpn": {"levels": [3, 4, 5]}}}}
+    asked = ModelConfig(detector="fcos", fpn=FpnConfig(levels=[3, 4, 5])).model_dump(mode="json")
+    asked["retinanet"]["anchor_sizes"] = [8]
+    asked["fcos"] |= {"topk_candidates": 7, "center_sampling_radius": 2.0, "score_threshold": 0.0}
     check_same_model(state, {"model": asked}, Path("last.pt"))
+    asked["fpn"]["extra_levels"] = "p6p7"
+    asked["fcos"]["dcn_convs"] = 1
     asked["backbone"] |= {"dcn_every": 2, "stride_in_1x1": True}
     with pytest.raises(CheckpointError) as caught:
         check_same_model(state, {"model": asked}, Path("last.pt"))
     assert str(caught.value).splitlines()[1:] == [
         "  - model.backbone.dcn_every: 1 in the checkpoint, 2 in the config",
         "  - model.backbone.stride_in_1x1: False in the checkpoint, True in the config",
+        "  - model.fpn.extra_levels: 'pool' in the checkpoint, 'p6p7' in the config",
+        "  - model.fcos.dcn_convs: 0 in the checkpoint, 1 in the config",
     ]
 
 
