@@ -60,7 +60,7 @@ def _import_engine(name: str) -> types.ModuleType:
 @contextlib.contextmanager
 def _short_names() -> collections.abc.Iterator[None]:
     """Let `models` and `data` be this clone's, and afterwards the program's own again."""
-    own = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in _SHARED}
+    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] in _SHARED}
     packages = tuple(f"{_PACKAGE}.{folder}" for folder in _SHARED)
     loaded = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
     sys.modules.update({name.removeprefix(f"{_PACKAGE}."): module for name, module in loaded.items()})

@@ -24,6 +24,7 @@ _FREE = (
     "score_threshold",
     "nms_threshold",
     "detections_per_image",
+    "recompute_dcn_stages",
 )
 
 
