@@ -105,6 +105,7 @@ def test_a_detector_is_the_same_afterwards(converted, detector):
         torch.testing.assert_close(our[name], their[name], rtol=1e-4, atol=1e-4)
     assert "detector of 5 classes" in out
     assert "anchors are in whole pixels here" in out
+    assert "P7" not in out  # of RetinaNet
 
 
 def test_the_other_tools_take_it(converted, run_tool, shapes):
@@ -133,6 +134,7 @@ def test_the_report_names_each_tensor_once(converted, theirs, detector):
     assert re.search(rf"^  dropped  a counter of batch norm +{counters}$", out, re.MULTILINE)
     assert re.search(r"^  mapped +offsets and masks +4$", out, re.MULTILINE)
     assert re.search(r"^  scale of masks +1$", out, re.MULTILINE)
+    assert re.search(r"^  strides of stages +in the 3x3 convolution$", out, re.MULTILINE)
 
 
 def test_a_backbone_is_what_the_config_asks_for(run_tool, tmp_path):
