@@ -182,8 +182,16 @@ def test_another_pyramid_is_told(framework, peer):
     ]
 
 
-@pytest.mark.parametrize("framework", ["mmdetection", "detectron2", "paddledetection"])
-@pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"])
+@pytest.mark.parametrize(
+    ("framework", "detector"),
+    [
+        (framework, detector)
+        for framework in ("mmdetection", "detectron2", "paddledetection")
+        for detector in ("mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet")
+        # whose cascade has three mask heads, see test_mmdetection_keys.py
+        if (framework, detector) != ("mmdetection", "cascade_mask_rcnn")
+    ],
+)
 def test_every_tensor_of_the_others_has_its_place(framework, detector, peer):
     state = shapes_of(peer, framework, detector)
     assert recognise(state) is SOURCES[framework]
