@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
 import _clone
 
 # isort: split
+import torch
+
 from engine.build import build_model
 from engine.checkpoint import save_checkpoint
 from engine.config import RunConfig
@@ -61,6 +62,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     if not args.config and (args.overrides or args.classes):
         parser.error("key=value and --classes are about a detector: give --config")
+    if args.out.suffix in (".yaml", ".yml"):
+        parser.error(f"OUT is for weights, as in weights.pt, got {args.out}")
     if args.config and args.mask_scale is not None:
         parser.error("with --config, write model.backbone.mask_scale=...")
     return args

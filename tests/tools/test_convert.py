@@ -211,6 +211,12 @@ def test_mistakes_end_with_code_2_and_write_nothing(
     assert not [*tmp_path.iterdir()]
 
 
+def test_weights_are_no_yaml(run_tool, checkpoint, tmp_path):
+    code, _, err = run_tool("convert", checkpoint, tmp_path / "ours.yaml")
+    assert code == 2
+    assert "OUT is for weights" in err
+
+
 def test_nothing_is_overwritten(run_tool, checkpoint, tiny_config, tmp_path):
     for name, arguments in (("ours.pt", []), ("ours.yaml", ["--config", tiny_config])):
         (tmp_path / name).write_text("precious")
