@@ -14,7 +14,7 @@ from engine.config_file import load_config
 from engine.trained import load_trained, restore_model
 from models import load_backbone_weights, resnet
 
-OPTIONS = ["model.backbone.dcn_v2_stages=[2]", "model.backbone.norm=frozen_bn"]
+DCN = "model.backbone.dcn_v2_stages=[2]"
 # our names to mmdetection's, in this order
 RENAMED = {
     "backbone.body.": "backbone.",
@@ -38,7 +38,10 @@ class Evil:
 @pytest.fixture(scope="module")
 def detector(tiny_config):
     """A small detector with random numbers everywhere, whose masks are sigmoids, as mmdetection's are."""
-    config = load_config(tiny_config, [*OPTIONS, "model.backbone.mask_scale=1.0", "model.faster_rcnn.roi_aligned=true"])
+    config = load_config(
+        tiny_config,
+        [DCN, "model.backbone.norm=frozen_bn", "model.backbone.mask_scale=1.0", "model.faster_rcnn.roi_aligned=true"],
+    )
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, 5, pretrained=False)
     with torch.no_grad():
@@ -84,9 +87,7 @@ def converted(run_tool, checkpoint, tiny_config, shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ours")
     classes = ["--classes", shapes / "annotations/train.json"]
     report = ["--report", folder / "report.json"]
-    result = run_tool(
-        "convert", checkpoint, folder / "new/ours.pt", "--config", tiny_config, *classes, *report, *OPTIONS
-    )
+    result = run_tool("convert", checkpoint, folder / "new/ours.pt", "--config", tiny_config, *classes, *report, DCN)
     return result, folder
 
 
@@ -96,7 +97,8 @@ def test_a_detector_is_the_same_afterwards(converted, detector):
     trained = load_trained(folder / "new/ours.pt")
     model = restore_model(trained)
     assert trained.config.model.backbone.mask_scale == 2.0  # the config's, to which the weights were folded
-    assert trained.config.model.faster_rcnn.roi_aligned
+    assert trained.config.model.faster_rcnn.roi_aligned  # which the config does not say
+    assert trained.config.model.backbone.norm == "frozen_bn"  # where the config says gn
     picture = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         (our,), (their,) = model([picture]), detector([picture])

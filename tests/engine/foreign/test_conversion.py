@@ -196,3 +196,12 @@ def test_masks_of_an_unknown_scale_are_refused():
     halved = convert_backbone(state, SOURCES["mmdetection"], fed="rgb_std", eps=1e-5, mask_scale=2.0).tensors
     assert torch.equal(halved["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"] / 2)
     assert torch.equal(halved["layer3.1.conv2.weight"], state["layer3.1.conv2.weight"])
+
+
+def test_no_more_is_written_than_the_tensors():
+    """A file writes the whole memory that a tensor is a part of."""
+    state = {key: torch.cat([value[None]] * 3)[1] for key, value in resnet("resnet18").state_dict().items()}
+    converted = convert_backbone(state, SOURCES["torchvision"], fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    for key, value in converted.tensors.items():
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size(), key
+        assert state[key].untyped_storage().nbytes() == 3 * value.numel() * value.element_size()
