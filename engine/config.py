@@ -45,7 +45,8 @@ class DataConfig(Section):
     source: str | None = None
     """How to get the data set; shown when it is missing."""
     invalid_boxes: Literal["raise", "clip", "drop"] = "raise"
-    """What to do with training boxes that have no size or leave their image by more than a pixel."""
+    """What to do with training boxes that have no size or leave their image by more than a pixel. With a detector of
+    masks also with annotations of both splits whose mask is missing or cannot be read: clip and drop leave them out."""
     keep_empty: bool = False
     """Whether to train on images without any box too."""
     unreadable: Literal["raise", "skip"] = "raise"

@@ -195,9 +195,13 @@ def _draw(
     scale = short_side / min(image.shape[1:])
     size = [round(side * scale) for side in image.shape[1:]]
     enlarged = resize(image, size, antialias=True)
-    for mask, colour in zip(masks, colours, strict=True):
-        if mask is not None:
-            _tint(enlarged, resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
+    surfaces = [
+        (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
+        for mask, colour in zip(masks, colours, strict=True)
+        if mask is not None
+    ]
+    for surface, colour in sorted(surfaces, key=lambda item: -int(item[0].sum())):  # the small lie on the large
+        _tint(enlarged, surface, colour)
     picture = to_pil_image(enlarged)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_SIZE)  # torchvision's draw_bounding_boxes has no font that can be read here

@@ -14,6 +14,8 @@ from typing import Any
 from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
+_LINE_EVERY_S = 60
+
 log = logging.getLogger("resnet_dcn")
 log.addHandler(logging.NullHandler())  # processes beside the main one, which never start logging, are silent
 
@@ -117,7 +119,7 @@ class Progress:
     def count_bytes(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
         """Open a bar of `total` bytes of which `done` are there; yields a function that takes how many more came.
 
-        A number below 0 takes bytes back. Where there is no bar, each tenth is a line in the log.
+        A number below 0 takes bytes back. Where there is no bar, it logs a line a minute.
         """
         if self.palette is not None:
             with tqdm(
@@ -125,15 +127,14 @@ class Progress:
             ) as bar:
                 yield bar.update
             return
-        start, tenths = time.monotonic(), 10 * done // total
+        told = time.monotonic()
 
         def advance(count: int) -> None:
-            nonlocal done, tenths
+            nonlocal done, told
             done += count
-            if 10 * done // total > tenths:
-                minutes = (time.monotonic() - start) / 60
-                log.info("%s: %d %% of %.2f GB, after %.1f min", label, 100 * done // total, total / 1e9, minutes)
-            tenths = 10 * done // total
+            if time.monotonic() - told >= _LINE_EVERY_S:
+                told = time.monotonic()
+                log.info("%s: %.2f of %.2f GB (%d %%)", label, done / 1e9, total / 1e9, 100 * done // total)
 
         yield advance
 

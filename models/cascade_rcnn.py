@@ -11,10 +11,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image
 
+from .boxes import Float32BoxCoder, at_least_float32
 from .faster_rcnn import faster_rcnn
 from .mask_rcnn import add_mask_head
 from .roi_heads import ImagewiseRoIHeads, Samples
-from .two_stage import Float32BoxCoder, TwoStageDetector
+from .two_stage import TwoStageDetector
 
 # Of each stage: the IoU from which on a box is positive, and the weights of its codes (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)
@@ -123,30 +124,31 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
         samples = drawn = Samples(*drawn)
         losses = {}
         for stage in range(STAGES):
-            if stage:
-                samples = self._label(stage, self._move(stage - 1, codes, samples.boxes, image_shapes), targets)
             logits, codes = self._predict_stage(stage, features, samples.boxes, image_shapes)
             loss_classifier, loss_box_reg = fastrcnn_loss(
                 logits, _for_all_classes(codes, logits), samples.labels, self._codes(stage, samples, targets)
             )
             losses[f"loss_classifier_{stage + 1}"] = self.loss_weights[stage] * loss_classifier
             losses[f"loss_box_reg_{stage + 1}"] = self.loss_weights[stage] * loss_box_reg
+            if stage < STAGES - 1:
+                samples = self._label(stage + 1, self._move(stage, codes, samples.boxes, image_shapes), targets)
         return drawn, losses
 
     def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Give `boxes`, `labels` and `scores` of each image."""
         probabilities = []
         for stage in range(STAGES):
-            if stage:
-                proposals = self._move(stage - 1, codes, proposals, image_shapes)
             logits, codes = self._predict_stage(stage, features, proposals, image_shapes)
             probabilities.append(logits.softmax(-1))
+            if stage < STAGES - 1:
+                proposals = self._move(stage, codes, proposals, image_shapes)
         mean_logits = torch.stack(probabilities).mean(0).log()  # whose softmax is the mean
         return self.choose_detections(mean_logits, _for_all_classes(codes, logits), proposals, image_shapes)
 
     def _predict_stage(self, stage: int, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, boxes, image_shapes)
-        return self.box_predictor[stage](self.box_head[stage](pooled))
+        logits, codes = self.box_predictor[stage](self.box_head[stage](pooled))
+        return at_least_float32(logits), codes
 
     def _move(self, stage: int, codes: Tensor, boxes: list[Tensor], image_shapes) -> list[Tensor]:
         """Give the boxes that a stage makes of its proposals; the next one does not teach it where to put them."""
@@ -182,5 +184,5 @@ def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:
 
 
 def _for_all_classes(codes: Tensor, logits: Tensor) -> Tensor:
-    """Repeat the codes `(N, 4)` of boxes for each class of the logits `(N, n)`, as torchvision has them `(N, 4 * n)`."""
+    """Repeat the codes `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
     return codes.repeat(1, logits.shape[1])

@@ -3,7 +3,7 @@
 Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1..4.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -150,7 +150,7 @@ def replaced_convs(network: nn.Module) -> list[ReplacedConvs]:
     ]
 
 
-def check_name(kind: str, name: str, known: Sequence[str]) -> None:
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
     """Raise `ValueError` that lists the known names unless `name` is one."""
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from .boxes import Float32Anchors
 from .fpn import check_anchor_sizes
-from .one_stage import without_background
+from .one_stage import in_float32, without_background
 
 
 class ImagewiseRetinaNet(RetinaNet):
@@ -24,13 +24,14 @@ class ImagewiseRetinaNet(RetinaNet):
         self, targets: list[dict], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """Give the losses under names that begin with "loss_", as those of the other detectors do."""
-        return {f"loss_{name}": loss for name, loss in super().compute_loss(targets, head_outputs, anchors).items()}
+        losses = super().compute_loss(targets, in_float32(head_outputs), anchors)
+        return {f"loss_{name}": loss for name, loss in losses.items()}
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Detect as torchvision does, but nothing of class 0."""
-        return super().postprocess_detections(without_background(head_outputs), anchors, image_shapes)
+        return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
 def retinanet(
@@ -87,7 +88,7 @@ def retinanet(
         num_classes + 1,
         min_size=min_size,
         max_size=max_size,
-        anchor_generator=AnchorGenerator(
+        anchor_generator=Float32Anchors(
             tuple(tuple(int(size * scale) for scale in scales) for size in anchor_sizes),
             (tuple(aspect_ratios),) * len(anchor_sizes),
         ),

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
+from .boxes import Float32BoxCoder, at_least_float32
 from .sampling import ImageSampler
-from .two_stage import Float32BoxCoder
 
 BOX_SALT = 0x424F58
 # Of the sample that the heads are trained on, and from which IoU on it is positive.
@@ -47,7 +47,15 @@ class ImagewiseRoIHeads(RoIHeads):
     """
 
     def __init__(
-        self, box_roi_pool, box_head, box_predictor, *, batch_size, score_threshold, nms_threshold, detections_per_image
+        self,
+        box_roi_pool: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        batch_size: int,
+        score_threshold: float,
+        nms_threshold: float,
+        detections_per_image: int,
     ) -> None:
         super().__init__(
             box_roi_pool,
@@ -106,10 +114,13 @@ class ImagewiseRoIHeads(RoIHeads):
         ]
 
     def _predict(self, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        logits, codes = self.box_predictor(self.box_head(pooled))
+        return at_least_float32(logits), codes
 
     def _mask_logits(self, features, boxes, image_shapes) -> Tensor:
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes)))
+        pooled = self.mask_roi_pool(features, boxes, image_shapes)
+        return at_least_float32(self.mask_predictor(self.mask_head(pooled)))
 
     def _mask_loss(self, features, samples: Samples, image_shapes, targets) -> Tensor:
         positive = [torch.where(labels > 0)[0] for labels in samples.labels]

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from .boxes import Float32Anchors, Float32BoxCoder
 from .sampling import ImageSampler
 
 # In the lower 32 bits, which are all that a CPU's generator takes of a seed.
@@ -90,23 +88,3 @@ def proposal_network(
     rpn.fg_bg_sampler = ImageSampler(batch_size, 0.5, salt=RPN_SALT)
     rpn.box_coder = Float32BoxCoder(rpn.box_coder.weights)
     return rpn
-
-
-class Float32Anchors(AnchorGenerator):
-    """torchvision's anchors, in float32 for maps of half precision: a bfloat16 at 1000 pixels has steps of 4."""
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Give the anchors of each image; only size, type and device of the maps matter."""
-        return super().forward(image_list, [_at_least_float32(features[:1, :1]) for features in feature_maps])
-
-
-class Float32BoxCoder(BoxCoder):
-    """torchvision's coder, which decodes in float32 what comes in half precision."""
-
-    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
-        """Move boxes `(N, 4)` by the codes `(N, 4 * n)`."""
-        return super().decode_single(_at_least_float32(rel_codes), boxes)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

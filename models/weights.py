@@ -27,7 +27,7 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
         network: the ResNet, not yet under an FPN.
         name: of the ResNet.
         weights: "DEFAULT" or another name of torchvision's weights for it ("IMAGENET1K_V1"), which torchvision
-            downloads and caches; or a file with a state dict that has torchvision's keys.
+            downloads and caches; or a file with a state dict that has the keys of `models.resnet`.
 
     Raises:
         ValueError: if there are no such weights, they cannot be downloaded, or do not fit the network.

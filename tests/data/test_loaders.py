@@ -205,6 +205,7 @@ def test_a_batch_without_an_image_is_a_blank_one():
     assert (image.dtype, tuple(image.shape), image.any().item()) == (torch.uint8, (3, 64, 64), False)
     assert (target["boxes"].dtype, tuple(target["boxes"].shape)) == (torch.float32, (0, 4))
     assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
+    assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, 64, 64))
     assert (target["image_id"], target["seed"], unreadable) == (-1, 0, [])
 
 

@@ -241,7 +241,8 @@ def test_truth_without_a_mask_is_told():
 def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
     ground_truth = truth((1, 3, packed(SMALL), SMALL), images=2)
     del ground_truth["images"][1]["width"]
-    assert coco_figures(ground_truth, [GOOD, GOOD | {"image_id": 2}])["mask_AP"] == pytest.approx(1)
+    elsewhere = GOOD | {"image_id": 2, "segmentation": runs(SMALL)}
+    assert coco_figures(ground_truth, [GOOD, elsewhere])["mask_AP"] == pytest.approx(1)
     ground_truth["annotations"][0]["image_id"] = 2
     with pytest.raises(ValueError, match="its image no stated width and height"):
         coco_figures(ground_truth, [GOOD])
@@ -274,6 +275,16 @@ class Oracle(torch.nn.Module):
 
     def forward(self, images):
         return [self.outputs.pop(0) for _ in images]
+
+
+def test_a_detector_that_finds_nothing_yet_has_a_mask_ap_of_0():
+    model = Oracle([])
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    model.outputs = [nothing | {"masks": torch.zeros(0, 1, HEIGHT, WIDTH)}, nothing]
+    batch = Batch([torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)], [{"image_id": 1}], 1.0, True, [])
+    ground_truth = truth((1, 3, packed(SMALL), SMALL))
+    assert evaluate(model, [batch], [3, 17, 90], ground_truth, masks=True, device=CPU)["mask_AP"] == 0
+    assert "mask_AP" not in evaluate(model, [batch], [3, 17, 90], ground_truth, device=CPU)
 
 
 @pytest.fixture

@@ -179,15 +179,20 @@ class TestBytes:
         assert "a.zip:  25%" in shown
         assert "1.00M/4.00M" in shown
 
-    def test_lines_elsewhere(self, streams):
+    def test_a_line_a_minute_elsewhere(self, streams, monkeypatch):
         out, err = streams(io.StringIO)
         start_logging()
+        clock = [0.0]
+        monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
         with Progress().count_bytes("a.zip", 3_000_000_000, 1_000_000_000) as advance:
-            for _ in range(10):
+            for clock[0] in (1, 59, 60, 61, 119, 130):
                 advance(100_000_000)
-            advance(-2_000_000_000)  # the server started anew
+            advance(-1_400_000_000)  # the server starts anew
+            clock[0] = 1000
             advance(400_000_000)
-        lines = out.getvalue().splitlines()
-        assert [line.split(":")[1].split("%")[0].strip() for line in lines] == ["40", "50", "60", "13"]
-        assert lines[0].startswith("a.zip: 40 % of 3.00 GB, after 0.0 min")
+        assert out.getvalue().splitlines() == [
+            "a.zip: 1.30 of 3.00 GB (43 %)",
+            "a.zip: 1.60 of 3.00 GB (53 %)",
+            "a.zip: 0.60 of 3.00 GB (20 %)",
+        ]
         assert err.getvalue() == ""

@@ -109,6 +109,14 @@ def test_deformable_convolution_keeps_the_shape_of_the_replaced_one():
     assert network.layer2[0].conv2.stride == (2, 2)
 
 
+def test_a_deformable_head_is_a_row_of_its_own():
+    network = build("resnet18", dcn_v2_stages=[3])
+    model = DETECTORS["fcos"](resnet_fpn(network, channels=64), 3, dcn_convs=2, modulation=False)
+    head = ReplacedConvs("head", "all", None, 4, 4 * (64 * 9 + 1) * 18)
+    assert replaced_convs(model) == [*replaced_convs(network), head]
+    assert head not in replaced_convs(model.backbone)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_conv_offset_is_zero_when_the_detector_is_built(name, detector):

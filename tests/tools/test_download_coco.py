@@ -171,6 +171,14 @@ def test_too_little_room_is_said_before_anything_is_asked_for(run_tool, server, 
     assert not [*tmp_path.iterdir()]
 
 
+def test_what_is_there_takes_no_more_room(run_tool, server, tmp_path, monkeypatch):
+    load(run_tool, server, tmp_path, "--splits", "train")
+    # the val pictures: 0.8 MB, and as much again for the zip file; those of train are five
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9, 9, 2_000_000))
+    code, _, err = load(run_tool, server, tmp_path)
+    assert (code, err) == (0, "")
+
+
 @pytest.mark.parametrize(("answer", "starts"), [("y", True), ("YES ", True), ("", False), ("no", False)])
 def test_it_asks_where_someone_can_answer(run_tool, server, tmp_path, monkeypatch, answer, starts):
     class Terminal(io.StringIO):
