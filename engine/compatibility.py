@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import CheckpointError
+from .config import ModelConfig
 from .config_file import flatten
 
 # Options of a model that change neither its tensors nor what they mean
@@ -46,10 +47,14 @@ def check_categories(
 def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
 
+    An option that a checkpoint does not know is younger than it, and had the default's meaning.
+
     Raises:
         CheckpointError: listing the keys that differ.
     """
-    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
+    defaults = ModelConfig().model_dump(mode="json")
+    saved, asked, defaults = (dict(flatten(model)) for model in (state["config"]["model"], config["model"], defaults))
+    saved = defaults | saved
     differ = [key for key in asked if saved.get(key) != asked[key] and key.rpartition(".")[2] not in _FREE]
     if differ:
         lines = [
@@ -62,8 +67,13 @@ def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Pa
     """Check that a run can go on with what a checkpoint's optimizer has gathered; its rates may differ.
 
     Raises:
-        CheckpointError: if it is another optimizer's.
+        CheckpointError: if it is another optimizer's, or the weights are converted ones of another framework.
     """
+    if "converted_from" in state:
+        raise CheckpointError(
+            f"{path} holds weights alone, converted from {state['converted_from']}, so no run can go on from it; a "
+            "training can start from its backbone: convert that alone, and name it by model.backbone.weights"
+        )
     saved, asked = (values["train"]["optimizer"] for values in (state["config"], config))
     if saved != asked:
         raise CheckpointError(

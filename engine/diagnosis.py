@@ -36,5 +36,8 @@ def largest_offset(model: nn.Module, images: list[Tensor]) -> LargestOffset | No
         pass  # nothing has to work with what is not finite; what was seen before it failed counts
     finally:
         model.train(was_training)
-    found = {name: sampling.offset.abs().max().item() for name, sampling in seen.items()}
+    found = {
+        name: torch.stack([one.offset.abs().max() for one in sampling.maps]).max().item()
+        for name, sampling in seen.items()
+    }
     return max((LargestOffset(math.inf if math.isnan(v) else v, name) for name, v in found.items()), default=None)

@@ -10,6 +10,7 @@ from .board import METRICS_FILE
 from .build import images_in_step
 from .config import RunConfig
 from .environment import describe
+from .evaluator import MASK_PREFIX, describe_figures
 from .optimizer import scaled_lr, summarize_groups
 from .progress import log
 from .runs import BEST, CONFIG_FILE, LAST
@@ -42,6 +43,14 @@ def show_start(
         log.warning(
             "%d invalid training boxes were met (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes
         )
+    for split in (train, val):
+        if split.dropped_masks:
+            log.warning(
+                "%s: %d annotations without a mask that can be read are left out (data.invalid_boxes: %s)",
+                split.path,
+                split.dropped_masks,
+                config.data.invalid_boxes,
+            )
     log.info("%d steps, an epoch is %d", trainer.total_steps, trainer.epoch_steps)
 
 
@@ -62,12 +71,13 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
     backbone = config.model.backbone
     if convs:
         header = ("layer", "level", "stride", "convs replaced", "parameters added")
+        rows = [row._replace(stride="") if row.stride is None else row for row in convs]
         total = ("total", "", "", sum(row.count for row in convs), sum(row.parameters_added for row in convs))
         log.info(
             "%s in %s:\n%s",
             "DCNv2" if backbone.modulation else "DCNv1",
             backbone.name,
-            format_table(header, [*convs, total]),
+            format_table(header, [*rows, total]),
         )
     else:
         log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
@@ -87,10 +97,12 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
 
 def show_end(trainer: Trainer, folder: Path) -> None:
     """Log the result, what was left out, and where everything lies."""
+    kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.figures else "AP"
     log.info(
-        "done: AP %s, AP50 %s, AP75 %s after %d steps (best AP %s)",
-        *(percent(trainer.figures[name]) for name in ("AP", "AP50", "AP75")),
+        "done: %s after %d steps (best %s %s)",
+        describe_figures(trainer.figures),
         trainer.step,
+        kind,
         percent(trainer.best_ap),
     )
     if trainer.unreadable:
@@ -106,7 +118,7 @@ def show_end(trainer: Trainer, folder: Path) -> None:
     best = folder / BEST
     rows = [
         ("last weights and state", folder / LAST),
-        ("weights of the best AP", best if best.exists() else "where the run came from"),
+        (f"weights of the best {kind}", best if best.exists() else "where the run came from"),
         ("resolved config", folder / CONFIG_FILE),
         ("every figure by step", folder / METRICS_FILE),
         ("curves and pictures", f"tensorboard --logdir {folder.parent}"),

@@ -35,7 +35,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
     backends = choose_backends(args.backends, torch.empty(0, dtype=DTYPES[args.amp], device=device))
     if not args.backends:
         backends.remove("reference")  # which would hold gigabytes
-    plain = ["model.backbone.dcn_v2_stages=[]"]
+    plain = ["model.backbone.dcn_v2_stages=[]", "model.fcos.dcn_convs=0"]
     variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
     batch = make_batch(args.batch, (height, width), device)
     steps = {

@@ -1,7 +1,7 @@
 """Whether the deformable layers of a run learn: what is logged of their offsets, masks and gradients, and warned of."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -53,8 +53,9 @@ class Health:
       bias that predict offsets and masks, and of the layer's own weight; none where they are frozen. `grad_ratio`: the
       first over the second.
 
-    All points of all images count alike, also those where a smaller image of a batch was padded. They are the images of
-    this process, of the last micro-batch of the step.
+    All points of all images count alike, also those where a smaller image of a batch was padded, and of a head those of
+    all maps of the pyramid, each in pixels of its map. They are the images of this process, of the last micro-batch of
+    the step.
 
     Args:
         model: to watch; None in the processes of a run that log nothing.
@@ -105,8 +106,10 @@ class Health:
 
     def histograms(self, seen: Mapping[str, Sampling]) -> dict[str, Tensor]:
         """Numbers to show as histograms, by tag: offsets, dy and dx alike, and masks of each layer."""
-        offsets = {f"dcn_offset_px/{name}": sampling.offset for name, sampling in seen.items()}
-        return offsets | {f"dcn_mask/{name}": s.mask for name, s in seen.items() if s.mask is not None}
+        offsets = {f"dcn_offset_px/{name}": _joined(one.offset for one in s.maps) for name, s in seen.items()}
+        return offsets | {
+            f"dcn_mask/{name}": _joined(one.mask for one in s.maps) for name, s in seen.items() if s.mask is not None
+        }
 
     def _warnings(
         self, step: int, layers: Mapping[str, Mapping[str, float]], seen: Mapping[str, Sampling]
@@ -133,23 +136,33 @@ class Health:
 
 def measure_sampling(layer: DeformConv2d, sampling: Sampling) -> dict[str, Tensor]:
     """Figures of a layer's offsets and mask, see `Health`, as tensors `()` on their device."""
-    dy, dx = sampling.offset.unflatten(1, (-1, *layer.kernel_size, 2)).unbind(4)  # (B, G, kh, kw, Ho, Wo) each
-    lengths = torch.hypot(dy, dx)
-    rows, columns = (_undeformed(layer, axis, sampling.offset) for axis in (0, 1))  # (kh, Ho), (kw, Wo)
-    rows, columns = rows[:, None, :, None], columns[:, None, :]  # broadcast to (kh, kw, Ho, Wo)
-    outside = _share(_leave(rows + dy, columns + dx, sampling.input_size))
+    points = [_points(layer, one) for one in sampling.maps]
+    lengths, outside, undeformed_outside = (_joined(parts) for parts in zip(*points, strict=True))
     figures = {
         "offset_mean_px": lengths.mean(),
         "offset_p95_px": _percentile_95(lengths),
         "offset_max_px": lengths.max(),
-        "outside_share": outside,
-        "outside_share_added": outside - _share(_leave(rows, columns, sampling.input_size)),
+        "outside_share": _share(outside),
+        "outside_share_added": _share(outside) - _share(undeformed_outside),
     }
     if sampling.mask is not None:
-        std, mean = torch.std_mean(sampling.mask, correction=0)
-        low = _share(sampling.mask < LOW_MASK)
+        masks = _joined(one.mask for one in sampling.maps)
+        std, mean = torch.std_mean(masks, correction=0)
+        low = _share(masks < LOW_MASK)
         figures |= {"mask_mean": mean, "mask_std": std, f"mask_share_below_{LOW_MASK}": low}
     return figures
+
+
+def _points(layer: DeformConv2d, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the points on one map are moved, whether they are outside, and whether the undeformed kernel's are."""
+    dy, dx = sampling.offset.unflatten(1, (-1, *layer.kernel_size, 2)).unbind(4)  # (B, G, kh, kw, Ho, Wo) each
+    rows, columns = (_undeformed(layer, axis, sampling.offset) for axis in (0, 1))  # (kh, Ho), (kw, Wo)
+    rows, columns = rows[:, None, :, None], columns[:, None, :]  # broadcast to (kh, kw, Ho, Wo)
+    return (
+        torch.hypot(dy, dx),
+        _leave(rows + dy, columns + dx, sampling.input_size),
+        _leave(rows, columns, sampling.input_size),
+    )
 
 
 def measure_gradients(layer: DeformConv2d) -> dict[str, Tensor]:
@@ -183,6 +196,12 @@ def _leave(y: Tensor, x: Tensor, size: tuple[int, int]) -> Tensor:
     return ~((y >= -0.5) & (y <= size[0] - 0.5) & (x >= -0.5) & (x <= size[1] - 0.5))
 
 
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    """All numbers of some tensors; of a single one, as it is."""
+    parts = [*parts]
+    return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+
+
 def _share(truths: Tensor) -> Tensor:
     return truths.count_nonzero() / truths.numel()
 
@@ -206,10 +225,11 @@ def _say_leaving(step: int, layers: Mapping[str, Mapping[str, float]], seen: Map
     reach = {}
     for name, found in layers.items():
         height, width = seen[name].input_size
+        maps = f"maps of {height}x{width} and less" if seen[name].more else f"a map of {height}x{width}"
         reach[name] = (
             f"{100 * found['outside_share']:.0f} % of the points in {name} (undeformed: "
             f"{100 * (found['outside_share'] - found['outside_share_added']):.0f} %; 95 % of |offset| up to "
-            f"{found['offset_p95_px']:.3g} pixels on a map of {height}x{width})"
+            f"{found['offset_p95_px']:.3g} pixels on {maps})"
         )
     return (
         f"offsets leave the feature map, where zeros are read: at step {step}, {_name_some(reach)}. Try a lower "

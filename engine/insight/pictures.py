@@ -25,8 +25,9 @@ def dcn_pictures(
     against: nn.Module | None = None,
     against_name: str = "the other network",
 ) -> dict[str, Tensor]:
-    """Draw what the deformable layers of a detector do on one image, and what its units depend on.
+    """Draw what the deformable layers of a detector's backbone do on one image, and what its units depend on.
 
+    Those of a head run side by side, on every map of the pyramid, and not one after the other: they are left out.
     The model is left in the mode it was in, and gets no gradients.
 
     Args:
@@ -44,7 +45,7 @@ def dcn_pictures(
         "masks" if they have masks.
     """
     fields = {name: receptive_fields(model, image, pixels, device=device)}
-    layers = deformable_layers(model)
+    layers = deformable_layers(model.backbone.body)
     if against is not None:
         fields = {against_name: receptive_fields(against, image, pixels, device=device)} | fields
     elif layers:

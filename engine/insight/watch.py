@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dcn import DeformConv2d
 
-_BACKBONE = "backbone.body."
+_BACKBONE, _HEAD = "backbone.body.", "head."
 
 
 class Sampling(NamedTuple):
@@ -20,11 +20,18 @@ class Sampling(NamedTuple):
             or float64.
         mask: `(B, G*K, Ho, Wo)`, None for DCNv1.
         input_size: height and width of the layer's input.
+        more: of a layer of a head, which runs on every map of a pyramid: the same on the maps after the first.
     """
 
     offset: Tensor
     mask: Tensor | None
     input_size: tuple[int, int]
+    more: tuple["Sampling", ...] = ()
+
+    @property
+    def maps(self) -> tuple["Sampling", ...]:
+        """What the layer did on each map, from the first."""
+        return self, *self.more
 
 
 def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
@@ -40,14 +47,18 @@ def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
 def watched(model: nn.Module) -> Iterator[dict[str, Sampling]]:
     """Within this context each deformable layer that runs notes what it predicted, by its name, detached.
 
-    What a layer did last counts. A layer that `torch.compile` has taken in is run eagerly meanwhile, since compiled
-    code does not see the hooks.
+    What a layer did in the last pass through the model counts; one of a head runs on all maps of the pyramid in it. A
+    layer that `torch.compile` has taken in is run eagerly meanwhile, since compiled code does not see the hooks.
     """
     seen: dict[str, Sampling] = {}
 
     def note(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
         offset, mask = layer.interpret(predicted.detach())
-        seen[name] = Sampling(offset, mask, tuple(input.shape[-2:]))
+        found = Sampling(offset, mask, tuple(input.shape[-2:]))
+        # those of the backbone have one map, even where they run again to be recomputed
+        if name.startswith(_HEAD) and name in seen:
+            found = seen[name]._replace(more=(*seen[name].more, found))
+        seen[name] = found
 
     hooks = [
         layer.conv_offset.register_forward_hook(
@@ -55,6 +66,7 @@ def watched(model: nn.Module) -> Iterator[dict[str, Sampling]]:
         )
         for name, layer in deformable_layers(model).items()
     ]
+    hooks.append(model.register_forward_pre_hook(lambda *_: seen.clear()))
     try:
         with torch.compiler.set_stance("force_eager"):
             yield seen

@@ -48,5 +48,22 @@ def test_offsets_that_are_not_finite_are_the_largest(value):
     assert not model.training
 
 
+def test_all_maps_of_a_head_are_looked_at():
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Sequential(DeformConv2d(3, 4, 3, padding=1))
+            nn.init.constant_(self.head[0].conv_offset.weight, 0.1)
+
+        def forward(self, images):
+            return [self.head(scale * images[0][None]) for scale in (1, 9, 2)]
+
+    model = Pyramid()
+    image = torch.ones(3, 6, 8)
+    largest = largest_offset(model, [image])
+    assert largest.layer == "head.0"
+    assert largest.pixels == pytest.approx(9 * 27 * 0.1, rel=1e-5)
+
+
 def test_nothing_to_find():
     assert largest_offset(nn.Identity(), IMAGES) is None

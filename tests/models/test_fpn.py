@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import replaced_convs, resnet, resnet_fpn
-from models.fpn import level_names
+from models.fpn import level_names, map_strides
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -15,9 +15,42 @@ def test_maps(name, levels):
         maps = pyramid(torch.zeros(1, 3, 128, 64))
     assert list(maps) == [*(f"p{level}" for level in levels), "pool"]
     assert level_names(pyramid) == [f"p{level}" for level in levels]
+    assert list(map_strides(pyramid)) == list(maps)
     assert pyramid.out_channels == 24
     for key, stride in zip(maps, [*(2**level for level in levels), 2 ** (levels[-1] + 1)], strict=True):
         assert tuple(maps[key].shape) == (1, 24, 128 // stride, 64 // stride), key
+
+
+@pytest.mark.parametrize(("kind", "source"), [("p6p7", "p5"), ("p6p7_c5", "c5")])
+@pytest.mark.parametrize("channels", [24, 512])  # 512 is the width of C5, by which torchvision would take P5 for it
+def test_levels_6_and_7(kind, source, channels):
+    pyramid = resnet_fpn(resnet("resnet18"), levels=[3, 4, 5], channels=channels, extra_levels=kind).double()
+    image = torch.rand(1, 3, 256, 128, dtype=torch.float64)
+    with torch.no_grad():
+        maps, stages = pyramid(image), pyramid.body(image)
+    assert list(maps) == list(map_strides(pyramid)) == ["p3", "p4", "p5", "p6", "p7"]
+    assert level_names(pyramid) == ["p3", "p4", "p5"]
+    for key, stride in map_strides(pyramid).items():
+        assert tuple(maps[key].shape) == (1, channels, 256 // stride, 128 // stride), key
+    assert [*map_strides(pyramid).values()] == [8, 16, 32, 64, 128]
+    p6, p7 = pyramid.fpn.extra_blocks.p6, pyramid.fpn.extra_blocks.p7
+    below = maps["p5"] if source == "p5" else stages["p5"]
+    expected = torch.nn.functional.conv2d(below, p6.weight, p6.bias, stride=2, padding=1)
+    torch.testing.assert_close(maps["p6"], expected)
+    expected = torch.nn.functional.conv2d(expected.clamp(min=0), p7.weight, p7.bias, stride=2, padding=1)
+    torch.testing.assert_close(maps["p7"], expected)
+
+
+@pytest.mark.parametrize("kind", ["p6p7", "p6p7_c5"])
+def test_levels_6_and_7_follow_level_5(kind):
+    message = rf"`extra_levels` {kind} adds P6 and P7, so that `levels` must end with 5, got \[2, 3\]"
+    with pytest.raises(ValueError, match=message):
+        resnet_fpn(resnet("resnet18"), levels=[2, 3], extra_levels=kind)
+
+
+def test_extra_levels_that_do_not_exist():
+    with pytest.raises(ValueError, match="unknown extra levels 'p6', known: pool, p6p7, p6p7_c5"):
+        resnet_fpn(resnet("resnet18"), extra_levels="p6")
 
 
 def test_level_comes_from_its_stage():

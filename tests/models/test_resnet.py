@@ -109,11 +109,19 @@ def test_deformable_convolution_keeps_the_shape_of_the_replaced_one():
     assert network.layer2[0].conv2.stride == (2, 2)
 
 
+def test_a_deformable_head_is_a_row_of_its_own():
+    network = build("resnet18", dcn_v2_stages=[3])
+    model = DETECTORS["fcos"](resnet_fpn(network, channels=64), 3, dcn_convs=2, modulation=False)
+    head = ReplacedConvs("head", "all", None, 4, 4 * (64 * 9 + 1) * 18)
+    assert replaced_convs(model) == [*replaced_convs(network), head]
+    assert head not in replaced_convs(model.backbone)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_conv_offset_is_zero_when_the_detector_is_built(name, detector):
     network = build(name, dcn_v2_stages=[1, 2, 3, 4])
-    model = DETECTORS[detector](resnet_fpn(network, channels=16), 3)
+    model = DETECTORS[detector](resnet_fpn(network, channels=64), 3)
     predictors = [module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d)]
     assert len(predictors) == (8 if name == "resnet18" else 16)
     for predictor in predictors:
@@ -316,10 +324,11 @@ def test_recomputing_changes_no_bit(norm, amp):
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_recomputing_in_a_detector(detector):
     target = {"boxes": torch.tensor([[8.0, 10, 40, 50]]), "labels": torch.tensor([1]), "seed": 3}
+    target["masks"] = torch.ones(1, 64, 96, dtype=torch.uint8)  # for those that learn from them
     models = []
     for network in pair():
         torch.manual_seed(0)
-        models.append(DETECTORS[detector](resnet_fpn(network, channels=16), 3).train())
+        models.append(DETECTORS[detector](resnet_fpn(network, channels=64), 3).train())
         losses = models[-1]([torch.ones(3, 64, 96)], [target])
         sum(losses.values()).backward()
     assert_trained_alike(*models)

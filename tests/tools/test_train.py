@@ -91,6 +91,24 @@ def test_what_dcn_replaces_is_shown(dcn_run):
     assert row == ["conv_offset", "4", "62,262", "0.0005", "0.0001"]
 
 
+def test_a_deformable_head_is_shown_and_logged(run_tool, tiny_config, tmp_path):
+    asked = ["model.detector=fcos", "model.fpn.channels=64", "model.fcos.dcn_convs=1", DCN, "train.max_steps=1"]
+    code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "fcos", *asked)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    added = 2 * 27 * (9 * 64 + 1)
+    assert ["head", "all", "2", f"{added:,}"] in rows
+    assert ["total", "4", f"{added + 62_262:,}"] in rows
+    assert ["conv_offset", "8", f"{added + 62_262:,}", "0.0005", "0.0001"] in rows
+    events = EventAccumulator(str(tmp_path / "fcos")).Reload()
+    tags = events.Tags()
+    for layer in ("layer2.1.conv2", "head.classification_head.conv.9", "head.regression_head.conv.9"):
+        assert f"dcn_offset_mean_px/{layer}" in tags["scalars"]
+        assert f"dcn_mask/{layer}" in tags["histograms"]
+    assert {"train/loss_classification", "train/loss_bbox_regression", "train/loss_bbox_ctrness"} <= {*tags["scalars"]}
+    assert "dcn/sampling_points" in tags["images"]
+
+
 def test_a_second_run_in_the_same_folder_is_refused(run_tool, plain_run, tiny_config, elsewhere, files_of):
     before = files_of(plain_run)
     for arguments in ([], ["--run-dir", plain_run]):

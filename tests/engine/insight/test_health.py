@@ -93,6 +93,32 @@ def test_figures_are_those_of_a_loop(
     assert figures(layer, sampling) == pytest.approx(counted(layer, sampling), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("modulation", [True, False])
+def test_figures_of_a_head_are_those_of_all_maps(modulation):
+    """Every point counts alike, so a map twice as large twice as much."""
+    torch.manual_seed(0)
+    layer = DeformConv2d(2, 2, (3, 2), padding=1, modulation=modulation)
+    samplings = []
+    for size, spread in (((9, 14), 0.5), ((4, 7), 3.0), ((2, 3), 9.0)):
+        out = out_size(layer, size)
+        mask = 2 * torch.rand(2, layer.mask_channels, *out) if modulation else None
+        samplings.append(Sampling(spread * torch.randn(2, layer.offset_channels, *out), mask, size))
+    found = figures(layer, samplings[0]._replace(more=(*samplings[1:],)))
+    single = [counted(layer, sampling) for sampling in samplings]
+    counts = np.array([sampling.offset.numel() for sampling in samplings])
+    weights = counts / counts.sum()
+    for name in ("offset_mean_px", "outside_share", "outside_share_added", "mask_mean", "mask_share_below_0.1"):
+        if name in found:
+            assert found[name] == pytest.approx(weights @ [one[name] for one in single], rel=1e-5), name
+    lengths = np.concatenate([s.offset.unflatten(1, (-1, 2)).norm(dim=2).flatten().numpy() for s in samplings])
+    assert found["offset_p95_px"] == pytest.approx(np.quantile(lengths, 0.95, method="lower"), rel=1e-6)
+    assert found["offset_max_px"] == pytest.approx(max(one["offset_max_px"] for one in single), rel=1e-6)
+    assert ("mask_std" in found) == modulation
+    if modulation:
+        masks = np.concatenate([sampling.mask.flatten().numpy() for sampling in samplings])
+        assert found["mask_std"] == pytest.approx(masks.std(), rel=1e-5)
+
+
 def test_known_numbers():
     layer = DeformConv2d(1, 1, (1, 2), modulation=False)
     # 5 x 20 outputs of 2 points; 9 of 200 offsets are longer than (3, 4), and are outside
@@ -229,6 +255,31 @@ def test_a_step_is_reported(make_network):
     assert [*shown] == ["dcn_offset_px/0", "dcn_offset_px/1", "dcn_mask/0", "dcn_mask/1"]
     assert torch.equal(shown["dcn_offset_px/1"], seen["1"].offset)
     assert torch.equal(shown["dcn_mask/1"], seen["1"].mask)
+
+
+def test_what_a_head_predicts_on_all_maps_is_reported_and_shown():
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = DeformConv2d(2, 2, 3, padding=1)
+            nn.init.constant_(layer.conv_offset.bias[: layer.offset_channels : 2], -7.0)
+            self.head = nn.Sequential(layer)
+
+        def forward(self, images):
+            return torch.cat([self.head(images).flatten(), self.head(images[:, :, ::2, ::3]).flatten()])
+
+    network = Pyramid()
+    health = Health(network, total_steps=1000, warmup_steps=0)
+    seen = run(health, network)
+    shown = health.histograms(seen)
+    assert {tag: values.numel() for tag, values in shown.items()} == {
+        "dcn_offset_px/head.0": 18 * (6 * 9 + 3 * 3),
+        "dcn_mask/head.0": 9 * (6 * 9 + 3 * 3),
+    }
+    assert shown["dcn_offset_px/head.0"].mean().item() == -3.5
+    report = health.report(1, seen)
+    assert report.scalars["dcn_offset_mean_px/head.0"] == 7
+    assert "95 % of |offset| up to 7 pixels on maps of 6x9 and less)" in report.warnings[0]
 
 
 def test_without_modulation_there_is_no_mask(make_network):

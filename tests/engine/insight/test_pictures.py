@@ -235,8 +235,8 @@ def test_an_image_fills_its_panel(margin):
 
 @pytest.fixture
 def make(tiny_config):
-    def build(*overrides):
-        config = load_config(tiny_config, [f"model.backbone.{text}" for text in overrides])
+    def build(*overrides, head=()):
+        config = load_config(tiny_config, [*(f"model.backbone.{text}" for text in overrides), *head])
         torch.manual_seed(0)
         model, _ = build_model(config.model, config.data, 5)
         for module in model.modules():
@@ -273,6 +273,22 @@ def test_pictures_of_each_kind_of_network(make, overrides, expected):
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("overrides", "expected"), [([], {"receptive_field"}), (["dcn_v2_stages=[2]"], ALL)])
+def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
+    """Its layers run side by side, so that there is no way down through them."""
+    drawn = []
+
+    def record(image, pixels, layers, regular, frame, **options):
+        drawn.append([layer.name for layer in layers])
+        return image
+
+    monkeypatch.setattr("engine.insight.pictures.draw_sampling_points", record)
+    head = ["model.detector=fcos", "model.fpn.channels=64", "model.fcos.dcn_convs=1"]
+    model = make(*overrides, head=head)
+    assert dcn_pictures(model, IMAGE, [(40, 30)], device=CPU).keys() == expected
+    assert drawn == ([["layer2.0.conv2", "layer2.1.conv2"]] if overrides else [])
 
 
 def test_the_same_pictures_again(make):

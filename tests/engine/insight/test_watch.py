@@ -99,6 +99,36 @@ def test_the_last_pass_counts_and_what_did_not_run_is_missing(make_detector):
     assert [*seen] == NAMES[1:]
 
 
+class WithHead(Detector):
+    """A detector with a deformable layer that runs on both maps of its pyramid and on "pool"."""
+
+    def __init__(self) -> None:
+        super().__init__(recompute_dcn_stages=True)
+        self.head = nn.Sequential(nn.ReLU(), DeformConv2d(8, 4, 3, padding=1))
+
+    def forward(self, images):
+        return sum(self.head(level).sum() for level in self.backbone(images).values())
+
+
+def test_a_layer_of_a_head_is_seen_on_every_map_of_the_last_pass():
+    torch.manual_seed(0)
+    detector = WithHead()
+    layer = detector.head[1]
+    nn.init.normal_(layer.conv_offset.weight, std=0.1)
+    images = torch.rand(1, 3, 48, 80)
+    with watched(detector) as seen:
+        detector(torch.rand(2, 3, 64, 64)).backward()
+        detector(images).backward()  # the stages are computed again
+    assert [*seen] == [*NAMES, "head.1"]
+    assert all(sampling.maps == (sampling,) for name, sampling in seen.items() if name in NAMES)
+    maps = seen["head.1"].maps
+    assert [one.input_size for one in maps] == [(12, 20), (6, 10), (3, 5)]
+    for one, level in zip(maps, detector.backbone(images).values(), strict=True):
+        offset, mask = layer.predict(level.relu())
+        assert torch.equal(one.offset, offset)
+        assert torch.equal(one.mask, mask)
+
+
 def test_the_map_is_that_of_the_input():
     layer = DeformConv2d(2, 2, (3, 1), stride=(2, 3))
     with watched(nn.Sequential(layer)) as seen:

@@ -1,0 +1,191 @@
+"""How each detector is built for tests, and batches for all of them.
+
+To add a detector: a line in `CASES`; every test that takes the fixture `case` runs with it then.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.models.detection import rpn
+
+from dcn import DeformConv2d
+from models import DETECTORS, resnet, resnet_fpn
+
+SIZES = {"min_size": 64, "max_size": 96}
+
+
+class Case(NamedTuple):
+    """A detector of the table.
+
+    Attributes:
+        losses: names of what it gives in train mode.
+        channels: width of its pyramid.
+        head_dcn: options that make its head deformable too.
+        head_layers: deformable layers that it then has in the head.
+        tiny: options that make it small and fit three maps of strides 4, 8, 16 and images of a hundred pixels.
+        variants: further options under which its losses must not depend on how a batch is split.
+        has_masks: whether it learns from masks and detects them.
+    """
+
+    losses: set[str]
+    channels: int = 16
+    head_dcn: Mapping[str, Any] = MappingProxyType({})
+    head_layers: int = 0
+    tiny: Mapping[str, Any] = MappingProxyType({})
+    variants: tuple[Mapping[str, Any], ...] = ({},)
+    has_masks: bool = False
+
+
+TWO_STAGE_LOSSES = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+TWO_STAGE_TINY = {
+    "anchor_sizes": [16, 32, 64],
+    "box_head_channels": 32,
+    "rpn_proposals_train": 100,
+    "rpn_batch_size": 64,
+    "box_batch_size": 32,
+}
+MASK_TINY = {**TWO_STAGE_TINY, "mask_head_channels": 16}
+CASCADE_LOSSES = {"loss_objectness", "loss_rpn_box_reg"} | {
+    f"loss_{kind}_{stage}" for kind in ("classifier", "box_reg") for stage in (1, 2, 3)
+}
+# more than there is: an image has 3024 anchors and at most 300 proposals
+NOT_FULL = {"box_batch_size": 400, "rpn_batch_size": 4000}
+CASES = {
+    "faster_rcnn": Case(TWO_STAGE_LOSSES, tiny=TWO_STAGE_TINY, variants=({}, NOT_FULL)),
+    "mask_rcnn": Case(TWO_STAGE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, variants=({}, NOT_FULL), has_masks=True),
+    "cascade_rcnn": Case(CASCADE_LOSSES, tiny=TWO_STAGE_TINY, variants=({"roi_aligned": True}, NOT_FULL)),
+    "cascade_mask_rcnn": Case(CASCADE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, has_masks=True),
+    "retinanet": Case({"loss_classification", "loss_bbox_regression"}, tiny={"anchor_sizes": [16, 32, 64]}),
+    "fcos": Case(
+        {"loss_classification", "loss_bbox_regression", "loss_bbox_ctrness"},
+        channels=64,
+        head_dcn={"dcn_convs": 1},
+        head_layers=2,
+        variants=({"dcn_convs": 2},),
+    ),
+}
+
+
+@pytest.fixture(params=DETECTORS)
+def detector(request) -> str:
+    """Each name of the table of detectors."""
+    return request.param
+
+
+@pytest.fixture
+def case(detector) -> Case:
+    """What is known of `detector`."""
+    return CASES[detector]
+
+
+def build(detector: str, num_classes: int = 3, *, stages: tuple[int, ...] = (2, 3, 4), **options) -> nn.Module:
+    """A detector on levels 2 to 5 and "pool", with six deformable layers in its ResNet-18."""
+    torch.manual_seed(0)
+    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=stages, norm="gn"), channels=CASES[detector].channels)
+    return DETECTORS[detector](pyramid, num_classes, **SIZES | options)
+
+
+def tiny(detector: str, norm: str = "frozen_bn", **options) -> nn.Module:
+    """A detector in float64 with sizes in hundreds of pixels, whose offsets are not whole numbers."""
+    torch.manual_seed(0)
+    network = resnet("resnet18", dcn_v2_stages=[2], norm=norm)
+    pyramid = resnet_fpn(network, levels=[2, 3], channels=CASES[detector].channels)
+    model = DETECTORS[detector](pyramid, 3, **{**CASES[detector].tiny, **options})
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.normal_(module.conv_offset.weight, std=0.01)
+    return model.double().train()
+
+
+def two_images(*, masks: bool = False) -> tuple[list[Tensor], list[dict]]:
+    """Two images of different sizes; one target has the highest class, the other no box."""
+    images = [torch.rand(3, 64, 80), torch.rand(3, 90, 64)]
+    boxes = torch.tensor([[8.0, 10, 40, 50], [30, 20, 70, 60]])
+    targets = [
+        {"boxes": boxes, "labels": torch.tensor([1, 3]), "image_id": 1},
+        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": 2},
+    ]
+    return images, _with_masks(images, targets) if masks else targets
+
+
+def four_images(size: tuple[int, int] = (96, 128), *, masks: bool = False) -> tuple[list[Tensor], list[dict]]:
+    """Four images in float64 with 2, 0, 4 and 5 boxes, and the seeds of their samples."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    scale = torch.tensor(size[::-1])
+    targets = []
+    for index, count in enumerate((2, 0, 4, 5)):
+        corners = draw(count, 2) * scale / 2
+        boxes = torch.cat([corners, corners + (0.15 + 0.3 * draw(count, 2)) * scale], 1)
+        labels = torch.randint(1, 4, (count,), generator=generator)
+        targets.append({"boxes": boxes, "labels": labels, "seed": 10**17 + 7919 * index})
+    images = [draw(3, *size) for _ in targets]
+    return images, _with_masks(images, targets) if masks else targets
+
+
+def _with_masks(images: list[Tensor], targets: list[dict]) -> list[dict]:
+    """Add the ellipse that each box holds, `(n, H, W)` uint8."""
+    masked = []
+    for image, target in zip(images, targets, strict=True):
+        height, width = image.shape[-2:]
+        y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
+        masks = torch.zeros(len(target["boxes"]), height, width, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, target["boxes"].tolist(), strict=True):
+            mask[((2 * x - x1 - x2) / (x2 - x1)) ** 2 + ((2 * y - y1 - y2) / (y2 - y1)) ** 2 <= 1] = 1
+        masked.append(target | {"masks": masks})
+    return masked
+
+
+def losses_and_gradients(
+    model: nn.Module, images: list[Tensor], targets: list[dict], split: list[int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sums over the parts of a batch, each weighted by its share of the images."""
+    model.zero_grad()
+    losses = {}
+    for part in torch.arange(len(images)).split(split):
+        found = model([images[i] for i in part], [targets[i] for i in part])
+        share = len(part) / len(images)
+        sum(share * loss for loss in found.values()).backward()
+        losses = {name: losses.get(name, 0) + share * loss.detach() for name, loss in found.items()}
+    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal_however_split(
+    model: nn.Module, images: list[Tensor], targets: list[dict], splits: list[tuple[int, ...]]
+) -> None:
+    """Losses and gradients of a batch are those of its parts, to ten digits."""
+    losses, gradients = losses_and_gradients(model, images, targets, [len(images)])
+    assert all(loss.isfinite() for loss in losses.values())
+    for split in splits:
+        torch.manual_seed(sum(split[1:]))  # the global state is none of its business
+        parts, part_gradients = losses_and_gradients(model, images, targets, [*split])
+        torch.testing.assert_close(parts, losses, rtol=1e-10, atol=0)
+        assert part_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            scale = gradient.abs().max().item()
+            torch.testing.assert_close(part_gradients[name], gradient, rtol=0, atol=1e-10 * scale, msg=name)
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    """The functions of this file."""
+    functions: list[Callable] = [build, tiny, two_images, four_images, assert_equal_however_split]
+    return SimpleNamespace(**{function.__name__: function for function in functions})
+
+
+@pytest.fixture
+def float64_labels(monkeypatch) -> None:
+    """torchvision's RPN has float32 labels, which would make that loss one of 7 digits."""
+
+    def loss(logits: Tensor, labels: Tensor, **options) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
+
+    monkeypatch.setattr(rpn.F, "binary_cross_entropy_with_logits", loss)

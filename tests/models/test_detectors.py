@@ -1,0 +1,111 @@
+"""Every detector obeys torchvision's contract, starts as the plain one, and has losses that are means over images.
+
+How each is built stands in `CASES` of conftest.py; a detector of the table without a line there fails.
+"""
+
+import pytest
+import torch
+
+from dcn import DeformConv2d
+
+
+def test_losses_in_train_mode(detector, case, make):
+    losses = make.build(detector, **case.head_dcn).train()(*make.two_images(masks=case.has_masks))
+    assert set(losses) == case.losses
+    assert all(loss.dim() == 0 and loss.isfinite() and loss.requires_grad for loss in losses.values())
+    assert all(name.startswith("loss_") for name in losses), "others do not get into TensorBoard"
+
+
+def test_starts_as_the_plain_detector(detector, case, make):
+    """Same seed: equal weights and, in float64, equal losses, so that two runs differ by what is learned alone."""
+    images, targets = make.two_images(masks=case.has_masks)
+    losses, states, drawn = [], [], []
+    for stages, options in (((), {}), ((2, 3, 4), case.head_dcn)):
+        model = make.build(detector, stages=stages, **options).double().train()
+        drawn.append(torch.rand(3))
+        states.append(model.state_dict())
+        torch.manual_seed(1)  # of the proposals that are sampled
+        found = model([image.double() for image in images], [t | {"boxes": t["boxes"].double()} for t in targets])
+        losses.append(torch.stack(list(found.values())))
+    assert all(torch.equal(states[1][key], value) for key, value in states[0].items())
+    assert all(".conv_offset." in key and not value.any() for key, value in states[1].items() if key not in states[0])
+    assert len(states[1]) - len(states[0]) == 2 * (6 + case.head_layers)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=0)
+    assert torch.equal(*drawn), "what is built or drawn afterwards would differ"
+
+
+def test_gradient_reaches_every_parameter(detector, case, make):
+    model = make.build(detector, **case.head_dcn).train()
+    sum(model(*make.two_images(masks=case.has_masks)).values()).backward()
+    predictors = [module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d)]
+    assert len(predictors) == 6 + case.head_layers
+    for predictor in predictors:
+        offset, mask = predictor.weight.grad.split([18, 9])
+        assert offset.abs().max() > 0
+        assert mask.abs().max() > 0
+        assert predictor.bias.grad.abs().max() > 0
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_detections_in_eval_mode(detector, case, make):
+    images = [image.repeat(1, 3, 2) for image in make.two_images()[0]]  # 192 x 160 and 270 x 128
+    model = make.build(detector, score_threshold=0.0, detections_per_image=40, **case.head_dcn).eval()
+    with torch.no_grad():
+        detections = model(images)
+    assert len(detections) == 2
+    for image, found in zip(images, detections, strict=True):
+        assert set(found) == {"boxes", "labels", "scores"} | ({"masks"} if case.has_masks else set())
+        assert tuple(found["boxes"].shape) == (40, 4)
+        height, width = image.shape[-2:]
+        assert (found["boxes"] >= 0).all()
+        assert (found["boxes"] <= torch.tensor([width, height] * 2)).all()
+        assert found["boxes"].max() > 96, "boxes are pixels of the image given, not of the network's"
+        assert found["labels"].dtype == torch.int64
+        assert set(found["labels"].tolist()) <= {1, 2, 3}
+        assert ((found["scores"] >= 0) & (found["scores"] <= 1)).all()
+        if case.has_masks:
+            assert tuple(found["masks"].shape) == (40, 1, height, width)
+            assert ((found["masks"] >= 0) & (found["masks"] <= 1)).all()
+
+
+def test_sizes_and_thresholds_arrive(detector, make):
+    images, _ = make.two_images()
+    for threshold, count in ((0.0, 30), (0.999, 0)):
+        model = make.build(detector, score_threshold=threshold, detections_per_image=30).eval()
+        assert (model.transform.min_size, model.transform.max_size) == ((64,), 96)
+        with torch.no_grad():
+            assert [len(found["boxes"]) for found in model(images)] == [count, count]
+
+
+def test_images_are_scaled_in_evaluation_alone(detector, case, make):
+    images, targets = make.two_images()
+    larger = [image.repeat(1, 3, 2) for image in images]  # 192 x 160 and 270 x 128
+    if case.has_masks:
+        shapes = [(len(target["boxes"]), *image.shape[1:]) for target, image in zip(targets, larger, strict=True)]
+        targets = [t | {"masks": torch.ones(shape).byte()} for t, shape in zip(targets, shapes, strict=True)]
+    model = make.build(detector)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    model.train()(larger, targets)
+    model.eval()(larger)
+    # padded to multiples of 32; scaled to 64 on the shorter side, or 96 on the longer one
+    assert seen == [(288, 160), (96, 64)]
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "gn"])
+def test_the_same_however_a_batch_is_split(detector, case, make, norm, float64_labels):
+    for options in case.variants:
+        model = make.tiny(detector, norm, **options)
+        batch = make.four_images(masks=case.has_masks)
+        make.assert_equal_however_split(model, *batch, [(2, 2), (1, 3), (1, 1, 1, 1)])
+
+
+@pytest.mark.parametrize("num_classes", [0, -1])
+def test_no_classes(detector, make, num_classes):
+    with pytest.raises(ValueError, match=f"`num_classes` must be at least 1, got {num_classes}"):
+        make.build(detector, num_classes=num_classes)
+
+
+def test_training_needs_targets(detector, make):
+    with pytest.raises(AssertionError, match="targets should not be none"):
+        make.build(detector).train()(make.two_images()[0])

@@ -1,0 +1,216 @@
+"""FCOS against torchvision's own and formulas, and its deformable head; what all detectors share: test_detectors.py."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models.detection import FCOS, fcos_resnet50_fpn
+
+from dcn import DeformConv2d
+from models import fcos, resnet, resnet_fpn
+from models.fpn import map_strides
+
+BOXES = torch.tensor([[10.0, 20, 75, 90], [60, 30, 130, 70]])
+LABELS = torch.tensor([2, 3])
+
+
+def ours(**options) -> torch.nn.Module:
+    pyramid = resnet_fpn(resnet("resnet50", norm="bn"), levels=[3, 4, 5], extra_levels="p6p7")
+    return fcos(pyramid, 3, min_size=96, max_size=160, **options)
+
+
+def dcn_names(model) -> list[str]:
+    return [name for name, module in model.head.named_modules() if isinstance(module, DeformConv2d)]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """torchvision's, with a head that finds something, and nothing of class 0 as after any training."""
+    torch.manual_seed(0)
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4, min_size=96, max_size=160)
+    head = model.head.classification_head
+    torch.nn.init.normal_(head.cls_logits.weight, std=0.1)
+    with torch.no_grad():
+        head.cls_logits.bias[:] = torch.tensor([-30.0, -2, -2, -2])
+        model.head.regression_head.bbox_reg.bias[:] = 2
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"dcn_convs": 3}, {"dcn_convs": 4, "dcn_backend": "reference"}])
+def test_torchvisions_state_gives_its_detections_and_losses(theirs, options):
+    model = ours(**options)
+    missing = model.load_state_dict(theirs.state_dict(), strict=not options).missing_keys
+    assert all(".conv_offset." in key for key in missing)
+    image = torch.rand(3, 120, 150, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (found,), (expected,) = model.eval()([image]), theirs.eval()([image])
+    assert len(expected["boxes"]) > 5
+    assert found.keys() == expected.keys()
+    for key in expected:
+        torch.testing.assert_close(
+            found[key], expected[key], rtol=0 if not options else 1e-4, atol=1e-3 if options else 0
+        )
+
+    # in training ours takes images as they come, so give both one that fits, and padding to 32 is none
+    image, target = torch.rand(3, 96, 160), {"boxes": BOXES, "labels": LABELS}
+    losses, expected = model.train()([image], [target]), theirs.train()([image], [target])
+    assert {f"loss_{name}": loss.item() for name, loss in expected.items()} == pytest.approx(
+        {name: loss.item() for name, loss in losses.items()}, rel=0 if not options else 1e-5
+    )
+
+
+def test_losses_are_torchvisions_of_each_image(make):
+    """And not those of the batch, where an image with more places that detect something counts for more."""
+    model = make.tiny("fcos")
+    images, targets = make.four_images()
+    losses = model(images, targets)
+    single = []
+    for image, target in zip(images, targets, strict=True):
+        prepared = model.transform([image])[0]
+        features = [*model.backbone(prepared.tensors).values()]
+        outputs = model.head(features)
+        counts = [map_.shape[2] * map_.shape[3] for map_ in features]
+        anchors = model.anchor_generator(prepared, features)
+        # the head of torchvision in place of ours, on the same outputs
+        head, model.head = model.head, PlainHead(model.head)
+        single.append(FCOS.compute_loss(model, [target], outputs, anchors, counts))
+        model.head = head
+    for name, loss in losses.items():
+        expected = [one[name.removeprefix("loss_")].item() for one in single]
+        assert loss.item() == pytest.approx(sum(expected) / 4, rel=1e-9)
+        assert len({round(value, 6) for value in expected}) >= 3
+
+
+class PlainHead(torch.nn.Module):
+    """The loss of torchvision's head, called past ours."""
+
+    def __init__(self, head) -> None:
+        super().__init__()
+        self.inner = head
+
+    def compute_loss(self, *arguments):
+        return super(type(self.inner), self.inner).compute_loss(*arguments)
+
+
+def test_losses_by_hand(make):
+    """Of one box on maps of strides 4, 8 and 16: which places detect it, focal loss, centre-ness and GIoU."""
+    model = make.tiny("fcos")
+    box = (21.0, 18.0, 61.0, 50.0)  # farthest sides 20 to 40: the map of stride 8 has those up to 64
+    target = {"boxes": torch.tensor([box], dtype=torch.float64), "labels": torch.tensor([2])}
+    outputs = {}
+    model.head.register_forward_hook(lambda module, inputs, output: outputs.update(output))
+    losses = model([torch.rand(3, 96, 128, dtype=torch.float64)], [target])
+    logits, codes, centre = (outputs[key][0] for key in ("cls_logits", "bbox_regression", "bbox_ctrness"))
+    focal, giou, bce, count, place = 0.0, 0.0, 0.0, 0, 0
+    middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    levels = ((4, 0, 32), (8, 32, 64), (16, 64, math.inf))
+    for stride, least, most in levels:
+        for row in range(96 // stride):
+            for column in range(128 // stride):
+                x, y = column * stride, row * stride
+                sides = [x - box[0], y - box[1], box[2] - x, box[3] - y]
+                near = max(abs(x - middle[0]), abs(y - middle[1])) < 1.5 * stride
+                detects = near and min(sides) > 0 and least < max(sides) < most
+                p = logits[place].sigmoid()
+                for label in range(4):
+                    q = p[label].item()
+                    wanted = detects and label == 2
+                    focal -= 0.25 * (1 - q) ** 2 * math.log(q) if wanted else 0.75 * q**2 * math.log(1 - q)
+                if detects:
+                    count += 1
+                    left, top, right, bottom = (stride * codes[place]).tolist()
+                    giou += 1 - generalized_iou((x - left, y - top, x + right, y + bottom), box)
+                    ratios = [min(pair) / max(pair) for pair in (sides[0::2], sides[1::2])]
+                    truth = math.sqrt(ratios[0] * ratios[1])
+                    q = centre[place].sigmoid().item()
+                    bce -= truth * math.log(q) + (1 - truth) * math.log(1 - q)
+                place += 1
+    assert place == len(logits)
+    assert count > 3
+    assert losses["loss_classification"].item() == pytest.approx(focal / count, rel=1e-6)
+    assert losses["loss_bbox_regression"].item() == pytest.approx(giou / count, rel=1e-6)
+    assert losses["loss_bbox_ctrness"].item() == pytest.approx(bce / count, rel=1e-6)
+
+
+def generalized_iou(a, b) -> float:
+    """https://arxiv.org/abs/1902.09630."""
+    area = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b)]
+    inner = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    union = sum(area) - inner
+    return inner / union - (hull - union) / hull
+
+
+def test_class_0_is_never_detected(make):
+    model = make.build("fcos", score_threshold=0.0).eval()
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias[0] = 20
+        for found in model(make.two_images()[0]):
+            assert len(found["labels"]) == 100
+            assert found["labels"].min() == 1
+            assert found["scores"].max() < 0.5
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_the_last_convolutions_of_both_towers_are_deformable(make, count):
+    model = make.build("fcos", dcn_convs=count)
+    convs = [0, 3, 6, 9][4 - count :]
+    assert dcn_names(model) == [f"{part}_head.conv.{i}" for part in ("classification", "regression") for i in convs]
+    plain = make.build("fcos").state_dict()
+    assert plain.keys() == {key for key in model.state_dict() if "head" not in key or ".conv_offset." not in key}
+
+
+def test_options_arrive(make):
+    model = make.build(
+        "fcos",
+        num_classes=5,
+        center_sampling_radius=2.5,
+        score_threshold=0.3,
+        nms_threshold=0.7,
+        topk_candidates=33,
+        detections_per_image=9,
+        dcn_convs=1,
+        modulation=False,
+        offset_groups=4,
+        mask_scale=1.5,
+        dcn_backend="reference",
+    )
+    assert model.center_sampling_radius == 2.5
+    assert (model.score_thresh, model.nms_thresh, model.topk_candidates, model.detections_per_img) == (0.3, 0.7, 33, 9)
+    assert model.head.classification_head.cls_logits.out_channels == 6
+    for name in dcn_names(model):
+        layer = model.head.get_submodule(name)
+        assert (layer.modulation, layer.offset_groups, layer.mask_scale, layer.backend) == (False, 4, 1.5, "reference")
+
+
+def test_defaults_are_those_of_torchvision(theirs):
+    model = ours()
+    for name in ("center_sampling_radius", "score_thresh", "nms_thresh", "topk_candidates", "detections_per_img"):
+        assert getattr(model, name) == getattr(theirs, name)
+    assert model.anchor_generator.sizes == theirs.anchor_generator.sizes
+
+
+def test_ranges_follow_the_strides_of_the_pyramid(make):
+    pyramid = resnet_fpn(resnet("resnet18"), levels=[2, 3, 4], channels=64)
+    assert fcos(pyramid, 3).anchor_generator.sizes == ((4,), (8,), (16,), (32,))
+    assert [*map_strides(pyramid).values()] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("channels", [16, 32, 48, 100])
+def test_a_pyramid_that_the_norms_of_the_head_do_not_fit(channels):
+    message = f"`?.*multiple of 32 and at least 64, got {channels}"
+    with pytest.raises(ValueError, match=message):
+        fcos(resnet_fpn(resnet("resnet18"), channels=channels), 3)
+
+
+def test_the_smallest_map_is_one_pixel():
+    """Group norm of one image with one pixel works with the narrowest pyramid that is let through."""
+    pyramid = resnet_fpn(resnet("resnet18", norm="gn"), levels=[3, 4, 5], channels=64, extra_levels="p6p7")
+    model = fcos(pyramid, 3, min_size=64, max_size=64).train()
+    assert model([torch.rand(3, 64, 64)], [{"boxes": BOXES[:1] / 2, "labels": LABELS[:1]}])
+
+
+@pytest.mark.parametrize("count", [-1, 5])
+def test_convolutions_that_are_not_there(make, count):
+    with pytest.raises(ValueError, match=f"`dcn_convs` must be 0 to 4, the convolutions of a tower, got {count}"):
+        make.build("fcos", dcn_convs=count)
