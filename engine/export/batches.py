@@ -55,7 +55,7 @@ def top_of_levels(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Ten
         most: to take of each level.
 
     Returns:
-        Scores and their places among the n, `(B, levels * most)`. Where a level has fewer, minus infinity, and any place.
+        Scores and their places among the n, `(B, levels * most)`. Where a level has fewer: minus infinity, any place.
     """
     tops, places, start = [], [], 0
     for count in counts:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,25 +26,33 @@ _NEEDS = ("onnx", "onnxscript", "onnxruntime")
 Run = Callable[[Tensor], dict[str, Tensor]]
 
 
-def check_requirements(path: Path) -> None:
+def check_requirements(path: Path, opset: int = OLDEST_OPSET) -> None:
     """Check that a file of this kind can be written here.
 
     Raises:
-        ValueError: if its ending is not known, or packages are missing.
+        ValueError: if its ending is not known, packages are missing, or the opset does not fit.
     """
     if path.suffix not in FORMATS:
         raise ValueError(f"the file to write must end in {' or '.join(FORMATS)}, got {path}")
+    if path.suffix != ".onnx":
+        return
     missing = [name for name in _NEEDS if find_spec(name) is None]
-    if path.suffix == ".onnx" and missing:
+    if missing:
+        raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -r requirements-export.txt")
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
-            f"to export to ONNX, {', '.join(missing)} must be installed: pip install -r requirements-export.txt"
+            f"the opset must be {OLDEST_OPSET}, the first with DeformConv, to {newest}, the newest that the "
+            f"installed onnx knows, got {opset}"
         )
 
 
 def export_to(
     path: Path, detector: str, model: nn.Module, metadata: dict[str, Any], *, opset: int = OLDEST_OPSET
-) -> None:
-    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size.
+) -> Counter[str]:
+    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size from `least_side` on.
 
     Args:
         path: the file; its ending tells the kind.
@@ -52,13 +61,14 @@ def export_to(
         metadata: plain values that the file carries as JSON.
         opset: version of ONNX's operators.
 
+    Returns:
+        How many of each operator the file has.
+
     Raises:
         ValueError: if the ending, the detector or the opset does not fit, or packages are missing.
     """
-    check_requirements(path)
-    if opset < OLDEST_OPSET:
-        raise ValueError(f"the opset must be at least {OLDEST_OPSET}, which is the first with DeformConv, got {opset}")
-    FORMATS[path.suffix][0](path, detector, model, json.dumps(metadata), opset)
+    check_requirements(path, opset)
+    return FORMATS[path.suffix][0](path, detector, model, json.dumps(metadata), opset)
 
 
 def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
@@ -88,9 +98,10 @@ def _trace(graph: nn.Module) -> ExportedProgram:
     return program
 
 
-def _write_program(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> None:
+def _write_program(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
     program = _trace(graph_of(detector, model, suppress))
     torch.export.save(program, path, extra_files={_METADATA_FILE: metadata})
+    return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
 def _read_program(path: Path) -> tuple[Run, str]:
@@ -98,7 +109,7 @@ def _read_program(path: Path) -> tuple[Run, str]:
     return torch.export.load(path, extra_files=extra).module(), extra[_METADATA_FILE]
 
 
-def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> None:
+def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
     import onnx
 
     from .translations import TRANSLATIONS
@@ -120,15 +131,14 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
     onnx.helper.set_model_props(proto, {METADATA: metadata})
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+    return Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in proto.graph.node)
 
 
 def _tidy(proto: Any) -> None:
     """Name the open sizes, and drop what the exporter noted down about its own work, with names of files of here."""
     graph = proto.graph
-    for value, names in (
-        (graph.input[0], {0: "batch", 2: "height", 3: "width"}),
-        *((o, {0: "batch"}) for o in graph.output),
-    ):
+    open_sizes = [(graph.input[0], {0: "batch", 2: "height", 3: "width"})]
+    for value, names in open_sizes + [(value, {0: "batch"}) for value in graph.output]:
         for axis, name in names.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     del graph.value_info[:], graph.metadata_props[:]
