@@ -85,7 +85,7 @@ def main() -> None:
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
     detector = trained.config.model.detector
     check_exportable(detector)
-    pictures = [(str(path), to_float(pil_to_tensor(read_image(path)))) for path in args.check]
+    pictures = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
     pictures = pictures or find_pictures(trained, model)
 
