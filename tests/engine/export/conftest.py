@@ -60,8 +60,8 @@ def _one_stage(kind, channels, anchors, **options) -> nn.Module:
 
 MAKERS = {
     "faster_rcnn": _faster_rcnn,
-    "retinanet": lambda: _one_stage(RetinaNet, 16, _anchors(SIZES, (0.5, 2.0)), score_thresh=0.23),
-    "fcos": lambda: _one_stage(FCOS, 32, _anchors((4, 8, 16), (1.0,)), score_thresh=0.385),
+    "retinanet": lambda: _one_stage(RetinaNet, 16, _anchors(SIZES, (0.5, 2.0)), score_thresh=0.7),
+    "fcos": lambda: _one_stage(FCOS, 32, _anchors((4, 8, 16), (1.0,)), score_thresh=0.28),
 }
 # the layers that decide, and how far their weights are spread
 HEADS = {

@@ -43,7 +43,7 @@ def test_detects_what_the_detector_detects(name, exported, pictures):
     assert metadata == METADATA
     rows = run_beside(model, run, [("", picture) for picture in pictures])
     assert [(row.size, row.images) for row in rows] == [((64, 90), 1), ((64, 90), 2), ((81, 64), 1), ((81, 64), 2)]
-    assert all(row.difference.detections >= 20 * row.images for row in rows)
+    assert all(row.difference.detections >= 10 * row.images for row in rows)
     assert all(row.difference.is_small for row in rows), rows
 
 
@@ -89,7 +89,7 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
     model, file, _ = exported("faster_rcnn")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["detector"]) == METADATA
-    boxes, labels, scores, counts = session.run(None, {"images": pictures[0][None].numpy()})
+    scores, counts = session.run(["scores", "num_detections"], {"images": pictures[0][None].numpy()})
     with torch.inference_mode():
         (expected,) = model([pictures[0]])
     assert counts.tolist() == [len(expected["scores"])]
