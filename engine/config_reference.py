@@ -6,6 +6,7 @@ from typing import Any
 
 from dcn import BACKENDS
 from models import DETECTORS, NORMS
+from models.fpn import EXTRA_LEVELS
 
 from .config import RunConfig
 from .optimizer import OPTIMIZERS, SCHEDULES
@@ -15,6 +16,7 @@ _CHOICES = {
     "model.detector": [*DETECTORS],
     "model.dcn_backend": ["auto", *BACKENDS],
     "model.backbone.norm": [*NORMS],
+    "model.fpn.extra_levels": [*EXTRA_LEVELS],
     "train.optimizer": [*OPTIMIZERS],
     "train.schedule": [*SCHEDULES],
 }
