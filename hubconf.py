@@ -106,7 +106,8 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
 
     Returns:
         The detector, on the CPU and in eval mode: it maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
-        with `boxes` (xyxy pixels), `labels` and `scores`. Label 1 is the first of its `class_names`.
+        with `boxes` (xyxy pixels), `labels`, `scores` and, from those that find them, `masks`. Label 1 is the first of
+        its `class_names`.
     """
     try:
         trained = _import_engine("trained")
