@@ -9,14 +9,11 @@ from PIL import Image
 
 from engine.checkpoint import load_checkpoint
 from engine.evaluator import COCO_FIGURES
-from models import DETECTORS
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SECTION = """{anchor_sizes: [16, 32, 64], box_head_channels: 32, mask_head_channels: 16, rpn_proposals_train: 40,
  rpn_proposals_test: 20, rpn_batch_size: 32, box_batch_size: 16, score_threshold: 0.0, detections_per_image: 10}"""
-
-pytestmark = pytest.mark.skipif("mask_rcnn" not in DETECTORS, reason="needs a detector with masks")
 
 
 @pytest.fixture(scope="module")
