@@ -2,7 +2,7 @@
 
 from .annotations import CocoAnnotations, DatasetError, load_annotations, stated_size
 from .coco import CocoDetection
-from .images import ImageError, read_image
+from .images import ImageError, read_image, rgb_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
 from .segmentation import decode_masks, segmentation_problem, to_rle
@@ -30,6 +30,7 @@ __all__ = [
     "load_annotations",
     "read_image",
     "resilient",
+    "rgb_image",
     "segmentation_problem",
     "stated_size",
     "to_rle",

@@ -1,6 +1,8 @@
 """Reading pictures of any kind as RGB, upright, with errors that name the file."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps
@@ -32,26 +34,25 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         ImageError: if the file is missing, no picture, cut short, of another size than `size`, or of more than
             `MOST_PIXELS` by its header; it is not decoded then.
     """
-    try:
-        with _open(path) as image:
-            image.load()
-            stored = image.size
-            turned = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION_TAG) in _TURNED else image
-            image = image if size == stored != turned.size else turned
-            image = _to_rgb(image)
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"image {path} does not exist") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"image {path} has more than {MOST_PIXELS} pixels: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"image {path} cannot be read, it is cut short, corrupt or no picture: {error}") from None
+    with _named(f"image {path}"), _open(path) as image:
+        image.load()
+        turned = _upright(image)
+        image = _to_rgb(image if size == image.size != turned.size else turned)
     if size is not None and image.size != tuple(size):
         raise ImageError(
             f"image {path} is {image.width}x{image.height} pixels, but its annotation file says {size[0]}x{size[1]}"
         )
     return image
+
+
+def rgb_image(image: Image.Image) -> Image.Image:
+    """Turn an opened picture upright, as its EXIF says, and make it RGB, as `read_image` does.
+
+    Raises:
+        ImageError: if it is cut short or corrupt.
+    """
+    with _named(f"image {getattr(image, 'filename', '')}".strip()):
+        return _to_rgb(_upright(image))
 
 
 def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
@@ -72,6 +73,25 @@ def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
         whole = False
     if not whole:
         read_image(path, size)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Make an `ImageError` with the picture's name of what Pillow raises."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {MOST_PIXELS} pixels: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(f"{name} cannot be read, it is cut short, corrupt or no picture: {error}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION_TAG) in _TURNED else image
 
 
 def _open(path: Path) -> Image.Image:

@@ -303,6 +303,13 @@ class TrainConfig(Section):
     offsets and masks; the end adds one."""
 
 
+class TestConfig(Section):
+    """How tools/eval.py and tools/predict.py look at an image; evaluation during training looks once."""
+
+    flip: bool = False
+    """Whether to look at the mirror image too, and merge what is found in both; costs twice the time."""
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -312,6 +319,8 @@ class RunConfig(Section):
     """Detector."""
     train: TrainConfig = TrainConfig()
     """Optimisation and what is written when."""
+    test: TestConfig = TestConfig()
+    """How tools/eval.py and tools/predict.py look at an image."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of everything random; below 2**32."""
     device: str = "auto"

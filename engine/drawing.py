@@ -123,11 +123,12 @@ def draw_found(
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.5,
-    short_side: int = SHORT_SIDE,
+    short_side: int | None = SHORT_SIDE,
 ) -> Tensor:
     """Draw what a detector found in an image of which no truth is known, coloured by class; see `draw_verdicts`.
 
-    Of `detections`, `masks` `(n, 1, H, W)` may be missing.
+    Of `detections`, `masks` `(n, 1, H, W)` may be missing. With `short_side=None` the image keeps its size, and lines
+    and names are as large as suits it.
     """
     seen = (detections["scores"] >= score_threshold).nonzero().flatten()
     order = seen[detections["scores"][seen].argsort(stable=True)].tolist()
@@ -185,16 +186,17 @@ def _draw(
     boxes: Tensor,
     names: Sequence[str],
     colours: Sequence[Colour],
-    short_side: int = SHORT_SIDE,
+    short_side: int | None = SHORT_SIDE,
     *,
     dashed: int = 0,
     masks: Sequence[Tensor | None],
 ) -> Tensor:
     """Draw boxes with their names over their masks, the first `dashed` of them with dashed lines."""
     # enlarged first, so that names can be read on small images
-    scale = short_side / min(image.shape[1:])
+    scale = short_side / min(image.shape[1:]) if short_side else 1.0
+    font_size, line = (FONT_SIZE, 2) if short_side else _sizes(min(image.shape[1:]))
     size = [round(side * scale) for side in image.shape[1:]]
-    enlarged = resize(image, size, antialias=True)
+    enlarged = resize(image, size, antialias=True) if short_side else image.clone()
     surfaces = [
         (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
         for mask, colour in zip(masks, colours, strict=True)
@@ -204,15 +206,25 @@ def _draw(
         _tint(enlarged, surface, colour)
     picture = to_pil_image(enlarged)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(FONT_SIZE)  # torchvision's draw_bounding_boxes has no font that can be read here
+    font = ImageFont.load_default(font_size)  # torchvision's draw_bounding_boxes has no font that can be read here
     scaled = (boxes * scale).tolist()
     for index, (box, colour) in enumerate(zip(scaled, colours, strict=True)):
-        _outline(pen, box, colour, dashed=index < dashed)
-    tags = _place_tags(scaled, [pen.textlength(name, font) for name in names], picture.size)
+        _outline(pen, box, colour, dashed=index < dashed, line=line)
+    tags = _place_tags(scaled, [pen.textlength(name, font) for name in names], picture.size, font_size + 2)
     for tag, name, colour in zip(tags, names, colours, strict=True):
         pen.rectangle(tag, fill=colour)
         pen.text((tag[0] + 1, tag[3]), name, "black", font, anchor="lb")
     return pil_to_tensor(picture)
+
+
+def _sizes(short_side: int) -> tuple[int, int]:
+    """Height of names and width of lines for an image that keeps its size, in pixels.
+
+    Small images have small names, which hide less; large ones, which are looked at from afar, large names.
+    """
+    if short_side < SHORT_SIDE:
+        return max(round(FONT_SIZE * short_side / SHORT_SIDE), 10), 2
+    return max(FONT_SIZE, round(short_side / 40)), max(2, round(short_side / SHORT_SIDE))
 
 
 def _chosen_masks(source: dict, indices: Iterable[int]) -> list[Tensor | None]:
@@ -228,11 +240,13 @@ def _tint(image: Tensor, mask: Tensor, colour: Colour) -> None:
     image[:, mask] = mixed.round().to(image.dtype)
 
 
-def _place_tags(boxes: list[list[float]], lengths: list[float], size: tuple[int, int]) -> list[list[float]]:
+def _place_tags(
+    boxes: list[list[float]], lengths: list[float], size: tuple[int, int], height: int
+) -> list[list[float]]:
     """Find a place for the name of each box, above or below it, that is free where possible; the last choose first."""
     placed: list[list[float]] = []
     for (left, top, right, bottom), length in zip(reversed(boxes), reversed(lengths), strict=True):
-        height, width = FONT_SIZE + 2, length + 2
+        width = length + 2
         corners = [(left + 2, top - height), (left + 2, bottom), (right - width, top - height), (right - width, bottom)]
         corners += [(left + 2, top + 2), (left + 2, bottom - height)]
         inside = [(max(min(x, size[0] - width), 0), max(min(y, size[1] - height), 0)) for x, y in corners]
@@ -245,12 +259,14 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _outline(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, *, dashed: bool = False) -> None:
-    """Draw a rectangle with a thin dark rim, so that it is seen on any ground."""
+def _outline(
+    pen: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, *, dashed: bool = False, line: int = 2
+) -> None:
+    """Draw a rectangle with a thin dark rim, so that it is seen on any ground; `line` is its width if not dashed."""
     left, top, right, bottom = box
     if not dashed:
-        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=4)
-        pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+        pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=line + 2)
+        pen.rectangle((left, top, right, bottom), outline=colour, width=line)
         return
     for start in range(0, max(int(right - left), 1), _DASH + _SPACE):
         end = min(left + start + _DASH, right)

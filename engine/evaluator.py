@@ -69,13 +69,14 @@ def detect(
             with autocast(device, amp):
                 outputs = model(images)
             for output, target in zip(outputs, targets, strict=True):
-                results += _coco_results(output, target["image_id"], category_ids)
+                results += coco_results(output, target["image_id"], category_ids)
     finally:
         model.train(was_training)
     return results
 
 
-def _coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Turn the detections of one image into COCO results, see `detect`."""
     boxes_xywh = box_convert(output["boxes"].float().cpu(), "xyxy", "xywh")
     results = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": bbox, "score": score}

@@ -111,9 +111,10 @@ class Progress:
         self.palette = None if silent else palette or (COLOURS if wants_colour(sys.stderr) else None)
         self._bar: tqdm | None = None
 
-    def track(self, items: Iterable, label: str, total: int | None = None) -> Iterator:
+    def track(self, items: Iterable, label: str, total: int | None = None, *, unit: str = "it") -> Iterator:
         """Iterate over `items` under a bar with a label that goes away at the end."""
-        return iter(tqdm(items, desc=label, total=total, leave=False, dynamic_ncols=True, disable=self.palette is None))
+        options = {"leave": False, "dynamic_ncols": True, "colour": "green", "disable": self.palette is None}
+        return iter(tqdm(items, desc=label, total=total, unit=unit, **options))
 
     @contextmanager
     def count_bytes(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:

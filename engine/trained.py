@@ -12,6 +12,7 @@ from .build import build_model
 from .checkpoint import load_checkpoint
 from .config import RunConfig
 from .config_file import with_overrides
+from .flipping import MirrorMerged
 from .runs import LAST
 
 
@@ -70,3 +71,13 @@ def restore_model(trained: Trained, *, weights: str | None = None) -> nn.Module:
     chosen = choose_weights(state, weights, trained.path)
     model.load_state_dict(state["ema"]["model"] if chosen == "ema" else state["model"])
     return model.eval()
+
+
+def as_tested(model: nn.Module, config: RunConfig) -> nn.Module:
+    """Let a detector look at images as `test` of its config says."""
+    if not config.test.flip:
+        return model
+    options = getattr(config.model, config.model.detector)
+    return MirrorMerged(
+        model, nms_threshold=options.nms_threshold, detections_per_image=options.detections_per_image
+    ).eval()

@@ -30,11 +30,12 @@ from engine.files import write_json
 from engine.precision import set_tf32
 from engine.progress import Progress
 from engine.tables import format_table, percent
-from engine.trained import choose_weights
+from engine.trained import as_tested, choose_weights
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
   python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.workers=8
+  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt test.flip=true   # mirror images too
   torchrun --nproc-per-node=8 tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
 With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
@@ -114,6 +115,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
         model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
+        model = as_tested(model, config)
         loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", world=world)
     with world.together():
         batches = progress.track(resilient(loader), "evaluate", len(loader))
@@ -122,8 +124,9 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
 
     def judge() -> dict[str, Any]:
         kind = "averaged weights" if weights == "ema" else "weights"
+        mirrored = " and their mirror images" if config.test.flip else ""
         images = f"{len(split.images)} images of {split.path}"
-        print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}, {device}")
+        print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}{mirrored}, {device}")
         detections = args.detections or args.checkpoint.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")

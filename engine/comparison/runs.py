@@ -27,6 +27,7 @@ IRRELEVANT = {
     "train.checkpoint_every",
     "train.keep_last",
     "train.picture_every",
+    "test.flip",
 }
 
 

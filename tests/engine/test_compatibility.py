@@ -34,6 +34,8 @@ def test_another_model_is_told_key_by_key():
     asked = saved | {"dcn_backend": "reference", "backbone": saved["backbone"] | {"weights": None}}
     asked["backbone"]["recompute_dcn_stages"] = True
     asked["faster_rcnn"] = {"score_threshold": 0.5, "nms_threshold": 0.6, "rpn_proposals_test": 50}
+    # nor is it another model that looks at mirror images too
+    check_same_model(state, {"model": asked, "test": {"flip": True}}, Path("last.pt"))
     check_same_model(state, {"model": asked}, Path("last.pt"))  # how it is computed, started or judged may differ
     asked["backbone"] = asked["backbone"] | {"name": "resnet50", "dcn_v2_stages": []}
     with pytest.raises(CheckpointError) as caught:

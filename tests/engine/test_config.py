@@ -80,6 +80,7 @@ def test_nothing_changes_after_the_check():
         ("train.clip_norm", [0, -35], [None, 35]),
         ("train.amp", [False, "fp8", True], ["off", "bf16", "fp16"]),
         ("train.log_every", [0], [1]),
+        ("test.flip", [1, "yes", None], [True, False]),
     ],
 )
 def test_ranges(key, bad, good):

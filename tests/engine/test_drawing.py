@@ -276,3 +276,27 @@ def test_the_mode_is_restored_after_an_error():
 def test_classes_have_colours_of_their_own():
     assert len({class_colour(index, 80) for index in range(80)}) == 80
     assert class_colour(0, 1) == (255, 64, 64)
+
+
+def test_an_image_may_keep_its_size():
+    found = {
+        "boxes": torch.tensor([[20.0, 40.0, 60.0, 70.0]]),
+        "labels": torch.tensor([2]),
+        "scores": torch.tensor([0.9]),
+        "masks": torch.ones(1, 1, 80, 120),
+    }
+    image, _ = sample(80, 120, [], [])
+    picture = draw_found(image, found, NAMES, short_side=None)
+    assert picture.shape == (3, 80, 120)
+    assert is_drawn(picture, (20, 40, 60, 70), class_colour(1, 3))
+    assert (image == 40).all()
+    # the ground of the name, without two rows by the line of the box, is as tall as the name and grows with the image
+    heights = {}
+    for side in (80, 320, 640, 2560):
+        scale = side // 80
+        image, _ = sample(80 * scale, 120 * scale, [], [])
+        large = found | {"boxes": found["boxes"] * scale, "masks": torch.zeros(1, 1, 80 * scale, 120 * scale)}
+        picture = draw_found(image, large, NAMES, short_side=None)
+        ground = (picture == torch.tensor(class_colour(1, 3))[:, None, None]).all(0)
+        heights[side] = ground[:, 20 * scale + 3 : 60 * scale - 9].any(1)[: 40 * scale - 2].sum().item()
+    assert heights == {80: 10, 320: 16, 640: 16, 2560: 64}

@@ -79,7 +79,7 @@ def test_seeds_of_one_config_are_a_group(read):
         read("dcn_seed1", DCN, "seed=1"),
         read("plain_seed1", "seed=1", "data.workers=3", "device=auto", "train.log_every=7", "data.source=x"),
         read("dcn_seed0", DCN),
-        read("plain_seed0", "train.checkpoint_every=9", "train.keep_last=1", "train.picture_every=8"),
+        read("plain_seed0", "train.checkpoint_every=9", "train.keep_last=1", "train.picture_every=8", "test.flip=true"),
         read("slow", "train.lr=0.001"),
     ]
     groups = group_runs(runs)

@@ -1,0 +1,425 @@
+"""tools/predict.py: pictures, videos and COCO JSON, against the Python interface and tools/eval.py."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+from pycocotools.coco import COCO
+
+from data import read_image
+from engine.build import build_model
+from engine.checkpoint import save_checkpoint
+from engine.config_file import load_config
+from engine.drawing import draw_found
+from engine.evaluator import COCO_FIGURES
+from engine.predictor import Predictor, image_tensor
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/predict.py"
+
+
+@pytest.fixture
+def predict(run_tool, tmp_path):
+    """`predict(run, *arguments)` runs the tool in tmp_path, into its folder out."""
+    return lambda run, *arguments: run_tool("predict", run, *arguments, "--out", tmp_path / "out", cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def predictor(dcn_run):
+    return Predictor.load(dcn_run, score_threshold=0)
+
+
+@pytest.fixture
+def photos(shapes, tmp_path):
+    """A folder of pictures of several kinds and sizes, in folders."""
+    folder = tmp_path / "photos"
+    (folder / "deep/er").mkdir(parents=True)
+    shutil.copy(shapes / "val/000001.png", folder / "one.png")
+    with Image.open(shapes / "val/000002.png") as picture:
+        picture.resize((150, 60)).save(folder / "deep/one.JPG", quality=95)
+        picture.convert("L").save(folder / "deep/er/one.bmp")
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        picture.save(folder / "deep/turned.jpg", exif=exif, quality=95)
+    return folder
+
+
+def written(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def as_array(file):
+    with Image.open(file) as picture:
+        assert picture.mode == "RGB"
+        return np.array(picture).astype(int)
+
+
+def test_a_folder_of_pictures(predict, dcn_run, predictor, photos, tmp_path):
+    code, out, err = predict(dcn_run, "photos", "--score", "0", "--json", "found.json")
+    assert (code, err) == (0, "")
+    names = ["deep/er/one.bmp", "deep/one.JPG", "deep/turned.jpg", "one.png"]
+    assert written(tmp_path / "out") == {"deep/er/one.bmp.png", *names[1:]}
+    found = predictor([photos / name for name in names])
+    for name, detections in zip(names, found, strict=True):
+        picture = draw_found(
+            image_tensor(photos / name), detections, predictor.class_names, score_threshold=0, short_side=None
+        )
+        shown = as_array(tmp_path / "out" / (name + ".png" * name.endswith("bmp")))
+        assert shown.shape == (*picture.shape[1:], 3)
+        drawn, plain = picture.permute(1, 2, 0).numpy(), np.array(read_image(photos / name))
+        least = np.abs(plain - drawn.astype(int)).mean() / 3 if name.lower().endswith("jpg") else 0
+        assert np.abs(shown - drawn).mean() <= least
+        counts = [f"{detections['names'].count(label)} {label}" for label in {*detections["names"]}]
+        (line,) = re.findall(rf"^\d/4 {name}: (.*)$", out, re.MULTILINE)
+        assert sorted(line.split(", ")) == sorted(counts)
+    assert as_array(tmp_path / "out/deep/turned.jpg").shape == (96, 80, 3)
+
+    for label in predictor.class_names:
+        objects = sum(one["names"].count(label) for one in found)
+        best = max(one["scores"][[n == label for n in one["names"]]].max().item() for one in found)
+        images = sum(label in one["names"] for one in found)
+        assert re.search(rf"^  {label} +{objects} +{images} +{best:.2f}$", out, re.MULTILINE)
+    total = sum(len(one["names"]) for one in found)
+    assert re.search(rf"^{total} objects in 4 images, [\d.]+ images/s with reading, drawing and writing$", out, re.M)
+    assert "\x1b" not in out
+    assert f"{dcn_run / 'last.pt'} (weights of step 6), cpu, scores from 0" in out
+
+    # the JSON as pycocotools reads it
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "found.json")
+    assert [entry["file_name"] for entry in coco.dataset["images"]] == names
+    assert [category["name"] for category in coco.dataset["categories"]] == predictor.class_names
+    for entry, detections in zip(coco.dataset["images"], found, strict=True):
+        with Image.open(photos / entry["file_name"]) as picture:
+            stored = picture.size
+        upright = stored[::-1] if "turned" in entry["file_name"] else stored
+        assert (entry["width"], entry["height"]) == upright
+        mine = coco.loadAnns(coco.getAnnIds(imgIds=entry["id"]))
+        assert len(mine) == len(detections["boxes"])
+        for annotation, box, label, score in zip(
+            mine, detections["boxes"], detections["labels"], detections["scores"].tolist(), strict=True
+        ):
+            assert (annotation["category_id"], annotation["score"]) == (label, score)
+            x, y, w, h = annotation["bbox"]
+            assert torch.allclose(torch.tensor([x, y, x + w, y + h]), box, atol=1e-4)
+            assert annotation["area"] == pytest.approx(w * h)
+
+
+@pytest.fixture
+def split(shapes, tmp_path):
+    """Folder and file of a val split with other ids in another order, one picture of which EXIF would turn."""
+    folder = shutil.copytree(shapes / "val", tmp_path / "val")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(folder / "000003.png") as picture:
+        picture.load()
+        picture.save(folder / "000003.png", exif=exif)  # its boxes are about the pixels as stored
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["images"] = [entry | {"id": 10 * entry["id"] + 1} for entry in reversed(raw["images"])]
+    raw["annotations"] = [entry | {"image_id": 10 * entry["image_id"] + 1} for entry in raw["annotations"]]
+    (tmp_path / "truth.json").write_text(json.dumps(raw))
+    return folder, tmp_path / "truth.json"
+
+
+def judge(run_tool, tmp_path, results, annotations):
+    files = ["--results", results, "--annotations", annotations, "--json", tmp_path / "figures.json"]
+    code, _, err = run_tool("eval", *files)
+    assert code == 0, err
+    return json.loads((tmp_path / "figures.json").read_text())
+
+
+@pytest.mark.parametrize("flip", ["false", "true"])
+def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_path, flip):
+    folder, truth = split
+    model = ["--config", dcn_run / "config.yaml", "--checkpoint", dcn_run / "last.pt", "train.batch_size=1"]
+    outputs = ["--json", tmp_path / "expected.json", "--detections", tmp_path / "expected.detections.json"]
+    places = [f"data.val.images={folder}", f"data.val.annotations={truth}"]
+    code, out, err = run_tool("eval", *model, *outputs, *places, f"test.flip={flip}")
+    assert code == 0, err
+    assert ("and their mirror images" in out) == (flip == "true")
+    expected = json.loads((tmp_path / "expected.json").read_text())
+    options = ["--score", "0", "--no-pictures", "--annotations", truth, "--json", "results.json", f"test.flip={flip}"]
+    code, out, err = predict(dcn_run, folder, *options)
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "out").exists()
+    assert judge(run_tool, tmp_path, tmp_path / "results.json", truth) == expected
+    assert expected["AR100"] > 0
+    assert set(expected) >= {*COCO_FIGURES}
+    ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("results", "expected.detections"))
+    assert sorted(ours, key=json.dumps) == sorted(theirs, key=json.dumps)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert len(COCO(truth).loadRes(str(tmp_path / "results.json")).anns) == len(ours)
+
+
+def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
+    for flip in ("false", "true"):
+        code, out, _ = predict(
+            dcn_run, shapes / "val", "--score", "0", "--no-pictures", "--json", f"{flip}.json", f"test.flip={flip}"
+        )
+        assert code == 0
+        assert ("mirror images too" in out) == (flip == "true")
+    one, other = (json.loads((tmp_path / f"{flip}.json").read_text()) for flip in ("false", "true"))
+    assert one["images"] == other["images"]
+    assert len(other["annotations"]) > len(one["annotations"])
+
+
+def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path):
+    scores = torch.cat([one["scores"] for one in predictor(sorted((shapes / "val").glob("*.png")))])
+    score = scores.sort().values[-10].item() + 1e-6
+    options = ["--score", score, "--no-pictures", "--json"]
+    assert predict(dcn_run, shapes / "val/*.png", *options, "one.json").code == 0
+    assert predict(dcn_run, shapes / "val", "--batch", "4", *options, "four.json").code == 0
+    one, four = (json.loads((tmp_path / f"{name}.json").read_text())["annotations"] for name in ("one", "four"))
+    assert len(one) == len(four) == 9
+    for a, b in zip(one, four, strict=True):
+        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+        assert [*a["bbox"], a["score"]] == pytest.approx([*b["bbox"], b["score"]], abs=1e-3)
+
+
+def test_pictures_lie_beside_the_checkpoint(run_tool, dcn_run, photos, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(dcn_run / "last.pt", run / "best.pt")
+    code, out, _ = run_tool("predict", run / "best.pt", photos / "one.png")
+    assert code == 0
+    assert written(run / "predictions") == {"one.png"}
+    assert f"pictures: {run / 'predictions'}" in out
+    # nothing scores 0.5 after six steps: the picture is as it was
+    assert "0 objects in 1 images" in out
+    assert np.array_equal(as_array(run / "predictions/one.png"), np.array(read_image(photos / "one.png")))
+    # results within the folder of inputs are no inputs
+    assert run_tool("predict", run / "best.pt", run.parent, "--no-pictures").out.count("one.png") == 1
+
+
+def test_what_cannot_be_read_is_named_and_left_out(predict, dcn_run, photos, tmp_path):
+    (photos / "cut.png").write_bytes((photos / "one.png").read_bytes()[:500])
+    (photos / "text.jpg").write_text("no picture")
+    Image.new("RGB", (1, 97)).save(photos / "thin.png")  # max_size is 96
+    code, out, _ = predict(dcn_run, "photos", "--json", "found.json", "--batch", "3")
+    assert code == 1
+    assert "left out: image" in out
+    assert re.search(r"not or not wholly read: .*photos/cut.png, .*photos/text.jpg, .*photos/thin.png$", out)
+    assert written(tmp_path / "out") == {"deep/er/one.bmp.png", "deep/one.JPG", "deep/turned.jpg", "one.png"}
+    images = json.loads((tmp_path / "found.json").read_text())["images"]
+    assert [entry["id"] for entry in images] == [1, 2, 3, 4]
+
+
+def test_only_earlier_results_are_written_over(predict, dcn_run, photos, tmp_path, files_of):
+    options = ["--score", "0", "--json", "found.json"]
+    assert predict(dcn_run, "photos", *options).code == 0
+    first = files_of(tmp_path / "out")
+    code, _, err = predict(dcn_run, "photos", *options)
+    assert (code, err) == (0, "")
+    second = files_of(tmp_path / "out")
+    assert {name: content for name, (content, _) in first.items()} == {n: c for n, (c, _) in second.items()}
+    assert all(second[name][1] > first[name][1] for name in first)
+
+    shutil.copy(photos / "one.png", tmp_path / "out/one.png")
+    before = files_of(tmp_path)
+    code, _, err = predict(dcn_run, "photos")
+    assert code == 2
+    assert f"{tmp_path / 'out/one.png'} must not exist or be an earlier result" in err
+    code, _, err = predict(dcn_run, "photos/deep", "--json", "photos/one.png")
+    assert code == 2
+    assert "--json photos/one.png must not exist or hold earlier results" in err
+    (tmp_path / "mine.json").write_text('{"mine": 1}')
+    assert predict(dcn_run, "photos/deep", "--json", "mine.json").code == 2
+    (tmp_path / "mine.json").unlink()
+    assert files_of(tmp_path) == before
+
+
+def test_an_input_is_never_written_over(run_tool, dcn_run, photos, files_of):
+    before = files_of(photos)
+    code, _, err = run_tool("predict", dcn_run, photos / "one.png", "--out", photos)
+    assert code == 2
+    assert f"{photos / 'one.png'} is an input" in err
+    assert files_of(photos) == before
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """`clip(name, frames)`: a video in which a shape moves, by PyAV alone."""
+    av = pytest.importorskip("av")
+
+    def write(name, count):
+        file = tmp_path / name
+        with av.open(str(file), "w") as container:
+            stream = container.add_stream("mpeg4", rate=12)
+            stream.width, stream.height, stream.pix_fmt = 112, 80, "yuv420p"
+            for index in range(count):
+                picture = np.full((80, 112, 3), 30, np.uint8)
+                picture[20:60, 4 * index : 4 * index + 40] = (220, 60, 40)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        return file
+
+    return write
+
+
+def frames_of(file):
+    import av
+
+    with av.open(str(file)) as container:
+        rate = container.streams.video[0].average_rate
+        return rate, [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+
+def test_a_video(predict, dcn_run, predictor, clip, photos, tmp_path):
+    file = clip("clip.avi", 9)
+    code, out, err = predict(dcn_run, file, "photos", "--score", "0", "--batch", "4", "--json", "found.json")
+    assert (code, err) == (0, "")
+    assert {"clip.avi.mp4", "photos/one.png"} <= written(tmp_path / "out")
+    (rate, before), (their_rate, after) = frames_of(file), frames_of(tmp_path / "out/clip.avi.mp4")
+    assert rate == their_rate == 12
+    assert [frame.shape for frame in after] == [(80, 112, 3)] * 9
+    entries = json.loads((tmp_path / "found.json").read_text())
+    frames = [entry for entry in entries["images"] if "frame" in entry]
+    assert [(entry["file_name"], entry["frame"]) for entry in frames] == [
+        (f"clip.avi/frame_{index:06d}.png", index) for index in range(9)
+    ]
+    for index in (0, 8):
+        image = torch.from_numpy(before[index].astype(np.uint8)).permute(2, 0, 1)
+        found = predictor(image)
+        picture = draw_found(image, found, predictor.class_names, score_threshold=0, short_side=None)
+        drawn = picture.permute(1, 2, 0).numpy()
+        assert np.abs(after[index] - drawn).mean() < np.abs(before[index] - drawn).mean() / 3
+        mine = [entry for entry in entries["annotations"] if entry["image_id"] == frames[index]["id"]]
+        assert [entry["score"] for entry in mine] == pytest.approx(found["scores"].tolist(), abs=1e-3)
+    assert "clip.avi, frame 0/9: " in out
+
+    # an earlier result gives way, another file does not
+    assert predict(dcn_run, file, "--every", "4").code == 0
+    rate, after = frames_of(tmp_path / "out/clip.avi.mp4")
+    assert (rate, len(after)) == (3, 3)
+    assert all(np.abs(after[place] - before[4 * place]).mean() < 10 for place in range(3))
+    shutil.copy(file, tmp_path / "out/clip.avi.mp4")
+    assert predict(dcn_run, file).code == 2
+
+
+def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
+    clip("good.mp4", 2)
+    (tmp_path / "bad.mp4").write_text("no video")
+    code, out, _ = predict(dcn_run, "*.mp4", "--score", "0")
+    assert code == 1
+    assert "left out: video" in out
+    assert written(tmp_path / "out") == {"good.mp4"}
+    assert "in 2 images" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.jpg"], "input gone.jpg does not exist (resolved: {place}/gone.jpg)"),
+        (["nothing/*.jpg"], "input nothing/*.jpg matches no picture or video (resolved: {place}/nothing/*.jpg)"),
+        (["photos", "--score", "2"], "the score threshold must be from 0 to 1, got 2.0"),
+        (["photos", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (["photos", "--every", "0"], "--every must be at least 1, got 0"),
+        (["photos", "--every", "2"], "--every is about videos, and no input is one"),
+        (["photos", "--annotations", "a.json"], "--annotations is about --json"),
+        (["photos", "--json", "f.json", "--annotations", "a.json"], "annotation file a.json does not exist"),
+        (
+            ["photos", "--json", "f.json", "--annotations", "val.json"],
+            "4 of 4 pictures are not among the images of",
+        ),
+        (["photos", "--weights", "ema"], "holds no averaged weights"),
+        (["photos", "model.nothing=3"], "model.nothing"),
+        (["photos", "device=tpu"], "device 'tpu' cannot be used here"),
+        (["device=cpu"], "give at least one INPUT"),
+    ],
+)
+def test_mistakes(predict, dcn_run, photos, shapes, tmp_path, arguments, message):
+    shutil.copy(shapes / "annotations/val.json", tmp_path)
+    code, _, err = predict(dcn_run, *arguments)
+    assert code == 2
+    assert message.format(place=tmp_path) in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "f.json").exists()
+    assert not written(tmp_path / "out")
+
+
+def test_a_place_that_cannot_be_written(run_tool, dcn_run, photos):
+    code, _, err = run_tool("predict", dcn_run, photos, "--out", "/proc/none/out")
+    assert code == 2
+    assert "/proc/none" in err
+
+
+def test_annotations_of_other_classes(predict, dcn_run, shapes, tmp_path):
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["categories"][0]["name"] = "other"
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    code, _, err = predict(dcn_run, shapes / "val", "--json", "f.json", "--annotations", "val.json")
+    assert code == 2
+    assert "categories of checkpoint" in err
+
+
+def test_no_run_there(predict, photos, tmp_path):
+    code, _, err = predict(tmp_path, "photos")
+    assert code == 2
+    assert f"{tmp_path}/last.pt does not exist" in err
+
+
+def test_help_shows_examples(run_tool):
+    code, out, _ = run_tool("predict", "--help")
+    assert code == 0
+    assert "python tools/predict.py runs/r50_dcn street.jpg" in out
+
+
+def test_stopped_by_the_user_all_pictures_are_whole(start_process, dcn_run, photos, tmp_path):
+    for index in range(300):
+        shutil.copy(photos / "one.png", photos / f"{index:03d}.png")
+    process = start_process(TOOL, dcn_run, "photos", "--out", "out", "--score", "0", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while len(written(tmp_path / "out")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    names = written(tmp_path / "out")
+    assert 3 <= len(names) < 300
+    for name in names:
+        assert name.endswith(".png")
+        with Image.open(tmp_path / "out" / name) as picture:
+            picture.load()
+
+
+@pytest.fixture(scope="module")
+def mask_run(tiny_config, tmp_path_factory):
+    """Folder of a run with masks, its weights random."""
+    options = ["anchor_sizes=[16, 32, 64]", "box_head_channels=32", "score_threshold=0.0", "detections_per_image=6"]
+    config = load_config(tiny_config, ["model.detector=mask_rcnn", *(f"model.mask_rcnn.{text}" for text in options)])
+    torch.manual_seed(0)
+    names = ["bar", "cross", "star", "tee", "triangle"]
+    model, _ = build_model(config.model, config.data, len(names))
+    about = {"config": config.model_dump(mode="json"), "class_names": names, "category_ids": [1, 2, 3, 4, 5]}
+    folder = tmp_path_factory.mktemp("mask_run")
+    save_checkpoint(folder / "last.pt", about | {"model": model.state_dict(), "ema": None, "step": 0})
+    return folder
+
+
+def test_masks_are_drawn_and_written(predict, mask_run, photos, tmp_path):
+    code, _, err = predict(mask_run, photos / "one.png", "--score", "0", "--json", "found.json")
+    assert (code, err) == (0, "")
+    found = Predictor.load(mask_run, score_threshold=0)(photos / "one.png")
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "found.json")
+    assert len(coco.anns) == len(found["masks"]) == 6
+    for annotation, mask in zip(coco.anns.values(), found["masks"], strict=True):
+        expected = mask[0].numpy() >= 0.5
+        assert np.array_equal(coco.annToMask(annotation), expected)
+        assert annotation["area"] == expected.sum()
+    image = image_tensor(photos / "one.png")
+    names = ["bar", "cross", "star", "tee", "triangle"]
+    drawn, without = (
+        draw_found(image, detections, names, score_threshold=0, short_side=None).permute(1, 2, 0).numpy()
+        for detections in (found, {key: value for key, value in found.items() if key != "masks"})
+    )
+    assert np.array_equal(as_array(tmp_path / "out/one.png"), drawn)
+    assert (drawn != without).any()

@@ -1,0 +1,143 @@
+"""Parts of predict.py: pictures read ahead, notes of what was found, files that only earlier results give way to."""
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from data.sources import Source
+from data.video import video_comment
+from engine.evaluator import coco_results
+from engine.progress import log
+
+SOFTWARE = "resnet-dcn tools/predict.py"
+# What pictures and videos are written as; others get the first suffix behind their own.
+WRITTEN = {False: (".png", ".jpg", ".jpeg"), True: (".mp4",)}
+READERS = 4
+JPEG_QUALITY = 92
+
+
+@dataclass
+class Findings:
+    """What was found so far: COCO entries of images, COCO results, and counts for each class."""
+
+    class_names: list[str]
+    category_ids: list[int]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+    _objects: Counter = field(default_factory=Counter)
+    _images: Counter = field(default_factory=Counter)
+    _best: dict[str, float] = field(default_factory=dict)
+
+    def add(self, detections: dict[str, Any], image: Tensor, about: dict[str, Any]) -> None:
+        """Note the detections of an image; `about` goes into its entry, and may bring an id."""
+        height, width = image.shape[1:]
+        entry = {"id": len(self.images) + 1, **about, "width": width, "height": height}
+        self.images.append(entry)
+        self.results += coco_results(detections, entry["id"], self.category_ids)
+        names = detections["names"]
+        self._objects.update(names)
+        self._images.update(set(names))
+        for name, score in zip(names, detections["scores"].tolist(), strict=True):
+            self._best[name] = max(score, self._best.get(name, 0.0))
+
+    def leave_out(self, path: Path, error: Exception) -> None:
+        """Note and tell that a file cannot be read."""
+        self.unreadable.append(path)
+        log.warning("left out: %s", error)
+
+    def rows(self) -> list[tuple[str, int, int, str]]:
+        """Class, objects, images with it and best score, of the classes that were found."""
+        found = [name for name in dict.fromkeys(self.class_names) if name in self._objects]
+        return [(name, self._objects[name], self._images[name], f"{self._best[name]:.2f}") for name in found]
+
+
+def in_words(detections: dict[str, Any]) -> str:
+    """Count the detections of an image by class, the most frequent first."""
+    counts = Counter(detections["names"]).most_common()
+    return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
+
+
+def read_ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
+    """Yield `read(item)` in order, while threads read the next few."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def plan_files(sources: Iterable[Source], folder: Path) -> dict[Source, Path]:
+    """Choose where the result of each source goes, and make the folder.
+
+    Raises:
+        ValueError: if that is an input, or a file that is not an earlier result.
+    """
+    sources = list(sources)
+    files = {}
+    for source in sources:
+        suffixes = WRITTEN[source.is_video]
+        known = source.path.suffix.lower() in suffixes
+        files[source] = folder / (source.name if known else source.name + suffixes[0])
+    inputs = {source.path.resolve() for source in sources}
+    for source, file in files.items():
+        if file.resolve() in inputs:
+            raise ValueError(f"{file} is an input, and its result would take its place: choose another --out")
+        if file.exists() and not (_is_our_video if source.is_video else _is_our_picture)(file):
+            raise ValueError(
+                f"{file} must not exist or be an earlier result, and is another file: choose another --out"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return files
+
+
+def write_picture(file: Path, picture: Tensor) -> None:
+    """Write a `(3, H, W)` uint8 picture that says what drew it, in one piece."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = SOFTWARE
+    partial = file.with_name(f"{file.name}.partial")
+    kind = {"format": "PNG"} if file.suffix.lower() == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
+    try:
+        to_pil_image(picture).save(partial, exif=exif, **kind)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_json(file: Path) -> None:
+    """Raise `ValueError` unless JSON may be written to a file: it is none yet, or holds detections; make its folder."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        values = None
+    is_dataset = isinstance(values, dict) and (values.get("info") or {}).get("description") == SOFTWARE
+    is_results = isinstance(values, list) and all(isinstance(v, dict) and "score" in v for v in values)
+    if not (is_dataset or is_results):
+        raise ValueError(f"--json {file} must not exist or hold earlier results, and is another file")
+
+
+def _is_our_picture(file: Path) -> bool:
+    try:
+        with Image.open(file) as earlier:
+            return earlier.getexif().get(ExifTags.Base.Software) == SOFTWARE
+    except OSError:
+        return False
+
+
+def _is_our_video(file: Path) -> bool:
+    return video_comment(file) == SOFTWARE
