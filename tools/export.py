@@ -87,6 +87,7 @@ def main() -> None:
     check_exportable(detector)
     pictures = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
+    check_size(model)
     pictures = pictures or find_pictures(trained, model)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,13 @@ def main() -> None:
         raise SystemExit(1)
     partial.replace(args.out)
     print(f"\nwritten: {args.out}")
+
+
+def check_size(model: nn.Module) -> None:
+    """Raise `ValueError` if images are resized to less than a program can take."""
+    side, least = model.transform.min_size[-1], least_side(model)
+    if side < least:
+        raise ValueError(f"data.min_size must be at least {least} for an exported {type(model).__name__}, got {side}")
 
 
 def to_float(image: Tensor) -> Tensor:

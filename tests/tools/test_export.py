@@ -107,6 +107,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
         (["a.onnx", "--check", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         (["a.onnx", "--weights", "ema"], "holds no averaged weights"),
         (["a.onnx", "model.faster_rcnn.score=1"], "score"),
+        (["a.onnx", "data.min_size=16"], "data.min_size must be at least 17 for an exported"),
     ],
 )
 def test_mistakes(arguments, message, run_tool, dcn_run, shortened, tmp_path):

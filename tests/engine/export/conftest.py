@@ -26,8 +26,8 @@ def _faster_rcnn() -> nn.Module:
         **SMALL,
         anchor_sizes=SIZES,
         box_head_channels=16,
-        rpn_proposals_test=150,
-        score_threshold=0.272,
+        rpn_proposals_test=300,
+        score_threshold=0.297,
         detections_per_image=40,
     )
 

@@ -68,7 +68,7 @@ def test_pictures_are_resized_for_the_program_and_mirrored_for_a_batch():
     seen = []
 
     def run(images):
-        seen.append(tuple(images.shape))
+        seen.append(images)
         height, width = images.shape[2:]
         boxes = torch.tensor([[[0.0, 0, width, height], [0, 0, 0, 0]]]).expand(len(images), 2, 4)
         scores = torch.stack([images[:, 0, 0, 0], torch.zeros(len(images))], 1)
@@ -77,7 +77,9 @@ def test_pictures_are_resized_for_the_program_and_mirrored_for_a_batch():
 
     dark_right = torch.linspace(0.8, 0.2, 120).expand(3, 80, 120)
     rows = run_beside(Stub().eval(), run, [("a", dark_right)])
-    assert seen == [(1, 3, 32, 48), (2, 3, 32, 48)]
+    assert [tuple(images.shape) for images in seen] == [(1, 3, 32, 48), (2, 3, 32, 48)]
+    assert torch.equal(seen[1][0], seen[0][0])
+    torch.testing.assert_close(seen[1][1], seen[0][0].flip(-1))
     assert [(row.name, row.size, row.images) for row in rows] == [("a", (32, 48), 1), ("a", (32, 48), 2)]
     assert [row.difference.detections for row in rows] == [1, 2]
     assert all(row.difference.alone == 0 and row.difference.box < 1e-4 for row in rows)
