@@ -3,6 +3,7 @@
 # make cards  a plain and a DCN detector on photographs of playing cards
 # make test   the test suite
 # make lint   ruff
+# make docs   docs/config.md and configs/schema.json, after a change of the options
 # make board  TensorBoard of all runs, for this machine only
 # Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.
 
@@ -15,7 +16,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP_ARGS ?=
 SIZE ?= cpu
 
-.PHONY: demo study cards test lint board clean
+.PHONY: demo study cards test lint docs board clean
 .DELETE_ON_ERROR:
 
 $(PY):
@@ -59,6 +60,9 @@ test: $(VENV)/.ready-dev
 lint: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+docs: $(VENV)/.ready
+	$(PY) tools/make_docs.py
 
 board: $(VENV)/.ready
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1

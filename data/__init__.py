@@ -1,10 +1,11 @@
 """Data sets, transforms and loaders. Imports neither models nor engine."""
 
-from .annotations import CocoAnnotations, DatasetError, load_annotations
+from .annotations import CocoAnnotations, DatasetError, load_annotations, stated_size
 from .coco import CocoDetection
 from .images import ImageError, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
+from .segmentation import decode_masks, segmentation_problem, to_rle
 from .steps import Batch, MicroBatch, StepSampler
 from .transforms import eval_transform, train_transform
 from .workers import WorkerError, resilient
@@ -22,12 +23,16 @@ __all__ = [
     "WorkerError",
     "blank_batch",
     "compare_splits",
+    "decode_masks",
     "eval_loader",
     "eval_transform",
     "inspect_dataset",
     "load_annotations",
     "read_image",
     "resilient",
+    "segmentation_problem",
+    "stated_size",
+    "to_rle",
     "train_loader",
     "train_transform",
 ]

@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from .images import ImageError, check_image
+from .segmentation import segmentation_problem
 
 INVALID_BOX_POLICIES = ("raise", "clip", "drop")
+INVALID_MASK_POLICIES = ("raise", "drop")
 # Annotation tools round; a box that is outside by less is cut to the image without a word.
 ROUNDING_PX = 1
 # Smaller sides may vanish in float32, and the detectors take no box without a size.
@@ -64,6 +66,7 @@ class CocoAnnotations:
         raw: the whole file as it stands but for annotation ids, counted anew, and missing areas and crowd flags, filled
             in; evaluation uses it.
         fixed_boxes: how many invalid boxes were clipped or dropped.
+        dropped_masks: how many annotations were left out for want of a mask.
         sha256: hex digest of the annotation file's bytes, which tells whether it is still the same.
     """
 
@@ -75,6 +78,7 @@ class CocoAnnotations:
     class_names: list[str]
     raw: dict[str, Any]
     fixed_boxes: int
+    dropped_masks: int
     sha256: str
 
 
@@ -83,6 +87,7 @@ def load_annotations(
     annotations: str | Path,
     *,
     invalid_boxes: str = "raise",
+    invalid_masks: str | None = None,
     source: str | None = None,
     check_images: bool = True,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -94,6 +99,8 @@ def load_annotations(
         annotations: the JSON file.
         invalid_boxes: what to do with boxes that have no size, are no numbers, or reach out of their image by more
             than a pixel: "raise" an error, "clip" them to the image (and drop what has no size then), or "drop" them.
+        invalid_masks: what to do with annotations, crowd regions among them, whose `segmentation` is missing or cannot
+            be read: "raise" an error, or "drop" them, also from `raw`. None: no masks are needed, and nobody looks.
         source: where to get the data set, for the error when it is missing.
         check_images: whether to look at every picture's file, see `check_image`.
         progress: wraps the iteration over the pictures.
@@ -103,12 +110,20 @@ def load_annotations(
     """
     if invalid_boxes not in INVALID_BOX_POLICIES:
         raise ValueError(f"`invalid_boxes` must be one of {', '.join(INVALID_BOX_POLICIES)}, got {invalid_boxes!r}")
+    if invalid_masks not in (None, *INVALID_MASK_POLICIES):
+        raise ValueError(f"`invalid_masks` must be one of {', '.join(INVALID_MASK_POLICIES)}, got {invalid_masks!r}")
     image_dir, path = Path(images), Path(annotations)
     raw, sha256 = read_instances(image_dir, path, source)
     _raise_first(path, structure_problems(raw))
     fill_in(raw)
     if check_images:
         _raise_first(path, picture_problems(raw["images"], image_dir, source, progress))
+    dropped_masks = 0
+    if invalid_masks is not None:
+        raw, unmasked = with_masks(raw)
+        dropped_masks = len(unmasked.found)
+        if invalid_masks == "raise":
+            _raise_first(path, [unmasked] if unmasked.found else [])
     boxes, invalid = learnable_boxes(raw, invalid_boxes)
     if invalid_boxes == "raise":
         _raise_first(path, [invalid] if invalid.found else [])
@@ -123,6 +138,7 @@ def load_annotations(
         class_names=list(names.values()),
         raw=raw,
         fixed_boxes=len(invalid.found),
+        dropped_masks=dropped_masks,
         sha256=sha256,
     )
 
@@ -293,6 +309,20 @@ def learnable_boxes(raw: dict[str, Any], policy: str) -> tuple[dict[int, list[di
 def with_boxes(raw: dict[str, Any]) -> dict[str, Any]:
     """Leave out annotations that have no box to judge by."""
     return raw | {"annotations": [annotation for annotation in raw["annotations"] if _is_box(annotation.get("bbox"))]}
+
+
+def with_masks(raw: dict[str, Any]) -> tuple[dict[str, Any], Problem]:
+    """Leave out annotations without a mask that can be read, and say which they are."""
+    sizes = {entry["id"]: stated_size(entry) for entry in raw["images"]}
+    kept, wrong = [], []
+    for annotation in raw["annotations"]:
+        problem = segmentation_problem(annotation.get("segmentation"), sizes[annotation["image_id"]])
+        if problem is None:
+            kept.append(annotation)
+        else:
+            wrong.append(f"annotation {annotation['file_id']} in image {annotation['image_id']} {problem}")
+    hint = "; mend them, or set data.invalid_boxes to clip or drop to leave them out"
+    return raw | {"annotations": kept}, Problem("annotations without a mask that can be read", wrong, hint)
 
 
 def _is_box(bbox: Any) -> bool:

@@ -9,26 +9,35 @@ from torchvision import tv_tensors
 
 from .annotations import CocoAnnotations, stated_size
 from .images import read_image
+from .segmentation import decode_masks
 
 
 class CocoDetection(Dataset):
     """Pictures and targets in torchvision's detector contract.
 
     Item i is `(image, target)`: image `(3, H, W)` uint8, target a dict of `boxes` `(n, 4)` float32 xyxy pixels,
-    `labels` `(n,)` int64 counted from 1 (0 is the background), and `image_id` int. Crowd regions are left out: they
-    mark what must not be learned from, and evaluation reads them from the annotation file.
+    `labels` `(n,)` int64 counted from 1 (0 is the background), `image_id` int, and if asked for `masks` `(n, H, W)`
+    uint8 of 0 and 1. Crowd regions are left out: they mark what must not be learned from, and evaluation reads them
+    from the annotation file.
 
     Args:
-        annotations: of `load_annotations`.
+        annotations: of `load_annotations`; for masks with its `invalid_masks`.
         transform: maps `(image, target)` to the same.
         keep_empty: whether images without any box to learn from are in the set.
+        masks: whether targets have masks.
     """
 
     def __init__(
-        self, annotations: CocoAnnotations, transform: Callable[..., tuple], *, keep_empty: bool = True
+        self,
+        annotations: CocoAnnotations,
+        transform: Callable[..., tuple],
+        *,
+        keep_empty: bool = True,
+        masks: bool = False,
     ) -> None:
         self.annotations = annotations
         self.transform = transform
+        self.masks = masks
         self.entries = [e for e in annotations.images if keep_empty or annotations.boxes[e["id"]]]
         self._labels = {category: label for label, category in enumerate(annotations.category_ids, start=1)}
 
@@ -48,6 +57,10 @@ class CocoDetection(Dataset):
             "labels": torch.tensor([self._labels[a["category_id"]] for a in found], dtype=torch.int64),
             "image_id": entry["id"],
         }
+        if self.masks:
+            # of the stated size, which is that of the picture as it was read
+            masks = decode_masks([a["segmentation"] for a in found], image.size)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return self.transform(image, target)
 
     @property

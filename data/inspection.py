@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as coco_mask
+
 from .annotations import (
     CocoAnnotations,
     Problem,
@@ -18,7 +21,9 @@ from .annotations import (
     stated_size,
     structure_problems,
     with_boxes,
+    with_masks,
 )
+from .segmentation import to_rle
 
 # COCO's classes of size, by area in pixels.
 SMALL_AREA, LARGE_AREA = 32**2, 96**2
@@ -26,6 +31,8 @@ SMALL_AREA, LARGE_AREA = 32**2, 96**2
 _TINY_PX = 2
 _THIN = 20  # ratio of sides beyond every anchor's
 _RARE = 10  # boxes of a class
+# Overlap, of the box of a mask and the box beside it, below which one of them is of something else.
+_SAME_BOX = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Inspection:
         image_sizes: how many images are of each (width, height), None where the file states none.
         boxes_per_image: how many images have so many boxes to learn from.
         crowd: number of crowd regions.
+        masks: number of boxes to learn from that have a mask that can be read.
         usable: the data set without what is wrong, to draw samples of.
     """
 
@@ -50,17 +58,28 @@ class Inspection:
     image_sizes: Counter
     boxes_per_image: Counter
     crowd: int
+    masks: int
     usable: CocoAnnotations
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every box to learn from has a mask."""
+        return self.masks == sum(map(len, self.usable.boxes.values())) > 0
 
 
 def inspect_dataset(
-    images: str | Path, annotations: str | Path, *, progress: Callable[[Iterable], Iterable] = iter
+    images: str | Path,
+    annotations: str | Path,
+    *,
+    masks: bool = False,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> Inspection:
     """Look at a data set in COCO format as `load_annotations` does, and go on after what is wrong.
 
     Args:
         images: folder of the pictures.
         annotations: the JSON file.
+        masks: whether the training needs masks. Else those that cannot be read are warnings, if the file has any mask.
         progress: wraps the iteration over the pictures.
 
     Raises:
@@ -71,6 +90,10 @@ def inspect_dataset(
     errors = list(structure_problems(raw))
     fill_in(raw)
     errors += picture_problems(raw["images"], image_dir, progress=progress)
+    masked, unmasked = with_masks(raw)
+    if masks:
+        raw = masked
+        errors += [unmasked] if unmasked.found else []
     boxes, invalid = learnable_boxes(raw, "clip")
     if invalid.found:
         errors.append(invalid)
@@ -78,6 +101,10 @@ def inspect_dataset(
     learned = [annotation for found in boxes.values() for annotation in found]
     counts = Counter(annotation["category_id"] for annotation in learned)
     images_of = Counter(category for found in boxes.values() for category in {a["category_id"] for a in found})
+    doubts = _doubts(raw, boxes, names, counts)
+    if masked["annotations"]:
+        doubts += [_doubtful_masks(masked)] if masks else [unmasked._replace(hint=""), _doubtful_masks(masked)]
+    readable = {annotation["id"] for annotation in masked["annotations"]}
     usable = CocoAnnotations(
         image_dir=image_dir,
         path=path,
@@ -87,16 +114,18 @@ def inspect_dataset(
         class_names=list(names.values()),
         raw=with_boxes(raw),
         fixed_boxes=len(invalid.found),
+        dropped_masks=len(unmasked.found) if masks else 0,
         sha256=sha256,
     )
     return Inspection(
         errors=errors,
-        warnings=[problem for problem in _doubts(raw, boxes, names, counts) if problem.found],
+        warnings=[problem for problem in doubts if problem.found],
         classes={name: {"images": images_of[key], "boxes": counts[key]} for key, name in names.items()},
         box_sizes={"small": 0, "medium": 0, "large": 0} | Counter(map(_size_class, learned)),
         image_sizes=Counter(stated_size(entry) for entry in raw["images"]),
         boxes_per_image=Counter(len(found) for found in boxes.values()),
         crowd=sum(annotation["iscrowd"] for annotation in raw["annotations"]),
+        masks=sum(annotation["id"] in readable for annotation in learned),
         usable=usable,
     )
 
@@ -144,6 +173,20 @@ def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] 
 def _size_class(annotation: dict[str, Any]) -> str:
     area = annotation["area"]
     return "small" if area < SMALL_AREA else "medium" if area < LARGE_AREA else "large"
+
+
+def _doubtful_masks(raw: dict[str, Any]) -> Problem:
+    """Find masks that are not of their box: of another image's size, as a share of the image, or of another object."""
+    sizes = {entry["id"]: stated_size(entry) for entry in raw["images"]}
+    found = []
+    for annotation in with_boxes(raw)["annotations"]:
+        rle = to_rle(annotation["segmentation"], sizes[annotation["image_id"]])
+        extent = coco_mask.toBbox(rle)
+        if coco_mask.iou(extent[None], np.array([annotation["bbox"]], dtype=float), [0]) < _SAME_BOX:
+            found.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}")
+    return Problem(
+        "masks whose extent is not that of their box, so that one of them is likely of something else", found
+    )
 
 
 def _doubts(raw: dict[str, Any], boxes: dict[int, list[dict]], names: dict[int, str], counts: Counter) -> list[Problem]:

@@ -70,7 +70,13 @@ class SeededItems(Dataset):
 def blank_batch() -> Batch:
     """A batch of one image without anything in it, which counts nothing and ends its step."""
     image = torch.zeros(3, _BLANK_PX, _BLANK_PX, dtype=torch.uint8)
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1, "seed": 0}
+    target = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, _BLANK_PX, _BLANK_PX, dtype=torch.uint8),  # for the detectors that learn from them
+        "image_id": -1,
+        "seed": 0,
+    }
     return Batch([image], [target], 0.0, True, [])
 
 

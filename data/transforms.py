@@ -1,4 +1,4 @@
-"""What happens to a picture and its boxes before the model, by torchvision.transforms.v2.
+"""What happens to a picture, its boxes and masks before the model, by torchvision.transforms.v2.
 
 Pictures to learn from are scaled here, so that every random choice depends on the image's own seed. Those to judge by
 are scaled by the detector, so that boxes given and returned are pixels of the picture as it is stored.
@@ -6,6 +6,7 @@ are scaled by the detector, so that boxes given and returned are pixels of the p
 
 from collections.abc import Sequence
 
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 # Mean of ImageNet's pixels: what is filled with it is near zero for the model, as the padding of a batch is.
@@ -30,7 +31,8 @@ def train_transform(
             turns of the colour circle.
         large_scale_jitter: (size, (low, high)) takes the place of `min_size` and `max_size`: the picture is scaled to
             fit a square of `size` pixels times a random number from `low` to `high`, and cut or filled to that square
-            at a random place (https://arxiv.org/abs/2012.07177). Boxes with less than a pixel left are taken out.
+            at a random place (https://arxiv.org/abs/2012.07177). Boxes with less than a pixel left are taken out, and
+            their labels and masks with them.
 
     Raises:
         ValueError: if the scales are in the wrong order.
@@ -49,7 +51,7 @@ def _large_scale_jitter(size: int, scale_range: tuple[float, float]) -> list[v2.
         raise ValueError(f"the scales of `large_scale_jitter` must be [low, high], got {list(scale_range)}")
     return [
         v2.ScaleJitter((size, size), scale_range),  # with antialias: at a tenth of its size a picture would be noise
-        v2.RandomCrop((size, size), pad_if_needed=True, fill=_FILL),
+        v2.RandomCrop((size, size), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": _FILL}),
         v2.ClampBoundingBoxes(),  # rounding may leave a box a hair outside, and it would be taken out for that
         v2.SanitizeBoundingBoxes(),
     ]

@@ -2,5 +2,6 @@
 
 from .functional import BACKENDS, deform_conv2d
 from .modules import DeformConv2d
+from .replace import replace_convs
 
-__all__ = ["BACKENDS", "DeformConv2d", "deform_conv2d"]
+__all__ = ["BACKENDS", "DeformConv2d", "deform_conv2d", "replace_convs"]

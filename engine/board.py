@@ -30,8 +30,8 @@ class Board:
 
     Tags are the same in every run, so that TensorBoard lays runs over each other: `train/loss`, `train/loss_*`,
     `train/grad_norm`, `lr/<group>`, `time/{step_s,data_s,compute_s,images_per_s}`, `memory/peak_gib`,
-    `val/<COCO figure>`, `val_per_class/<name>`. What only runs with deformable layers have begins with `dcn`, see
-    `Health`.
+    `val/<COCO figure>`, `val_per_class/<name>`, and of masks `val/mask_<COCO figure>`, `val_mask_per_class/<name>`.
+    What only runs with deformable layers have begins with `dcn`, see `Health`.
 
     Args:
         folder: run folder.

@@ -23,7 +23,7 @@ from data import (
     train_transform,
 )
 from dcn.functional import choose_backend
-from models import DETECTORS, load_backbone_weights, resnet, resnet_fpn
+from models import DETECTORS, MASK_DETECTORS, load_backbone_weights, resnet, resnet_fpn
 from models.resnet import check_name
 from models.weights import LoadReport
 
@@ -69,9 +69,11 @@ def build_model(
     network = resnet(
         backbone.name,
         dcn_v2_stages=backbone.dcn_v2_stages,
+        dcn_every=backbone.dcn_every,
         modulation=backbone.modulation,
         offset_groups=backbone.offset_groups,
         mask_scale=backbone.mask_scale,
+        stride_in_1x1=backbone.stride_in_1x1,
         frozen_stages=backbone.frozen_stages,
         norm=backbone.norm,
         recompute_dcn_stages=backbone.recompute_dcn_stages,
@@ -90,6 +92,11 @@ def build_model(
     return detector, report
 
 
+def needs_masks(model: ModelConfig) -> bool:
+    """Whether a detector learns from masks and gives them."""
+    return model.detector in MASK_DETECTORS
+
+
 def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:
     """Raise `ValueError`, with the reason, if the deformable layers' backend cannot run on a device."""
     head = getattr(model, model.detector, None)  # the name may be wrong, which is told elsewhere
@@ -97,10 +104,13 @@ def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:
         choose_backend(model.dcn_backend, torch.empty(0, device=device))
 
 
-def read_split(data: DataConfig, split: str, track: Track = iter, *, check_images: bool = True) -> CocoAnnotations:
+def read_split(
+    data: DataConfig, split: str, track: Track = iter, *, masks: bool = False, check_images: bool = True
+) -> CocoAnnotations:
     """Read and check the "train" or "val" split; `track` wraps the iteration over its images.
 
-    `check_images` is False where another process on the machine looks at them.
+    `masks` says whether the detector needs them, see `needs_masks`. `check_images` is False where another process on
+    the machine looks at them.
 
     Raises:
         ValueError: if something is missing or wrong, or nothing is there to learn from.
@@ -108,10 +118,13 @@ def read_split(data: DataConfig, split: str, track: Track = iter, *, check_image
     place = getattr(data, split)
     # boxes of the val split are judged as they stand, so they need no mending
     policy = data.invalid_boxes if split == "train" else "clip"
+    # a mask cannot be mended, and without it there is nothing to judge by
+    mask_policy = "raise" if data.invalid_boxes == "raise" else "drop"
     found = load_annotations(
         place.images,
         place.annotations,
         invalid_boxes=policy,
+        invalid_masks=mask_policy if masks else None,
         source=data.source,
         check_images=check_images,
         progress=track,
@@ -135,7 +148,7 @@ def build_train_loader(
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
     return train_loader(
-        CocoDetection(annotations, transform, keep_empty=data.keep_empty),
+        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=needs_masks(config.model)),
         batch_size=config.train.batch_size,
         workers=data.workers,
         seed=config.seed,
@@ -150,7 +163,10 @@ def build_train_loader(
 def build_eval_loader(
     config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
 ) -> DataLoader:
-    """Build the loader of this process's share of the images of the val split, in order."""
+    """Build the loader of this process's share of the images of the val split, in order.
+
+    Its targets have no masks: a detector is judged by those of the annotation file.
+    """
     return eval_loader(
         CocoDetection(annotations, eval_transform()),
         batch_size=config.train.batch_size,
@@ -287,7 +303,15 @@ def _build_judges(
         batches = resilient(loader, restarts=_worker_restarts(config), on_restart=log.warning)
         batches = progress.track(batches, "evaluate", len(loader))
         return evaluate(
-            model, batches, val.category_ids, val.raw, device=device, amp=config.train.amp, world=world, stop=stop
+            model,
+            batches,
+            val.category_ids,
+            val.raw,
+            masks=needs_masks(config.model),
+            device=device,
+            amp=config.train.amp,
+            world=world,
+            stop=stop,
         )
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
@@ -306,7 +330,7 @@ def _first_samples(
     config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_empty: bool = True
 ) -> list[tuple[Tensor, dict]]:
     """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
-    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty)
+    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=needs_masks(config.model))
     batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.unreadable)
     return next((_samples_of(batch) for batch in batches if batch.images), [])
 

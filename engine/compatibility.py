@@ -53,14 +53,16 @@ def check_categories(
 def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
 
-    Options that did not exist yet when it was written have their defaults, and those of other detectors do not matter.
+    An option that a checkpoint does not know is younger than it, and had the default's meaning; those of other
+    detectors do not matter.
 
     Raises:
         CheckpointError: listing the keys that differ.
     """
-    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
-    saved = dict(flatten(ModelConfig().model_dump(mode="json"))) | saved
-    others = {*DETECTORS} - {asked["detector"]}
+    defaults = ModelConfig().model_dump(mode="json")
+    saved, asked, defaults = (dict(flatten(model)) for model in (state["config"]["model"], config["model"], defaults))
+    saved = defaults | saved
+    others = {*DETECTORS} - {asked.get("detector")}
     differ = [
         key
         for key in asked
@@ -75,8 +77,13 @@ def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Pa
     """Check that a run can go on with what a checkpoint's optimizer has gathered; its rates may differ.
 
     Raises:
-        CheckpointError: if it is another optimizer's.
+        CheckpointError: if it is another optimizer's, or the weights are converted ones of another framework.
     """
+    if "converted_from" in state:
+        raise CheckpointError(
+            f"{path} holds weights alone, converted from {state['converted_from']}, so no run can go on from it; a "
+            "training can start from its backbone: convert that alone, and name it by model.backbone.weights"
+        )
     saved, asked = (values["train"]["optimizer"] for values in (state["config"], config))
     if saved != asked:
         raise CheckpointError(

@@ -45,7 +45,8 @@ class DataConfig(Section):
     source: str | None = None
     """How to get the data set; shown when it is missing."""
     invalid_boxes: Literal["raise", "clip", "drop"] = "raise"
-    """What to do with training boxes that have no size or leave their image by more than a pixel."""
+    """What to do with training boxes that have no size or leave their image by more than a pixel. With a detector of
+    masks also with annotations of both splits whose mask is missing or cannot be read: clip and drop leave them out."""
     keep_empty: bool = False
     """Whether to train on images without any box too."""
     unreadable: Literal["raise", "skip"] = "raise"
@@ -70,15 +71,20 @@ class BackboneConfig(Section):
     """ResNet and where it is deformable."""
 
     name: str = "resnet50"
-    """A torchvision ResNet: resnet18/34/50/101/152, resnext..., wide_resnet..."""
+    """A torchvision ResNet: resnet18/34/50/101/152, resnext..., wide_resnet...; with _vd its ResNet-D (deep stem,
+    average-pooled shortcuts), as in resnet50_vd."""
     dcn_v2_stages: list[int] = []
     """Stages whose 3x3 convolutions are deformable, counted as torchvision's layers: [2, 3, 4] = layer2..4 = C3..C5."""
+    dcn_every: PositiveInt = 1
+    """Which blocks of a deformable stage are: every so many, counted back from the last, which always is."""
     modulation: bool = True
     """True: DCNv2, samples are weighted by a learned mask. False: DCNv1."""
     offset_groups: PositiveInt = 1
     """Channel groups with offsets of their own."""
     mask_scale: PositiveFloat = 2.0
     """mask = mask_scale * sigmoid; 2 starts as the plain network, 1 is the paper's text and others' checkpoints."""
+    stride_in_1x1: bool = False
+    """Bottlenecks have their stride in the first 1x1 convolution, not in the 3x3: for weights of Caffe and MSRA."""
     frozen_stages: Annotated[int, Field(ge=-1, le=4)] = -1
     """-1 trains all, 0 freezes the stem, s freezes the stem and stages 1..s."""
     norm: str = "frozen_bn"
@@ -102,8 +108,8 @@ class FpnConfig(Section):
     from P5), or p6p7_c5 (the first from C5)."""
 
 
-class FasterRcnnConfig(Section):
-    """Heads of Faster R-CNN; the defaults are the common COCO recipe."""
+class TwoStageConfig(Section):
+    """What all detectors with proposals have; the defaults are the common COCO recipe."""
 
     anchor_sizes: list[PositiveInt] = [32, 64, 128, 256, 512]
     """One anchor size in pixels for each pyramid map, those on top included."""
@@ -111,6 +117,9 @@ class FasterRcnnConfig(Section):
     """Height over width of the anchors."""
     roi_canonical_size: PositiveInt = 224
     """Side in pixels of the boxes pooled from P4; half the side is pooled one level lower. Small images want less."""
+    roi_aligned: bool = False
+    """Whether features of boxes are pooled as in mmdetection, detectron2 and PaddleDetection: shifted by half a pixel,
+    and with more points in larger boxes. Needed for weights from there; false is torchvision's way."""
     box_head_channels: PositiveInt = 1024
     """Width of the box head's two fully connected layers."""
     rpn_proposals_train: PositiveInt = 2000
@@ -127,6 +136,28 @@ class FasterRcnnConfig(Section):
     """IoU above which the weaker of two detections of a class is dropped."""
     detections_per_image: PositiveInt = 100
     """The most detections of an image."""
+
+
+class FasterRcnnConfig(TwoStageConfig):
+    """Faster R-CNN."""
+
+
+class MaskRcnnConfig(TwoStageConfig):
+    """Mask R-CNN: Faster R-CNN and a mask of each object."""
+
+    mask_head_channels: PositiveInt = 256
+    """Width of the mask head's convolutions."""
+
+
+class CascadeRcnnConfig(TwoStageConfig):
+    """Cascade R-CNN: three box heads in a row."""
+
+    stage_loss_weights: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [1.0, 0.5, 0.25]
+    """Weight of each stage's losses; detectron2 has [1, 1, 1]."""
+
+
+class CascadeMaskRcnnConfig(CascadeRcnnConfig, MaskRcnnConfig):
+    """Cascade R-CNN and a mask of each object."""
 
 
 class RetinaNetConfig(Section):
@@ -182,6 +213,12 @@ class ModelConfig(Section):
     fpn: FpnConfig = FpnConfig()
     """Pyramid."""
     faster_rcnn: FasterRcnnConfig = FasterRcnnConfig()
+    """Heads."""
+    mask_rcnn: MaskRcnnConfig = MaskRcnnConfig()
+    """Heads."""
+    cascade_rcnn: CascadeRcnnConfig = CascadeRcnnConfig()
+    """Heads."""
+    cascade_mask_rcnn: CascadeMaskRcnnConfig = CascadeMaskRcnnConfig()
     """Heads."""
     retinanet: RetinaNetConfig = RetinaNetConfig()
     """Heads."""

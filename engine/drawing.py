@@ -1,7 +1,7 @@
-"""Pictures of boxes: what is there, and what a detector makes of it."""
+"""Pictures of boxes and masks: what is there, and what a detector makes of it."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
+from .evaluator import MASK_THRESHOLD
 from .matching import BACKGROUND, DUPLICATE, RIGHT, WRONG_CLASS, judge_detections
 from .precision import to_device
 
@@ -29,6 +30,7 @@ VERDICT_COLOURS: dict[str, tuple[int, int, int]] = {
 _MEANINGS = {BACKGROUND: "no object there"}
 TRUTH_COLOUR = (255, 255, 255)
 _DASH, _SPACE = 7, 5
+MASK_ALPHA = 0.45
 
 Colour = tuple[int, int, int]
 
@@ -67,7 +69,9 @@ def draw_detections(
             judged = draw_verdicts(
                 image, target, output, class_names, score_threshold=score_threshold, short_side=short_side
             )
-            pair = [_draw(image, target["boxes"], truth, [TRUTH_COLOUR] * len(truth), short_side), judged]
+            colours = [TRUTH_COLOUR] * len(truth)
+            masks = _chosen_masks(target, range(len(truth)))
+            pair = [_draw(image, target["boxes"], truth, colours, short_side, masks=masks), judged]
             rows.append(torch.cat([pad(part, [0, GAP, 0, GAP], value=255) for part in pair], dim=2))
     finally:
         model.train(was_training)
@@ -89,8 +93,8 @@ def draw_verdicts(
 
     Args:
         image: `(3, H, W)` uint8.
-        target: its true `boxes` (xyxy pixels) and `labels`.
-        detections: `boxes`, `labels` and `scores`.
+        target: its true `boxes` (xyxy pixels) and `labels`, and maybe `masks`.
+        detections: `boxes`, `labels` and `scores`, and maybe `masks`.
         class_names: name of label 1, 2, ...
         score_threshold: detections below are not drawn, and do not count.
         short_side: to which the shorter side of the image is scaled, in pixels.
@@ -109,7 +113,8 @@ def draw_verdicts(
     colours = [VERDICT_COLOURS[MISSED]] * len(missed)
     colours += [VERDICT_COLOURS[verdicts.detections[index]] for index in order]
     all_boxes = torch.cat([torch.as_tensor(target["boxes"])[missed].float(), boxes[order].float()])
-    return _draw(image, all_boxes, names, colours, short_side, dashed=len(missed))
+    masks = _chosen_masks(target, missed) + _chosen_masks(detections, seen.nonzero().flatten()[order].tolist())
+    return _draw(image, all_boxes, names, colours, short_side, dashed=len(missed), masks=masks)
 
 
 def draw_found(
@@ -120,13 +125,17 @@ def draw_found(
     score_threshold: float = 0.5,
     short_side: int = SHORT_SIDE,
 ) -> Tensor:
-    """Draw what a detector found in an image of which no truth is known, coloured by class; see `draw_verdicts`."""
+    """Draw what a detector found in an image of which no truth is known, coloured by class; see `draw_verdicts`.
+
+    Of `detections`, `masks` `(n, 1, H, W)` may be missing.
+    """
     seen = (detections["scores"] >= score_threshold).nonzero().flatten()
     order = seen[detections["scores"][seen].argsort(stable=True)].tolist()
     labels, scores = detections["labels"].tolist(), detections["scores"].tolist()
     names = [f"{class_names[labels[index] - 1]} {scores[index]:.2f}" for index in order]
     colours = [class_colour(labels[index] - 1, len(class_names)) for index in order]
-    return _draw(image, detections["boxes"][order], names, colours, short_side)
+    masks = _chosen_masks(detections, order)
+    return _draw(image, detections["boxes"][order], names, colours, short_side, masks=masks)
 
 
 def draw_legend(width: int, heading: str = "") -> Tensor:
@@ -155,12 +164,13 @@ def draw_legend(width: int, heading: str = "") -> Tensor:
 
 
 def draw_truth(samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600) -> Tensor:
-    """Draw samples `(uint8 image, target)` with their boxes, in rows of about `width` pixels, to `(3, H, W)` uint8."""
+    """Draw samples `(uint8 image, target)` with their boxes and masks, in rows of about `width` pixels, `(3, H, W)`."""
     rows: list[list[Tensor]] = [[]]
     for image, target in samples:
         labels = target["labels"].tolist()
         colours = [class_colour(label - 1, len(class_names)) for label in labels]
-        picture = _draw(image, target["boxes"], [class_names[label - 1] for label in labels], colours)
+        masks = _chosen_masks(target, range(len(labels)))
+        picture = _draw(image, target["boxes"], [class_names[label - 1] for label in labels], colours, masks=masks)
         size = [SHORT_SIDE, round(picture.shape[2] * SHORT_SIDE / picture.shape[1])]
         if rows[-1] and sum(cell.shape[2] for cell in rows[-1]) + size[1] > width:
             rows.append([])
@@ -178,11 +188,21 @@ def _draw(
     short_side: int = SHORT_SIDE,
     *,
     dashed: int = 0,
+    masks: Sequence[Tensor | None],
 ) -> Tensor:
-    """Draw boxes with their names, the first `dashed` of them with dashed lines."""
+    """Draw boxes with their names over their masks, the first `dashed` of them with dashed lines."""
     # enlarged first, so that names can be read on small images
     scale = short_side / min(image.shape[1:])
-    picture = to_pil_image(resize(image, [round(side * scale) for side in image.shape[1:]], antialias=True))
+    size = [round(side * scale) for side in image.shape[1:]]
+    enlarged = resize(image, size, antialias=True)
+    surfaces = [
+        (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
+        for mask, colour in zip(masks, colours, strict=True)
+        if mask is not None
+    ]
+    for surface, colour in sorted(surfaces, key=lambda item: -int(item[0].sum())):  # the small lie on the large
+        _tint(enlarged, surface, colour)
+    picture = to_pil_image(enlarged)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_SIZE)  # torchvision's draw_bounding_boxes has no font that can be read here
     scaled = (boxes * scale).tolist()
@@ -193,6 +213,19 @@ def _draw(
         pen.rectangle(tag, fill=colour)
         pen.text((tag[0] + 1, tag[3]), name, "black", font, anchor="lb")
     return pil_to_tensor(picture)
+
+
+def _chosen_masks(source: dict, indices: Iterable[int]) -> list[Tensor | None]:
+    """The masks `(H, W)` of some objects of a target or of detections, None for each where there are none."""
+    masks = source.get("masks")
+    return [None if masks is None else masks[index].reshape(masks.shape[-2:]) for index in indices]
+
+
+def _tint(image: Tensor, mask: Tensor, colour: Colour) -> None:
+    """Lay a colour over a part of an image, in place, so that what lies under it is still seen."""
+    # torchvision's draw_segmentation_masks paints black where masks overlap
+    mixed = (1 - MASK_ALPHA) * image[:, mask] + MASK_ALPHA * torch.tensor(colour)[:, None]
+    image[:, mask] = mixed.round().to(image.dtype)
 
 
 def _place_tags(boxes: list[list[float]], lengths: list[float], size: tuple[int, int]) -> list[list[float]]:

@@ -10,6 +10,7 @@ from .board import METRICS_FILE
 from .build import images_in_step
 from .config import RunConfig
 from .environment import describe
+from .evaluator import MASK_PREFIX, describe_figures
 from .optimizer import scaled_lr, summarize_groups
 from .progress import log
 from .runs import BEST, CONFIG_FILE, LAST
@@ -42,6 +43,14 @@ def show_start(
         log.warning(
             "%d invalid training boxes were met (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes
         )
+    for split in (train, val):
+        if split.dropped_masks:
+            log.warning(
+                "%s: %d annotations without a mask that can be read are left out (data.invalid_boxes: %s)",
+                split.path,
+                split.dropped_masks,
+                config.data.invalid_boxes,
+            )
     log.info("%d steps, an epoch is %d", trainer.total_steps, trainer.epoch_steps)
 
 
@@ -88,10 +97,12 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
 
 def show_end(trainer: Trainer, folder: Path) -> None:
     """Log the result, what was left out, and where everything lies."""
+    kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.figures else "AP"
     log.info(
-        "done: AP %s, AP50 %s, AP75 %s after %d steps (best AP %s)",
-        *(percent(trainer.figures[name]) for name in ("AP", "AP50", "AP75")),
+        "done: %s after %d steps (best %s %s)",
+        describe_figures(trainer.figures),
         trainer.step,
+        kind,
         percent(trainer.best_ap),
     )
     if trainer.unreadable:
@@ -107,7 +118,7 @@ def show_end(trainer: Trainer, folder: Path) -> None:
     best = folder / BEST
     rows = [
         ("last weights and state", folder / LAST),
-        ("weights of the best AP", best if best.exists() else "where the run came from"),
+        (f"weights of the best {kind}", best if best.exists() else "where the run came from"),
         ("resolved config", folder / CONFIG_FILE),
         ("every figure by step", folder / METRICS_FILE),
         ("curves and pictures", f"tensorboard --logdir {folder.parent}"),

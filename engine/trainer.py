@@ -15,7 +15,7 @@ from data import Batch, ImageError, WorkerError, blank_batch, resilient
 from .board import Board
 from .distributed import ALONE, World
 from .environment import peak_memory_gib
-from .evaluator import COCO_FIGURES
+from .evaluator import MASK_PREFIX, describe_figures, number_figures
 from .insight.health import Health
 from .insight.watch import Sampling
 from .preemption import PreemptedError, StopRequest
@@ -59,7 +59,8 @@ class Trainer:
     Attributes:
         step: updates done. epoch: epochs done. batch: steps done of the epoch under way.
         figures: of the last evaluation, None before one; those of the averaged weights where there are any.
-        judged_step: step of the last evaluation. best_ap: of all evaluations. stale: how many there were since.
+        judged_step: step of the last evaluation. best_ap: of all evaluations, by boxes also where there are masks, so
+            that runs with and without compare. stale: how many evaluations there were since.
         unreadable: how often each image that could not be read was left out, by what was wrong with it.
         restarts: how often workers of the loader were started anew.
     """
@@ -251,10 +252,12 @@ class Trainer:
         self.figures, self.judged_step = figures["val"], self.step
         scalars = {"time/eval_s": took_s}
         for name, found in figures.items():
-            scalars |= {f"{name}/{figure}": found[figure] for figure in COCO_FIGURES}
-        scalars |= {f"val_per_class/{name}": ap for name, ap in self.figures["per_class"].items()}
+            scalars |= {f"{name}/{figure}": value for figure, value in number_figures(found).items()}
+        for kind in ("", MASK_PREFIX):
+            by_class = self.figures.get(f"{kind}per_class", {})
+            scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
         self.board.scalars(self.step, scalars)
-        shown = ", ".join(f"{name} {percent(self.figures[name])}" for name in ("AP", "AP50", "AP75"))
+        shown = describe_figures(self.figures)
         if "val_raw" in figures:
             shown += f" of the averaged weights, AP {percent(figures['val_raw']['AP'])} of the raw ones"
         epoch = self.epoch + bool(self.batch)

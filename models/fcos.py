@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.fcos import FCOSHead
 
 from dcn import DeformConv2d
 
+from .boxes import Float32Anchors
 from .fpn import map_strides
-from .one_stage import without_background
-from .precision import give_float32
+from .one_stage import in_float32, without_background
 
 HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
@@ -35,6 +34,7 @@ class ImagewiseFCOSHead(FCOSHead):
             anchors: `(places, 4)` of each image.
             matched_idxs: `(places,)` of each image: which box a place is to detect, -1 for none.
         """
+        head_outputs = in_float32(head_outputs)
         single = [
             super(ImagewiseFCOSHead, self).compute_loss(
                 [target], {name: output[i : i + 1] for name, output in head_outputs.items()}, [places], [matched]
@@ -59,7 +59,7 @@ class ImagewiseFCOS(FCOS):
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Detect as torchvision does, but nothing of class 0."""
-        return super().postprocess_detections(without_background(head_outputs), anchors, image_shapes)
+        return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
 def fcos(
@@ -131,14 +131,13 @@ def fcos(
             mask_scale=mask_scale,
             backend=dcn_backend,
         )
-    give_float32(head)
     return ImagewiseFCOS(
         backbone,
         num_classes + 1,
         min_size=min_size,
         max_size=max_size,
         # a square of one stride about each place
-        anchor_generator=AnchorGenerator(
+        anchor_generator=Float32Anchors(
             tuple((stride,) for stride in map_strides(backbone).values()), ((1.0,),) * len(map_strides(backbone))
         ),
         head=head,

@@ -3,6 +3,18 @@
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .boxes import at_least_float32
+
+Outputs = dict[str, Tensor] | dict[str, list[Tensor]]
+
+
+def in_float32(head_outputs: Outputs) -> Outputs:
+    """Give the outputs of a head, a tensor or a list of levels each, in float32 where they are of half precision."""
+    return {
+        name: [*map(at_least_float32, output)] if isinstance(output, list) else at_least_float32(output)
+        for name, output in head_outputs.items()
+    }
+
 
 def without_background(head_outputs: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
     """Rule out that anything is detected as class 0.

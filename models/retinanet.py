@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
+from .boxes import Float32Anchors
 from .fpn import check_anchor_sizes
-from .one_stage import without_background
-from .precision import give_float32
+from .one_stage import in_float32, without_background
 
 
 class ImagewiseRetinaNet(RetinaNet):
@@ -17,21 +16,22 @@ class ImagewiseRetinaNet(RetinaNet):
 
     Each image's losses are sums over its anchors, divided by the number of those that are positive. Nothing is drawn by
     chance, and so the losses and gradients of a batch are the means of those of its parts, weighted by their numbers of
-    images, as long as the parts are padded to the same size and batch norm is frozen or absent. (mmdetection divides by
-    the positives of the whole batch.)
+    images, as long as the parts are padded to the same size and batch norm is frozen or absent. (mmdetection and the
+    paper's code divide by the positives of the whole batch.)
     """
 
     def compute_loss(
         self, targets: list[dict], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """Give the losses under names that begin with "loss_", as those of the other detectors do."""
-        return {f"loss_{name}": loss for name, loss in super().compute_loss(targets, head_outputs, anchors).items()}
+        losses = super().compute_loss(targets, in_float32(head_outputs), anchors)
+        return {f"loss_{name}": loss for name, loss in losses.items()}
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Detect as torchvision does, but nothing of class 0."""
-        return super().postprocess_detections(without_background(head_outputs), anchors, image_shapes)
+        return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
 def retinanet(
@@ -83,12 +83,12 @@ def retinanet(
     if negative_iou > positive_iou:
         raise ValueError(f"`negative_iou` must be at most `positive_iou` = {positive_iou}, got {negative_iou}")
     scales = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
-    model = ImagewiseRetinaNet(
+    return ImagewiseRetinaNet(
         backbone,
         num_classes + 1,
         min_size=min_size,
         max_size=max_size,
-        anchor_generator=AnchorGenerator(
+        anchor_generator=Float32Anchors(
             tuple(tuple(int(size * scale) for scale in scales) for size in anchor_sizes),
             (tuple(aspect_ratios),) * len(anchor_sizes),
         ),
@@ -100,5 +100,3 @@ def retinanet(
         detections_per_img=detections_per_image,
         _skip_resize=True,  # in training
     )
-    give_float32(model.head)
-    return model

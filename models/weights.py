@@ -9,6 +9,8 @@ from torch.hub import get_dir
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import ResNet
 
+from .resnet import VD
+
 
 class LoadReport(NamedTuple):
     """What became of the tensors: keys `new` in the network stay as initialised, `dropped` ones were not needed."""
@@ -23,9 +25,9 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
 
     Args:
         network: the ResNet, not yet under an FPN.
-        name: its torchvision name.
+        name: of the ResNet.
         weights: "DEFAULT" or another name of torchvision's weights for it ("IMAGENET1K_V1"), which torchvision
-            downloads and caches; or a file with a state dict that has torchvision's keys.
+            downloads and caches; or a file with a state dict that has the keys of `models.resnet`.
 
     Raises:
         ValueError: if there are no such weights, they cannot be downloaded, or do not fit the network.
@@ -63,6 +65,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _download(name: str, weights: str) -> dict[str, Tensor]:
+    if name.endswith(VD):
+        raise ValueError(
+            f"torchvision has no weights for {name}, got {weights!r}: give a file whose state dict has the keys of "
+            "models.resnet, as in ./weights.pth (those of timm's resnet50d fit resnet50_vd), or null (random start)"
+        )
     choices = get_model_weights(name)
     if weights != "DEFAULT" and weights not in choices.__members__:
         known = ", ".join(["DEFAULT", *choices.__members__])

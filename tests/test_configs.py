@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.build import build_model, build_train_loader, read_split
+from engine.build import build_model, build_train_loader, needs_masks, read_split
 from engine.config_file import CONFIG_DIR, load_config
 from engine.optimizer import build_optimizer
 from engine.precision import to_device
@@ -28,11 +28,18 @@ SMALL = [
     "data.min_size=64",
     "data.max_size=96",
     "train.batch_size=1",
-    "model.faster_rcnn={rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}",
+    *(
+        f"model.{detector}={{rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}}"
+        for detector in ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
+    ),
 ]
 TWO_STAGE = ["loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"]
+CASCADE = [f"loss_{kind}_{stage}" for kind in ("box_reg", "classifier") for stage in (1, 2, 3)]
 LOSSES = {
     "faster_rcnn": TWO_STAGE,
+    "mask_rcnn": sorted(["loss_mask", *TWO_STAGE]),
+    "cascade_rcnn": sorted([*CASCADE, *TWO_STAGE[2:]]),
+    "cascade_mask_rcnn": sorted(["loss_mask", *CASCADE, *TWO_STAGE[2:]]),
     "retinanet": ["loss_bbox_regression", "loss_classification"],
     "fcos": ["loss_bbox_ctrness", "loss_bbox_regression", "loss_classification"],
 }
@@ -68,7 +75,7 @@ def test_numbers_are_golden(built, golden):
 
 def test_a_step_of_training(built, shapes):
     _, config, model = built
-    split = read_split(config.data, "train")
+    split = read_split(config.data, "train", masks=needs_masks(config.model))
     batch = next(iter(build_train_loader(config, split, pin_memory=False)))
     images, targets = to_device(batch.images, batch.targets, torch.device("cpu"))
     settings = config.train
@@ -119,6 +126,20 @@ def test_what_dcn_adds():
     assert recorded["r50_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 6, "layer4": 3}
     assert recorded["r101_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 23, "layer4": 3}
     assert recorded["r50.yaml"]["replaced"] == recorded["demo.yaml"]["replaced"] == {}
+
+
+def test_what_masks_and_cascades_add():
+    """By hand for 80 classes and the background: fully connected layers, and convolutions of 256 channels."""
+    recorded = golden_models()
+    faster, mask, cascade, both = (
+        recorded[f"{name}.yaml"]["parameters"]
+        for name in ("r50", "mask_rcnn_r50", "cascade_rcnn_r50", "cascade_mask_rcnn_r50")
+    )
+    convs = 4 * (256 * (256 * 9 + 1)) + 256 * (256 * 4 + 1) + 81 * (256 + 1)
+    assert mask - faster == both - cascade == convs == 2_643_537
+    box_head = 1024 * (256 * 49 + 1) + 1024 * (1024 + 1)
+    outputs = 3 * (81 + 4) - 81 * (1 + 4)
+    assert cascade - faster == 2 * box_head + outputs * (1024 + 1) == 27_637_610
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.replace(".", "_dcn.") in CONFIGS])

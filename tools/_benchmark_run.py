@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.board import Board
-from engine.build import build_model, build_trainer, images_in_step, read_split
+from engine.build import build_model, build_trainer, images_in_step, needs_masks, read_split
 from engine.checkpoint import Checkpoints
 from engine.config import RunConfig
 from engine.evaluator import COCO_FIGURES
@@ -74,7 +74,7 @@ def assemble(
     config: RunConfig, folder: Path, device: torch.device, watch: Watch, checkpoint_s: list[float], **parts: Any
 ) -> Trainer:
     """Put a run together as tools/train.py does, in a new folder, without evaluations and pictures."""
-    train, val = (read_split(config.data, split) for split in ("train", "val"))
+    train, val = (read_split(config.data, split, masks=needs_masks(config.model)) for split in ("train", "val"))
     torch.manual_seed(config.seed)
     model, _ = build_model(config.model, config.data, len(train.class_names))
     checkpoints = Checkpoints(folder, {"config": config.model_dump(mode="json")}, keep=config.train.keep_last)

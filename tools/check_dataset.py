@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, compare_splits, eval_transform, inspect_dataset
 from data.annotations import Problem
+from engine.build import needs_masks
 from engine.config_file import load_config
 from engine.drawing import draw_truth
 from engine.progress import COLOURS, PLAIN, Progress, wants_colour
@@ -56,14 +57,18 @@ def main() -> None:
     """Check each split, then both together, and show."""
     args = parse_arguments()
     if args.config:
-        data = load_config(args.config, args.overrides).data
-        splits = {"train": data.train, "val": data.val}
+        config = load_config(args.config, args.overrides)
+        splits = {"train": config.data.train, "val": config.data.val}
+        masks = needs_masks(config.model)
         places = {name: (split.images, split.annotations) for name, split in splits.items()}
     else:
         places = {"data": (args.images, args.annotations)}
+        masks = False
     progress = Progress()
     found = {
-        name: inspect_dataset(*place, progress=lambda items, name=name: progress.track(items, f"check {name} images"))
+        name: inspect_dataset(
+            *place, masks=masks, progress=lambda items, name=name: progress.track(items, f"check {name} images")
+        )
         for name, place in places.items()
     }
     common = compare_splits(
@@ -96,7 +101,8 @@ def show(inspection: Inspection) -> None:
     images = inspection.boxes_per_image.total()
     print(
         f"\n{images:,} images, {boxes:,} boxes to learn from ({boxes / max(images, 1):.1f} an image, "
-        f"at most {max(inspection.boxes_per_image, default=0)}), {inspection.crowd:,} crowd regions\n"
+        f"at most {max(inspection.boxes_per_image, default=0)}), {inspection.masks:,} of them with a mask, "
+        f"{inspection.crowd:,} crowd regions\n"
     )
     rows = [(name, row["images"], row["boxes"], share(row["boxes"], boxes)) for name, row in inspection.classes.items()]
     print(format_table(("class", "images", "boxes", ""), rows))
@@ -129,11 +135,11 @@ def share(part: int, whole: int) -> str:
 
 
 def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
-    """Draw samples spread over each split, those with boxes first."""
+    """Draw samples spread over each split, those with boxes first, and with masks where every box has one."""
     samples = []
     names: list[str] = []
     for inspection in found.values():
-        dataset = CocoDetection(inspection.usable, eval_transform(), keep_empty=False)
+        dataset = CocoDetection(inspection.usable, eval_transform(), keep_empty=False, masks=inspection.has_masks)
         for index in spread(len(dataset), count):
             try:
                 samples.append(dataset[index])
@@ -169,6 +175,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "image_sizes": {"x".join(map(str, size or ("?",))): count for size, count in inspection.image_sizes.items()},
         "boxes_per_image": dict(sorted(inspection.boxes_per_image.items())),
         "crowd": inspection.crowd,
+        "masks": inspection.masks,
     }
 
 

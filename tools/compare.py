@@ -10,7 +10,7 @@ import _clone
 from engine.comparison.compare import compare_runs
 from engine.comparison.report import cost_rows, mean_and_spread, render_report, with_interval
 from engine.comparison.result import Comparison
-from engine.evaluator import COCO_FIGURES
+from engine.evaluator import COCO_FIGURES, MASK_PREFIX
 from engine.files import write_json, write_text
 from engine.progress import Progress, start_logging
 from engine.tables import format_table
@@ -112,6 +112,13 @@ def print_figures(comparison: Comparison) -> None:
     keys = [*COCO_FIGURES, *(f"AP {name}" for name in comparison.class_names)]
     means = [[key, *(mean_and_spread(group, key) for group in groups.values())] for key in keys]
     changes = [[with_interval(found[key]) for found in differences.values()] for key in keys]
+    has_masks = any(group.has_masks for group in groups.values())
+    if has_masks:
+        for name in COCO_FIGURES[:3]:
+            key = f"{MASK_PREFIX}{name}"
+            keys.append(key.replace("_", " "))
+            means.append([keys[-1], *(mean_and_spread(group, key) for group in groups.values())])
+            changes.append(["-"] * len(differences))
     titles = [f"{other} - {comparison.base}" for other in differences]
     table = format_table(["", *groups, *titles], [one + two for one, two in zip(means, changes, strict=True)])
     if max(map(len, table.splitlines())) > WIDTH:
@@ -129,6 +136,8 @@ def print_figures(comparison: Comparison) -> None:
             f"in brackets the 95 % interval of a difference over {comparison.settings['images']} images"
             " and, where both have several, seeds; * where it leaves out 0"
         )
+    if has_masks:
+        notes.append("figures of masks are those of each run's last evaluation")
     print(f"\n{textwrap.fill('; '.join(notes) + '.', WIDTH)}")
 
 

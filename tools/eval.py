@@ -9,7 +9,7 @@ import _clone
 
 # isort: split
 from data import load_annotations, resilient
-from engine.build import build_eval_loader, build_model, check_dcn_backend, read_split
+from engine.build import build_eval_loader, build_model, check_dcn_backend, needs_masks, read_split
 from engine.checkpoint import load_checkpoint
 from engine.compatibility import check_categories, check_same_model
 from engine.config_file import load_config
@@ -18,11 +18,13 @@ from engine.environment import pick_device
 from engine.evaluator import (
     COCO_FIGURES,
     FIGURE_MEANINGS,
+    MASK_PREFIX,
     check_results,
     coco_figures,
     detect,
     for_json,
     gather_results,
+    has_masks,
 )
 from engine.files import write_json
 from engine.precision import set_tf32
@@ -77,14 +79,15 @@ def main() -> None:
 
 
 def show(figures: dict[str, Any], file: Path | None) -> None:
-    """Print the figures, and write them to a file if there is one."""
-    print(
-        format_table(
-            ("figure", "x100", "over"), [(name, percent(figures[name]), FIGURE_MEANINGS[name]) for name in COCO_FIGURES]
-        )
-    )
+    """Print the figures of boxes, and of masks beside them; and write them to a file if there is one."""
+    kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
+    rows = [
+        (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), FIGURE_MEANINGS[name]) for name in COCO_FIGURES
+    ]
+    print(format_table(("figure", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
     print()
-    print(format_table(("class", "AP x100"), [(name, percent(ap)) for name, ap in figures["per_class"].items()]))
+    rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
+    print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
     if file:
         write_json(file, for_json(figures))
         print(f"\nfigures: {file}")
@@ -105,6 +108,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
             config.data,
             "val",
             lambda items: progress.track(items, "check val images"),
+            masks=needs_masks(config.model),
             check_images=world.local_rank == 0,
         )
         check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
@@ -123,20 +127,29 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         detections = args.detections or args.checkpoint.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
-        return coco_figures(split.raw, gathered)
+        if split.dropped_masks:
+            print(f"{split.dropped_masks} annotations without a mask that can be read are left out\n")
+        return coco_figures(split.raw, gathered, masks=needs_masks(config.model))
 
     return world.from_main(judge)
 
 
 def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
-    """Judge a COCO results file."""
-    split = load_annotations(annotations.parent, annotations, invalid_boxes="clip", check_images=False)
+    """Judge a COCO results file: its boxes, and its masks if it has any."""
     if not results.is_file():
         raise ValueError(f"results file {results} does not exist (resolved: {results.resolve()})")
     try:
         detections = json.loads(results.read_bytes())
     except ValueError as error:
         raise ValueError(f"results file {results} is no JSON: {error}") from None
+    masks = isinstance(detections, list) and has_masks(detections)
+    split = load_annotations(
+        annotations.parent,
+        annotations,
+        invalid_boxes="clip",
+        invalid_masks="raise" if masks else None,
+        check_images=False,
+    )
     check_results(split.raw, detections)
     print(f"{len(detections)} detections of {results} on {len(split.images)} images of {annotations}\n")
     return coco_figures(split.raw, detections)

@@ -12,14 +12,14 @@ import torch
 
 from data import CocoAnnotations, WorkerError
 from engine.board import Board, NoBoard
-from engine.build import build_model, build_trainer, check_dcn_backend, images_in_step, read_split
+from engine.build import build_model, build_trainer, check_dcn_backend, images_in_step, needs_masks, read_split
 from engine.checkpoint import Checkpoints, load_newest
 from engine.compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
 from engine.config import RunConfig
 from engine.config_file import dump_config, flatten, load_config
 from engine.distributed import World, read_world
 from engine.environment import git_revision, pick_device
-from engine.evaluator import COCO_FIGURES
+from engine.evaluator import number_figures
 from engine.optimizer import check_optimizer, check_schedule
 from engine.precision import set_tf32
 from engine.preemption import PreemptedError, StopRequest
@@ -104,6 +104,7 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
                 config.data,
                 name,
                 lambda items, name=name: progress.track(items, f"check {name} images"),
+                masks=needs_masks(config.model),
                 check_images=world.local_rank == 0,
             )
             for name in ("train", "val")
@@ -166,7 +167,7 @@ def train(plan: Plan) -> None:
                 log.error("%s", reason, extra={"file_only": True})
             raise
         options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
-        trainer.board.outcome(options, {name: figures[name] for name in COCO_FIGURES})
+        trainer.board.outcome(options, number_figures(figures))
     trainer.board.close()
     show_end(trainer, folder)
 

@@ -15,7 +15,7 @@ from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
-from engine.build import check_dcn_backend, read_split
+from engine.build import check_dcn_backend, needs_masks, read_split
 from engine.drawing import draw_detections, draw_found
 from engine.environment import pick_device
 from engine.insight.pictures import box_centres, dcn_pictures
@@ -181,8 +181,11 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
     if wanted and all(loose):
         subjects = [read_file(Path(text)) for text in wanted]
     else:
-        split = read_split(trained.config.data, "val", lambda items: progress.track(items, "check val images"))
-        dataset = CocoDetection(split, eval_transform())
+        masks = needs_masks(trained.config.model)
+        split = read_split(
+            trained.config.data, "val", lambda items: progress.track(items, "check val images"), masks=masks
+        )
+        dataset = CocoDetection(split, eval_transform(), masks=masks)
         if wanted:
             for text, is_loose in zip(wanted, loose, strict=True):
                 subjects.append(read_file(Path(text)) if is_loose else read_entry(dataset, find_entry(split, text)))

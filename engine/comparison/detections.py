@@ -11,7 +11,7 @@ from torch import nn
 
 from data import CocoAnnotations, DatasetError, resilient
 
-from ..build import build_eval_loader, check_dcn_backend, read_split
+from ..build import build_eval_loader, check_dcn_backend, needs_masks, read_split
 from ..evaluator import check_results, detect
 from ..files import write_json
 from ..precision import set_tf32
@@ -49,7 +49,7 @@ def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> Co
         ValueError: if it is missing, with how to say where it is, or is not what the runs were judged on.
     """
     try:
-        split = read_split(run.config.data, "val", track)
+        split = read_split(run.config.data, "val", track, masks=needs_masks(run.config.model))
     except DatasetError as error:
         raise DatasetError(
             f"{error}; that is where the config of {run.folder} says; to say where the val split is, add "

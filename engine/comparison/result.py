@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluator import MASK_PREFIX
 from .contrasts import Contrast
 from .differences import Difference
 from .runs import Run
@@ -54,8 +55,15 @@ class Group:
     costs: Costs
 
     def values(self, figure: str) -> list[float]:
-        """A figure of each run."""
+        """A figure of each run; one of masks as its last evaluation found it, NaN of a detector without masks."""
+        if figure.startswith(MASK_PREFIX):
+            return [run.figures.get(figure, math.nan) for run in self.runs]
         return [found[figure] for found in self.figures]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether its detectors give masks."""
+        return any(f"{MASK_PREFIX}AP" in run.figures for run in self.runs)
 
     def mean(self, figure: str) -> float:
         """Mean of a figure over the runs."""

@@ -6,14 +6,17 @@ import itertools
 import json
 import math
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, inspect_dataset, load_annotations
 from data.annotations import INVALID_BOX_POLICIES
@@ -312,6 +315,71 @@ def test_boxes_of_an_image_without_a_stated_size(folder):
     content = with_boxes([50, 5, 100, 9])
     del content["images"][0]["width"]
     assert load(folder, content).boxes[7][0]["bbox"] == [50, 5, 100, 9]
+
+
+EVERYWHERE = np.ones((HEIGHT, WIDTH), dtype=np.uint8, order="F")
+OUTLINES = {
+    "polygon": [[1, 1, 9, 1, 9, 9]],
+    "runs": {"size": [HEIGHT, WIDTH], "counts": [5, 10, WIDTH * HEIGHT - 15]},
+    "packed": {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(EVERYWHERE)["counts"].decode()},
+}
+
+
+def with_outlines(*outlines: Any) -> dict:
+    content = with_boxes(*[VALID] * len(outlines))
+    for annotation, outline in zip(content["annotations"], outlines, strict=True):
+        if outline is not None:
+            annotation["segmentation"] = outline
+    return content
+
+
+def test_good_masks_pass(folder):
+    found = load(folder, with_outlines(*OUTLINES.values()), invalid_masks="raise")
+    assert [annotation["segmentation"] for annotation in found.boxes[7]] == [*OUTLINES.values()]
+    assert found.dropped_masks == 0
+
+
+def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
+    good = OUTLINES["polygon"]
+    content = with_outlines(good, None, [[1, 2, 3, 4]], good, {"size": [WIDTH, HEIGHT], "counts": [3072]}, [[1] * 7])
+    content["annotations"][4]["iscrowd"] = 1  # evaluation reads it
+    message = (
+        r"4 annotations without a mask that can be read; mend them, .*data.invalid_boxes to clip or drop.*; the first: "
+        r"annotation 2 in image 7 has no segmentation, annotation 3 in image 7 has a polygon .*\[1, 2, 3, 4\].*, "
+        r"annotation 5 in image 7 has run lengths of size \[64, 48\], .*, \.\.\.$"
+    )
+    with pytest.raises(DatasetError, match=message):
+        load(folder, content, invalid_masks="raise")
+    found = load(folder, content, invalid_masks="drop")
+    assert [annotation["segmentation"] for annotation in found.boxes[7]] == [good, good]
+    assert [annotation["file_id"] for annotation in found.raw["annotations"]] == [1, 4]
+    assert found.dropped_masks == 4
+    found = load(folder, content)
+    assert len(found.boxes[7]) == 5, "without a need for masks nobody looks"
+    assert found.dropped_masks == 0
+
+
+def test_unknown_policy_for_masks_is_refused(folder):
+    with pytest.raises(ValueError, match="`invalid_masks` must be one of raise, drop, got 'clip'"):
+        load(folder, CONTENT, invalid_masks="clip")
+
+
+@given(st.data())
+def test_odd_masks_load_or_raise_a_dataset_error(folder, data):
+    content = place = with_outlines(*copy.deepcopy([*OUTLINES.values()]))
+    annotation = data.draw(st.integers(0, 2))
+    place, key = place["annotations"][annotation], "segmentation"
+    while isinstance(place[key], dict | list) and data.draw(st.integers(0, 3)):
+        place = place[key]
+        key = data.draw(st.sampled_from([*place] if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(st.sampled_from(ODD_VALUES))
+    found = load(folder, content, invalid_masks="drop")
+    assert len(found.boxes[7]) == 3 - found.dropped_masks
+    with pytest.raises(DatasetError, match="1 annotations") if found.dropped_masks else nullcontext():
+        load(folder, content, invalid_masks="raise")
+    _, target = CocoDetection(found, eval_transform(), masks=True)[0]
+    assert tuple(target["masks"].shape) == (len(target["boxes"]), HEIGHT, WIDTH)
+    assert target["masks"].max() <= 1
 
 
 def check_sound(found: CocoAnnotations) -> None:

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data import CocoDetection, ImageError, eval_transform, load_annotations
+from data import CocoDetection, DatasetError, ImageError, eval_transform, load_annotations
 
 # file name -> size, and boxes (x, y, width, height) by category id
 PICTURES = {
@@ -74,3 +75,63 @@ def test_vanished_image_is_named(annotations):
     dataset.entries = [{"id": 11, "file_name": "gone.png"}]
     with pytest.raises(ImageError, match=r"gone\.png does not exist"):
         dataset[0]
+
+
+def masked(folder, size=(80, 40), exif=None, **image):
+    """A set of one picture of a size, with an object as a polygon and as run lengths, and a crowd region."""
+    picture, options = Image.new("RGB", size, (1, 2, 3)), {}
+    if exif:
+        options["exif"] = picture.getexif()
+        options["exif"][0x0112] = exif
+    picture.save(folder / "a.jpg", **options)
+    size = [image.get("height", 40), image.get("width", 80)]
+    runs = [2 * size[0], 10, size[0] - 10, 10, size[0] - 10 + (size[1] - 4) * size[0]]
+    outlines = [
+        [[20, 5, 35, 5, 35, 25, 20, 25]],
+        {"size": size, "counts": runs},
+        {"size": size, "counts": [0, size[0] * size[1]]},
+    ]
+    boxes = [[20, 5, 15, 20], [2, 0, 2, 10], [0, 0, *size[::-1]]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"} | image],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": bbox, "segmentation": outline, "iscrowd": int(index == 2)}
+            for index, (bbox, outline) in enumerate(zip(boxes, outlines, strict=True))
+        ],
+    }
+    (folder / "a.json").write_text(json.dumps(content))
+    return load_annotations(folder, folder / "a.json", invalid_masks="raise")
+
+
+def test_masks_lie_where_the_boxes_do(tmp_path):
+    annotations = masked(tmp_path, width=80, height=40)
+    _, target = CocoDetection(annotations, eval_transform(), masks=True)[0]
+    masks = target["masks"]
+    assert (masks.dtype, tuple(masks.shape)) == (torch.uint8, (2, 40, 80)), "a crowd region is none to learn from"
+    assert type(masks) is torch.Tensor
+    for mask, box in zip(masks, target["boxes"], strict=True):
+        left, top, right, bottom = box.int().tolist()
+        assert mask[top:bottom, left:right].all()
+        assert mask.sum() == (bottom - top) * (right - left)
+    assert "masks" not in CocoDetection(annotations, eval_transform())[0][1]
+
+
+def test_an_image_without_an_object_has_no_mask(annotations):
+    _, target = CocoDetection(annotations, eval_transform(), masks=True)[1]
+    assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, 80, 40))
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 80), (80, 40)], ids=["as stored", "as turned"])
+def test_masks_are_of_the_picture_that_is_read(tmp_path, width, height):
+    """Where EXIF turns a picture, the stated size tells which way the outlines were drawn."""
+    annotations = masked(tmp_path, size=(40, 80), exif=6, width=width, height=height)
+    image, target = CocoDetection(annotations, eval_transform(), masks=True)[0]
+    assert tuple(image.shape[1:]) == tuple(target["masks"].shape[1:]) == (height, width)
+    rows, columns = np.nonzero(target["masks"][0].numpy())
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (20, 5, 35, 25)
+
+
+def test_masks_need_a_stated_size(tmp_path):
+    with pytest.raises(DatasetError, match=r"3 annotations without a mask .* its image no stated width and height"):
+        masked(tmp_path)

@@ -142,3 +142,53 @@ def test_splits_are_compared(tmp_path):
     assert compare_splits(splits[1:]) == []
     (leak, *_) = compare_splits([splits[1], splits[1]])
     assert leak.found == [f"{val}/{name}.png" for name in (1, 2, 3)]
+
+
+OUTLINE = [[3, 4, 36, 4, 36, 44, 3, 44]]
+UNREADABLE = "annotations without a mask that can be read"
+ELSEWHERE = "masks whose extent is not that of their box, so that one of them is likely of something else"
+
+
+def with_masks(tmp_path):
+    """One good mask, a crowd region's, one that cannot be read, one beside its box, and two boxes without."""
+    entries = {
+        "good": {"id": 9, "bbox": [3, 4, 33, 40], "segmentation": OUTLINE},
+        "crowd": {
+            "id": 10,
+            "bbox": [0, 0, 64, 48],
+            "iscrowd": 1,
+            "segmentation": {"size": [48, 64], "counts": [0, 3072]},
+        },
+        "flat": {"id": 11, "bbox": [3, 4, 33, 40], "segmentation": OUTLINE[0]},
+        "share": {"id": 12, "bbox": [3, 4, 33, 40], "segmentation": [[0.05, 0.1, 0.5, 0.1, 0.5, 0.9, 0.05, 0.9]]},
+    }
+    annotations = [{"image_id": 3, "category_id": 20} | entry for entry in entries.values()]
+    return write(tmp_path, annotations=annotations)
+
+
+def test_masks_that_cannot_be_read_are_errors_where_they_are_needed(tmp_path):
+    found = inspect_dataset(*with_masks(tmp_path), masks=True)
+    errors = said(found.errors)
+    missing = [
+        f"annotation {number} in image {image} has no segmentation"
+        for number, image in zip("5678", "1123", strict=True)
+    ]
+    (*listed, flat) = errors.pop(UNREADABLE)
+    assert (listed, errors) == (missing, {})
+    assert flat.startswith("annotation 11 in image 3 has a polygon that is no list")
+    assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
+    assert UNREADABLE not in said(found.warnings)
+    assert (found.masks, found.has_masks, found.crowd) == (2, True, 1)
+    assert [annotation["id"] for annotation in found.usable.boxes[3]] == [5, 8]
+
+
+def test_masks_that_cannot_be_read_are_doubts_where_they_are_not_needed(tmp_path):
+    found = inspect_dataset(*with_masks(tmp_path))
+    assert found.errors == []
+    assert len(said(found.warnings)[UNREADABLE]) == 5
+    assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
+    assert (found.masks, found.has_masks, found.crowd) == (2, False, 2)
+    assert sum(map(len, found.usable.boxes.values())) == 6
+    without = inspect_dataset(*write(tmp_path))
+    assert UNREADABLE not in said(without.warnings), "a file without masks is none with wrong ones"
+    assert (without.masks, without.has_masks) == (0, False)

@@ -205,6 +205,7 @@ def test_a_batch_without_an_image_is_a_blank_one():
     assert (image.dtype, tuple(image.shape), image.any().item()) == (torch.uint8, (3, 64, 64), False)
     assert (target["boxes"].dtype, tuple(target["boxes"].shape)) == (torch.float32, (0, 4))
     assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
+    assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, 64, 64))
     assert (target["image_id"], target["seed"], unreadable) == (-1, 0, [])
 
 
@@ -261,6 +262,29 @@ def test_eval_loader_keeps_the_order(shapes, workers):
     assert loader.dataset[1][1]["image_id"] == 2
 
 
+@WORKERS
+def test_masks_pass_through_worker_processes(shapes, workers):
+    file = shapes / "annotations" / "train.json"
+    annotations = load_annotations(shapes / "train", file, invalid_masks="raise")
+    transform = train_transform(min_size=64, max_size=96, flip=0.5)
+    dataset = CocoDetection(annotations, transform, masks=True)
+    batches = list(train_loader(dataset, workers=workers))
+    alone = list(train_loader(CocoDetection(annotations, transform), workers=workers))
+    for (image, target), (same, without) in zip(
+        itertools.chain(*map(pairs, batches)), itertools.chain(*map(pairs, alone)), strict=True
+    ):
+        assert torch.equal(image, same)
+        assert torch.equal(target["boxes"], without["boxes"])
+        assert (target["masks"].dtype, tuple(target["masks"].shape)) == (
+            torch.uint8,
+            (len(target["boxes"]), *image.shape[1:]),
+        )
+        # each fills a part of its box and nothing else but a border
+        for mask, (left, top, right, bottom) in zip(target["masks"], target["boxes"].tolist(), strict=True):
+            inside = mask[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2]
+            assert 0.2 * (right - left) * (bottom - top) < inside.sum() == mask.sum()
+
+
 @given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6))
 def test_eval_images_are_shared_out_once_each(count, batch_size, processes):
     shares = [
@@ -284,7 +308,7 @@ def test_batches_can_be_pinned(monkeypatch):
     same = pin_memory(batch)
     assert type(same) is Batch
     assert told(same) == told(batch)
-    assert len(pinned) == 3, "image, boxes and labels"
+    assert len(pinned) == 4, "image, boxes, labels and masks"
 
 
 def started(batches: Iterable[Batch], before: set) -> tuple[list[Batch], set]:

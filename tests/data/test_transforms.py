@@ -274,3 +274,76 @@ def test_large_scale_jitter_keeps_a_box_that_covers_all(side):
 def test_scales_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match=r"the scales of `large_scale_jitter` must be \[low, high\], got \[2.0, 1.0\]"):
         train_transform(min_size=1, max_size=1, large_scale_jitter=(50, (2.0, 1.0)))
+
+
+def with_masks(target: dict, height: int, width: int) -> dict:
+    """The target with masks that fill its boxes, of whole pixels."""
+    masks = torch.zeros(len(target["boxes"]), height, width, dtype=torch.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, target["boxes"].int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    return target | {"masks": tv_tensors.Mask(masks)}
+
+
+def check_masks(image: torch.Tensor, target: dict) -> None:
+    """Every mask is of 0 and 1, as large as the picture, and where its box is but for a pixel."""
+    masks = target["masks"]
+    assert type(masks) is torch.Tensor
+    assert (masks.dtype, tuple(masks.shape)) == (torch.uint8, (len(target["boxes"]), *image.shape[1:]))
+    assert len(target["labels"]) == len(masks)
+    for mask, box in zip(masks, target["boxes"].tolist(), strict=True):
+        assert mask.max() <= 1
+        assert mask.any() or min(box[2] - box[0], box[3] - box[1]) < 2
+        if mask.any():
+            assert bright_box(mask[None]) == pytest.approx(box, abs=1.01)
+            left, top, right, bottom = bright_box(mask[None])
+            assert mask[top:bottom, left:right].all()
+
+
+@given(planted())
+def test_flip_moves_masks_with_boxes(case):
+    picture, pixels, target = case
+    height, width = pixels.shape[1:]
+    image, moved = as_it_is(pixels, flip=1)(picture, with_masks(target, height, width))
+    assert torch.equal(moved["masks"][0] == 1, image[0] == 255)
+
+
+@given(planted(most=60), st.integers(6, 40), st.integers(0, 2**32))
+def test_masks_are_scaled_with_boxes(case, min_size, seed):
+    picture, pixels, target = case
+    height, width = pixels.shape[1:]
+    transform = train_transform(min_size=[min_size, 2 * min_size], max_size=3 * min_size)
+    image, moved = seeded(transform, seed, picture, with_masks(target, height, width))
+    check_masks(image, moved)
+    scales = image.shape[1] / height, image.shape[2] / width
+    sides = [(target["boxes"][0, i + 2] - target["boxes"][0, i]).item() for i in (1, 0)]
+    # the area grows as that of the picture, but for a pixel around
+    rows, columns = (side * scale for side, scale in zip(sides, scales, strict=True))
+    assert (rows - 1) * (columns - 1) - 1 <= moved["masks"].sum() <= (rows + 1) * (columns + 1)
+
+
+@given(planted(most=60), st.integers(0, 2**32))
+def test_large_scale_jitter_moves_masks_with_boxes(case, seed):
+    picture, pixels, target = case
+    transform = train_transform(min_size=1, max_size=1, flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
+    image, moved = seeded(transform, seed, picture, with_masks(target, *pixels.shape[1:]))
+    check_masks(image, moved)
+
+
+def test_what_is_filled_in_belongs_to_no_mask():
+    picture = to_pil_image(torch.full((3, 40, 30), 255, dtype=torch.uint8))
+    transform = train_transform(min_size=1, max_size=1, large_scale_jitter=(40, (0.5, 0.5)))
+    for seed in range(20):
+        image, target = seeded(transform, seed, picture, with_masks(target_of([[0, 0, 30, 40]], 40, 30), 40, 30))
+        assert torch.equal(target["masks"][0] == 1, image[0] == 255)
+
+
+def test_a_cut_off_box_is_taken_out_with_its_mask():
+    picture = to_pil_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
+    transform = train_transform(min_size=1, max_size=1, flip=0, large_scale_jitter=(40, (2.0, 2.0)))
+    corners = [[0, 0, 4, 4], [36, 0, 40, 4], [0, 36, 4, 40], [36, 36, 40, 40]]
+    counts = set()
+    for seed in range(80):
+        image, target = seeded(transform, seed, picture, with_masks(target_of(corners, 40, 40), 40, 40))
+        counts.add(len(target["masks"]))
+        check_masks(image, target)
+    assert counts == {0, 1}

@@ -17,6 +17,7 @@ from engine.build import (
     build_train_loader,
     build_trainer,
     check_dcn_backend,
+    needs_masks,
     read_split,
 )
 from engine.config_file import load_config
@@ -26,11 +27,20 @@ from engine.insight.pictures import dcn_pictures
 from engine.preemption import StopRequest
 from engine.progress import Progress
 from models import resnet
+from models.roi_pool import AlignedRoIPool
 
 
 def model_of(tiny_config, *overrides, pretrained=True):
     config = load_config(tiny_config, overrides)
     return build_model(config.model, config.data, 5, pretrained=pretrained)
+
+
+def test_every_variant_of_the_backbone_arrives(tiny_config):
+    variant = "{name: resnet50_vd, norm: bn, dcn_v2_stages: [2], dcn_every: 3, stride_in_1x1: true}"
+    body = model_of(tiny_config, f"model.backbone={variant}")[0].backbone.body
+    assert [isinstance(block.conv2, DeformConv2d) for block in body.layer2] == [True, False, False, True]
+    assert body.layer2[0].conv1.stride == (2, 2)
+    assert len(body.conv1) == 7
 
 
 def test_every_option_of_the_model_arrives(tiny_config):
@@ -66,6 +76,20 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert model.roi_heads.detections_per_img == 11
     model.eval()
     assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (17, 17)
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn"])
+def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
+    own = {"mask": "mask_head_channels: 12", "cascade": "stage_loss_weights: [3, 2, 1]"}
+    options = ["anchor_sizes: [8, 16, 24]", "roi_aligned: true", "box_batch_size: 23", "detections_per_image: 11"]
+    options += [option for part, option in own.items() if part in detector]
+    overrides = [f"model.detector={detector}", f"model.{detector}={{{', '.join(options)}}}"]
+    heads = model_of(tiny_config, *overrides)[0].roi_heads
+    assert isinstance(heads.box_roi_pool, AlignedRoIPool)
+    assert (heads.fg_bg_sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
+    assert heads.has_mask() == ("mask" in detector)
+    assert not heads.has_mask() or heads.mask_predictor.mask_fcn_logits.in_channels == 12
+    assert getattr(heads, "loss_weights", None) == ([3, 2, 1] if "cascade" in detector else None)
 
 
 def test_every_option_of_retinanet_arrives(tiny_config):
@@ -297,6 +321,55 @@ def test_a_missing_data_set_says_where_to_get_it(tiny_config, split):
         DatasetError, match=r"nowhere does not exist \(resolved: /.*to get it: python tools/make_shapes.py"
     ):
         read_split(config.data, split)
+
+
+@pytest.fixture
+def damaged(tiny_config, tmp_path):
+    """Overrides that spoil one mask of both splits."""
+    config, overrides = load_config(tiny_config), []
+    for name in ("train", "val"):
+        raw = json.loads(Path(getattr(config.data, name).annotations).read_text())
+        del raw["annotations"][0]["segmentation"]
+        (tmp_path / f"{name}.json").write_text(json.dumps(raw))
+        overrides.append(f"data.{name}.annotations={tmp_path}/{name}.json")
+    return overrides
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
+    data = load_config(tiny_config, damaged).data
+    whole = read_split(data, name)
+    with pytest.raises(DatasetError, match=rf"{name}\.json: 1 annotations without a mask .*annotation 1 in image 1 "):
+        read_split(data, name, masks=True)
+    for policy in ("clip", "drop"):
+        split = read_split(load_config(tiny_config, [*damaged, f"data.invalid_boxes={policy}"]).data, name, masks=True)
+        assert (split.dropped_masks, len(split.boxes[1])) == (1, len(whole.boxes[1]) - 1)
+
+
+def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatch):
+    config = load_config(tiny_config)
+    splits = {name: read_split(config.data, name, masks=True) for name in ("train", "val")}
+    for detectors, has_masks in (((), False), (("faster_rcnn",), True)):
+        monkeypatch.setattr("engine.build.MASK_DETECTORS", detectors)
+        assert needs_masks(config.model) == has_masks
+        for batch in build_train_loader(config, splits["train"], pin_memory=False):
+            assert [("masks" in target) for target in batch.targets] == [has_masks] * len(batch.targets)
+        assert all(
+            "masks" not in batch.targets[0] for batch in build_eval_loader(config, splits["val"], pin_memory=False)
+        )
+        asked, drawn = [], []
+        monkeypatch.setattr("engine.build.evaluate", lambda *_, masks, asked=asked, **__: asked.append(masks))
+        monkeypatch.setattr(
+            "engine.build.draw_detections",
+            lambda model, samples, *_, drawn=drawn, **__: drawn.extend(samples) or torch.zeros(3, 1, 1),
+        )
+        model, _ = build_model(config.model, config.data, len(splits["val"].class_names))
+        parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+        trainer = build_trainer(config, model, *splits.values(), device=torch.device("cpu"), **parts)
+        trainer.evaluate(model)
+        trainer.draw(model)
+        assert asked == [has_masks]
+        assert [("masks" in target) for _, target in drawn] == [has_masks] * 4
 
 
 def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):

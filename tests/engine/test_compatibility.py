@@ -61,11 +61,32 @@ def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
     ]
 
 
+def test_option_that_is_younger_than_the_checkpoint():
+    """It is as if the default had been saved."""
+    saved = {"backbone": {"name": "resnet50"}}
+    state = {"config": {"model": saved}}
+    asked = {"backbone": {"name": "resnet50", "dcn_every": 1, "stride_in_1x1": False}}
+    check_same_model(state, {"model": asked}, Path("last.pt"))
+    asked["backbone"] |= {"dcn_every": 2, "stride_in_1x1": True}
+    with pytest.raises(CheckpointError) as caught:
+        check_same_model(state, {"model": asked}, Path("last.pt"))
+    assert str(caught.value).splitlines()[1:] == [
+        "  - model.backbone.dcn_every: 1 in the checkpoint, 2 in the config",
+        "  - model.backbone.stride_in_1x1: False in the checkpoint, True in the config",
+    ]
+
+
 def test_another_optimizer_is_refused():
     state = {"config": {"train": {"optimizer": "sgd", "lr": 0.1}}}
     check_same_optimizer(state, {"train": {"optimizer": "sgd", "lr": 0.2}}, Path("last.pt"))
     with pytest.raises(CheckpointError, match="'sgd' in the checkpoint, 'adamw' in the config"):
         check_same_optimizer(state, {"train": {"optimizer": "adamw", "lr": 0.1}}, Path("last.pt"))
+
+
+def test_converted_weights_have_no_optimizer():
+    state = {"config": {"train": {"optimizer": "sgd"}}, "converted_from": "detectron2"}
+    with pytest.raises(CheckpointError, match=r"last\.pt holds weights alone, converted from detectron2"):
+        check_same_optimizer(state, {"train": {"optimizer": "sgd"}}, Path("last.pt"))
 
 
 def test_another_number_of_images_in_a_step_is_refused():

@@ -7,6 +7,7 @@ from torch import nn
 from engine.drawing import (
     GAP,
     LINE,
+    MASK_ALPHA,
     SHORT_SIDE,
     TRUTH_COLOUR,
     VERDICT_COLOURS,
@@ -161,6 +162,108 @@ def test_legend():
 def test_truth_has_the_colours_of_classes():
     picture = draw_truth([sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])], NAMES)
     assert is_drawn(picture, (80, 160, 240, 280), class_colour(1, 3))
+
+
+def mask_of(left, top, right, bottom, height=80, width=120):
+    mask = torch.zeros(height, width)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def tinted(colour, ground=40):
+    return tuple(round((1 - MASK_ALPHA) * ground + MASK_ALPHA * part) for part in colour)
+
+
+# within the box, off its lines and the name: the left part is of the object
+MASKED, BESIDE = (120, 220), (200, 220)  # x, y at four times the size
+
+
+@pytest.mark.parametrize("shape", ["(n, 1, H, W)", "(n, H, W)"])
+def test_masks_lie_under_the_boxes(shape):
+    image, _ = sample(80, 120, [], [])
+    masks = 0.9 * mask_of(20, 40, 40, 70)[None]
+    found = {"boxes": torch.tensor([[20.0, 40.0, 60.0, 70.0]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
+    plain = draw_found(image, found, NAMES)
+    picture = draw_found(image, found | {"masks": masks[:, None] if shape == "(n, 1, H, W)" else masks}, NAMES)
+    assert is_drawn(picture, (80, 160, 240, 280), class_colour(1, 3))
+    assert is_colour(picture, *MASKED, tinted(class_colour(1, 3)))
+    assert is_colour(picture, *BESIDE, (40, 40, 40))
+    assert is_colour(plain, *MASKED, (40, 40, 40))
+    assert (image == 40).all(), "the image given is left alone"
+    faint = draw_found(image, found | {"masks": masks * 0.5}, NAMES)
+    assert torch.equal(faint, plain), "below a half nothing belongs to the object"
+
+
+def test_masks_of_those_that_are_drawn():
+    image, _ = sample(80, 120, [], [])
+    masks = torch.stack([mask_of(90, 40, 110, 70), mask_of(20, 40, 40, 70), mask_of(30, 0, 50, 30)])
+    found = {
+        "boxes": torch.tensor([[90.0, 40.0, 110.0, 70.0], [20.0, 40.0, 60.0, 70.0], [30.0, 0.0, 50.0, 30.0]]),
+        "labels": torch.tensor([1, 2, 3]),
+        "scores": torch.tensor([0.2, 0.9, 0.8]),
+        "masks": masks[:, None],
+    }
+    picture = draw_found(image, found, NAMES)
+    assert is_colour(picture, *MASKED, tinted(class_colour(1, 3)))
+    assert is_colour(picture, 160, 60, tinted(class_colour(2, 3)))
+    assert is_colour(picture, 400, 220, (40, 40, 40)), "the first is below the threshold"
+
+
+def test_masks_have_the_colours_of_verdicts():
+    true = [[20.0, 40.0, 60.0, 70.0], [90.0, 40.0, 110.0, 70.0]]
+    image, target = sample(80, 120, true, [1, 2])
+    target["masks"] = torch.stack([mask_of(40, 40, 60, 70), mask_of(90, 40, 110, 70)]).to(torch.uint8)
+    detections = {"boxes": torch.tensor(true[:1]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    detections["masks"] = mask_of(20, 40, 40, 70)[None, None]
+    picture = draw_verdicts(image, target, detections, NAMES)
+    assert is_colour(picture, *MASKED, tinted(VERDICT_COLOURS["right"]))
+    assert is_colour(picture, *BESIDE, (40, 40, 40)), "truth that was found is not drawn"
+    assert is_colour(picture, 400, 220, tinted(VERDICT_COLOURS["missed"]))
+    del target["masks"]
+    picture = draw_verdicts(image, target, detections, NAMES)
+    assert is_colour(picture, *MASKED, tinted(VERDICT_COLOURS["right"]))
+    assert is_colour(picture, 400, 220, (40, 40, 40))
+
+
+def test_masks_of_truth_in_both_kinds_of_pictures():
+    image, target = sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])
+    target["masks"] = mask_of(20, 40, 40, 70)[None].to(torch.uint8)
+    picture = draw_truth([(image, target)], NAMES)
+    assert is_colour(picture, *MASKED, tinted(class_colour(1, 3)))
+    picture = draw_detections(Detector([], [], []), [(image, target)], NAMES, device=CPU)
+    assert is_colour(picture, *MASKED, tinted(TRUTH_COLOUR))
+    assert is_colour(picture, 480 + GAP + MASKED[0], MASKED[1], tinted(VERDICT_COLOURS["missed"]))
+
+
+def test_where_masks_overlap_both_are_seen():
+    image, _ = sample(80, 120, [], [])
+    found = {
+        "boxes": torch.tensor([[20.0, 40.0, 60.0, 70.0]] * 2),
+        "labels": torch.tensor([1, 2]),
+        "scores": torch.tensor([0.9, 0.8]),
+        "masks": mask_of(20, 40, 60, 70).expand(2, 1, 80, 120),
+    }
+    below = tinted(class_colour(1, 3))  # the best is on top
+    expected = [tinted(class_colour(0, 3), ground)[part] for part, ground in enumerate(below)]
+    assert draw_found(image, found, NAMES)[:, 220, 120].tolist() == expected
+    # of two sizes the smaller lies above, whatever its score
+    found["masks"] = torch.stack([mask_of(20, 40, 60, 70), mask_of(20, 40, 40, 70)])
+    below = tinted(class_colour(0, 3))
+    expected = [tinted(class_colour(1, 3), ground)[part] for part, ground in enumerate(below)]
+    assert draw_found(image, found, NAMES)[:, 220, 120].tolist() == expected
+
+
+def test_masks_of_verdicts_below_the_threshold_are_left_out():
+    image, target = sample(80, 120, [], [])
+    found = {
+        "boxes": torch.tensor([[90.0, 40.0, 110.0, 70.0], [20.0, 40.0, 60.0, 70.0]]),
+        "labels": torch.tensor([1, 2]),
+        "scores": torch.tensor([0.2, 0.9]),
+        "masks": torch.stack([mask_of(90, 40, 110, 70), mask_of(20, 40, 40, 70)])[:, None],
+    }
+    picture = draw_verdicts(image, target, found, NAMES)
+    assert is_colour(picture, *MASKED, tinted(VERDICT_COLOURS["background"]))
+    assert is_colour(picture, 400, 220, (40, 40, 40))
 
 
 def test_the_mode_is_restored_after_an_error():

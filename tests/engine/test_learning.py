@@ -37,6 +37,9 @@ TWO_STAGE = {
 }
 SECTIONS = {
     "faster_rcnn": TWO_STAGE,
+    "mask_rcnn": TWO_STAGE | {"mask_head_channels": 32},
+    "cascade_rcnn": TWO_STAGE,
+    "cascade_mask_rcnn": TWO_STAGE | {"mask_head_channels": 32},
     "retinanet": {"anchor_sizes": [12, 24, 48], "scales_per_octave": 2, "aspect_ratios": [1.0]},
     "fcos": {},
 }

@@ -35,6 +35,9 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
     assert "done: AP 25.0, AP50 25.0, AP75 25.0 after 9 steps (best AP 50.0)" in caplog.text
     assert ("left out" in caplog.text) == bool(count)
     assert (f"died and were started anew {count} times" in caplog.text) == bool(count)
+    figures["mask_AP"] = 0.125
+    show_end(SimpleNamespace(figures=figures, step=9, best_ap=0.5, unreadable=Counter(), restarts=0), tmp_path)
+    assert "done: AP 25.0, AP50 25.0, AP75 25.0, mask AP 12.5 after 9 steps (best box AP 50.0)" in caplog.text
     if count:
         total = count * (count + 1) // 2
         assert f"{count} images could not be read and were left out, {total} times in all: image 0.png" in caplog.text

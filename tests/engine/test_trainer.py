@@ -634,3 +634,39 @@ def test_an_unreadable_image_ends_the_run_by_default(make_trainer, shapes, tmp_p
     (folder / "000003.png").unlink()
     with pytest.raises(ImageError, match=r"000003\.png does not exist"):
         trainer.fit()
+
+
+def test_figures_of_masks_are_logged_and_the_box_ap_chooses_the_best(make_trainer, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger=log.name)
+    boxes, masks = iter([0.4, 0.3]), iter([0.1, 0.2])
+
+    def judge(model):
+        ap = next(masks)
+        of_masks = {f"mask_{name}": ap for name in COCO_FIGURES} | {"mask_per_class": {"arrow": ap}}
+        return fake_figures(ap=next(boxes)) | of_masks
+
+    trainer = make_trainer(tmp_path, evaluate=judge)
+    assert trainer.fit()["mask_AP"] == 0.2
+    assert logged(tmp_path, "val/AP") == {6: 0.4, 12: 0.3}
+    for tag in ("val/mask_AP", "val/mask_ARl", "val_mask_per_class/arrow"):
+        assert logged(tmp_path, tag) == {6: 0.1, 12: 0.2}
+    assert "val/mask_per_class" not in {tag for line in metrics(tmp_path) for tag in line}
+    trainer.board.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("val/mask_AP")] == pytest.approx([0.1, 0.2])
+    assert "AP 40.0, AP50 40.0, AP75 40.0, mask AP 10.0 (evaluated in" in caplog.text
+    assert load_checkpoint(tmp_path / BEST)["step"] == 6
+    assert load_checkpoint(tmp_path / LAST)["figures"]["mask_per_class"] == {"arrow": 0.2}
+
+
+def test_figures_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):
+    def judge(model):
+        ap = 0.25 if model is trainer.updater.ema.model else 0.125
+        return fake_figures(ap=ap) | {"mask_AP": ap / 2, "mask_per_class": {"arrow": ap / 2}}
+
+    trainer = make_trainer(tmp_path, "train.ema_decay=0.9", "train.max_steps=2", evaluate=judge)
+    trainer.fit()
+    assert logged(tmp_path, "val/mask_AP") == {2: 0.125}
+    assert logged(tmp_path, "val_raw/mask_AP") == {2: 0.0625}
+    assert logged(tmp_path, "val_mask_per_class/arrow") == {2: 0.125}

@@ -49,10 +49,17 @@ TWO_STAGE_TINY = {
     "rpn_batch_size": 64,
     "box_batch_size": 32,
 }
+MASK_TINY = {**TWO_STAGE_TINY, "mask_head_channels": 16}
+CASCADE_LOSSES = {"loss_objectness", "loss_rpn_box_reg"} | {
+    f"loss_{kind}_{stage}" for kind in ("classifier", "box_reg") for stage in (1, 2, 3)
+}
 # more than there is: an image has 3024 anchors and at most 300 proposals
 NOT_FULL = {"box_batch_size": 400, "rpn_batch_size": 4000}
 CASES = {
     "faster_rcnn": Case(TWO_STAGE_LOSSES, tiny=TWO_STAGE_TINY, variants=({}, NOT_FULL)),
+    "mask_rcnn": Case(TWO_STAGE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, variants=({}, NOT_FULL), has_masks=True),
+    "cascade_rcnn": Case(CASCADE_LOSSES, tiny=TWO_STAGE_TINY, variants=({"roi_aligned": True}, NOT_FULL)),
+    "cascade_mask_rcnn": Case(CASCADE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, has_masks=True),
     "retinanet": Case({"loss_classification", "loss_bbox_regression"}, tiny={"anchor_sizes": [16, 32, 64]}),
     "fcos": Case(
         {"loss_classification", "loss_bbox_regression", "loss_bbox_ctrness"},

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 
 @pytest.fixture
@@ -63,6 +63,34 @@ def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken
         assert problem["what"] in out
         assert problem["found"][0] in out
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".png"] == []
+
+
+def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monkeypatch):
+    """They are errors for the detectors that need them, else warnings; the sheet has masks where all can be read."""
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    options = ["--config", tiny_config, "--json", "found.json", f"data.val.annotations={tmp_path}/val.json"]
+    sheets = {}
+    for detectors, kind in (((), "warnings"), (("faster_rcnn",), "errors")):
+        monkeypatch.setattr("engine.build.MASK_DETECTORS", detectors)
+        code, out, err = run_tool("check_dataset", *options, "--sheet", f"{kind}.png", cwd=tmp_path)
+        assert (code, err) == (int(kind == "errors"), "")
+        count = len(raw["annotations"])
+        boxes = count - (kind == "errors")
+        assert f"6 images, {boxes} boxes to learn from" in out
+        assert f"{count - 1} of them with a mask, 0 crowd regions" in out
+        found = json.loads((tmp_path / "found.json").read_text())
+        (problem,) = (p for p in found["val"][kind] if p["what"] == "annotations without a mask that can be read")
+        assert problem["count"] == 1
+        assert found["val"]["masks"] == count - 1
+        sheets[kind] = Image.open(tmp_path / f"{kind}.png").convert("RGB")
+    train, val = (
+        ImageChops.difference(*(sheet.crop((0, top, sheet.width, top + 320)) for sheet in sheets.values())).getbbox()
+        for top in (0, sheets["errors"].height - 326)
+    )
+    assert train is None, "of this split all masks can be read"
+    assert val is not None
 
 
 def test_a_folder_without_a_config(run_tool, shapes, tmp_path):

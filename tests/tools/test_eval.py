@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from torchvision.ops import box_convert
 
-from engine.evaluator import COCO_FIGURES
+from data import CocoDetection, eval_transform, load_annotations
+from engine.evaluator import COCO_FIGURES, coco_figures, encode_masks, for_json
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 
@@ -136,11 +138,75 @@ def test_either_a_checkpoint_or_results(run_tool, arguments):
     assert "give either --config and --checkpoint, or --results and --annotations" in err
 
 
-def test_missing_results(run_tool, shapes):
+@pytest.fixture
+def with_masks(shapes, tmp_path):
+    """Results with the true masks, but for every other one moved, and the arguments that judge them."""
+    split = load_annotations(shapes / "val", shapes / "annotations/val.json", invalid_masks="raise")
+    results = []
+    for index, (_, target) in enumerate(CocoDetection(split, eval_transform(), masks=True)):
+        masks = target["masks"].roll(3 * (index % 2), -1)
+        for bbox, label, rle in zip(
+            box_convert(target["boxes"], "xyxy", "xywh").tolist(),
+            target["labels"].tolist(),
+            encode_masks(masks),
+            strict=True,
+        ):
+            category = split.category_ids[label - 1]
+            results.append({"image_id": target["image_id"], "category_id": category, "bbox": bbox, "score": 0.5})
+            results[-1]["segmentation"] = rle
+    return split, results, ["--results", tmp_path / "results.json", "--annotations", shapes / "annotations/val.json"]
+
+
+def test_results_with_masks_are_judged_by_both(run_tool, with_masks, tmp_path):
+    split, results, files = with_masks
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    code, out, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
+    assert (code, err) == (0, "")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == for_json(coco_figures(split.raw, results))
+    assert figures["AP"] == pytest.approx(1)
+    assert 0.3 < figures["mask_AP"] < 0.95
+    shown = f"{100 * figures['mask_AP']:.1f}"
+    assert re.search(r"^  figure  box x100  mask x100  over$", out, re.MULTILINE)
+    assert re.search(rf"^  AP +100\.0 +{shown} +IoU 0\.50:0\.95$", out, re.MULTILINE)
+    assert re.search(r"^  class +box AP x100  mask AP x100$", out, re.MULTILINE)
+    for name, ap in figures["mask_per_class"].items():
+        assert re.search(rf"^  {name} +100\.0 +{100 * ap:.1f}$", out, re.MULTILINE), name
+
+
+def test_results_without_boxes(run_tool, with_masks, tmp_path):
+    split, results, files = with_masks
+    for entry in results:
+        del entry["bbox"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    code, _, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
+    assert (code, err) == (0, "")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == for_json(coco_figures(split.raw, results))
+    assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
+
+
+def test_masks_that_cannot_be_judged(run_tool, with_masks, shapes, tmp_path):
+    _, results, files = with_masks
+    del results[3]["segmentation"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    code, _, err = run_tool("eval", *files)
+    assert code == 2
+    assert "detection 3 has no segmentation" in err
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    del raw["annotations"][1]["segmentation"]
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json")
+    assert code == 2
+    assert "1 annotations without a mask that can be read" in err
+
+
+def test_missing_results(run_tool, shapes, tmp_path):
     code, _, err = run_tool("eval", "--results", "no.json", "--annotations", shapes / "annotations/val.json")
     assert code == 2
     assert "results file no.json does not exist (resolved: /" in err
-    code, _, err = run_tool("eval", "--results", "no.json", "--annotations", "none.json")
+    (tmp_path / "results.json").write_text("[]")
+    code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", "none.json")
     assert code == 2
     assert "annotation file none.json does not exist" in err
 

@@ -1,0 +1,1 @@
+"""Checkpoints of other frameworks, read as data and turned into this project's."""

@@ -1,0 +1,83 @@
+"""Classes, anchors and box codes of heads: from the order of others to torchvision's.
+
+There the background is class 0 of a classifier, and classes have rows for it in box regression, masks and sigmoid
+outputs too, which nothing reads. Elsewhere it is the last class of a classifier, and nothing else has a row for it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .arithmetic import NEVER, choose_rows, ratio_major
+from .source import Source
+
+_CLASSIFIER = r"roi_heads\.box_predictor\.(?:\d\.)?cls_score\.(?:weight|bias)"
+_BOXES = r"roi_heads\.box_predictor\.(?:(\d)\.)?bbox_pred\.(?:weight|bias)"
+_MASKS = r"roi_heads\.mask_predictor\.mask_fcn_logits\.(?:weight|bias)"
+_SIGMOIDS = r"head\.classification_head\.cls_logits\.(weight|bias)"
+_ANCHOR_BOXES = r"head\.regression_head\.bbox_reg\.(?:weight|bias)"
+_LINEAR = r"roi_heads\.(?:box_head|box_predictor)\..*\.weight"
+
+
+def count_classes(tensors: Mapping[str, Tensor], source: Source) -> int | None:
+    """Count the foreground classes of a detector's tensors by our keys; None where there is no classifier."""
+    for key, tensor in tensors.items():
+        if re.fullmatch(_CLASSIFIER, key) and key.endswith("bias"):
+            return len(tensor) - 1
+    bias = tensors.get("head.classification_head.cls_logits.bias")
+    boxes = tensors.get("head.regression_head.bbox_reg.bias")
+    if bias is None or boxes is None:
+        return None
+    return len(bias) // max(1, len(boxes) // 4) - source.background_first
+
+
+def arrange_heads(
+    tensors: Mapping[str, Tensor], source: Source, *, classes: int, kept: Sequence[int], ratios: int
+) -> dict[str, Tensor]:
+    """Bring the outputs of a detector's heads to our order; the other tensors stay.
+
+    Args:
+        tensors: by our keys.
+        source: whose they are.
+        classes: how many foreground classes they have.
+        kept: which of these, counted from 0, become ours, in our order.
+        ratios: aspect ratios of the anchors of RetinaNet.
+    """
+    if source.background_first:
+        classifier = foreground = [0, *(index + 1 for index in kept)]
+    else:
+        classifier, foreground = [classes, *kept], [-1, *kept]
+    boxes = tensors.get("head.regression_head.bbox_reg.bias", torch.empty(4))
+    anchors = max(1, len(boxes) // 4)
+    arranged = dict(tensors)
+    for key, tensor in tensors.items():
+        if source.size_major and anchors % ratios == 0 and re.fullmatch(f"{_SIGMOIDS}|{_ANCHOR_BOXES}", key):
+            tensor = ratio_major(tensor, ratios, anchors)
+        if re.fullmatch(_CLASSIFIER, key):
+            tensor = choose_rows(tensor, classifier)
+        elif match := re.fullmatch(_BOXES, key):
+            factors = source.cascade_factors.get(int(match[1] or 0))
+            if factors:
+                tensor = (tensor.unflatten(0, (-1, 4)) * _columns(factors, tensor)).flatten(0, 1)
+            if len(tensor) > 4:
+                tensor = choose_rows(tensor, foreground, each=4)
+            elif match[1] is None:  # one box for all classes, where ours has one for each
+                tensor = choose_rows(tensor, [0] * len(foreground), each=4)
+        elif re.fullmatch(_MASKS, key):
+            tensor = choose_rows(tensor, [0] * len(foreground) if len(tensor) == 1 else foreground)
+        elif match := re.fullmatch(_SIGMOIDS, key):
+            fill = NEVER if match[1] == "bias" else 0.0
+            tensor = choose_rows(tensor, foreground, groups=anchors, fill=fill)
+        arranged[key] = tensor
+    return arranged
+
+
+def transpose_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the weights of fully connected layers from PaddlePaddle's (inputs, outputs) to PyTorch's."""
+    return {key: tensor.T if re.fullmatch(_LINEAR, key) else tensor for key, tensor in tensors.items()}
+
+
+def _columns(factors: Sequence[float], like: Tensor) -> Tensor:
+    return like.new_tensor(factors).view(1, 4, *[1] * (like.dim() - 1))

@@ -1,0 +1,177 @@
+"""Pickles of others, read as data: of all that a pickle can name, only what makes arrays and plain values is there.
+
+A pickle names functions and has them called. Here each name is looked up in `KNOWN` and nowhere else; nothing is
+imported, and even NumPy's own functions are replaced by stand-ins that take numbers and refuse the rest.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+# NumPy's codes of numbers; "O", which holds any object, is none of them
+NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+
+
+class PickleError(ValueError):
+    """A pickle that holds more than arrays and plain values."""
+
+
+class Dtype:
+    """Stands in for numpy.dtype."""
+
+    def __init__(self, code: str = "", *_: Any) -> None:
+        if not isinstance(code, str) or code.lstrip("<>=|") not in NUMBERS:
+            raise PickleError(f"it holds an array of {code!r}, which is no kind of number")
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        if order not in ("<", ">", "=", "|"):
+            raise PickleError(f"it holds a dtype of the byte order {order!r}")
+        self.numpy = self.numpy.newbyteorder(order)
+
+
+class Array:
+    """Stands in for numpy.ndarray; `value` is the array."""
+
+    value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise PickleError("it holds an array of another form than NumPy's")
+        _, shape, dtype, is_fortran, data = state
+        self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+class Inert:
+    """Stands in for objects of others that are passed over; keeps nothing, does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
+    if isinstance(data, str):  # of Python 2
+        data = data.encode("latin1")
+    is_shape = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, Dtype) or not is_shape:
+        raise PickleError("it holds an array that is not made of numbers")
+    if len(data) != dtype.numpy.itemsize * int(np.prod(shape, dtype=object)):
+        raise PickleError(f"it holds an array of shape {shape} with {len(data)} bytes")
+    numbers = np.frombuffer(data, dtype.numpy) if data else np.empty(0, dtype.numpy)
+    return numbers.astype(dtype.numpy.newbyteorder("=")).reshape(shape, order=order)
+
+
+def _reconstruct(kind: Any = None, *_: Any) -> Array:
+    if kind is not Array:
+        raise PickleError(f"it makes an array of {kind!r}")
+    return Array()
+
+
+def _frombuffer(data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C") -> Array:
+    if order not in ("C", "F"):
+        raise PickleError(f"it makes an array of the order {order!r}")
+    array = Array()
+    array.value = _array(data, dtype, shape, order)
+    return array
+
+
+def _scalar(dtype: Any = None, data: Any = None) -> int | float | bool:
+    return _array(data, dtype, ()).item()
+
+
+def _encode(text: Any = None, codec: Any = None) -> bytes:
+    if not isinstance(text, str) or codec != "latin1":
+        raise PickleError(f"it encodes {type(text).__name__} as {codec!r}")
+    return text.encode("latin1")
+
+
+def _bytes(*arguments: Any) -> bytes:
+    """Stands in for bytes, which old pickles call for empty ones."""
+    if arguments:
+        raise PickleError(f"it makes bytes of {type(arguments[0]).__name__}")
+    return b""
+
+
+def _attribute(*_: Any) -> Inert:
+    """Stands in for getattr, by which mmengine's history names its own methods."""
+    return Inert()
+
+
+_NUMPY = {
+    "numpy.ndarray": Array,
+    "numpy.dtype": Dtype,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.numeric._frombuffer": _frombuffer,
+    "numpy._core.numeric._frombuffer": _frombuffer,
+}
+# all that a pickle of detectron2 or PaddlePaddle may name
+KNOWN: dict[str, Any] = _NUMPY | {
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _encode,
+    "builtins.bytes": _bytes,
+}
+# what a .pth may name beside what torch.load knows by itself: what training with mmdetection leaves in a checkpoint
+KNOWN_TO_TORCH: dict[str, Any] = _NUMPY | {
+    "mmengine.logging.history_buffer.HistoryBuffer": Inert,
+    "builtins.getattr": _attribute,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds what is in `KNOWN`."""
+
+    renamed: ClassVar[dict[str, str]] = {"copy_reg": "copyreg", "__builtin__": "builtins"}
+
+    def find_class(self, module: str, name: str) -> Any:
+        path = f"{self.renamed.get(module, module)}.{name}"
+        if path not in KNOWN:
+            raise PickleError(f"it names {path}, and only arrays and plain values are read: {', '.join(sorted(KNOWN))}")
+        return KNOWN[path]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise PickleError(f"it refers to {pid!r} outside of the file")
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle of numbers, text, lists, dicts and NumPy arrays, and of nothing else.
+
+    Raises:
+        PickleError: if it is none, with the name of what it wants to call.
+    """
+    with path.open("rb") as file:
+        return load_pickle(file)
+
+
+def load_pickle(file: BinaryIO | io.BytesIO) -> Any:
+    """Read a pickle from an open file; see `read_pickle`."""
+    try:
+        return plain(_Unpickler(file, encoding="latin1").load())
+    except PickleError:
+        raise
+    except Exception as error:
+        # a damaged pickle ends in any of a dozen types
+        raise PickleError(f"it is no pickle, or a damaged one: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """Replace the stand-ins in a value by their arrays."""
+    if isinstance(value, Array):
+        if value.value is None:
+            raise PickleError("it holds an array without numbers")
+        return value.value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

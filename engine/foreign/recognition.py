@@ -1,0 +1,53 @@
+"""Whose checkpoint it is, told by the names of its tensors."""
+
+import re
+from collections.abc import Iterable
+
+from .detectron2_keys import DETECTRON2
+from .mmdetection_keys import MMDETECTION
+from .paddle_keys import PADDLE
+from .source import Source
+from .torchvision_keys import TORCHVISION
+from .wrapper_keys import DEVELOPER0HYE, SEED, YOLACT
+
+# the first that fits: layers put into torchvision's networks are told by themselves, before the networks
+SOURCES: dict[str, Source] = {
+    "pytorch-deform-conv-v2": SEED,
+    "developer0hye": DEVELOPER0HYE,
+    "yolact": YOLACT,
+    "torchvision": TORCHVISION,
+    "mmdetection": MMDETECTION,
+    "detectron2": DETECTRON2,
+    "paddledetection": PADDLE,
+}
+
+
+def recognise(names: Iterable[str], asked: str | None = None) -> Source:
+    """Tell whose tensors have such names.
+
+    Args:
+        names: of all tensors of a file.
+        asked: key of `SOURCES` to take without a look.
+
+    Raises:
+        ValueError: if it is nobody's that is known, with what was looked for.
+    """
+    names = list(names)
+    if asked is not None:
+        if asked not in SOURCES:
+            raise ValueError(f"unknown source {asked!r}, known: {', '.join(SOURCES)}")
+        return SOURCES[asked]
+    for source in SOURCES.values():
+        if any(re.fullmatch(source.sign, name) for name in names):
+            return source
+    looked_for = [f"  - {source.title}: {source.example}" for source in SOURCES.values()]
+    shown = ", ".join(sorted(names)[:3])
+    raise ValueError(
+        "\n".join(
+            [
+                f"it is not known whose checkpoint this is; its {len(names)} tensors have none of these names:",
+                *looked_for,
+                f"its first ones are {shown}",
+            ]
+        )
+    )

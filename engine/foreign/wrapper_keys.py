@@ -1,0 +1,90 @@
+"""Layers that others put into torchvision's networks: 4uiiurz1's and developer0hye's deformable convolutions, YOLACT's.
+
+The first two stand in place of a block's `conv2`, in a ResNet with torchvision's names.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from .source import BODY, Layout, Piece, Rule, Source
+from .torchvision_keys import BACKBONE
+
+_CONV2 = r"(?:backbone\.(?:body\.)?)?(layer[1-4]\.\d+)\.conv2\."
+
+
+def interleaved(rows: Tensor) -> Tensor:
+    """Bring the rows of a convolution that gives all dy first, then all dx, to (dy, dx) in turns."""
+    return torch.stack(rows.chunk(2), dim=1).flatten(0, 1)
+
+
+def _bias(match: re.Match, _: Layout) -> Piece:
+    """A bias before a batch norm is the same as a mean that much lower."""
+    return Piece(f"{BODY}{match[1]}.bn2.running_mean", 1, torch.neg, added=True)
+
+
+def _offset(match: re.Match, _: Layout) -> Piece:
+    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}")
+
+
+def _blocked_offset(match: re.Match, _: Layout) -> Piece:
+    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 0, interleaved)
+
+
+def _mask(match: re.Match, _: Layout) -> Piece:
+    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 1)
+
+
+SEED = Source(
+    title="4uiiurz1/pytorch-deform-conv-v2",
+    sign=_CONV2 + r"p_conv\.weight",
+    example="layer2.0.conv2.p_conv.weight",
+    rules=[
+        (_CONV2 + r"p_conv\.(weight|bias)", _blocked_offset),
+        (_CONV2 + r"m_conv\.(weight|bias)", _mask),
+        (_CONV2 + r"conv\.weight", BODY + r"\1.conv2.weight"),
+        (_CONV2 + r"conv\.bias", _bias),
+        *BACKBONE,
+    ],
+    remains=["versions of its layer before April 2019 sample at whole pixels near the border"],
+)
+
+DEVELOPER0HYE = Source(
+    title="developer0hye/PyTorch-Deformable-Convolution-v2",
+    sign=_CONV2 + r"regular_conv\.weight",
+    example="layer2.0.conv2.regular_conv.weight",
+    rules=[
+        (_CONV2 + r"offset_conv\.(weight|bias)", _offset),
+        (_CONV2 + r"modulator_conv\.(weight|bias)", _mask),
+        (_CONV2 + r"regular_conv\.weight", BODY + r"\1.conv2.weight"),
+        (_CONV2 + r"regular_conv\.bias", _bias),
+        *BACKBONE,
+    ],
+    mask_scale=2.0,
+)
+
+_YOLACT = r"backbone\.layers\.([0-3])\.(\d+)\."
+_YOLACT_RULES: list[Rule] = [
+    (
+        _YOLACT + r"conv2\.conv_offset_mask\.(weight|bias)",
+        lambda match, _: f"{BODY}layer{int(match[1]) + 1}.{match[2]}.conv2.conv_offset.{match[3]}",
+    ),
+    (
+        _YOLACT + r"conv2\.bias",
+        lambda match, _: Piece(f"{BODY}layer{int(match[1]) + 1}.{match[2]}.bn2.running_mean", 1, torch.neg, added=True),
+    ),
+    (
+        _YOLACT + r"((?!.*num_batches_tracked).*)",
+        lambda match, _: f"{BODY}layer{int(match[1]) + 1}.{match[2]}.{match[3]}",
+    ),
+    *BACKBONE,
+]
+
+YOLACT = Source(
+    title="YOLACT",
+    sign=r"backbone\.layers\.0\.0\.conv1\.weight",
+    example="backbone.layers.0.0.conv1.weight",
+    rules=_YOLACT_RULES,
+    remains=["its head is none of this project's; only the backbone is converted"],
+)

@@ -1,0 +1,151 @@
+"""Entry points of torch.hub: backbones, detectors on them, and detectors that were trained in this clone.
+
+A program that loads them may have folders `models`, `data` and `engine` of its own, imported or not. Those of this
+clone are imported as `resnet_dcn.models` and so on, the name that the wheel has too; under the short names the program
+keeps its own. What is callable here and has no underscore is an entry point, so modules are imported whole.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import importlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import pkgutil
+import sys
+import types
+
+import torch
+
+# Of every entry point; `detector` says itself what it needs on top.
+dependencies = ["torch", "torchvision"]
+
+_ROOT = pathlib.Path(__file__).resolve().parent
+_PACKAGE = "resnet_dcn"
+# Folders that engine/ imports by their short names.
+_SHARED = ("models", "data")
+
+
+def _import(name: str) -> types.ModuleType:
+    """Import a module of this clone, and say so where one of another place is in its place."""
+    module = importlib.import_module(name)
+    file = pathlib.Path(module.__file__ or module.__path__[0]).resolve()
+    if _ROOT not in file.parents:
+        raise ImportError(
+            f"torch.hub loads {name} from {_ROOT}, but this program has imported the one of {file.parent} before: use "
+            "one of them, or load the other in a process of its own"
+        )
+    return module
+
+
+def _add_package() -> None:
+    """Let `resnet_dcn` be a package whose folders are those of this clone, unless there is one already."""
+    if _PACKAGE not in sys.modules:
+        spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
+        spec.submodule_search_locations = [str(_ROOT)]
+        sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
+
+
+def _import_engine(name: str) -> types.ModuleType:
+    """Import a module of engine/, whose imports of `models` and `data` are answered by those of this clone."""
+    for folder in _SHARED:
+        for module in pkgutil.iter_modules(_import(f"{_PACKAGE}.{folder}").__path__):
+            _import(f"{_PACKAGE}.{folder}.{module.name}")
+    with _short_names():
+        return _import(f"{_PACKAGE}.engine.{name}")
+
+
+@contextlib.contextmanager
+def _short_names() -> collections.abc.Iterator[None]:
+    """Let `models` and `data` be this clone's, and afterwards the program's own again."""
+    own = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in _SHARED}
+    packages = tuple(f"{_PACKAGE}.{folder}" for folder in _SHARED)
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
+    sys.modules.update({name.removeprefix(f"{_PACKAGE}."): module for name, module in loaded.items()})
+    try:
+        yield
+    finally:
+        for name in [*sys.modules]:
+            if name.split(".")[0] in _SHARED:
+                del sys.modules[name]
+        sys.modules.update(own)
+
+
+_import("dcn")
+_add_package()
+_models = _import(f"{_PACKAGE}.models")
+
+
+def resnet(name: str = "resnet50", *, weights: str | None = None, **options: object) -> torch.nn.Module:
+    """Build a ResNet, a torchvision one or its ResNet-D ("resnet50_vd"), with deformable stages.
+
+    Args:
+        name: one of `resnet_dcn.models.RESNETS`.
+        weights: ImageNet weights: torchvision's name for them, as in "DEFAULT", or a file (./weights.pth); None draws
+            random ones.
+        options: `dcn_v2_stages=[2, 3, 4]`, `dcn_every`, `modulation`, `offset_groups`, `mask_scale`, `norm`,
+            `frozen_stages` and the others of `resnet_dcn.models.resnet`.
+
+    Returns:
+        The network, of torchvision's class; `layer1`..`layer4` are its stages.
+    """
+    network = _models.resnet(name, **options)
+    if weights is not None:
+        _models.load_backbone_weights(network, name, weights)
+    return network
+
+
+def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
+    """Load a detector that was trained in this clone; needs all of requirements.txt.
+
+    Args:
+        path: folder of a run, as in "runs/demo_dcn", or a checkpoint.
+        weights: "raw" or "ema" (their average); None takes the ones that the run was judged by.
+
+    Returns:
+        The detector, on the CPU and in eval mode: it maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
+        with `boxes` (xyxy pixels), `labels` and `scores`. Label 1 is the first of its `class_names`.
+    """
+    try:
+        trained = _import_engine("trained")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"a trained detector needs all packages of {_ROOT / 'requirements.txt'}, and {error.name} is missing"
+        ) from error
+    found = trained.load_trained(pathlib.Path(path))
+    model = trained.restore_model(found, weights=weights)
+    model.class_names = [*found.state["class_names"]]
+    return model
+
+
+def _dcn_entry(name: str) -> collections.abc.Callable:
+    def entry(*, dcn_v2_stages: collections.abc.Sequence[int] = (2, 3, 4), **options: object) -> torch.nn.Module:
+        return resnet(name, dcn_v2_stages=dcn_v2_stages, **options)
+
+    entry.__doc__ = f"""Build {name} with DCNv2 in stages 2..4 (C3..C5); its options are those of `resnet`."""
+    return entry
+
+
+def _detector_entry(name: str, build: collections.abc.Callable) -> collections.abc.Callable:
+    def entry(
+        num_classes: int, *, backbone: dict | None = None, fpn: dict | None = None, **options: object
+    ) -> torch.nn.Module:
+        pyramid = _models.resnet_fpn(resnet(**(backbone or {})), **(fpn or {}))
+        return build(pyramid, num_classes, **options)
+
+    entry.__doc__ = f"""Build {name} on a ResNet and its pyramid; the heads start at random.
+
+    Args:
+        num_classes: foreground classes, without background.
+        backbone: options of the entry point `resnet`, as in {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
+        fpn: options of `resnet_dcn.models.resnet_fpn`, as in {{"channels": 128}}.
+        options: those of `resnet_dcn.models.{name}`, whose text follows.
+
+    {build.__doc__}"""
+    return entry
+
+
+globals().update({f"{name}_dcn": _dcn_entry(name) for name in _models.RESNETS})
+globals().update({name: _detector_entry(name, build) for name, build in _models.DETECTORS.items()})

@@ -1,0 +1,188 @@
+"""Cascade R-CNN, https://arxiv.org/abs/1712.00726: three box heads, each of which starts from the last one's boxes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import box_iou, clip_boxes_to_image
+
+from .boxes import Float32BoxCoder, at_least_float32
+from .faster_rcnn import faster_rcnn
+from .mask_rcnn import add_mask_head
+from .roi_heads import ImagewiseRoIHeads, Samples
+from .two_stage import TwoStageDetector
+
+# Of each stage: the IoU from which on a box is positive, and the weights of its codes (x, y, w, h).
+STAGE_IOUS = (0.5, 0.6, 0.7)
+STAGE_BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+STAGES = len(STAGE_IOUS)
+
+
+def cascade_rcnn(
+    backbone: BackboneWithFPN,
+    num_classes: int,
+    *,
+    stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
+    **options: Any,
+) -> TwoStageDetector:
+    """Build Cascade R-CNN on a pyramid; the defaults are the common COCO recipe.
+
+    It is `faster_rcnn` with three box heads in a row: a stage's boxes, moved and clipped to the image, are the next
+    one's proposals. What is positive needs IoUs of 0.5, 0.6 and 0.7 in turn, and boxes are moved alike for all classes.
+    A detection's score is the mean of the stages' probabilities, its box the last one's. The losses are
+    `loss_classifier_1` to `_3` and `loss_box_reg_1` to `_3`, their weights included.
+
+    In training, samples are drawn once, with the true boxes among the proposals; the later stages see what became of
+    those samples and label them anew, without a draw and without the true boxes. So do detectron2 and PaddleDetection;
+    mmdetection draws anew for each stage from the last one's boxes and the true ones.
+
+    Args:
+        backbone: from `resnet_fpn`.
+        num_classes: foreground classes, without background.
+        stage_loss_weights: of the losses of each stage. The default is mmdetection's; detectron2 has 1, 1, 1, and lets
+            a third of the heads' gradient into the pyramid.
+        options: those of `faster_rcnn`.
+
+    Raises:
+        ValueError: as `faster_rcnn`, or if there are not three weights.
+    """
+    if len(stage_loss_weights) != STAGES:
+        raise ValueError(
+            f"`stage_loss_weights` must be one for each of the {STAGES} stages, "
+            f"got {len(stage_loss_weights)}: {list(stage_loss_weights)}"
+        )
+    detector = faster_rcnn(backbone, num_classes, **options)
+    detector.roi_heads = CascadeRoIHeads(detector.roi_heads, stage_loss_weights)
+    return detector
+
+
+def cascade_mask_rcnn(
+    backbone: BackboneWithFPN,
+    num_classes: int,
+    *,
+    mask_head_channels: int = 256,
+    roi_canonical_size: int = 224,
+    roi_aligned: bool = False,
+    **options: Any,
+) -> TwoStageDetector:
+    """Build Cascade R-CNN with the mask head of Mask R-CNN.
+
+    There is one mask head, as in detectron2: it learns from the samples of the first stage, where an IoU of 0.5 is
+    positive, and in evaluation looks at the boxes of the last one. mmdetection has one for each stage and takes the
+    mean of their masks.
+
+    Args:
+        backbone: from `resnet_fpn`.
+        num_classes: foreground classes, without background.
+        mask_head_channels: see `mask_rcnn`.
+        roi_canonical_size: see `mask_rcnn`.
+        roi_aligned: see `mask_rcnn`.
+        options: the other ones of `cascade_rcnn`.
+
+    Raises:
+        ValueError: as `cascade_rcnn`.
+    """
+    pooling = {"roi_canonical_size": roi_canonical_size, "roi_aligned": roi_aligned}
+    detector = cascade_rcnn(backbone, num_classes, **pooling, **options)
+    add_mask_head(detector, num_classes, channels=mask_head_channels, **pooling)
+    return detector
+
+
+class CascadeRoIHeads(ImagewiseRoIHeads):
+    """Three box heads in a row; see `cascade_rcnn`.
+
+    Args:
+        single: the heads of Faster R-CNN, whose box head is the first stage's.
+        loss_weights: one for each stage.
+    """
+
+    def __init__(self, single: ImagewiseRoIHeads, loss_weights: Sequence[float]) -> None:
+        first = single.box_head
+        inputs, channels = first.fc6.in_features, first.fc7.out_features
+        super().__init__(
+            single.box_roi_pool,
+            nn.ModuleList([first, *(TwoMLPHead(inputs, channels) for _ in range(STAGES - 1))]),
+            nn.ModuleList(_predictor(channels, single.box_predictor.cls_score.out_features) for _ in range(STAGES)),
+            batch_size=single.fg_bg_sampler.batch_size_per_image,
+            score_threshold=single.score_thresh,
+            nms_threshold=single.nms_thresh,
+            detections_per_image=single.detections_per_img,
+        )
+        self.loss_weights = [*loss_weights]
+        self.matchers = [Matcher(iou, iou) for iou in STAGE_IOUS]
+        self.box_coders = [Float32BoxCoder(weights) for weights in STAGE_BOX_WEIGHTS]
+        self.box_coder = self.box_coders[-1]  # of detections
+
+    def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
+        """Draw samples, and give the losses of boxes of all stages; the samples are those of the first one."""
+        *drawn, _ = self.select_training_samples(proposals, targets)
+        samples = drawn = Samples(*drawn)
+        losses = {}
+        for stage in range(STAGES):
+            logits, codes = self._predict_stage(stage, features, samples.boxes, image_shapes)
+            loss_classifier, loss_box_reg = fastrcnn_loss(
+                logits, _for_all_classes(codes, logits), samples.labels, self._codes(stage, samples, targets)
+            )
+            losses[f"loss_classifier_{stage + 1}"] = self.loss_weights[stage] * loss_classifier
+            losses[f"loss_box_reg_{stage + 1}"] = self.loss_weights[stage] * loss_box_reg
+            if stage < STAGES - 1:
+                samples = self._label(stage + 1, self._move(stage, codes, samples.boxes, image_shapes), targets)
+        return drawn, losses
+
+    def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
+        """Give `boxes`, `labels` and `scores` of each image."""
+        probabilities = []
+        for stage in range(STAGES):
+            logits, codes = self._predict_stage(stage, features, proposals, image_shapes)
+            probabilities.append(logits.softmax(-1))
+            if stage < STAGES - 1:
+                proposals = self._move(stage, codes, proposals, image_shapes)
+        mean_logits = torch.stack(probabilities).mean(0).log()  # whose softmax is the mean
+        return self.choose_detections(mean_logits, _for_all_classes(codes, logits), proposals, image_shapes)
+
+    def _predict_stage(self, stage: int, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        logits, codes = self.box_predictor[stage](self.box_head[stage](pooled))
+        return at_least_float32(logits), codes
+
+    def _move(self, stage: int, codes: Tensor, boxes: list[Tensor], image_shapes) -> list[Tensor]:
+        """Give the boxes that a stage makes of its proposals; the next one does not teach it where to put them."""
+        moved = self.box_coders[stage].decode(codes.detach(), boxes).view(-1, 4).split([len(own) for own in boxes])
+        return [clip_boxes_to_image(own, shape) for own, shape in zip(moved, image_shapes, strict=True)]
+
+    def _label(self, stage: int, boxes: list[Tensor], targets: list[dict]) -> Samples:
+        """Compare boxes with the true ones by the IoU of a stage; an empty box is background."""
+        matched, labels = [], []
+        for own, target in zip(boxes, targets, strict=True):
+            if not len(target["boxes"]):
+                matched.append(own.new_zeros(len(own), dtype=torch.int64))
+                labels.append(matched[-1])
+                continue
+            found = self.matchers[stage](box_iou(target["boxes"].to(own.dtype), own))
+            matched.append(found.clamp(min=0))
+            labels.append(torch.where(found >= 0, target["labels"][matched[-1]], 0))
+        return Samples(boxes, matched, labels)
+
+    def _codes(self, stage: int, samples: Samples, targets: list[dict]) -> list[Tensor]:
+        """Give what a stage should predict; of backgrounds it does not matter what."""
+        true = [
+            target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
+            for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
+        ]
+        return self.box_coders[stage].encode(true, samples.boxes)
+
+
+def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:
+    predictor = FastRCNNPredictor(channels, num_outputs)
+    predictor.bbox_pred = nn.Linear(channels, 4)
+    return predictor
+
+
+def _for_all_classes(codes: Tensor, logits: Tensor) -> Tensor:
+    """Repeat the codes `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
+    return codes.repeat(1, logits.shape[1])

@@ -1,0 +1,134 @@
+"""The second stage: what is in the proposals, where exactly, and which of its pixels."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+
+from .boxes import Float32BoxCoder, at_least_float32
+from .sampling import ImageSampler
+
+BOX_SALT = 0x424F58
+# Of the sample that the heads are trained on, and from which IoU on it is positive.
+POSITIVE_FRACTION, POSITIVE_IOU = 0.25, 0.5
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+class Samples(NamedTuple):
+    """The boxes that heads are trained on, a list of one tensor for each image.
+
+    Attributes:
+        boxes: `(n, 4)` in pixels of the image.
+        matched: int64 `(n,)`, index of the object that each is compared with, 0 where there is none.
+        labels: int64 `(n,)`, its class, 0 for the background.
+    """
+
+    boxes: list[Tensor]
+    matched: list[Tensor]
+    labels: list[Tensor]
+
+
+class ImagewiseRoIHeads(RoIHeads):
+    """torchvision's heads, whose loss of masks is a mean over images, and whose parts can be replaced.
+
+    An image's loss of masks is the mean over its positive samples, 0 without any; torchvision takes the mean over all
+    positives of the batch, which would depend on how a batch is split. The two losses of boxes are torchvision's here;
+    `TwoStageDetector` makes means over images of them.
+
+    Args:
+        box_roi_pool: of `roi_pool`.
+        box_head: maps pooled features to vectors.
+        box_predictor: maps these to logits of classes, background first, and codes of boxes.
+        batch_size: proposals per image to be trained on.
+        score_threshold: detections below are dropped.
+        nms_threshold: IoU above which the lower of two detections of a class is dropped.
+        detections_per_image: the most that are kept.
+    """
+
+    def __init__(
+        self,
+        box_roi_pool: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        batch_size: int,
+        score_threshold: float,
+        nms_threshold: float,
+        detections_per_image: int,
+    ) -> None:
+        super().__init__(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            fg_iou_thresh=POSITIVE_IOU,
+            bg_iou_thresh=POSITIVE_IOU,
+            batch_size_per_image=batch_size,
+            positive_fraction=POSITIVE_FRACTION,
+            bbox_reg_weights=BOX_WEIGHTS,
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=detections_per_image,
+        )
+        self.fg_bg_sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=BOX_SALT)
+        self.box_coder = Float32BoxCoder(BOX_WEIGHTS)
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Give detections and losses, of which one is empty, as torchvision's heads do."""
+        if self.training:
+            samples, losses = self.learn_boxes(features, proposals, image_shapes, targets)
+            if self.has_mask():
+                losses["loss_mask"] = self._mask_loss(features, samples, image_shapes, targets)
+            return [], losses
+        detections = self.detect_boxes(features, proposals, image_shapes)
+        if self.has_mask():
+            logits = self._mask_logits(features, [found["boxes"] for found in detections], image_shapes)
+            masks = maskrcnn_inference(logits, [found["labels"] for found in detections])
+            detections = [found | {"masks": own} for found, own in zip(detections, masks, strict=True)]
+        return detections, {}
+
+    def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
+        """Draw samples and give the losses of boxes; the samples are what masks are learned from."""
+        *samples, regression_targets = self.select_training_samples(proposals, targets)
+        samples = Samples(*samples)
+        logits, codes = self._predict(features, samples.boxes, image_shapes)
+        loss_classifier, loss_box_reg = fastrcnn_loss(logits, codes, samples.labels, regression_targets)
+        return samples, {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+
+    def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
+        """Give `boxes`, `labels` and `scores` of each image."""
+        logits, codes = self._predict(features, proposals, image_shapes)
+        return self.choose_detections(logits, codes, proposals, image_shapes)
+
+    def choose_detections(self, logits, codes, proposals, image_shapes) -> list[dict[str, Tensor]]:
+        """Take the best of all classes and boxes; see torchvision's `postprocess_detections`."""
+        found = self.postprocess_detections(logits, codes, proposals, image_shapes)
+        return [
+            {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
+        ]
+
+    def _predict(self, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, boxes, image_shapes)
+        logits, codes = self.box_predictor(self.box_head(pooled))
+        return at_least_float32(logits), codes
+
+    def _mask_logits(self, features, boxes, image_shapes) -> Tensor:
+        pooled = self.mask_roi_pool(features, boxes, image_shapes)
+        return at_least_float32(self.mask_predictor(self.mask_head(pooled)))
+
+    def _mask_loss(self, features, samples: Samples, image_shapes, targets) -> Tensor:
+        positive = [torch.where(labels > 0)[0] for labels in samples.labels]
+        boxes = [own[places] for own, places in zip(samples.boxes, positive, strict=True)]
+        matched = [own[places] for own, places in zip(samples.matched, positive, strict=True)]
+        logits = self._mask_logits(features, boxes, image_shapes).split([len(places) for places in positive])
+        losses = [
+            maskrcnn_loss(own_logits, [own_boxes], [target["masks"]], [target["labels"]], [own_matched])
+            for own_logits, own_boxes, own_matched, target in zip(logits, boxes, matched, targets, strict=True)
+        ]
+        return torch.stack(losses).mean()

@@ -1,0 +1,182 @@
+"""Polygons and both kinds of run lengths are read alike, and nothing that pycocotools would misread passes."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from data import decode_masks, segmentation_problem, to_rle
+
+WIDTH, HEIGHT = 20, 12
+SIZE = (WIDTH, HEIGHT)
+
+
+def rectangle(left, top, right, bottom, width=WIDTH, height=HEIGHT):
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def polygon(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def runs_of(mask):
+    """Run lengths along the columns, zeros first, by a loop."""
+    runs, value = [0], 0
+    for pixel in mask.T.flatten().tolist():
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return runs
+
+
+def packed(mask):
+    return coco_mask.encode(np.asfortranarray(mask))["counts"]
+
+
+MASK = rectangle(3, 2, 11, 9)
+RUNS = {"size": [HEIGHT, WIDTH], "counts": runs_of(MASK)}
+PACKED = {"size": [HEIGHT, WIDTH], "counts": packed(MASK).decode()}
+ALIKE = {
+    "polygon": [polygon(3, 2, 11, 9)],
+    "two polygons": [polygon(3, 2, 7, 9), polygon(7, 2, 11, 9)],
+    "polygons that overlap": [polygon(3, 2, 8, 9), polygon(5, 2, 11, 9)],
+    "runs": RUNS,
+    "string": PACKED,
+    "bytes": PACKED | {"counts": packed(MASK)},
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_all_kinds_give_the_same_mask(kind):
+    segmentation = ALIKE[kind]
+    assert segmentation_problem(segmentation, SIZE) is None
+    masks = decode_masks([segmentation], SIZE)
+    assert (masks.dtype, masks.shape) == (np.uint8, (1, HEIGHT, WIDTH))
+    assert np.array_equal(masks[0], MASK)
+    rle = to_rle(segmentation, SIZE)
+    assert rle["size"] == [HEIGHT, WIDTH]
+    assert rle["counts"] in (packed(MASK), packed(MASK).decode())
+
+
+def test_masks_come_in_order_and_in_one_block():
+    masks = decode_masks([RUNS, [polygon(0, 0, 20, 1)], PACKED], (20.0, 12.0))
+    expected = [MASK, rectangle(0, 0, 20, 1), MASK]
+    assert np.array_equal(masks, np.stack(expected))
+    assert masks.flags.c_contiguous
+    nothing = decode_masks([], SIZE)
+    assert (nothing.dtype, nothing.shape) == (np.uint8, (0, HEIGHT, WIDTH))
+
+
+def test_what_leaves_the_image_is_cut():
+    outside = [polygon(-5, -3, 4, 50), polygon(15, 8, 90, 40)]
+    assert segmentation_problem(outside, SIZE) is None
+    expected = rectangle(0, 0, 4, 12) | rectangle(15, 8, 20, 12)
+    assert np.array_equal(decode_masks([outside], SIZE)[0], expected)
+
+
+PROBLEMS = {
+    "missing": (None, "has no segmentation"),
+    "no polygon": ([], "has no segmentation"),
+    "empty mapping": ({}, "has no segmentation"),
+    "two corners": ([[1, 2, 3, 4]], r"has a polygon that .* three corners or more: \[1, 2, 3, 4\] \(4 numbers\)"),
+    "odd count": ([polygon(1, 1, 5, 5), [1, 2, 3, 4, 5, 6, 7]], r"\(7 numbers\)"),
+    "flat list": (polygon(1, 1, 5, 5), r"has a polygon that is no list of x, y, x, y, \.\.\. .*: 1$"),
+    "points": ([[[1, 1], [5, 1], [5, 5]]], "has a polygon that is no list"),
+    "ragged": ([[[1, 1], [5], 5, 1, 1, 1]], "has a polygon that is no list"),
+    "text": ([["1", 1, 5, 1, 5, 5]], "has a polygon that is no list"),
+    "truth values": ([[True] * 6], "has a polygon that is no list"),
+    "none": ([[None] * 6], "has a polygon that is no list"),
+    "mapping": ([{}], "has a polygon that is no list"),
+    "not a number": ([[1, 1, 5, float("nan"), 5, 5]], "has a polygon with numbers that are no pixels"),
+    "infinite": ([[1, 1, 5, float("inf"), 5, 5]], "has a polygon with numbers that are no pixels"),
+    "beyond any picture": ([[1, 1, 1e5, 1, 5, 5]], "has a polygon with numbers that are no pixels"),
+    "too large to be a number": ([[1, 1, 10**400, 1, 5, 5]], "has a polygon that is no list"),
+    "another kind": ("polygon", "neither polygons nor run lengths"),
+    "no counts": ({"size": [HEIGHT, WIDTH]}, "neither polygons nor run lengths"),
+    "no size": (
+        {"counts": RUNS["counts"]},
+        r"run lengths of size None, but its image has \(height, width\) \[12, 20\]",
+    ),
+    "swapped size": (RUNS | {"size": [WIDTH, HEIGHT]}, r"run lengths of size \[20, 12\], but .* \[12, 20\]"),
+    "size of text": (PACKED | {"size": ["12", "20"]}, "run lengths of size"),
+    "too few": (RUNS | {"counts": [200, 39]}, "run lengths of 239 pixels in all, but its image has 240"),
+    "too many": (RUNS | {"counts": [200, 41]}, "run lengths of 241 pixels in all, but its image has 240"),
+    "negative": (RUNS | {"counts": [200, -1, 41]}, "run lengths that are not from 0 to the 240 pixels"),
+    "huge": (RUNS | {"counts": [2**63 - 1, 2**63 - 1, 242]}, "run lengths that are not from 0 to the 240 pixels"),
+    "larger than huge": (RUNS | {"counts": [2**70, 1]}, "run lengths that cannot be read"),
+    "fractions": (RUNS | {"counts": [0.5, 239.5]}, "run lengths that cannot be read"),
+    "no runs": (RUNS | {"counts": []}, "run lengths that cannot be read"),
+    "nested": (RUNS | {"counts": [[240]]}, "run lengths that cannot be read"),
+    "empty string": (PACKED | {"counts": ""}, "run lengths that cannot be read"),
+    "string cut short": (PACKED | {"counts": PACKED["counts"][:-1]}, "run lengths"),
+    "other characters": (PACKED | {"counts": "ü" + PACKED["counts"]}, "run lengths that cannot be read"),
+    "beyond the alphabet": (PACKED | {"counts": PACKED["counts"] + "p"}, "run lengths that cannot be read"),
+    "below the alphabet": (PACKED | {"counts": "/" + PACKED["counts"]}, "run lengths that cannot be read"),
+    "string for another image": (PACKED | {"counts": packed(rectangle(3, 2, 11, 9, 21)).decode()}, "252 pixels in all"),
+    "endless number": (PACKED | {"counts": "o" * 40 + "0"}, "run lengths that cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_cannot_be_read_is_told(name):
+    segmentation, message = PROBLEMS[name]
+    problem = segmentation_problem(segmentation, SIZE)
+    assert problem is not None
+    assert re.search(message, problem), problem
+
+
+def test_the_size_of_the_image_must_be_known():
+    for segmentation in ALIKE.values():
+        assert "its image no stated width and height" in segmentation_problem(segmentation, None)
+
+
+MASKS = st.tuples(st.integers(1, 9), st.integers(1, 70)).flatmap(
+    lambda shape: st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+        lambda pixels: np.array(pixels, dtype=np.uint8).reshape(shape)
+    )
+)
+
+
+@given(MASKS)
+def test_every_mask_comes_back_from_both_kinds_of_runs(mask):
+    height, width = mask.shape
+    for counts in (runs_of(mask), packed(mask).decode()):
+        segmentation = {"size": [height, width], "counts": counts}
+        assert segmentation_problem(segmentation, (width, height)) is None
+        assert np.array_equal(decode_masks([segmentation], (width, height))[0], mask)
+
+
+def unpacked(text):
+    """The numbers of a packed string by the loop of cocoapi's rleFrString, None where it would run over the end."""
+    runs, place = [], 0
+    while place < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            if place == len(text):
+                return None
+            digit = ord(text[place]) - 48
+            value |= (digit & 31) << (5 * shift)
+            more = bool(digit & 32)
+            place, shift = place + 1, shift + 1
+            if not more and digit & 16:
+                value |= -1 << (5 * shift)
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+    return runs
+
+
+@given(st.text([chr(48 + digit) for digit in range(64)], min_size=1, max_size=12))
+def test_strings_that_pass_are_runs_of_the_whole_image(text):
+    runs = unpacked(text)
+    fits = runs is not None and min(runs) >= 0 and sum(runs) == 240
+    assert (segmentation_problem(PACKED | {"counts": text}, SIZE) is None) == fits
+    if runs is not None and 0 < sum(runs) < 10_000 and min(runs) >= 0:
+        segmentation = {"size": [1, sum(runs)], "counts": text}
+        assert segmentation_problem(segmentation, (sum(runs), 1)) is None
+        pixels = [index % 2 for index, run in enumerate(runs) for _ in range(run)]
+        assert decode_masks([segmentation], (sum(runs), 1))[0, 0].tolist() == pixels

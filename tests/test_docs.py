@@ -1,0 +1,164 @@
+"""README and docs/: links lead somewhere, commands name tools that exist, and configs shown there load."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.build import build_model
+from engine.config import RunConfig
+from engine.config_file import load_config
+from models import replaced_convs
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(file.relative_to(ROOT).as_posix() for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+# pages that others of this one may link before they are there
+AWAITED = {f"docs/{name}.md" for name in ("predict", "convert", "export", "library")}
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_code(text_of(page)), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def broken_links(page: str) -> list[str]:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text_of(page))):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        name = target.resolve().relative_to(ROOT).as_posix()
+        if not target.exists():
+            broken += [] if name in AWAITED else [f"{link}: there is no {name}"]
+        elif anchor and anchor not in anchors(name):
+            broken.append(f"{link}: {name} has no such heading")
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_pages_were_looked_at(tmp_path, monkeypatch):
+    assert {"README.md", "CONTRIBUTING.md", "docs/README.md", "docs/config.md", "docs/migration.md"} <= {*PAGES}
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "a.md").write_text(
+        "# A `b`: c?\n[1](a.md#a-b-c) [2](#a-b-c) [3](x.md) [4](#d)\n```\n[5](y.md)\n# d\n```\n"
+    )
+    assert broken_links("a.md") == ["x.md: there is no x.md", "#d: a.md has no such heading"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_tools_that_exist(page):
+    named = set(re.findall(r"(?<!tests/)\btools/(\w+)\.py", text_of(page)))
+    awaited = {Path(name).stem for name in AWAITED}
+    assert {name for name in named if not (ROOT / f"tools/{name}.py").is_file()} <= awaited
+
+
+@pytest.mark.parametrize("page", sorted(file.name for file in (ROOT / "docs").glob("*.md")))
+def test_the_index_has_every_page(page):
+    assert page == "README.md" or f"]({page})" in text_of("docs/README.md")
+
+
+class TestMigration:
+    """The worked example of docs/migration.md, against what mmdetection's files say."""
+
+    PAGE = "docs/migration.md"
+    # configs/_base_/models/faster-rcnn_r50_fpn.py, configs/dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py,
+    # configs/_base_/schedules/schedule_1x.py and configs/_base_/datasets/coco_detection.py of mmdetection 3
+    STAGE_WITH_DCN = (False, True, True, True)
+    SCALES, STRIDES = [8], [4, 8, 16, 32, 64]
+    GPUS, SAMPLES_PER_GPU = 8, 2
+
+    @pytest.fixture
+    def config(self, tmp_path) -> RunConfig:
+        (block,) = (block for block in re.findall(r"^```yaml\n(.*?)^```", text_of(self.PAGE), re.S | re.M))
+        (tmp_path / "mdconv.yaml").write_text(block, encoding="utf-8")
+        return load_config(tmp_path / "mdconv.yaml")
+
+    def test_the_numbers_are_mmdetections(self, config):
+        backbone, heads, train = config.model.backbone, config.model.faster_rcnn, config.train
+        assert backbone.dcn_v2_stages == [i + 1 for i, deformable in enumerate(self.STAGE_WITH_DCN) if deformable]
+        assert (backbone.name, backbone.frozen_stages, backbone.modulation) == ("resnet50", 1, True)
+        assert (backbone.mask_scale, train.offset_lr_factor, train.clip_norm) == (1.0, 1.0, None)
+        assert heads.anchor_sizes == [self.SCALES[0] * stride for stride in self.STRIDES]
+        assert (heads.rpn_batch_size, heads.box_batch_size) == (256, 512)
+        assert (heads.score_threshold, heads.nms_threshold, heads.detections_per_image) == (0.05, 0.5, 100)
+        assert train.batch_size == self.SAMPLES_PER_GPU
+        assert train.reference_batch == self.GPUS * self.SAMPLES_PER_GPU
+        assert (train.lr, train.momentum, train.weight_decay) == (0.02, 0.9, 0.0001)
+        assert (train.epochs, train.milestones, train.gamma) == (12, [8, 11], 0.1)
+        assert (train.warmup_steps, train.warmup_factor) == (500, 0.001)
+        assert (config.data.min_size, config.data.max_size, config.data.flip) == (800, 1333, 0.5)
+
+    def test_it_builds_what_the_page_says(self, config):
+        offline = config.model.model_copy(
+            update={"backbone": config.model.backbone.model_copy(update={"weights": None})}
+        )
+        model, _ = build_model(offline, config.data, 80)
+        assert {row.layer: row.count for row in replaced_convs(model)} == {"layer2": 4, "layer3": 6, "layer4": 3}
+        assert "4 + 6 + 3 = 13" in text_of(self.PAGE)
+
+    def test_what_r50_dcn_does_otherwise_is_told(self, config):
+        """The page's last sentence names these three; places, and what changes no result there, are left out."""
+        ours = load_config("r50_dcn.yaml")
+        sections = [
+            ({"train": one.train.model_dump(), "backbone": one.model.backbone.model_dump()}) for one in (config, ours)
+        ]
+        differing = {
+            key
+            for section in sections[0]
+            for key in sections[0][section]
+            if sections[0][section][key] != sections[1][section][key]
+        }
+        assert differing == {"mask_scale", "offset_lr_factor", "clip_norm", "batch_size"}
+        last = text_of(self.PAGE).strip().split("\n\n")[-1]
+        assert all(f"`{key}: " in last for key in differing - {"batch_size"})
+
+    def test_the_keys_in_its_tables_exist(self):
+        """Those of ours stand in the last cell of a row."""
+        rows = [line for line in text_of(self.PAGE).splitlines() if line.startswith("|")]
+        cells = [row.rstrip(" |").rpartition("|")[2] for row in rows]
+        keys = {key for cell in cells for key in re.findall(r"`((?:data|model|train|test)(?:\.\w+)+)", cell)}
+        assert len(keys) > 30
+        unknown = {key for key in keys if not key_exists(key)}
+        assert unknown <= LATER
+
+
+# of options that come with other detectors and backbones
+LATER = {
+    "model.backbone.stride_in_1x1",
+    "model.fpn.extra_levels",
+    "model.fcos.dcn_convs",
+    "model.faster_rcnn.roi_aligned",
+    "test.flip",
+}
+
+
+def key_exists(dotted: str) -> bool:
+    section = RunConfig
+    for part in dotted.split("."):
+        fields = getattr(section, "model_fields", {})
+        if part not in fields:
+            return False
+        section = fields[part].annotation
+    return True
+
+
+def test_yaml_in_the_pages_is_yaml():
+    for page in PAGES:
+        for block in re.findall(r"^```yaml\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE):
+            yaml.safe_load(block)

@@ -1,0 +1,173 @@
+"""What `pip install .` gives: `dcn` and `resnet_dcn.models`, whole, and no folder with a general name."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import Distribution, PathDistribution
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import ResNet50_Weights, resnet50
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTALLED = {"dcn": "dcn", "models": "resnet_dcn/models"}
+# A program beside a folder `models` of its own, which trains a small detector for a step and runs it.
+PROGRAM = """
+import dcn, models, resnet_dcn.models, torch
+from resnet_dcn.models import faster_rcnn, replaced_convs, resnet, resnet_fpn
+
+assert models.WHOSE == "own"
+assert resnet_dcn.models.__file__.startswith({site!r}) and dcn.__file__.startswith({site!r})
+body = resnet("resnet18_vd", dcn_v2_stages=[3, 4], norm="gn")
+assert [row.count for row in replaced_convs(body)] == [2, 2]
+model = faster_rcnn(resnet_fpn(body, channels=16), 3, min_size=64, max_size=96, box_head_channels=32)
+image = torch.rand(3, 64, 90)
+target = dict(boxes=torch.tensor([[8.0, 10, 40, 50]]), labels=torch.tensor([2]))
+sum(model([image], [target]).values()).backward()
+assert body.layer4[1].conv2.conv_offset.weight.grad.abs().sum() > 0
+assert sorted(model.eval()([image])[0]) == ["boxes", "labels", "scores"]
+print("done")
+"""
+
+
+def environment() -> dict[str, str]:
+    """Of a process that knows nothing of the clone."""
+    return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that nothing is left behind in the clone."""
+    folder = tmp_path_factory.mktemp("build")
+    big = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "datasets", "docs", "runs", "tests")
+    shutil.copytree(ROOT, folder / "clone", ignore=big)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(folder),
+        str(folder / "clone"),
+    ]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    """Where it is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
+    subprocess.run(command, env=environment(), check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metadata(site) -> Distribution:
+    return PathDistribution(next(site.glob("*.dist-info")))
+
+
+def test_exactly_the_files_on_the_disk(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+        texts = {name: archive.read(name) for name in found}
+    expected = {}
+    for folder, place in INSTALLED.items():
+        for file in (ROOT / folder).rglob("*"):
+            if file.is_file() and file.suffix != ".pyc":
+                expected[f"{place}/{file.relative_to(ROOT / folder).as_posix()}"] = file.read_bytes()
+    assert texts == expected
+    assert {"dcn/py.typed", "resnet_dcn/models/py.typed", "resnet_dcn/models/resnet.py"} <= found
+    assert "resnet_dcn/__init__.py" not in found, "a namespace, so that the clone's copy may stand beside it"
+
+
+def test_a_program_beside_its_own_models(site, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/__init__.py").write_text("WHOSE = 'own'\n")
+    (tmp_path / "program.py").write_text(PROGRAM.format(site=str(site)))
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment() | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The Python of a page, each with what the page says that it prints."""
+    return re.findall(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", page, re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_on_the_library(site, tmp_path):
+    """What it shows is run as it stands, with random weights in place of those that torchvision would download."""
+    page, hub = (ROOT / "docs/library.md").read_text(encoding="utf-8").split("## torch.hub")
+    programs, printed = zip(*blocks(page), strict=True)
+    assert len(programs) == len(re.findall("^```python$", page, re.MULTILINE)) >= 5
+    (tmp_path / "program.py").write_text("\n".join(programs))
+    cached = tmp_path / "hub/checkpoints" / ResNet50_Weights.DEFAULT.url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    torch.save(resnet50().state_dict(), cached)
+    variables = environment() | {"PYTHONPATH": str(site), "TORCH_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "".join(printed)), done.stderr
+    for program, _ in blocks(hub):
+        compile(program, "docs/library.md", "exec")
+
+
+def requirements(file: str) -> set[str]:
+    """The lines of a requirements file, without comments; pip's options would not be understood by pyproject.toml."""
+    lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
+    return {line for line in lines if line}
+
+
+def test_what_it_needs(metadata):
+    """Two packages, with the bounds of requirements.txt; training and export are extras."""
+    needed = {}
+    for line in metadata.requires:
+        requirement, _, extra = line.partition("; extra == ")
+        needed.setdefault(extra.strip("'\""), set()).add(requirement)
+    assert needed == {
+        "": {line for line in requirements("requirements.txt") if line.startswith("torch")},
+        "train": requirements("requirements.txt"),
+        "export": requirements("requirements-export.txt"),
+    }
+    assert {re.split("[<>=!~]", line)[0] for line in needed[""]} == {"torch", "torchvision"}
+
+
+def test_what_it_says_of_itself(metadata):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    about = metadata.metadata
+    assert (about["Name"], metadata.version) == ("resnet-dcn", project["version"])
+    assert about["License-Expression"] == "MIT"
+    assert metadata.read_text("licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert about["Description-Content-Type"] == "text/markdown"
+    assert (about.get_payload() or about["Description"]).strip() == (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    ).strip()
+    python = project["requires-python"].removeprefix(">=")
+    assert about["Requires-Python"] == f">={python}"
+
+
+@pytest.mark.parametrize("folder", INSTALLED)
+def test_the_installed_folders_import_nothing_else(folder):
+    """Only what the wheel needs; Triton comes with torch where there is one, and is asked for by dcn alone."""
+    allowed = {"dcn": {"torch", "torchvision", "triton"}, "models": {"torch", "torchvision", "dcn"}}[folder]
+    found = set()
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.partition(".")[0])
+    assert found - set(sys.stdlib_module_names) <= allowed
+    assert "torch" in found

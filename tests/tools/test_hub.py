@@ -1,0 +1,142 @@
+"""hubconf.py as programs elsewhere use it: with folders of their own that have the names of ours, imported or not.
+
+The clone stands where torch.hub keeps what it has downloaded; nothing is downloaded.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn import DeformConv2d
+from engine.trained import load_trained, restore_model
+from models import DETECTORS, RESNETS, faster_rcnn, load_backbone_weights, resnet, resnet_fpn
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))
+BACKBONE = {"name": "resnet18_vd", "dcn_v2_stages": [3, 4], "dcn_every": 2}
+OPTIONS = {"min_size": 64, "max_size": 96, "box_head_channels": 32}
+START = """
+import json, sys, torch
+REPO, HUB, IMAGE = "someone/resnet-dcn:main", {"skip_validation": True, "trust_repo": True}, torch.load("image.pt")
+torch.hub.set_dir("hub")
+"""
+USE = """
+def plain(detections):
+    return [{name: tensor.tolist() for name, tensor in found.items()} for found in detections]
+
+out = {"entries": torch.hub.list(REPO, **HUB), "help": torch.hub.help(REPO, "faster_rcnn", **HUB)}
+backbone, options, run, weights = json.load(open("options.json"))
+with torch.inference_mode():
+    torch.manual_seed(0)
+    out["resnet"] = torch.hub.load(REPO, "resnet18_dcn", weights=weights, **HUB).eval()(IMAGE[None]).tolist()
+    torch.manual_seed(0)
+    model = torch.hub.load(REPO, "faster_rcnn", 3, backbone=backbone, fpn={"channels": 16}, **options, **HUB)
+    out["faster_rcnn"] = plain(model.eval()([IMAGE]))
+    model = torch.hub.load(REPO, "detector", run, **HUB)
+    out["detector"], out["class_names"] = plain(model([IMAGE])), model.class_names
+    out["modules"] = sorted({type(module).__module__ for module in model.modules()})
+"""
+OWN = """
+import data, models, models.resnet
+out["own"] = [models.WHOSE, models.resnet.WHOSE, data.WHOSE]
+out["short names"] = sorted(name for name in sys.modules if name.split(".")[0] in ("data", "engine", "models", "tools"))
+"""
+
+
+@pytest.fixture
+def program(tmp_path, run_process):
+    """`program(*parts)` runs a script beside own folders `models` and `data`, and gives the JSON that it prints."""
+    for file in ("models/__init__.py", "models/resnet.py", "data.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("WHOSE = 'own'\n")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub/someone_resnet-dcn_main").symlink_to(ROOT)
+    torch.save(IMAGE, tmp_path / "image.pt")
+
+    def run(*parts: str) -> dict:
+        (tmp_path / "program.py").write_text("".join([START, *parts, "\nprint(json.dumps(out))\n"]))
+        result = run_process("program.py", cwd=tmp_path)
+        assert result.code == 0, result.err
+        return json.loads(result.out.splitlines()[-1])
+
+    return run
+
+
+def as_lists(detections: list[dict]) -> list[dict]:
+    return [{name: tensor.tolist() for name, tensor in found.items()} for found in detections]
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
+    weights = tmp_path / "weights.pt"
+    torch.save(resnet("resnet18").state_dict(), weights)
+    (tmp_path / "options.json").write_text(json.dumps([BACKBONE, OPTIONS, str(dcn_run), str(weights)]))
+    first = "import data, models, models.resnet\n" if imported == "before" else ""
+    out = program(first, USE, OWN)
+
+    assert out["entries"] == sorted(["resnet", "detector", *DETECTORS, *(f"{name}_dcn" for name in RESNETS)])
+    assert "Build faster_rcnn on a ResNet and its pyramid" in out["help"]
+    assert faster_rcnn.__doc__ in out["help"]
+    assert out["own"] == ["own"] * 3
+    assert out["short names"] == ["data", "models", "models.resnet"]
+    tops = {name.partition(".")[0] for name in out["modules"]}
+    assert tops == {"dcn", "resnet_dcn", "torch", "torchvision"}, "a class is found again where it says that it is"
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        network = resnet("resnet18", dcn_v2_stages=[2, 3, 4])
+        load_backbone_weights(network, "resnet18", str(weights))
+        assert out["resnet"] == network.eval()(IMAGE[None]).tolist()
+        torch.manual_seed(0)
+        model = faster_rcnn(resnet_fpn(resnet(**BACKBONE), channels=16), 3, **OPTIONS).eval()
+        assert sum(isinstance(module, DeformConv2d) for module in model.modules()) == 2
+        assert out["faster_rcnn"] == as_lists(model([IMAGE]))
+        trained = load_trained(dcn_run)
+        assert out["detector"] == as_lists(restore_model(trained)([IMAGE]))
+        assert len(out["detector"][0]["boxes"]) > 0
+        assert out["class_names"] == trained.state["class_names"]
+
+
+def test_what_cannot_be_loaded_says_why(program, tmp_path):
+    """Another operator or another copy of the networks in the same process; packages that are missing; no run."""
+    (tmp_path / "dcn.py").touch()
+    (tmp_path / "resnet_dcn/models").mkdir(parents=True)
+    (tmp_path / "resnet_dcn/models/__init__.py").touch()
+    out = program(
+        """
+out = []
+
+def load(*arguments):
+    try:
+        torch.hub.load(REPO, *arguments, **HUB)
+        out.append("loaded")
+    except Exception as error:
+        out.append(f"{type(error).__name__}: {error}")
+
+import dcn
+load("resnet18_dcn")
+del sys.modules["dcn"]
+import resnet_dcn.models
+load("resnet18_dcn")
+del sys.modules["resnet_dcn"], sys.modules["resnet_dcn.models"]
+load("resnet18_dcn")
+sys.modules["pydantic"] = None
+load("detector", "runs/none")
+del sys.modules["pydantic"]
+load("detector", "runs/none")
+"""
+    )
+    assert out[0] == (
+        f"ImportError: torch.hub loads dcn from {ROOT}, but this program has imported the one of {tmp_path} before: "
+        "use one of them, or load the other in a process of its own"
+    )
+    assert (
+        f"loads resnet_dcn.models from {ROOT}, but this program has imported the one of {tmp_path}/resnet_dcn" in out[1]
+    )
+    assert out[2] == "loaded"
+    assert out[3] == (
+        f"ImportError: a trained detector needs all packages of {ROOT}/requirements.txt, and pydantic is missing"
+    )
+    assert "Error: " in out[4]
+    assert "runs/none" in out[4]

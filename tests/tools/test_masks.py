@@ -1,0 +1,110 @@
+"""A run with masks from one end to the other: training, evaluation, comparison, pictures; and in two processes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.checkpoint import load_checkpoint
+from engine.evaluator import COCO_FIGURES
+from models import DETECTORS
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SECTION = """{anchor_sizes: [16, 32, 64], box_head_channels: 32, mask_head_channels: 16, rpn_proposals_train: 40,
+ rpn_proposals_test: 20, rpn_batch_size: 32, box_batch_size: 16, score_threshold: 0.0, detections_per_image: 10}"""
+
+pytestmark = pytest.mark.skipif("mask_rcnn" not in DETECTORS, reason="needs a detector with masks")
+
+
+@pytest.fixture(scope="module")
+def options(tiny_config) -> list:
+    return ["--config", tiny_config, "model.detector=mask_rcnn", f"model.mask_rcnn={SECTION}"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(run_tool, options, tmp_path_factory) -> Path:
+    """Folder of a finished run with masks and averaged weights; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("masks") / "run"
+    code, out, err = run_tool("train", *options, "--run-dir", folder, "train.epochs=1", "train.ema_decay=0.5")
+    assert (code, err) == (0, "")
+    assert ", mask AP " in out
+    return folder
+
+
+def judged(folder) -> dict:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "val/AP" in line][-1]
+
+
+def test_masks_are_learned_and_logged(run_folder):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["train/loss_mask"] > 0 for line in lines if "train/loss" in line)
+    last = judged(run_folder)
+    for kind in ("val", "val_raw"):
+        assert {f"{kind}/mask_{name}" for name in COCO_FIGURES} <= last.keys()
+    assert len([tag for tag in last if tag.startswith("val_mask_per_class/")]) == 5
+
+
+def test_a_checkpoint_has_the_masks_of_its_training(run_tool, run_folder, shapes, tmp_path):
+    results = tmp_path / "results.json"
+    for weights, kind in (("ema", "val"), ("raw", "val_raw")):
+        files = ["--config", run_folder / "config.yaml", "--checkpoint", run_folder / "last.pt", "--weights", weights]
+        code, out, err = run_tool("eval", *files, "--json", tmp_path / "a.json", "--detections", results)
+        assert (code, err) == (0, "")
+        assert "figure  box x100  mask x100  over" in out
+        figures, last = json.loads((tmp_path / "a.json").read_text()), judged(run_folder)
+        for name in (*COCO_FIGURES, *(f"mask_{name}" for name in COCO_FIGURES)):
+            assert figures[name] == last[f"{kind}/{name}"], name
+    detections = json.loads(results.read_text())
+    assert set(detections[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    files = ["--results", results, "--annotations", shapes / "annotations/val.json"]
+    assert run_tool("eval", *files, "--json", tmp_path / "b.json").code == 0
+    assert json.loads((tmp_path / "b.json").read_text()) == figures
+
+
+def test_two_processes_find_the_masks_of_one(run_tool, run_process, run_folder, tmp_path):
+    files = ["--config", run_folder / "config.yaml", "--checkpoint", run_folder / "last.pt", "train.batch_size=1"]
+    one, two = (["--json", tmp_path / f"{n}.json", "--detections", tmp_path / f"{n}.results.json"] for n in (1, 2))
+    assert run_tool("eval", *files, *one).code == 0
+    code, _, err = run_process(*TWO, TOOLS / "eval.py", *files, *two, cwd=tmp_path)
+    assert code == 0, err
+    for kind in ("json", "results.json"):
+        assert json.loads((tmp_path / f"1.{kind}").read_text()) == json.loads((tmp_path / f"2.{kind}").read_text())
+
+
+def test_a_run_with_masks_goes_on_where_it_was_cut_off(run_tool, options, run_folder, tmp_path):
+    folder = tmp_path / "run"
+    more = ["--run-dir", folder, "train.epochs=1", "train.ema_decay=0.5"]
+    assert run_tool("train", *options, *more, "train.max_steps=3").code == 0
+    assert run_tool("train", *options, *more, "--resume", "auto").code == 0
+    whole, resumed = (load_checkpoint(place / "last.pt")["model"] for place in (run_folder, folder))
+    assert all((whole[key] == resumed[key]).all() for key in whole)
+
+
+def test_a_run_with_masks_is_compared_and_drawn(run_tool, run_folder, dcn_run, tmp_path):
+    files = ["--html", tmp_path / "report.html", "--timed-images", 0, "--rounds", 100]
+    code, out, err = run_tool("compare", dcn_run, run_folder, *files)
+    assert (code, err) == (0, "")
+    shown = f"{100 * judged(run_folder)['val/mask_AP50']:.1f}"
+    assert re.search(rf"^  mask AP50 +- +{shown} +-$", out, re.MULTILINE)
+    code, _, err = run_tool("visualize", run_folder, "--out", tmp_path, "--count", 1, "--score-threshold", 0)
+    assert (code, err) == (0, "")
+    assert Image.open(tmp_path / "000001_detections.png").width > 640
+
+
+def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_path):
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["annotations"][0]["segmentation"] = {"size": [96, 80], "counts": [7680]}
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    more = ["--run-dir", tmp_path / "run", f"data.val.annotations={tmp_path}/val.json", "train.max_steps=1"]
+    code, _, err = run_tool("train", *options, *more)
+    assert code == 2
+    assert "1 annotations without a mask" in err
+    assert "run lengths of size [96, 80], but its image has (height, width) [80, 96]" in err
+    assert not (tmp_path / "run").exists()
+    code, out, err = run_tool("train", *options, *more, "data.invalid_boxes=drop")
+    assert (code, err) == (0, "")
+    assert "val.json: 1 annotations without a mask that can be read are left out (data.invalid_boxes: drop)" in out

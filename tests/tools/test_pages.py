@@ -1,0 +1,49 @@
+"""docs/<tool>.md: every tool has a page, which names every option of its --help and no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = sorted(file.stem for file in (ROOT / "tools").glob("[!_]*.py"))
+
+
+@pytest.fixture(scope="module")
+def options_of(run_tool):
+    """`options_of(tool)`: its long options, those of its commands too."""
+
+    def ask(*command) -> set[str]:
+        code, out, err = run_tool(*command, "--help")
+        assert (code, err) == (0, "")
+        found = set(re.findall(r"^ +(?:-\w(?: \w+)?, )?(--[a-z][a-z-]*)", out, re.MULTILINE)) - {"--help"}
+        commands = re.search(r"^positional arguments:\n +\{([\w,]+)\}", out, re.MULTILINE)
+        for name in commands[1].split(",") if commands else ():
+            found |= ask(*command, name)
+        return found
+
+    return ask
+
+
+def rows(page: str) -> str:
+    """First cells of the rows of all tables."""
+    return "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_page_names_the_options(options_of, tool):
+    page = ROOT / f"docs/{tool}.md"
+    if not page.is_file():
+        pytest.skip(f"docs/{tool}.md is not written")
+    text, options = page.read_text(encoding="utf-8"), options_of(tool)
+    assert f"python tools/{tool}.py" in text
+    missing = {option for option in options if not re.search(rf"`{option}\b(?!-)", text)}
+    assert not missing, f"docs/{tool}.md says nothing of {sorted(missing)}"
+    unknown = set(re.findall(r"`(--[a-z][a-z-]*)", rows(text))) - options
+    assert not unknown, f"docs/{tool}.md tells of {sorted(unknown)}, which tools/{tool}.py does not have"
+
+
+def test_options_are_seen(options_of):
+    assert options_of("make_shapes") == {"--out", "--train", "--val", "--width", "--height", "--deformation", "--seed"}
+    assert {"--backends", "--sizes", "--workers", "--images"} <= options_of("benchmark")
+    assert options_of("make_docs") == set()

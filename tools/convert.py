@@ -1,0 +1,222 @@
+"""Turn a checkpoint of mmdetection, detectron2, PaddleDetection, torchvision or others into this project's."""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import _clone
+
+# isort: split
+from engine.build import build_model
+from engine.checkpoint import save_checkpoint
+from engine.config import RunConfig
+from engine.config_file import dump_config, load_config, with_overrides
+from engine.environment import git_revision
+from engine.files import write_json, write_text
+from engine.foreign.arithmetic import INPUTS
+from engine.foreign.conversion import Converted, classes_of, convert_backbone, convert_detector
+from engine.foreign.guesses import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
+from engine.foreign.reading import Foreign, read_foreign
+from engine.foreign.recognition import SOURCES, recognise
+from engine.foreign.source import Source
+from engine.tables import format_table
+
+MASK_SCALE = 2.0  # of a backbone's deformable layers by default, as in the config
+
+EPILOG = """examples:
+  python tools/convert.py faster_rcnn_r50_fpn_mdconv.pth weights/mdconv.pth                   # the backbone alone
+  python tools/train.py --config r50_dcn.yaml model.backbone.weights=weights/mdconv.pth
+  python tools/convert.py model_final.pkl weights/d2.pt --config r50_dcn.yaml model.backbone.modulation=false
+  python tools/eval.py --config weights/d2.yaml --checkpoint weights/d2.pt
+With --config the whole detector is converted, and OUT.yaml beside OUT holds the config that goes with it.
+docs/convert.md tells what each framework does differently."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="SOURCE", help="a .pth, .pt, .pkl or .pdparams file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write; must not exist")
+    parser.add_argument("--config", help="YAML file of the same detector; without it the backbone is converted")
+    parser.add_argument("--source", choices=[*SOURCES], help="whose it is (default: told by its names)")
+    parser.add_argument(
+        "--input",
+        choices=[*INPUTS],
+        help="what the network was fed, less the mean: RGB or BGR over ImageNet's deviations, or BGR in 0..255 "
+        "(default: as the file says, or as is common in the framework)",
+    )
+    parser.add_argument(
+        "--bn-eps", type=float, help="epsilon of its batch norms (default: 1e-5; torchvision on COCO: 0)"
+    )
+    parser.add_argument("--mask-scale", type=float, help="of a backbone's deformable layers here (default: 2)")
+    parser.add_argument("--classes", type=Path, help="COCO annotation JSON, or a text with a class a line")
+    parser.add_argument("--report", type=Path, help="write what became of each tensor to this JSON file")
+    parser.add_argument("--verbose", action="store_true", help="show what became of each tensor")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, with --config")
+    args = parser.parse_intermixed_args()
+    if not args.config and (args.overrides or args.classes):
+        parser.error("key=value and --classes are about a detector: give --config")
+    if args.config and args.mask_scale is not None:
+        parser.error("with --config, write model.backbone.mask_scale=...")
+    return args
+
+
+def main() -> None:
+    """Read, convert, write, tell."""
+    args = parse_arguments()
+    files = [args.out, args.out.with_suffix(".yaml")] if args.config else [args.out]
+    for file in files:
+        if file.exists():
+            raise ValueError(f"{file} exists already: remove it, or choose another OUT")
+    if args.mask_scale is not None and not 0 < args.mask_scale < float("inf"):
+        raise ValueError(f"--mask-scale must be a positive number, got {args.mask_scale}")
+    foreign = read_foreign(args.checkpoint)
+    source = recognise(foreign.tensors, args.source)
+    fed = args.input or guess_input(foreign, source)
+    classes = classes_of(foreign.tensors, source)
+    eps = guess_eps(foreign, source, classes) if args.bn_eps is None else args.bn_eps
+    if args.config:
+        converted, hints = write_detector(args, foreign, source, fed=fed, eps=eps, classes=classes)
+    else:
+        converted, hints = write_backbone(args, foreign, source, fed=fed, eps=eps)
+    print(f"{args.checkpoint}: {source.title}, {len(foreign.tensors)} tensors\n")
+    show(args, source, converted, shown_settings(fed, eps, source.mask_scale if has_masks(converted) else None))
+    print("\n" + "\n".join(hints))
+
+
+def write_backbone(
+    args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float
+) -> tuple[Converted, list[str]]:
+    """Convert a backbone and write its state dict."""
+    mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
+    converted = convert_backbone(foreign.tensors, source, fed=fed, eps=eps, mask_scale=mask_scale)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.out.with_name(args.out.name + ".partial")
+    torch.save(converted.tensors, partial)
+    partial.replace(args.out)
+    weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
+    options = {key: value for key, value in converted.found.items() if value is not None}
+    options |= {"stride_in_1x1": True} if guess_stride_in_1x1(foreign, fed) else {}
+    options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
+    options |= {"norm": "frozen_bn", "weights": str(weights)}
+    shown = [f"  model.backbone.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
+    return converted, [f"backbone: {args.out}; it goes with", *(line.replace('"', "") for line in shown)]
+
+
+def write_detector(
+    args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float, classes: int | None
+) -> tuple[Converted, list[str]]:
+    """Convert a whole detector and write its checkpoint and its config."""
+    config = adapted(args, foreign, source, fed)
+    model = config.model
+    if classes is None:
+        raise ValueError(
+            f"{args.checkpoint} of {source.title} holds no classifier of a detector that is known: leave out --config "
+            "to convert its backbone"
+        )
+    names, kept = choose_classes(foreign, source, classes, args.classes)
+    detector, _ = build_model(model, config.data, len(names), pretrained=False)
+    converted = convert_detector(
+        foreign.tensors,
+        source,
+        detector.state_dict(),
+        fed=fed,
+        eps=eps,
+        mask_scale=model.backbone.mask_scale,
+        kept=kept,
+        ratios=len(getattr(getattr(model, model.detector), "aspect_ratios", [1.0])),
+        backbone=model.backbone.model_dump(),
+    )
+    detector.load_state_dict(converted.tensors)
+    state = {
+        "config": config.model_dump(mode="json"),
+        "class_names": [*names.values()],
+        "category_ids": [*names],
+        "revision": git_revision(),
+        "parameters": sum(parameter.numel() for parameter in detector.parameters()),
+        "converted_from": source.title,
+        "step": 0,
+        "epoch": 0,
+        "model": converted.tensors,
+        # what a training would have left beside the weights
+        "ema": None,
+        "optimizer": None,
+        "figures": None,
+        "judged_step": None,
+        "stale": 0,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(args.out, state)
+    yaml = args.out.with_suffix(".yaml")
+    write_text(yaml, dump_config(config))
+    remains = [f"  - {text}" for text in source.remains]
+    return converted, [
+        f"detector of {len(names)} classes: {args.out}",
+        f"config: {yaml}",
+        *(["what still differs:", *remains] if remains else []),
+        f"judge it: python tools/eval.py --config {yaml} --checkpoint {args.out}",
+    ]
+
+
+def adapted(args: argparse.Namespace, foreign: Foreign, source: Source, fed: str) -> RunConfig:
+    """Read the config, and set what goes with the source where the command line does not say otherwise."""
+    config = load_config(args.config, args.overrides)
+    model = config.model
+    values: dict[str, Any] = {
+        "model.backbone.norm": "frozen_bn",
+        "model.backbone.weights": None,
+        "model.backbone.stride_in_1x1": guess_stride_in_1x1(foreign, fed),
+    }
+    if hasattr(getattr(model, model.detector, None), "roi_aligned"):
+        values[f"model.{model.detector}.roi_aligned"] = source.roi_aligned
+    said = {override.partition("=")[0] for override in args.overrides}
+    forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in said]
+    return with_overrides(config.model_dump(mode="json"), forced, str(args.config))
+
+
+def has_masks(converted: Converted) -> bool:
+    """Whether there are layers of DCNv2."""
+    return bool(converted.found.get("modulation"))
+
+
+def show(args: argparse.Namespace, source: Source, converted: Converted, settings: Any) -> None:
+    """Print what became of the tensors, and write it to a file if there is one."""
+    entries = converted.entries
+    if args.verbose:
+        rows = [(entry.status, entry.source or "-", entry.ours or "-", entry.why) for entry in entries]
+        print(format_table(("status", "source", "ours", "why"), rows) + "\n")
+    counts = Counter((entry.status, part_of(entry.ours) if entry.ours else entry.why) for entry in entries)
+    rows = [(status, what, number) for (status, what), number in counts.items()]
+    rows.sort(key=lambda row: (row[0] != "mapped", row[0]))
+    print(format_table(("status", "what", "tensors"), rows) + "\n")
+    print(format_table(("taken for granted", "value"), settings))
+    if args.report:
+        totals = Counter(entry.status for entry in entries)
+        lines = [entry._asdict() for entry in entries]
+        write_json(
+            args.report,
+            {
+                "source": source.title,
+                "settings": dict(settings),
+                "counts": {status: totals[status] for status in ("mapped", "new", "dropped")},
+                "remains": [*source.remains],
+                "tensors": lines,
+            },
+        )
+
+
+def part_of(key: str) -> str:
+    """Name the part of a network that a key of ours belongs to."""
+    if ".conv_offset." in key:
+        return "offsets and masks"
+    parts = {"backbone.fpn": "pyramid", "backbone.": "backbone", "rpn": "RPN", "roi_heads": "RoI heads", "head": "head"}
+    return next((part for start, part in parts.items() if key.startswith(start)), "backbone")
+
+
+if __name__ == "__main__":
+    _clone.run(main)
