@@ -60,7 +60,7 @@ def _import_engine(name: str) -> types.ModuleType:
 @contextlib.contextmanager
 def _short_names() -> collections.abc.Iterator[None]:
     """Let `models` and `data` be this clone's, and afterwards the program's own again."""
-    own = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] in _SHARED}
+    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] in _SHARED}
     packages = tuple(f"{_PACKAGE}.{folder}" for folder in _SHARED)
     loaded = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
     sys.modules.update({name.removeprefix(f"{_PACKAGE}."): module for name, module in loaded.items()})
@@ -106,7 +106,8 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
 
     Returns:
         The detector, on the CPU and in eval mode: it maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
-        with `boxes` (xyxy pixels), `labels` and `scores`. Label 1 is the first of its `class_names`.
+        with `boxes` (xyxy pixels), `labels`, `scores` and, from those that find them, `masks`. Label 1 is the first of
+        its `class_names`.
     """
     try:
         trained = _import_engine("trained")

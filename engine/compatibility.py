@@ -24,6 +24,7 @@ _FREE = (
     "score_threshold",
     "nms_threshold",
     "detections_per_image",
+    "recompute_dcn_stages",
 )
 
 
@@ -53,16 +54,14 @@ def check_categories(
 def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
     """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
 
-    An option that a checkpoint does not know is younger than it, and had the default's meaning; those of other
-    detectors do not matter.
+    Options that did not exist yet when it was written have their defaults, and those of other detectors do not matter.
 
     Raises:
         CheckpointError: listing the keys that differ.
     """
-    defaults = ModelConfig().model_dump(mode="json")
-    saved, asked, defaults = (dict(flatten(model)) for model in (state["config"]["model"], config["model"], defaults))
-    saved = defaults | saved
-    others = {*DETECTORS} - {asked.get("detector")}
+    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
+    saved = dict(flatten(ModelConfig().model_dump(mode="json"))) | saved
+    others = {*DETECTORS} - {asked["detector"]}
     differ = [
         key
         for key in asked

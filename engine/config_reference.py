@@ -6,6 +6,7 @@ from typing import Any
 
 from dcn import BACKENDS
 from models import DETECTORS, NORMS
+from models.fpn import EXTRA_LEVELS
 
 from .config import RunConfig
 from .optimizer import OPTIMIZERS, SCHEDULES
@@ -15,6 +16,7 @@ _CHOICES = {
     "model.detector": [*DETECTORS],
     "model.dcn_backend": ["auto", *BACKENDS],
     "model.backbone.norm": [*NORMS],
+    "model.fpn.extra_levels": [*EXTRA_LEVELS],
     "train.optimizer": [*OPTIMIZERS],
     "train.schedule": [*SCHEDULES],
 }
@@ -149,13 +151,13 @@ def _type(field: dict[str, Any], choices: list[str] | None = None) -> str:
         return " or ".join(_type(kind) for kind in field["anyOf"])
     if names := choices or field.get("enum"):
         return ", ".join(f"`{name}`" for name in names)
-    if field["type"] == "array":
+    if field.get("type") == "array" and "items" in field:
         least, most = field.get("minItems", 0), field.get("maxItems")
         count = "" if not (least or most) else f"{least} " if least == most else f"{least} or more "
         kind, _, bounds = _type(field["items"]).partition(" ")
         return f"list of {count}{kind}s {bounds}".strip()
     bounds = [form.format(f"{field[key]:,}") for key, form in _BOUNDS.items() if key in field]
-    return " ".join([field["type"], ", ".join(bounds)]).strip()
+    return " ".join([field.get("type", "anything"), ", ".join(bounds)]).strip()
 
 
 def _default(field: dict[str, Any], otherwise: str) -> str:

@@ -6,14 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
 import _clone
 
 # isort: split
+import torch
+
 from engine.build import build_model
 from engine.checkpoint import save_checkpoint
 from engine.config import RunConfig
-from engine.config_file import dump_config, load_config, with_overrides
+from engine.config_file import dump_config, flatten, load_config, with_overrides
 from engine.environment import git_revision
 from engine.files import write_json, write_text
 from engine.foreign.arithmetic import INPUTS
@@ -61,6 +62,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     if not args.config and (args.overrides or args.classes):
         parser.error("key=value and --classes are about a detector: give --config")
+    if args.out.suffix in (".yaml", ".yml"):
+        parser.error(f"OUT is for weights, as in weights.pt, got {args.out}")
     if args.config and args.mask_scale is not None:
         parser.error("with --config, write model.backbone.mask_scale=...")
     return args
@@ -81,17 +84,18 @@ def main() -> None:
     classes = classes_of(foreign.tensors, source)
     eps = guess_eps(foreign, source, classes) if args.bn_eps is None else args.bn_eps
     if args.config:
-        converted, hints = write_detector(args, foreign, source, fed=fed, eps=eps, classes=classes)
+        converted, hints, stride_in_1x1 = write_detector(args, foreign, source, fed=fed, eps=eps, classes=classes)
     else:
-        converted, hints = write_backbone(args, foreign, source, fed=fed, eps=eps)
+        converted, hints, stride_in_1x1 = write_backbone(args, foreign, source, fed=fed, eps=eps)
     print(f"{args.checkpoint}: {source.title}, {len(foreign.tensors)} tensors\n")
-    show(args, source, converted, shown_settings(fed, eps, source.mask_scale if has_masks(converted) else None))
+    mask_scale = source.mask_scale if has_masks(converted) else None
+    show(args, source, converted, shown_settings(fed, eps, mask_scale, stride_in_1x1=stride_in_1x1))
     print("\n" + "\n".join(hints))
 
 
 def write_backbone(
     args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float
-) -> tuple[Converted, list[str]]:
+) -> tuple[Converted, list[str], bool]:
     """Convert a backbone and write its state dict."""
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
     converted = convert_backbone(foreign.tensors, source, fed=fed, eps=eps, mask_scale=mask_scale)
@@ -101,16 +105,18 @@ def write_backbone(
     partial.replace(args.out)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}
-    options |= {"stride_in_1x1": True} if guess_stride_in_1x1(foreign, fed) else {}
+    stride_in_1x1 = guess_stride_in_1x1(foreign, fed)
+    options |= {"stride_in_1x1": True} if stride_in_1x1 else {}
     options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
     options |= {"norm": "frozen_bn", "weights": str(weights)}
     shown = [f"  model.backbone.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
-    return converted, [f"backbone: {args.out}; it goes with", *(line.replace('"', "") for line in shown)]
+    hints = [f"backbone: {args.out}; it goes with", *(line.replace('"', "") for line in shown)]
+    return converted, hints, stride_in_1x1
 
 
 def write_detector(
     args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float, classes: int | None
-) -> tuple[Converted, list[str]]:
+) -> tuple[Converted, list[str], bool]:
     """Convert a whole detector and write its checkpoint and its config."""
     config = adapted(args, foreign, source, fed)
     model = config.model
@@ -130,7 +136,7 @@ def write_detector(
         mask_scale=model.backbone.mask_scale,
         kept=kept,
         ratios=len(getattr(getattr(model, model.detector), "aspect_ratios", [1.0])),
-        backbone=model.backbone.model_dump(),
+        asked=dict(flatten({"backbone": model.backbone.model_dump(), "fpn": model.fpn.model_dump()})),
     )
     detector.load_state_dict(converted.tensors)
     state = {
@@ -154,13 +160,14 @@ def write_detector(
     save_checkpoint(args.out, state)
     yaml = args.out.with_suffix(".yaml")
     write_text(yaml, dump_config(config))
-    remains = [f"  - {text}" for text in source.remains]
-    return converted, [
+    remains = [f"  - {text}" for text in source.remaining(model.detector)]
+    hints = [
         f"detector of {len(names)} classes: {args.out}",
         f"config: {yaml}",
         *(["what still differs:", *remains] if remains else []),
         f"judge it: python tools/eval.py --config {yaml} --checkpoint {args.out}",
     ]
+    return converted, hints, model.backbone.stride_in_1x1
 
 
 def adapted(args: argparse.Namespace, foreign: Foreign, source: Source, fed: str) -> RunConfig:
@@ -204,7 +211,6 @@ def show(args: argparse.Namespace, source: Source, converted: Converted, setting
                 "source": source.title,
                 "settings": dict(settings),
                 "counts": {status: totals[status] for status in ("mapped", "new", "dropped")},
-                "remains": [*source.remains],
                 "tensors": lines,
             },
         )

@@ -61,6 +61,16 @@ def describe_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
+def describe_pyramid(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Say what the pyramid of a detector's tensors is, by the names of `model.fpn` in the config."""
+    output = tensors.get("backbone.fpn.layer_blocks.0.0.weight")
+    if output is None:
+        return {}
+    top = tensors.get("backbone.fpn.extra_blocks.p6.weight")
+    extra = "pool" if top is None else "p6p7" if top.shape[0] == top.shape[1] else "p6p7_c5"
+    return {"channels": len(output), "extra_levels": extra}
+
+
 def _every(deformable: Mapping[int, set[int]], blocks: Mapping[int, set[int]]) -> int | None:
     """Every how many blocks, counted back from the last of a stage, is deformable; None if they follow no such rule."""
     for step in range(1, max(map(len, blocks.values())) + 1):

@@ -22,7 +22,12 @@ def fold_input(weight: Tensor, fed: str) -> Tensor:
     """Make the first convolution, `(N, 3, kh, kw)`, see RGB over ImageNet's deviations as it saw what it was fed.
 
     Padding stays what it was: zeros, which are the mean of the pictures there and here.
+
+    Raises:
+        ValueError: if it sees other than three channels.
     """
+    if weight.dim() != 4 or weight.shape[1] != 3:
+        raise ValueError(f"the first convolution must see the 3 channels of a picture, its weight is {[*weight.shape]}")
     is_bgr, is_raw = INPUTS[fed]
     if is_bgr:
         weight = weight.flip(1)

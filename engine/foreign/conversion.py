@@ -4,14 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from .architecture import describe_backbone, missing_in_backbone
+from .architecture import describe_backbone, describe_pyramid, missing_in_backbone
 from .heads import arrange_heads, count_classes, transpose_linear
 from .mapping import Entry, Mapped, fold_backbone, is_modulated, map_tensors
 from .source import BODY, Source
 
-SHOWN = 8  # names of a kind in an error
+SHOWN = 6  # names of a kind in an error
 
 
 class Converted(NamedTuple):
@@ -54,7 +55,7 @@ def convert_backbone(
     ]
     entries += [Entry(name, None, "dropped", rest) for name in mapped.unknown]
     entries = [entry._replace(ours=entry.ours and entry.ours.removeprefix(BODY)) for entry in entries]
-    weights = {key.removeprefix(BODY): tensor.contiguous() for key, tensor in folded.items()}
+    weights = {key.removeprefix(BODY): _own(tensor) for key, tensor in folded.items()}
     return Converted(weights, entries, describe_backbone(body))
 
 
@@ -68,7 +69,7 @@ def convert_detector(
     mask_scale: float,
     kept: Sequence[int],
     ratios: int = 3,
-    backbone: Mapping[str, Any] | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> Converted:
     """Turn a checkpoint into the weights of a detector of the same architecture.
 
@@ -81,7 +82,7 @@ def convert_detector(
         mask_scale: of the detector's deformable layers.
         kept: foreground classes of the file, counted from 0, that become classes 1, 2, ... of the detector.
         ratios: aspect ratios of the detector's anchors.
-        backbone: the detector's, by the names of `model.backbone` in the config; said where the file's is another.
+        asked: options of the detector that the file's may differ in, as in "backbone.name"; told where it does.
 
     Raises:
         ValueError: if the file's detector is another one, with all that differs, or cannot be converted.
@@ -100,10 +101,22 @@ def convert_detector(
     ours = fold_backbone(ours, fed=fed, eps=eps, their_mask_scale=source.mask_scale, our_mask_scale=mask_scale)
     counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in ours]
     needed = {key: tensor for key, tensor in wanted.items() if key not in counters}
-    _check_same(mapped, ours, needed, source, found, backbone or {})
+    told = {f"backbone.{key}": value for key, value in found.items()}
+    told |= {f"fpn.{key}": value for key, value in describe_pyramid(ours).items()}
+    differ = [
+        f"  - model.{key}: {asked[key]!r} in the config, {value!r} in the checkpoint"
+        for key, value in told.items()
+        if key in (asked or {}) and value is not None and asked[key] != value
+    ]
+    _check_same(mapped, ours, needed, source, differ)
     entries = mapped.entries + [Entry(None, key, "new", "a counter of batch norm") for key in counters]
-    state = {key: ours[key].to(wanted[key].dtype).contiguous() if key in ours else wanted[key] for key in wanted}
+    state = {key: _own(ours[key]).to(wanted[key].dtype) if key in ours else wanted[key] for key in wanted}
     return Converted(state, entries, found)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that shares no memory, which would be written whole."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def classes_of(tensors: Mapping[str, Tensor], source: Source) -> int | None:
@@ -149,32 +162,27 @@ def _check_same(
     ours: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     source: Source,
-    found: Mapping[str, Any],
-    backbone: Mapping[str, Any],
+    differ: Sequence[str],
 ) -> None:
-    """Raise `ValueError` with all that differs."""
+    """Raise `ValueError` with all that differs: options, and tensors."""
     names = {entry.ours: entry.source for entry in mapped.entries if entry.ours}
     missing = [key for key in wanted if key not in ours]
     unused = [*mapped.unknown, *(names[key] for key in ours if key not in wanted)]
     shapes = [
-        f"{names[key]}: {[*ours[key].shape]} would be {key}, which is {[*wanted[key].shape]}"
+        f"{names[key]} {[*ours[key].shape]} would be {key} {[*wanted[key].shape]}"
         for key in ours
         if key in wanted and ours[key].shape != wanted[key].shape
     ]
     if not (missing or unused or shapes):
         return
-    lines = [f"the checkpoint of {source.title} is of another network than the config:"]
-    lines += [
-        f"  - model.backbone.{key}: {backbone[key]!r} in the config, {value!r} in the checkpoint"
-        for key, value in found.items()
-        if key in backbone and value is not None and backbone[key] != value
-    ]
+    lines = [f"the checkpoint of {source.title} is of another network than the config:", *differ]
     for kind, items in (
-        ("the config's tensors have no counterpart", missing),
-        ("the checkpoint's tensors have no place", unused),
-        ("tensors have other shapes", shapes),
+        ("the config's tensors are not in the checkpoint", missing),
+        ("the checkpoint's tensors have no place in the network", unused),
+        ("the tensors have other shapes", shapes),
     ):
         if items:
-            more = f", and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-            lines.append(f"  - {len(items)} of {kind}: {', '.join(items[:SHOWN])}{more}")
+            lines.append(f"  - {len(items)} of {kind}:")
+            lines += [f"      {item}" for item in items[:SHOWN]]
+            lines += [f"      and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
     raise ValueError("\n".join(lines))

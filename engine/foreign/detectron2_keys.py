@@ -79,7 +79,7 @@ DETECTRON2 = Source(
         ),
     ],
     remains=[
-        "anchors are in whole pixels here: up to 3 % of the smallest ones' sides",
-        "images are scaled by Pillow there (with an antialiasing filter), by PyTorch here (bilinear without)",
+        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
+        (".*", "images are scaled by Pillow there, with an antialiasing filter, and by PyTorch here, without"),
     ],
 )

@@ -104,11 +104,12 @@ def _default_classes(foreign: Foreign, source: Source, classes: int) -> dict[int
     )
 
 
-def shown_settings(fed: str, eps: float, mask_scale: float | None) -> Sequence[tuple[str, str]]:
+def shown_settings(fed: str, eps: float, mask_scale: float | None, *, stride_in_1x1: bool) -> Sequence[tuple[str, str]]:
     """Rows that tell what was taken for granted."""
     is_bgr, is_raw = INPUTS[fed]
     return [
         ("input", f"{'BGR' if is_bgr else 'RGB'} less the mean, {'in 0..255' if is_raw else 'over the deviations'}"),
+        ("strides of stages", f"in the {'first 1x1' if stride_in_1x1 else '3x3'} convolution"),
         ("epsilon of batch norms", f"{eps:g}"),
         ("scale of masks", "-" if mask_scale is None else f"{mask_scale:g}"),
     ]

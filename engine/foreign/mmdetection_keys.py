@@ -71,9 +71,9 @@ MMDETECTION = Source(
         ),
     ],
     remains=[
-        "anchors are in whole pixels here: up to 3 % of the smallest ones' sides",
-        "RetinaNet: mmdetection takes P7 from P6 as it is, torchvision's block from its positive part",
-        "Cascade R-CNN: mmdetection averages the logits of the stages, others their probabilities",
-        "images are scaled by OpenCV there, by PyTorch here, both bilinear",
+        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
+        ("retinanet", "its P7 is made from P6 as it is, torchvision's from the positive part of P6"),
+        ("cascade.*", "it averages the logits of the stages, this project their probabilities"),
+        (".*", "images are scaled by OpenCV there, by PyTorch here, both bilinear"),
     ],
 )

@@ -115,7 +115,7 @@ PADDLE = Source(
         ),
     ],
     remains=[
-        "anchors are in whole pixels here: up to 3 % of the smallest ones' sides",
-        "images are scaled by OpenCV there, by PyTorch here, both bilinear",
+        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
+        (".*", "images are scaled by OpenCV there, by PyTorch here, both bilinear"),
     ],
 )

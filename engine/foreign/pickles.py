@@ -100,6 +100,13 @@ def _bytes(*arguments: Any) -> bytes:
     return b""
 
 
+def _tuple(items: Any = ()) -> tuple:
+    """Stands in for tuple, which PaddlePaddle calls for pairs of a name and an array."""
+    if not isinstance(items, tuple | list):
+        raise PickleError(f"it makes a tuple of {type(items).__name__}")
+    return tuple(items)
+
+
 def _attribute(*_: Any) -> Inert:
     """Stands in for getattr, by which mmengine's history names its own methods."""
     return Inert()
@@ -120,6 +127,7 @@ KNOWN: dict[str, Any] = _NUMPY | {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes,
+    "builtins.tuple": _tuple,
 }
 # what a .pth may name beside what torch.load knows by itself: what training with mmdetection leaves in a checkpoint
 KNOWN_TO_TORCH: dict[str, Any] = _NUMPY | {

@@ -82,11 +82,12 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         return {}
     nested = next((content[key] for key in _NESTS if isinstance(content.get(key), dict)), content)
-    tensors = {
-        key: torch.tensor(value) if isinstance(value, np.ndarray) else value
-        for key, value in nested.items()
-        if isinstance(key, str) and key != _PADDLE_NAMES and isinstance(value, Tensor | np.ndarray)
-    }
+    tensors = {}
+    for key, value in nested.items():
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], np.ndarray):
+            value = value[1]  # of PaddlePaddle, beside its name for it
+        if isinstance(key, str) and key != _PADDLE_NAMES and isinstance(value, Tensor | np.ndarray):
+            tensors[key] = torch.tensor(value) if isinstance(value, np.ndarray) else value
     if tensors and all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     return tensors

@@ -74,7 +74,7 @@ class Source(NamedTuple):
         cascade_factors: by stage of a cascade, its standard deviations of (dx, dy, dw, dh) times our weights.
         refusals: patterns of names that stand for what cannot be converted, with the reason, and whether that is so for
             the backbone too.
-        remains: how the converted detector still differs.
+        remains: how a converted detector still differs: patterns of our names of detectors, and the text.
     """
 
     title: str
@@ -90,13 +90,17 @@ class Source(NamedTuple):
     input: str = "rgb_std"
     cascade_factors: Mapping[int, tuple[float, ...]] = MappingProxyType({})
     refusals: Sequence[tuple[str, str, bool]] = ()
-    remains: Sequence[str] = ()
+    remains: Sequence[tuple[str, str]] = ()
 
     def layout(self, names: Iterable[str]) -> Layout:
         """Take what names tell together."""
         names = frozenset(names)
         numbers = {int(match[1]) for name in names if (match := re.fullmatch(self.lateral, name))}
         return Layout(names, min(numbers, default=0), len(numbers))
+
+    def remaining(self, detector: str) -> list[str]:
+        """Say how a converted detector still differs from what it was."""
+        return [text for pattern, text in self.remains if re.fullmatch(pattern, detector)]
 
     def target(self, name: str, layout: Layout) -> Piece | Dropped | None:
         """Say what becomes of a tensor; None if no rule fits."""

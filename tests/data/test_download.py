@@ -5,6 +5,7 @@ import errno
 import hashlib
 import logging
 import random
+import threading
 
 import pytest
 
@@ -114,6 +115,30 @@ def test_a_server_that_is_busy(server, tmp_path, warnings):
     _, waits = load(server, tmp_path)
     assert waits == [1, 2, 4, 8]
     assert warnings()[0] == "a.zip: the server says 503 Service Unavailable; trying again in 1 s"
+
+
+def test_a_server_that_falls_silent(server, tmp_path, warnings, monkeypatch):
+    monkeypatch.setattr("data.download._TIMEOUT_S", 0.3)
+    answer, asleep = server.answer, threading.Event()
+
+    def silent(request):
+        server.answer = answer
+        server.asked.append(("zips/a.zip", 0))
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(CONTENT[:300_000])
+        request.wfile.flush()
+        asleep.wait(10)
+
+    server.answer = silent
+    try:
+        load(server, tmp_path)
+    finally:
+        asleep.set()
+    assert server.asked[0] == ("zips/a.zip", 0)
+    ((_, start),) = server.asked[1:]
+    assert 0 < start <= 300_000, "nothing of what came was kept"
+    assert warnings() == ["a.zip: the connection broke (timed out); trying again in 1 s"]
 
 
 def test_it_gives_up_and_keeps_what_came(server, tmp_path):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from dcn import BACKENDS
 from engine.config import RunConfig
 from engine.config_file import CONFIG_DIR, ConfigError, _read, check_config
-from engine.config_reference import config_schema, reference_page, schema_text
+from engine.config_reference import _one_line, config_schema, reference_page, schema_text
 from models import DETECTORS
 
 ROOT = CONFIG_DIR.parent
@@ -25,7 +25,7 @@ MODELINE = "# yaml-language-server: $schema=schema.json"
 
 @pytest.fixture(scope="module")
 def validator():
-    schema = json.loads((CONFIG_DIR / "schema.json").read_text(encoding="utf-8"))
+    schema = config_schema()
     jsonschema.Draft7Validator.check_schema(schema)
     return jsonschema.Draft7Validator(schema)
 
@@ -69,6 +69,10 @@ def test_the_page_has_every_key_once_with_its_default_and_sentence():
             assert default == ("its keys'" if is_section else "required"), key
         elif not isinstance(field.default, BaseModel):
             assert json.loads(default.strip("`")) == field.default, key
+
+
+def test_a_sentence_stays_in_its_cell():
+    assert _one_line("pool | p6p7,\n  or none") == "pool \\| p6p7, or none"
 
 
 def test_links_within_the_page_lead_somewhere():

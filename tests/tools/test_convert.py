@@ -14,7 +14,7 @@ from engine.config_file import load_config
 from engine.trained import load_trained, restore_model
 from models import load_backbone_weights, resnet
 
-OPTIONS = ["model.backbone.dcn_v2_stages=[2]", "model.backbone.norm=frozen_bn"]
+DCN = "model.backbone.dcn_v2_stages=[2]"
 # our names to mmdetection's, in this order
 RENAMED = {
     "backbone.body.": "backbone.",
@@ -38,7 +38,10 @@ class Evil:
 @pytest.fixture(scope="module")
 def detector(tiny_config):
     """A small detector with random numbers everywhere, whose masks are sigmoids, as mmdetection's are."""
-    config = load_config(tiny_config, [*OPTIONS, "model.backbone.mask_scale=1.0", "model.faster_rcnn.roi_aligned=true"])
+    config = load_config(
+        tiny_config,
+        [DCN, "model.backbone.norm=frozen_bn", "model.backbone.mask_scale=1.0", "model.faster_rcnn.roi_aligned=true"],
+    )
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, 5, pretrained=False)
     with torch.no_grad():
@@ -84,9 +87,7 @@ def converted(run_tool, checkpoint, tiny_config, shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ours")
     classes = ["--classes", shapes / "annotations/train.json"]
     report = ["--report", folder / "report.json"]
-    result = run_tool(
-        "convert", checkpoint, folder / "new/ours.pt", "--config", tiny_config, *classes, *report, *OPTIONS
-    )
+    result = run_tool("convert", checkpoint, folder / "new/ours.pt", "--config", tiny_config, *classes, *report, DCN)
     return result, folder
 
 
@@ -96,7 +97,8 @@ def test_a_detector_is_the_same_afterwards(converted, detector):
     trained = load_trained(folder / "new/ours.pt")
     model = restore_model(trained)
     assert trained.config.model.backbone.mask_scale == 2.0  # the config's, to which the weights were folded
-    assert trained.config.model.faster_rcnn.roi_aligned
+    assert trained.config.model.faster_rcnn.roi_aligned  # which the config does not say
+    assert trained.config.model.backbone.norm == "frozen_bn"  # where the config says gn
     picture = torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         (our,), (their,) = model([picture]), detector([picture])
@@ -105,6 +107,7 @@ def test_a_detector_is_the_same_afterwards(converted, detector):
         torch.testing.assert_close(our[name], their[name], rtol=1e-4, atol=1e-4)
     assert "detector of 5 classes" in out
     assert "anchors are in whole pixels here" in out
+    assert "P7" not in out  # of RetinaNet
 
 
 def test_the_other_tools_take_it(converted, run_tool, shapes):
@@ -133,6 +136,7 @@ def test_the_report_names_each_tensor_once(converted, theirs, detector):
     assert re.search(rf"^  dropped  a counter of batch norm +{counters}$", out, re.MULTILINE)
     assert re.search(r"^  mapped +offsets and masks +4$", out, re.MULTILINE)
     assert re.search(r"^  scale of masks +1$", out, re.MULTILINE)
+    assert re.search(r"^  strides of stages +in the 3x3 convolution$", out, re.MULTILINE)
 
 
 def test_a_backbone_is_what_the_config_asks_for(run_tool, tmp_path):
@@ -207,6 +211,12 @@ def test_mistakes_end_with_code_2_and_write_nothing(
     assert "Traceback" not in err
     assert out == ""
     assert not [*tmp_path.iterdir()]
+
+
+def test_weights_are_no_yaml(run_tool, checkpoint, tmp_path):
+    code, _, err = run_tool("convert", checkpoint, tmp_path / "ours.yaml")
+    assert code == 2
+    assert "OUT is for weights" in err
 
 
 def test_nothing_is_overwritten(run_tool, checkpoint, tiny_config, tmp_path):

@@ -239,6 +239,15 @@ def test_mistakes(run_tool, tmp_path, options, said):
     assert not [*tmp_path.iterdir()]
 
 
+def test_the_user_stops_it(run_tool, server, tmp_path, monkeypatch):
+    def stopped(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.download.fetch", stopped)
+    code, _, err = load(run_tool, server, tmp_path)
+    assert (code, err) == (1, "\nstopped by the user; the same command goes on where it was\n")
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():

@@ -73,13 +73,13 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
     weights = tmp_path / "weights.pt"
     torch.save(resnet("resnet18").state_dict(), weights)
     (tmp_path / "options.json").write_text(json.dumps([BACKBONE, OPTIONS, str(dcn_run), str(weights)]))
-    first = "import data, models, models.resnet\n" if imported == "before" else ""
-    out = program(first, USE, OWN)
+    mark = "import data, models, models.resnet\ndata.WHOSE = models.WHOSE = models.resnet.WHOSE = 'still own'\n"
+    out = program(mark if imported == "before" else "", USE, OWN)
 
     assert out["entries"] == sorted(["resnet", "detector", *DETECTORS, *(f"{name}_dcn" for name in RESNETS)])
     assert "Build faster_rcnn on a ResNet and its pyramid" in out["help"]
     assert faster_rcnn.__doc__ in out["help"]
-    assert out["own"] == ["own"] * 3
+    assert out["own"] == ["still own" if imported == "before" else "own"] * 3
     assert out["short names"] == ["data", "models", "models.resnet"]
     tops = {name.partition(".")[0] for name in out["modules"]}
     assert tops == {"dcn", "resnet_dcn", "torch", "torchvision"}, "a class is found again where it says that it is"

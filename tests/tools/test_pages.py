@@ -37,7 +37,7 @@ def test_the_page_names_the_options(options_of, tool):
         pytest.skip(f"docs/{tool}.md is not written")
     text, options = page.read_text(encoding="utf-8"), options_of(tool)
     assert f"python tools/{tool}.py" in text
-    missing = {option for option in options if not re.search(rf"`{option}\b(?!-)", text)}
+    missing = {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)}
     assert not missing, f"docs/{tool}.md says nothing of {sorted(missing)}"
     unknown = set(re.findall(r"`(--[a-z][a-z-]*)", rows(text))) - options
     assert not unknown, f"docs/{tool}.md tells of {sorted(unknown)}, which tools/{tool}.py does not have"

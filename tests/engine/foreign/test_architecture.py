@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from engine.foreign.architecture import describe_backbone, missing_in_backbone
-from models import RESNETS, resnet
+from engine.foreign.architecture import describe_backbone, describe_pyramid, missing_in_backbone
+from models import RESNETS, resnet, resnet_fpn
 
 
 def body(name, **options):
@@ -49,3 +49,12 @@ def test_every_missing_tensor_of_a_norm_and_its_convolution_is_seen(name):
             continue
         rest = {other: value for other, value in tensors.items() if other != key}
         assert missing_in_backbone(rest) or key.endswith("num_batches_tracked"), key
+
+
+@pytest.mark.parametrize("extra_levels", ["pool", "p6p7", "p6p7_c5"])
+def test_pyramids_are_told(extra_levels):
+    with torch.device("meta"):
+        pyramid = resnet_fpn(resnet("resnet18"), channels=96, extra_levels=extra_levels)
+    tensors = {f"backbone.{key}": value for key, value in pyramid.state_dict().items()}
+    assert describe_pyramid(tensors) == {"channels": 96, "extra_levels": extra_levels}
+    assert describe_pyramid(body("resnet18")) == {}

@@ -15,6 +15,11 @@ def test_the_first_convolution_sees_the_same(kind, fed):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+def test_a_first_convolution_of_other_pictures_is_refused():
+    with pytest.raises(ValueError, match=r"must see the 3 channels of a picture, its weight is \[8, 4, 7, 7\]"):
+        fold_input(torch.zeros(8, 4, 7, 7), "rgb_std")
+
+
 def test_an_epsilon_is_folded():
     var = torch.tensor([0.5, 1e-7], dtype=torch.float64)
     for eps in (0.0, 1e-3):

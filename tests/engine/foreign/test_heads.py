@@ -119,7 +119,7 @@ def test_rows_of_masks(key, outputs, wanted):
     assert arranged.flatten().tolist() == wanted
 
 
-@pytest.mark.parametrize("rows", [7, 40])
+@pytest.mark.parametrize("rows", [7, 40, 44])
 def test_outputs_that_do_not_fit_are_refused(rows):
     name = "roi_heads.box_predictor.bbox_pred.bias"
     with pytest.raises(ValueError, match=f"12 classes of 1 x 4 outputs were expected, got {rows} outputs"):

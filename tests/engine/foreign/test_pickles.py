@@ -133,7 +133,13 @@ def test_names_that_are_not_listed_are_refused(name):
 
 
 def test_what_is_listed_takes_no_other_arguments():
-    for path in ("builtins\nbytes", "numpy\ndtype", "numpy.core.multiarray\nscalar", "_codecs\nencode"):
+    for path in (
+        "builtins\nbytes",
+        "builtins\ntuple",
+        "numpy\ndtype",
+        "numpy.core.multiarray\nscalar",
+        "_codecs\nencode",
+    ):
         with pytest.raises(PickleError, match=r"^it "):
             load_pickle(io.BytesIO(b"c" + path.encode() + b"\n(VO8\nVutf-7\ntR."))
 

@@ -99,6 +99,20 @@ def test_the_meta_of_mmdetection_2(tmp_path):
     assert (foreign.config_text, foreign.class_names) == ("data = dict(to_rgb=False)", ["cat", "dog"])
 
 
+class Named:
+    """As PaddlePaddle pickles a tensor: a tuple of its name and its numbers."""
+
+    def __reduce__(self):
+        return tuple, (("conv2d_0.w_0", WEIGHT.numpy()),)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_tensors_of_paddlepaddle_with_their_names(protocol, tmp_path):
+    file = tmp_path / "x.pdparams"
+    file.write_bytes(pickle.dumps({"conv.weight": Named()}, protocol=protocol))
+    assert torch.equal(read_foreign(file).tensors["conv.weight"], WEIGHT)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch was_here",)

@@ -1,0 +1,25 @@
+"""Trained detectors as programs that run without this project: `torch.export` files and ONNX."""
+
+from .batches import OUTPUTS
+from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
+from .graphs import GRAPHS, check_exportable, graph_of, least_side
+from .programs import FORMATS, OLDEST_OPSET, check_requirements, export_to, load_exported
+
+__all__ = [
+    "BOX_TOLERANCE",
+    "FORMATS",
+    "GRAPHS",
+    "OLDEST_OPSET",
+    "OUTPUTS",
+    "SCORE_TOLERANCE",
+    "Difference",
+    "Row",
+    "check_exportable",
+    "check_requirements",
+    "compare",
+    "export_to",
+    "graph_of",
+    "least_side",
+    "load_exported",
+    "run_beside",
+]

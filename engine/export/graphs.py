@@ -1,0 +1,55 @@
+"""Which detectors can be exported, and what of them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .layers import standardized
+from .one_stage import FCOSGraph, RetinaNetGraph
+from .two_stage import FasterRCNNGraph
+
+# by the names of `models.DETECTORS`
+GRAPHS: dict[str, Callable[..., nn.Module]] = {
+    "faster_rcnn": FasterRCNNGraph,
+    "retinanet": RetinaNetGraph,
+    "fcos": FCOSGraph,
+}
+_PROBE = 512
+
+
+def check_exportable(detector: str) -> None:
+    """Raise `ValueError` unless a detector of this name can be exported."""
+    if detector not in GRAPHS:
+        raise ValueError(f"a {detector} cannot be exported, only these can: {', '.join(GRAPHS)}")
+
+
+def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
+    """Make the module that is exported, on a copy of the detector with torchvision's deformable convolution.
+
+    Args:
+        detector: its name in `models.DETECTORS`.
+        model: the detector, on the CPU.
+        suppress: `suppression.suppress` or `suppress_as_operator`.
+
+    Returns:
+        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `batches.OUTPUTS` lists.
+
+    Raises:
+        ValueError: if there is no graph for this detector.
+    """
+    check_exportable(detector)
+    model = standardized(model).eval().requires_grad_(False)
+    with torch.inference_mode():
+        model([torch.zeros(3, _PROBE, _PROBE)])  # RoI pooling finds its scales
+    return GRAPHS[detector](model, suppress).eval()
+
+
+@torch.inference_mode()
+def least_side(model: nn.Module) -> int:
+    """Give the shortest side that images may have in an exported program: the coarsest map has two rows then.
+
+    Shapes of one are special to PyTorch, and are not covered by a program for open sizes.
+    """
+    coarsest = [*model.backbone(torch.zeros(1, 3, _PROBE, _PROBE)).values()][-1]
+    return _PROBE // coarsest.shape[-1] + 1

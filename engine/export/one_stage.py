@@ -1,0 +1,65 @@
+"""RetinaNet and FCOS as graphs over whole batches, from the modules and numbers of torchvision's."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
+
+from .batches import ABSENT, anchors_of, best, pick, prepare, split_by_label, top_of_levels
+
+
+class RetinaNetGraph(nn.Module):
+    """From images to detections, as `model(images)` gives them for images that need no resizing.
+
+    Args:
+        model: in eval mode.
+        suppress: `suppression.suppress` or `suppress_as_operator`.
+    """
+
+    def __init__(self, model: nn.Module, suppress: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.suppress = suppress
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Detect in images `(B, 3, H, W)` in [0, 1]; see `batches.OUTPUTS`."""
+        model = self.model
+        padded = prepare(images, model.transform)
+        maps = [*model.backbone(padded).values()]
+        outputs = model.head(maps)
+        scores = self.scores(outputs)[..., 1:]  # (B, places, C), without class 0, which is none
+        scores = torch.where(scores > model.score_thresh, scores, ABSENT)
+        classes = scores.shape[-1]
+
+        per_place = model.anchor_generator.num_anchors_per_location()
+        counts = [level.shape[-2] * level.shape[-1] * n for level, n in zip(maps, per_place, strict=True)]
+        scores = scores.flatten(1)
+        scores, order = top_of_levels(scores, [n * classes for n in counts], model.topk_candidates)
+        places, labels = order // classes, order % classes
+        anchors = anchors_of(model.anchor_generator, padded, maps)[places.flatten()]
+        boxes = self.decode(pick(outputs["bbox_regression"], places).flatten(0, 1), anchors).unflatten(0, order.shape)
+        boxes = clip_boxes_to_image(boxes, images.shape[-2:])
+
+        keep = self.suppress(boxes, split_by_label(scores, labels, classes), model.nms_thresh, ABSENT)
+        return best(boxes, torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img)
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Scores of all classes from the outputs of the head."""
+        return outputs["cls_logits"].sigmoid()
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes `(n, 4)` from what the head says of anchors."""
+        return self.model.box_coder.decode_single(deltas, anchors)
+
+
+class FCOSGraph(RetinaNetGraph):
+    """The same for FCOS, which weighs scores by the centre-ness, and tells boxes by their sides."""
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """Scores of all classes from the outputs of the head."""
+        return (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes `(n, 4)` from what the head says of anchors."""
+        return self.model.box_coder.decode(deltas, anchors)

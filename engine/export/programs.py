@@ -1,0 +1,163 @@
+"""Detectors as files: `torch.export` programs and ONNX."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .batches import OUTPUTS
+from .graphs import graph_of, least_side
+from .suppression import suppress, suppress_as_operator
+
+# DeformConv came with opset 19
+OLDEST_OPSET = 19
+# key of what goes with the file
+METADATA = "detector"
+_METADATA_FILE = f"{METADATA}.json"
+_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+
+Run = Callable[[Tensor], dict[str, Tensor]]
+
+
+def check_requirements(path: Path, opset: int = OLDEST_OPSET) -> None:
+    """Check that a file of this kind can be written here.
+
+    Raises:
+        ValueError: if its ending is not known, packages are missing, or the opset does not fit.
+    """
+    if path.suffix not in FORMATS:
+        raise ValueError(f"the file to write must end in {' or '.join(FORMATS)}, got {path}")
+    if path.suffix != ".onnx":
+        return
+    missing = [name for name in _NEEDS if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"ONNX needs {', '.join(missing)}: pip install -r requirements-export.txt")
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ValueError(
+            f"the opset must be {OLDEST_OPSET}, the first with DeformConv, to {newest}, the newest that the "
+            f"installed onnx knows, got {opset}"
+        )
+
+
+def export_to(
+    path: Path, detector: str, model: nn.Module, metadata: dict[str, Any], *, opset: int = OLDEST_OPSET
+) -> Counter[str]:
+    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size from `least_side` on.
+
+    Args:
+        path: the file; its ending tells the kind.
+        detector: its name in `models.DETECTORS`.
+        model: the detector, on the CPU.
+        metadata: plain values that the file carries as JSON.
+        opset: version of ONNX's operators.
+
+    Returns:
+        How many of each operator the file has.
+
+    Raises:
+        ValueError: if the ending, the detector or the opset does not fit, or packages are missing.
+    """
+    check_requirements(path, opset)
+    return FORMATS[path.suffix][0](path, detector, model, json.dumps(metadata), opset)
+
+
+def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
+    """Read an exported file.
+
+    Returns:
+        A function from images `(B, 3, H, W)` in [0, 1] to what `batches.OUTPUTS` lists, and the metadata.
+    """
+    run, metadata = FORMATS[path.suffix][1](path)
+    return run, json.loads(metadata)
+
+
+def _trace(graph: nn.Module) -> ExportedProgram:
+    """Export for open sizes, and without the lines of code that led to each operation, which name files of here."""
+    least = least_side(graph.model)
+    sizes = {0: Dim("batch", min=1), 2: Dim("height", min=least), 3: Dim("width", min=least)}
+    example = torch.rand(2, 3, least + 31, least + 63)  # neither 0 nor 1, which would be taken as fixed
+    with warnings.catch_warnings():
+        # torchvision and PyTorch's exporter use what PyTorch itself calls old
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.export.export(graph, (example,), dynamic_shapes={"images": sizes})
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program
+
+
+def _write_program(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
+    program = _trace(graph_of(detector, model, suppress))
+    torch.export.save(program, path, extra_files={_METADATA_FILE: metadata})
+    return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+
+
+def _read_program(path: Path) -> tuple[Run, str]:
+    extra = {_METADATA_FILE: ""}
+    return torch.export.load(path, extra_files=extra).module(), extra[_METADATA_FILE]
+
+
+def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
+    import onnx
+
+    from .translations import TRANSLATIONS
+
+    program = _trace(graph_of(detector, model, suppress_as_operator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            custom_translation_table=TRANSLATIONS,
+            input_names=["images"],
+            output_names=OUTPUTS,
+        )
+    proto = exported.model_proto
+    _tidy(proto)
+    onnx.helper.set_model_props(proto, {METADATA: metadata})
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+    return Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in proto.graph.node)
+
+
+def _tidy(proto: Any) -> None:
+    """Name the open sizes, and drop what the exporter noted down about its own work, with names of files of here."""
+    graph = proto.graph
+    open_sizes = [(graph.input[0], {0: "batch", 2: "height", 3: "width"})]
+    for value, names in open_sizes + [(value, {0: "batch"}) for value in graph.output]:
+        for axis, name in names.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    del graph.value_info[:], graph.metadata_props[:]
+    for part in (*graph.input, *graph.output, *graph.node, *graph.initializer):
+        del part.metadata_props[:]
+
+
+def _read_onnx(path: Path) -> tuple[Run, str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map[METADATA]
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        found = session.run(list(OUTPUTS), {"images": images.numpy()})
+        return dict(zip(OUTPUTS, map(torch.from_numpy, found), strict=True))
+
+    return run, metadata
+
+
+# by the ending: how to write and how to read
+FORMATS = {".onnx": (_write_onnx, _read_onnx), ".pt2": (_write_program, _read_program)}

@@ -1,0 +1,61 @@
+"""Graphs over whole batches detect what torchvision's code, which takes image after image, detects."""
+
+import pytest
+import torch
+
+from engine.export import GRAPHS, OUTPUTS, check_exportable, graph_of, least_side
+from engine.export.suppression import suppress, suppress_as_operator
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_detects_what_the_detector_detects(name, make_detector, pictures):
+    model = make_detector(name)
+    graph = graph_of(name, model, suppress)
+    counts = []
+    for picture in pictures:
+        batch = [picture, picture.flip(-1), picture.roll(20, -1)]
+        with torch.inference_mode():
+            expected, found = model(batch), graph(torch.stack(batch))
+        assert tuple(found) == OUTPUTS
+        assert found["boxes"].shape == (3, 40, 4)
+        numbers = [len(theirs["scores"]) for theirs in expected]
+        assert found["num_detections"].tolist() == numbers
+        for i, theirs in enumerate(expected):
+            for key in ("boxes", "labels", "scores"):
+                torch.testing.assert_close(
+                    found[key][i, : numbers[i]], theirs[key], rtol=1e-5, atol=1e-3 if key == "boxes" else 1e-5
+                )
+                assert not found[key][i, numbers[i] :].any()
+        counts += numbers
+    # so that the threshold and the limit were both met
+    assert 0 < min(counts) < 40 == max(counts)
+
+
+def test_the_detector_is_left_alone(make_detector):
+    model = make_detector("faster_rcnn").train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    graph_of("faster_rcnn", model, suppress)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.rpn.parameters())
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_one_operator_in_place_of_many(make_detector, pictures):
+    picture = pictures[0][None]
+    graph = graph_of("faster_rcnn", make_detector("faster_rcnn"), suppress)
+    with torch.inference_mode():
+        expected = graph(picture)
+        graph.suppress = suppress_as_operator
+        found = graph(picture)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_least_side(make_detector):
+    model = make_detector("faster_rcnn")
+    assert least_side(model) == 17  # its coarsest map has a stride of 16
+
+
+def test_a_detector_without_a_graph_is_refused():
+    with pytest.raises(ValueError, match="a ssd cannot be exported, only these can: faster_rcnn, "):
+        check_exportable("ssd")

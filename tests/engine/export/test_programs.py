@@ -1,0 +1,144 @@
+"""Exported files detect what the detectors detect, in batches and images of other sizes than those of the export."""
+
+import json
+import subprocess
+import sys
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from dcn import DeformConv2d
+from engine.export import OUTPUTS, check_requirements, export_to, load_exported, run_beside
+from engine.export import programs as module
+
+METADATA = {"class_names": ["a", "b", "c", "ü"], "min_size": 64}
+CASES = {  # by detector: the file, its opset
+    "faster_rcnn": ("faster_rcnn.onnx", 19),
+    "retinanet": ("retinanet.onnx", 22),
+    "fcos": ("fcos.pt2", 19),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(make_detector, tmp_path_factory):
+    """`exported(detector)`: the detector, its file and the operators in it; made once."""
+    folder, made = tmp_path_factory.mktemp("exported"), {}
+
+    def export(name):
+        if name not in made:
+            file, opset = CASES[name]
+            model = make_detector(name)
+            made[name] = (model, folder / file, export_to(folder / file, name, model, METADATA, opset=opset))
+        return made[name]
+
+    return export
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_detects_what_the_detector_detects(name, exported, pictures):
+    model, file, _ = exported(name)
+    run, metadata = load_exported(file)
+    assert metadata == METADATA
+    rows = run_beside(model, run, [("", picture) for picture in pictures])
+    assert [(row.size, row.images) for row in rows] == [((64, 90), 1), ((64, 90), 2), ((81, 64), 1), ((81, 64), 2)]
+    assert all(row.difference.detections >= 10 * row.images for row in rows)
+    assert all(row.difference.is_small for row in rows), rows
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
+def test_onnx_is_standard(name, exported):
+    model, file, operators = exported(name)
+    layers = sum(isinstance(layer, DeformConv2d) for layer in model.modules())
+    proto = onnx.load(file)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", CASES[name][1])]
+    assert not proto.functions
+    assert not {node.domain for node in proto.graph.node} - {""}
+    assert sum(node.op_type == "DeformConv" for node in proto.graph.node) == operators["DeformConv"] == layers
+    shapes = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    assert shapes == {
+        "images": ["batch", 3, "height", "width"],
+        "boxes": ["batch", 40, 4],
+        "labels": ["batch", 40],
+        "scores": ["batch", 40],
+        "num_detections": ["batch"],
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_path_of_this_machine_goes_with_the_file(name, exported):
+    content = exported(name)[1].read_bytes()
+    assert module.__file__.encode() not in content
+    assert b"site-packages" not in content
+
+
+def test_deformable_layers_keep_their_numbers(exported):
+    nodes = [node for node in onnx.load(exported("retinanet")[1]).graph.node if node.op_type == "DeformConv"]
+    numbers = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
+    assert [found["strides"] for found in numbers] == [[2, 2], [1, 1], [1, 1]]
+    assert all(found["offset_group"] == 2 and found["group"] == 1 for found in numbers)
+    assert all(len([name for name in node.input if name]) <= 4 for node in nodes)  # DCNv1 has no mask
+
+
+def test_onnx_by_onnxruntime_alone(exported, pictures):
+    """As a user of the file would run it."""
+    model, file, _ = exported("faster_rcnn")
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["detector"]) == METADATA
+    scores, counts = session.run(["scores", "num_detections"], {"images": pictures[0][None].numpy()})
+    with torch.inference_mode():
+        (expected,) = model([pictures[0]])
+    assert counts.tolist() == [len(expected["scores"])]
+    torch.testing.assert_close(torch.from_numpy(scores[0, : counts[0]]), expected["scores"], rtol=0, atol=1e-4)
+
+
+PROGRAM = """
+import sys, torch, torchvision
+images, found = torch.load("images.pt"), {}
+program = torch.export.load(sys.argv[1])
+torch.save(program.module()(images), "found.pt")
+assert not {"dcn", "models", "engine"} & {*sys.modules}
+"""
+
+
+def test_program_runs_without_the_project(exported, pictures, tmp_path):
+    model, file, operators = exported("fcos")
+    assert operators["torchvision.deform_conv2d.default"] == 3
+    images = torch.stack([pictures[1], pictures[1].flip(-1), pictures[1].roll(9, -1)])
+    torch.save(images, tmp_path / "images.pt")
+    subprocess.run([sys.executable, "-P", "-c", PROGRAM, str(file)], cwd=tmp_path, check=True)
+    found = torch.load(tmp_path / "found.pt")
+    assert tuple(found) == OUTPUTS
+    with torch.inference_mode():
+        expected = model(list(images))
+    assert found["num_detections"].tolist() == [len(theirs["scores"]) for theirs in expected]
+    for i, theirs in enumerate(expected):
+        torch.testing.assert_close(found["scores"][i, : len(theirs["scores"])], theirs["scores"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "opset", "message"),
+    [
+        ("a.onnx", 18, "the opset must be 19, the first with DeformConv, to .*, got 18"),
+        ("a.onnx", 1000, "got 1000"),
+        ("a.pt", 19, "must end in .onnx or .pt2, got a.pt"),
+    ],
+)
+def test_mistakes(name, opset, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        export_to(module.Path(name), "faster_rcnn", torch.nn.Identity(), {}, opset=opset)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_missing_packages_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else True)
+    with pytest.raises(
+        ValueError, match=r"ONNX needs onnxscript, onnxruntime: pip install -r requirements-export\.txt"
+    ):
+        check_requirements(tmp_path / "a.onnx")
+    check_requirements(tmp_path / "a.pt2")  # PyTorch alone does these
