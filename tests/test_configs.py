@@ -120,6 +120,9 @@ def test_what_dcn_adds():
     plain, dcn, dcnv1 = (recorded[f"{name}.yaml"]["parameters"] for name in ("r50", "r50_dcn", "r50_dcnv1"))
     assert dcn - plain == 27 * (9 * channels + 13) == 871_263
     assert dcnv1 - plain == 18 * (9 * channels + 13) == 580_842
+    head = 8 * 27 * (9 * 256 + 1)  # of the four convolutions of both towers
+    for name, added in (("retinanet_r50", 871_263), ("fcos_r50", 871_263 + head)):
+        assert recorded[f"{name}_dcn.yaml"]["parameters"] - recorded[f"{name}.yaml"]["parameters"] == added
     assert recorded["r50_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 6, "layer4": 3}
     assert recorded["r101_dcn.yaml"]["replaced"] == {"layer2": 4, "layer3": 23, "layer4": 3}
     assert recorded["r50.yaml"]["replaced"] == recorded["demo.yaml"]["replaced"] == {}
