@@ -28,7 +28,7 @@ $(VENV)/.ready: requirements.txt | $(PY)
 	$(PIP) -r requirements.txt $(PIP_ARGS)
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt requirements-export.txt $(VENV)/.ready
 	$(PIP) -r requirements-dev.txt $(PIP_ARGS)
 	@touch $@
 
