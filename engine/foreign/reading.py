@@ -52,7 +52,7 @@ def read_foreign(path: Path) -> Foreign:
     else:
         raise ValueError(
             f"checkpoint {path} must be a {', '.join(TORCH)} file of PyTorch or a {' or '.join(PICKLES)} file of "
-            f"detectron2 or PaddlePaddle, got {path.suffix or 'no suffix'!r}"
+            f"detectron2 or PaddlePaddle, got {repr(path.suffix) if path.suffix else 'no suffix'}"
         )
     tensors = _tensors(content)
     if not tensors:
@@ -72,7 +72,7 @@ def _read_torch(path: Path) -> Any:
         reason = (
             f"it names {named[1]}, and only tensors, arrays and plain values are read"
             if named
-            else re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
+            else "it is no checkpoint of PyTorch, a damaged one, or holds more than tensors and plain values"
         )
         raise ValueError(f"checkpoint {path} was not read: {reason}") from error
 

@@ -143,7 +143,11 @@ def test_other_classes_are_refused_in_pytorch_files(tmp_path):
     ("name", "content", "message"),
     [
         ("x.zip", b"", r"must be a \.pth, \.pt file of PyTorch or a \.pkl or \.pdparams .* got '\.zip'"),
-        ("x.pth", b"nothing", "was not read"),
+        ("x", b"", r"got no suffix$"),
+        ("x.pth", b"nothing", "was not read: it is no checkpoint of PyTorch"),
+        ("x.pth", b"hello world", "was not read: it is no checkpoint of PyTorch"),  # unpickles as far as a KeyError
+        ("x.pth", b"", "was not read: it is no checkpoint of PyTorch"),
+        ("x.pth", b"PK\x03\x04 cut short", "was not read: it is no checkpoint of PyTorch, a damaged one,"),
         ("x.pkl", b"nothing", "was not read: it is no pickle"),
         ("x.pkl", pickle.dumps({"model": {"a": 1}}), r"holds no tensors by name; it holds \['model'\]"),
         ("x.pdparams", pickle.dumps([1, 2]), "holds no tensors by name; it holds list"),
