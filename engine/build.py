@@ -129,8 +129,14 @@ def read_split(
         check_images=check_images,
         progress=track,
     )
-    if split == "train" and not any(found.boxes.values()):
-        raise ValueError(f"{found.path} has no image with a box to learn from")
+    unmasked = (
+        f": {found.dropped_masks} annotations have no `segmentation` that can be read, which a detector of masks needs"
+        if found.dropped_masks
+        else ""
+    )
+    if not any(found.boxes.values()) and (split == "train" or unmasked):
+        purpose = "learn from" if split == "train" else "judge by"
+        raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
     return found
 
 

@@ -346,6 +346,21 @@ def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
         assert (split.dropped_masks, len(split.boxes[1])) == (1, len(whole.boxes[1]) - 1)
 
 
+@pytest.mark.parametrize(("name", "purpose"), [("train", "learn from"), ("val", "judge by")])
+def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, name, purpose):
+    place = getattr(load_config(tiny_config).data, name)
+    raw = json.loads(Path(place.annotations).read_text())
+    for annotation in raw["annotations"]:
+        annotation["segmentation"] = []
+    (tmp_path / "boxes.json").write_text(json.dumps(raw))
+    overrides = [f"data.{name}.annotations={tmp_path}/boxes.json", "data.invalid_boxes=clip"]
+    data, count = load_config(tiny_config, overrides).data, len(raw["annotations"])
+    message = rf"boxes\.json has no image with a box to {purpose}: {count} annotations have no `segmentation`"
+    with pytest.raises(ValueError, match=message):
+        read_split(data, name, masks=True)
+    assert read_split(data, name).dropped_masks == 0
+
+
 def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatch):
     config = load_config(tiny_config)
     splits = {name: read_split(config.data, name, masks=True) for name in ("train", "val")}
