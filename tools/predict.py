@@ -240,9 +240,10 @@ def describe(
     """Say what was found, how fast, and where it is."""
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
     flip = ", mirror images too" if trained.config.test.flip else ""
-    lines = [
-        f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, scores from {args.score:g}{flip}"
-    ]
+    detector = trained.config.model.detector
+    own = getattr(trained.config.model, detector).score_threshold
+    least = f"{args.score:g}" if args.score >= own else f"{own:g} (model.{detector}.score_threshold)"
+    lines = [f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, scores from {least}{flip}"]
     rows = findings.rows()
     if rows:
         lines += ["", format_table(("class", "objects", "images with it", "best score"), rows), ""]

@@ -171,6 +171,14 @@ def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
     assert len(other["annotations"]) > len(one["annotations"])
 
 
+def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn_run, photos):
+    option = "model.faster_rcnn.score_threshold=0.25"
+    for given, told in (("0.2", r"0\.25 \(model\.faster_rcnn\.score_threshold\)"), ("0.3", r"0\.3")):
+        code, out, _ = predict(dcn_run, photos / "one.png", "--score", given, "--no-pictures", option)
+        assert code == 0
+        assert re.search(rf"scores from {told}$", out, re.MULTILINE)
+
+
 def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path):
     scores = torch.cat([one["scores"] for one in predictor(sorted((shapes / "val").glob("*.png")))])
     score = scores.sort().values[-10].item() + 1e-6
