@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ EPILOG = """examples:
   python tools/train.py --config r50_dcn.yaml model.backbone.weights=weights/mdconv.pth
   python tools/convert.py model_final.pkl weights/d2.pt --config r50_dcn.yaml model.backbone.modulation=false
   python tools/eval.py --config weights/d2.yaml --checkpoint weights/d2.pt
-With --config the whole detector is converted, and OUT.yaml beside OUT holds the config that goes with it.
+With --config the whole detector is converted, and beside OUT the config that goes with it is written, as d2.yaml here.
 docs/convert.md tells what each framework does differently."""
 
 
@@ -72,12 +73,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Read, convert, write, tell."""
     args = parse_arguments()
-    files = [args.out, args.out.with_suffix(".yaml")] if args.config else [args.out]
-    for file in files:
-        if file.exists():
-            raise ValueError(f"{file} exists already: remove it, or choose another OUT")
-    if args.mask_scale is not None and not 0 < args.mask_scale < float("inf"):
-        raise ValueError(f"--mask-scale must be a positive number, got {args.mask_scale}")
+    check_numbers_and_places(args)
     foreign = read_foreign(args.checkpoint)
     source = recognise(foreign.tensors, args.source)
     fed = args.input or guess_input(foreign, source)
@@ -93,6 +89,21 @@ def main() -> None:
     print("\n" + "\n".join(hints))
 
 
+def check_numbers_and_places(args: argparse.Namespace) -> None:
+    """Raise `ValueError` for what cannot be meant or written, before minutes of reading."""
+    for file in [args.out, args.out.with_suffix(".yaml")] if args.config else [args.out]:
+        if file.exists():
+            raise ValueError(f"{file} exists already: remove it, or choose another OUT")
+    for file in filter(None, (args.out, args.report)):
+        place = next(parent for parent in file.absolute().parents if parent.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise ValueError(f"{file} must lie in a folder that can be written to, and {place} is none")
+    if args.mask_scale is not None and not 0 < args.mask_scale < float("inf"):
+        raise ValueError(f"--mask-scale must be a positive number, got {args.mask_scale}")
+    if args.bn_eps is not None and not 0 <= args.bn_eps < 1:
+        raise ValueError(f"--bn-eps must be from 0 to below 1, got {args.bn_eps}")
+
+
 def write_backbone(
     args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float
 ) -> tuple[Converted, list[str], bool]:
@@ -101,7 +112,12 @@ def write_backbone(
     converted = convert_backbone(foreign.tensors, source, fed=fed, eps=eps, mask_scale=mask_scale)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = args.out.with_name(args.out.name + ".partial")
-    torch.save(converted.tensors, partial)
+    with partial.open("wb") as sink:  # where that fails, torch.save itself raises a RuntimeError that names no file
+        try:
+            torch.save(converted.tensors, sink)
+        except BaseException:
+            partial.unlink()
+            raise
     partial.replace(args.out)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}

@@ -196,6 +196,8 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
         (["--config", "missing.yaml"], "config missing.yaml does not exist"),
         (["--source", "detectron2"], "the checkpoint of detectron2 holds no whole ResNet"),
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
+        (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
+        (["--report", "{classes}/x.json"], r"x\.json must lie in a folder that can be .*train\.json is none"),
         (["model.fpn.channels=3"], "give --config"),
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],
@@ -217,6 +219,26 @@ def test_weights_are_no_yaml(run_tool, checkpoint, tmp_path):
     code, _, err = run_tool("convert", checkpoint, tmp_path / "ours.yaml")
     assert code == 2
     assert "OUT is for weights" in err
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(run_tool, tiny_config, tmp_path, whole):
+    # not even the checkpoint is looked for; a file, as root may write into any folder
+    (tmp_path / "taken").write_text("precious")
+    given = ["--config", tiny_config] if whole else []
+    code, _, err = run_tool("convert", "missing.pth", "taken/deep/ours.pt", *given, cwd=tmp_path)
+    place = tmp_path / "taken"
+    message = f"taken/deep/ours.pt must lie in a folder that can be written to, and {place} is none"
+    assert (code, err) == (2, f"error: {message}\n")
+    assert [*tmp_path.iterdir()] == [place]
+
+
+def test_a_writing_that_fails_is_told(run_tool, tmp_path):
+    torch.save(resnet("resnet18").state_dict(), tmp_path / "r18.pth")
+    (tmp_path / "ours.pt.partial").mkdir()  # in the way
+    code, out, err = run_tool("convert", "r18.pth", "ours.pt", cwd=tmp_path)
+    assert (code, out, err) == (2, "", "error: [Errno 21] Is a directory: 'ours.pt.partial'\n")
+    assert not (tmp_path / "ours.pt").exists()
 
 
 def test_nothing_is_overwritten(run_tool, checkpoint, tiny_config, tmp_path):
