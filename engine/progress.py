@@ -50,6 +50,14 @@ def wants_colour(stream: Any) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
+def _has_bar(stream: Any) -> bool:
+    """Whether a stream is a terminal that can show a bar: some, as those of scripts and containers, have no width."""
+    try:
+        return wants_colour(stream) and os.get_terminal_size(stream.fileno()).columns > 0
+    except OSError:  # a terminal that does not tell
+        return True
+
+
 class _ConsoleHandler(logging.Handler):
     """Prints records to stdout above the bar; those marked `on_bar` only where there is no bar to show them.
 
@@ -92,7 +100,7 @@ def start_logging(file: Path | None = None) -> None:
     just_fix_windows_console()
     log.setLevel(logging.INFO)
     log.handlers.clear()
-    log.addHandler(_ConsoleHandler(has_bar=wants_colour(sys.stderr)))
+    log.addHandler(_ConsoleHandler(has_bar=_has_bar(sys.stderr)))
     if file is not None:
         handler = _LogFile(file, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -108,7 +116,7 @@ class Progress:
     """
 
     def __init__(self, palette: Palette | None = None, *, silent: bool = False) -> None:
-        self.palette = None if silent else palette or (COLOURS if wants_colour(sys.stderr) else None)
+        self.palette = None if silent else palette or (COLOURS if _has_bar(sys.stderr) else None)
         self._bar: tqdm | None = None
 
     def track(self, items: Iterable, label: str, total: int | None = None, *, unit: str = "it") -> Iterator:

@@ -3,9 +3,12 @@
 import errno
 import io
 import logging
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,19 @@ def train(file=None):
     shown.line(RECORD, 3, 12)
     shown.end_epoch()
     shown.end_epoch()  # an epoch that failed is ended too
+
+
+@pytest.mark.parametrize(("columns", "has_bar"), [(0, False), (80, True)])
+def test_a_terminal_without_a_width_gets_lines(columns, has_bar, monkeypatch, capsys):
+    _, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, columns))
+    with os.fdopen(side, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        start_logging()
+        shown = Progress()
+        shown.line(RECORD, 1, 2)
+        assert (shown.palette is not None) == has_bar
+    assert (SHOWN in capsys.readouterr().out) != has_bar
 
 
 def test_a_terminal_gets_a_coloured_bar(streams, monkeypatch, tmp_path):
