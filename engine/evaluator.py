@@ -196,14 +196,21 @@ def describe_figures(figures: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {percent(figures[name])}" for name in names)
 
 
-def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> COCOeval:
-    """Match the boxes of detections with truth, image by image: pycocotools' judge after its `evaluate()`.
+def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> COCOeval:
+    """Match detections with truth, image by image: pycocotools' judge after its `evaluate()`.
+
+    Args:
+        ground_truth: a COCO instances file, as loaded.
+        results: COCO results, see `coco_figures`.
+        kind: "bbox" for boxes, "segm" for masks.
 
     Raises:
         ValueError: see `coco_figures`.
     """
     check_results(ground_truth, results)
-    return _match(ground_truth, results, "bbox")
+    if kind == "segm" and results and not has_masks(results):
+        raise ValueError("masks cannot be judged: the detections have none")
+    return _match(ground_truth, results, kind)
 
 
 def _match(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str) -> COCOeval:

@@ -73,7 +73,8 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         if _rank() == "0":
-            print("\nstopped by the user; a training goes on by --resume auto", file=sys.stderr)
+            hint = "; it goes on by --resume auto" if Path(sys.argv[0]).stem == "train" else ""
+            print(f"\nstopped by the user{hint}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -9,8 +9,8 @@ import _clone
 # isort: split
 from engine.comparison.compare import compare_runs
 from engine.comparison.report import cost_rows, mean_and_spread, render_report, with_interval
-from engine.comparison.result import Comparison
-from engine.evaluator import COCO_FIGURES, MASK_PREFIX
+from engine.comparison.result import MASK_FIGURES, Comparison
+from engine.evaluator import COCO_FIGURES
 from engine.files import write_json, write_text
 from engine.progress import Progress, start_logging
 from engine.tables import format_table
@@ -109,22 +109,20 @@ def show(comparison: Comparison) -> None:
 def print_figures(comparison: Comparison) -> None:
     """Print the figures of each group, and beside or below them their differences to the first."""
     groups, differences = comparison.groups, comparison.differences
-    keys = [*COCO_FIGURES, *(f"AP {name}" for name in comparison.class_names)]
-    means = [[key, *(mean_and_spread(group, key) for group in groups.values())] for key in keys]
-    changes = [[with_interval(found[key]) for found in differences.values()] for key in keys]
-    has_masks = any(group.has_masks for group in groups.values())
-    if has_masks:
-        for name in COCO_FIGURES[:3]:
-            key = f"{MASK_PREFIX}{name}"
-            keys.append(key.replace("_", " "))
-            means.append([keys[-1], *(mean_and_spread(group, key) for group in groups.values())])
-            changes.append(["-"] * len(differences))
+    masks = MASK_FIGURES if comparison.has_masks else ()
+    keys = [*COCO_FIGURES, *masks, *(f"AP {name}" for name in comparison.class_names)]
+    labels = [key.replace("_", " ") if key in masks else key for key in keys]
+    means = [
+        [label, *(mean_and_spread(group, key) for group in groups.values())]
+        for label, key in zip(labels, keys, strict=True)
+    ]
+    changes = [[with_interval(found[key]) if key in found else "-" for found in differences.values()] for key in keys]
     titles = [f"{other} - {comparison.base}" for other in differences]
     table = format_table(["", *groups, *titles], [one + two for one, two in zip(means, changes, strict=True)])
     if max(map(len, table.splitlines())) > WIDTH:
         below = format_table(
             [f"less {comparison.base}", *differences],
-            [[key, *cells] for key, cells in zip(keys, changes, strict=True)],
+            [[label, *cells] for label, cells in zip(labels, changes, strict=True)],
         )
         table = f"{format_table(['', *groups], means)}\n\n{below}"
     print(table)
@@ -136,8 +134,6 @@ def print_figures(comparison: Comparison) -> None:
             f"in brackets the 95 % interval of a difference over {comparison.settings['images']} images"
             " and, where both have several, seeds; * where it leaves out 0"
         )
-    if has_masks:
-        notes.append("figures of masks are those of each run's last evaluation")
     print(f"\n{textwrap.fill('; '.join(notes) + '.', WIDTH)}")
 
 

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..evaluator import MASK_PREFIX
 from .plots import Curve, plot_curves, plot_differences
 from .resampling import RECALLS
-from .result import Comparison, Group
+from .result import MASK_FIGURES, Comparison, Group
 
 _UNIT = {"x_limits": (0.0, 1.0), "y_limits": (0.0, 1.02)}
 
@@ -38,7 +39,7 @@ def draw_plots(
 
     Args:
         comparison: of `compare_runs`.
-        figures: to show the differences of.
+        figures: to show the differences of; those of masks get a plot of their own.
         class_names: to show one by one.
         colours: of the groups.
         prefix: of the ids within the plots, other for each comparison on a page.
@@ -59,6 +60,7 @@ def draw_plots(
             for tag, title, factor in (
                 ("train/loss", "Training loss", 1),
                 ("val/AP", "AP on the val split, x100", 100),
+                *([("val/mask_AP", "AP of masks on the val split, x100", 100)] if comparison.has_masks else []),
             )
         ],
         "precision": [
@@ -104,12 +106,20 @@ def _draw_differences(
     if not comparison.differences:
         return []
     rows = {
-        "All classes together": [(name, name) for name in figures],
+        "All classes together": [(name, name) for name in figures if name not in MASK_FIGURES],
+        "Masks, all classes together": [
+            (name.removeprefix(MASK_PREFIX), name)
+            for name in figures
+            if any(name in found for found in comparison.differences.values()) and name in MASK_FIGURES
+        ],
         "AP of each class": [(name, f"AP {name}") for name in class_names],
     }
     return [
         plot_differences(
-            [(label, {other: found[key] for other, found in comparison.differences.items()}) for label, key in keys],
+            [
+                (label, {other: found[key] for other, found in comparison.differences.items() if key in found})
+                for label, key in keys
+            ],
             colours,
             name=f"{prefix}differences-{index}",
             title=title,

@@ -9,16 +9,17 @@ import torch
 
 from data import CocoAnnotations, CocoDetection, eval_transform
 
+from ..build import needs_masks
 from ..environment import describe, git_revision, pick_device
 from ..precision import to_device
 from ..progress import Progress
 from .contrasts import find_contrasts
 from .costs import inference_memory, time_inference
-from .detections import Detected, detect_with, load_model, read_val_split
+from .detections import Detected, detect_with, load_model, read_val_split, with_masks
 from .differences import Difference, difference, verdict
 from .flops import count_flops
 from .resampling import bootstrap
-from .result import Comparison, Costs, Group
+from .result import MASK_FIGURES, Comparison, Costs, Group
 from .runs import Run, group_runs, option_differences, read_run
 
 # IoUs of the precision-recall curves
@@ -54,15 +55,17 @@ def compare_runs(
     progress = progress or Progress(silent=True)
     grouped = group_runs([read_run(folder, overrides) for folder in folders])
     target = pick_device(device)
-    first = next(iter(grouped.values()))[0]
-    split = read_val_split(first, lambda items: progress.track(items, "check val images"))
+    runs = [run for group in grouped.values() for run in group]
+    # with masks, if one of them is judged by these
+    reader = next((run for run in runs if needs_masks(run.config.model)), runs[0])
+    split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
     pairs = _pairs(grouped)
     shown = {run.folder for pair in pairs.values() for run in pair} if pictures else set()
     detected: dict[Path, Detected] = {}
-    for run in (run for group in grouped.values() for run in group):
+    for run in runs:
         found = detect_with(run, split, device=target, track=progress.track)
         # those of all runs on all of COCO would fill the memory
-        detected[run.folder] = found if run.folder in shown else found._replace(results=[])
+        detected[run.folder] = found._replace(results=_boxes(found.results) if run.folder in shown else [])
     costs = _measure_costs(grouped, split, target, timed_images, overrides, progress)
     groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
     differences = _differences(groups, detected, rounds, seed, progress)
@@ -72,7 +75,7 @@ def compare_runs(
         class_names=list(detected[groups[base].runs[0].folder].judged.class_names),
         differences=differences,
         verdicts={
-            other: verdict(base, other, "AP", found["AP"], len(groups[base].runs), len(groups[other].runs))
+            other: _say(base, other, found, len(groups[base].runs), len(groups[other].runs))
             for other, found in differences.items()
         },
         options=option_differences(grouped),
@@ -84,6 +87,20 @@ def compare_runs(
         contrasted={other: (one.folder, two.folder) for other, (one, two) in pairs.items()},
         settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.images))}
         | _circumstances(split, target, detected),
+    )
+
+
+def _boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in entry.items() if key != "segmentation"} for entry in results]
+
+
+def _say(base: str, other: str, found: Mapping[str, Difference], base_seeds: int, other_seeds: int) -> str:
+    """What the difference in AP shows, and behind it that in AP of masks, where both have them."""
+    figures = {"AP": "AP", "Mask AP": MASK_FIGURES[0]}
+    return " ".join(
+        verdict(base, other, name, found[figure], base_seeds, other_seeds)
+        for name, figure in figures.items()
+        if figure in found
     )
 
 
@@ -112,11 +129,11 @@ def _pairs(grouped: Mapping[str, list[Run]]) -> dict[str, tuple[Run, Run]]:
 
 
 def _group(runs: list[Run], detected: Mapping[Path, Detected], costs: Costs) -> Group:
-    judged = [detected[run.folder].judged for run in runs]
+    found = [detected[run.folder] for run in runs]
     return Group(
         runs=runs,
-        figures=[one.figures() for one in judged],
-        curves={iou: [one.curves(iou) for one in judged] for iou in CURVE_IOUS},
+        figures=[one.figures() for one in found],
+        curves={iou: [one.judged.curves(iou) for one in found] for iou in CURVE_IOUS},
         costs=costs,
     )
 
@@ -128,13 +145,19 @@ def _differences(
     if len(groups) < 2:
         return {}
     folders = [run.folder for group in groups.values() for run in group.runs]
+    boxes = {folder: detected[folder].judged for folder in folders}
+    masks = {folder: found for folder in folders if (found := detected[folder].judged_masks) is not None}
     drawn = bootstrap(
-        [detected[folder].judged for folder in folders],
+        [*boxes.values(), *masks.values()],
         rounds=rounds,
         seed=seed,
         track=lambda items: progress.track(items, "draw images again"),
     )
-    by_folder = dict(zip(folders, drawn, strict=True))
+    of_masks = dict(zip(masks, drawn[len(boxes) :], strict=True))
+    by_folder = {
+        folder: with_masks(found, of_masks.get(folder))
+        for folder, found in zip(boxes, drawn[: len(boxes)], strict=True)
+    }
     (_, base), *others = groups.items()
     return {
         name: {
@@ -144,6 +167,7 @@ def _differences(
                 *([by_folder[run.folder][figure] for run in group.runs] for group in (base, other)),
             )
             for figure in base.figures[0]
+            if figure in other.figures[0]
         }
         for name, other in others
     }

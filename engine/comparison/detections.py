@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -12,16 +12,18 @@ from torch import nn
 from data import CocoAnnotations, DatasetError, resilient
 
 from ..build import build_eval_loader, check_dcn_backend, needs_masks, read_split
-from ..evaluator import check_results, detect
+from ..evaluator import MASK_PREFIX, check_results, detect, has_masks
 from ..files import write_json
 from ..precision import set_tf32
 from ..progress import log
 from ..runs import LAST
 from ..trained import load_trained, restore_model
 from .resampling import JudgedImages, judge_images
+from .result import MASK_FIGURES
 from .runs import Run
 
 Track = Callable[..., Iterable]
+Value = TypeVar("Value")
 
 _SAME_AP = 1e-6
 # Beyond this, another device or amp does not explain that the AP is not that of the run's last evaluation.
@@ -33,13 +35,25 @@ class Detected(NamedTuple):
 
     Attributes:
         results: COCO results, as `detect` gives them.
-        judged: the same, judged image by image.
+        judged: their boxes, judged image by image.
+        judged_masks: their masks, None of a detector without.
         anew: whether the model was run for it now.
     """
 
     results: list[dict[str, Any]]
     judged: JudgedImages
+    judged_masks: JudgedImages | None
     anew: bool
+
+    def figures(self) -> dict[str, float]:
+        """See `with_masks`."""
+        return with_masks(self.judged.figures(), self.judged_masks and self.judged_masks.figures())
+
+
+def with_masks(boxes: Mapping[str, Value], masks: Mapping[str, Value] | None) -> dict[str, Value]:
+    """Figures of boxes, and beside them those of `MASK_FIGURES`, where there are masks."""
+    found = {} if masks is None else {name: masks[name.removeprefix(MASK_PREFIX)] for name in MASK_FIGURES}
+    return {**boxes, **found}
 
 
 def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> CocoAnnotations:
@@ -80,29 +94,30 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
     """
     checkpoint = run.folder / LAST
     file = checkpoint.with_suffix(".detections.json")
-    if (found := _read(file, checkpoint, split, run.figures["AP"])) is not None:
-        return found
+    if (read := _read(file, checkpoint, split, run)) is not None:
+        return read
     config = run.config
     check_dcn_backend(config.model, device)
     set_tf32(config.train.tf32)
     loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
     batches = track(resilient(loader), f"detect with {run.folder}", len(loader))
     results = detect(load_model(run).to(device), batches, split.category_ids, device=device, amp=config.train.amp)
-    judged = judge_images(split.raw, results)
-    ap = judged.figures()["AP"]
-    if abs(ap - run.figures["AP"]) > _OTHER_AP:
-        log.warning(
-            "%s: AP %.2f of what it detects here on %s, but its last evaluation found %.2f (x100)",
-            run.folder,
-            100 * ap,
-            device,
-            100 * run.figures["AP"],
-        )
+    found = _judge(results, split, run, anew=True)
+    for name, (here, last) in _aps(found, run).items():
+        if abs(here - last) > _OTHER_AP:
+            log.warning(
+                "%s: %s %.2f of what it detects here on %s, but its last evaluation found %.2f (x100)",
+                run.folder,
+                name.replace("_", " "),
+                100 * here,
+                device,
+                100 * last,
+            )
     try:
         write_json(file, results)
     except OSError as error:  # the folder may be another's
         log.warning("%s cannot be written, and next time the model runs again: %s", file, error.strerror)
-    return Detected(results, judged, anew=True)
+    return found
 
 
 def load_model(run: Run) -> nn.Module:
@@ -111,7 +126,18 @@ def load_model(run: Run) -> nn.Module:
     return restore_model(trained._replace(config=run.config))
 
 
-def _read(file: Path, checkpoint: Path, split: CocoAnnotations, ap: float) -> Detected | None:
+def _judge(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, anew: bool) -> Detected:
+    masks = judge_images(split.raw, results, "segm") if needs_masks(run.config.model) else None
+    return Detected(results, judge_images(split.raw, results), masks, anew)
+
+
+def _aps(found: Detected, run: Run) -> dict[str, tuple[float, float]]:
+    """AP of boxes, and where there are any of masks: of what was found, and of the run's last evaluation."""
+    figures = found.figures()
+    return {name: (figures[name], run.figures[name]) for name in ("AP", f"{MASK_PREFIX}AP") if name in figures}
+
+
+def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Detected | None:
     """What an earlier evaluation of a checkpoint left, None if it is not certain to be about these weights."""
     try:
         if file.stat().st_mtime < checkpoint.stat().st_mtime:
@@ -120,7 +146,11 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, ap: float) -> De
         check_results(split.raw, results)
     except (OSError, ValueError):
         return None
-    judged = judge_images(split.raw, results)
-    found = judged.figures()["AP"]
-    same = math.isclose(found, ap, rel_tol=0, abs_tol=_SAME_AP) or (math.isnan(found) and math.isnan(ap))
-    return Detected(results, judged, anew=False) if same else None
+    if results and has_masks(results) != needs_masks(run.config.model):
+        return None
+    found = _judge(results, split, run, anew=False)
+    same = [
+        math.isclose(here, last, rel_tol=0, abs_tol=_SAME_AP) or (math.isnan(here) and math.isnan(last))
+        for here, last in _aps(found, run).values()
+    ]
+    return found if all(same) else None

@@ -13,14 +13,14 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..drawing import MISSED, VERDICT_COLOURS
-from ..evaluator import COCO_FIGURES, FIGURE_MEANINGS
+from ..evaluator import COCO_FIGURES, FIGURE_MEANINGS, MASK_PREFIX
 from ..matching import RIGHT, VERDICTS
 from ..tables import percent
 from .charts import choose_classes, draw_plots
 from .contrasts import SCORE_THRESHOLD, Contrast
 from .differences import CONFIDENCE, Difference
 from .plots import group_colours
-from .result import Comparison, Costs, Group
+from .result import MASK_FIGURES, Comparison, Costs, Group
 
 # Classes that plots show; the table has all.
 PLOTTED_CLASSES = 24
@@ -59,6 +59,7 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
     names = [*comparison.groups]
     colours = group_colours(names)
     figures, plotted_classes = _figure_rows(comparison), choose_classes(comparison, PLOTTED_CLASSES)
+    mask_figures = _mask_rows(comparison)
     return {
         "comparison": comparison,
         "base": comparison.base,
@@ -66,9 +67,10 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
         "colours": colours,
         "headlines": [_headline(comparison, other) for other in names[1:]],
         "figures": figures,
+        "mask_figures": mask_figures,
         "run_count": sum(len(group.runs) for group in comparison.groups.values()),
         "costs": cost_rows([group.costs for group in comparison.groups.values()]),
-        "plots": draw_plots(comparison, [*figures], plotted_classes, colours, prefix),
+        "plots": draw_plots(comparison, [*figures, *mask_figures], plotted_classes, colours, prefix),
         "plotted_classes": plotted_classes,
         "contrasts": {other: [_shown(one) for one in found] for other, found in comparison.contrasts.items()},
         "verdict_colours": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in VERDICT_COLOURS.items()},
@@ -160,6 +162,15 @@ def _figure_rows(comparison: Comparison) -> dict[str, str]:
     """The COCO figures for which there are boxes, and what they are over."""
     found = comparison.groups[comparison.base].figures[0]
     return {name: FIGURE_MEANINGS[name] for name in COCO_FIGURES if not math.isnan(found[name])}
+
+
+def _mask_rows(comparison: Comparison) -> dict[str, str]:
+    """The figures of masks that a group has, and what they are over."""
+    return {
+        name: FIGURE_MEANINGS[name.removeprefix(MASK_PREFIX)]
+        for name in MASK_FIGURES
+        if not all(math.isnan(group.mean(name)) for group in comparison.groups.values())
+    }
 
 
 def _shown(contrast: Contrast) -> dict[str, Any]:

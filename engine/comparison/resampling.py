@@ -58,7 +58,7 @@ class JudgedImages:
         self._matches = matches  # by class, then by area: all, small, medium, large
 
     def figures(self, weights: ArrayLike | None = None) -> dict[str, float]:
-        """The 12 COCO figures, and "AP <class>" for every class, as fractions; NaN where there is no box to judge by.
+        """The 12 COCO figures, and "AP <class>" for every class, as fractions; NaN where there is nothing to judge by.
 
         Args:
             weights: how often each image counts, in the order of `image_ids`; None is once each, which gives what
@@ -127,17 +127,18 @@ class JudgedImages:
         return dict(zip(COCO_FIGURES, [whole[0], *of_iou, *whole[1:], *recalls], strict=True))
 
 
-def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> JudgedImages:
+def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> JudgedImages:
     """Match COCO results with truth, once for all of `JudgedImages`.
 
     Args:
         ground_truth: a COCO instances file, as loaded.
         results: COCO results, see `engine.evaluator.detect`.
+        kind: what is judged: "bbox" for boxes, "segm" for masks.
 
     Raises:
         ValueError: see `coco_figures`.
     """
-    judge = match_results(ground_truth, results)
+    judge = match_results(ground_truth, results, kind)
     image_ids, category_ids = judge.params.imgIds, judge.params.catIds
     areas, images = len(judge.params.areaRng), len(image_ids)
     matches = [
@@ -157,7 +158,7 @@ def bootstrap(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 
     Args:
-        runs: judged by the same images.
+        runs: judged by the same images, by boxes or masks. A run may be in it twice, judged by each.
         rounds: how often images are drawn.
         seed: of the draw.
         track: wraps the iteration over the classes of all runs.

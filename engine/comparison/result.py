@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluator import MASK_PREFIX
+from ..evaluator import COCO_FIGURES, MASK_PREFIX
 from .contrasts import Contrast
 from .differences import Difference
 from .runs import Run
+
+# Those that masks are compared by: AP, over all IoUs, at two of them, and by size
+MASK_FIGURES = tuple(f"{MASK_PREFIX}{name}" for name in COCO_FIGURES[:6])
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Group:
 
     Attributes:
         runs: one for each seed.
-        figures: of each run, see `JudgedImages.figures`.
+        figures: of each run, see `JudgedImages.figures`; of a detector with masks those of `MASK_FIGURES` too.
         curves: by IoU and of each run, see `JudgedImages.curves`.
         costs: of the group.
     """
@@ -55,15 +58,15 @@ class Group:
     costs: Costs
 
     def values(self, figure: str) -> list[float]:
-        """A figure of each run; one of masks as its last evaluation found it, NaN of a detector without masks."""
-        if figure.startswith(MASK_PREFIX):
-            return [run.figures.get(figure, math.nan) for run in self.runs]
+        """A figure of each run; one of masks is NaN of a detector without."""
+        if figure in MASK_FIGURES and not self.has_masks:
+            return [math.nan] * len(self.runs)
         return [found[figure] for found in self.figures]
 
     @property
     def has_masks(self) -> bool:
-        """Whether its detectors give masks."""
-        return any(f"{MASK_PREFIX}AP" in run.figures for run in self.runs)
+        """Whether its detector gives masks."""
+        return MASK_FIGURES[0] in self.figures[0]
 
     def mean(self, figure: str) -> float:
         """Mean of a figure over the runs."""
@@ -93,8 +96,8 @@ class Comparison:
     Attributes:
         groups: by name; the first is the base.
         class_names: that were judged, as in "AP <class>" of the figures.
-        differences: by the other group's name and figure.
-        verdicts: one sentence on each other group.
+        differences: by the other group's name and figure; those of masks where both have them.
+        verdicts: a sentence on each other group, and where both have masks another on these.
         options: the options that differ, as JSON, by key and in each group.
         contrasts: images on which base and other differ most, by the other's name.
         contrasted: folders of the two runs that these are of.
@@ -114,6 +117,11 @@ class Comparison:
     def base(self) -> str:
         """Name of the group that the others are compared with."""
         return next(iter(self.groups))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are figures of masks."""
+        return any(group.has_masks for group in self.groups.values())
 
     def as_json(self) -> dict[str, Any]:
         """All but pictures and curves in plain values, None in place of NaN."""

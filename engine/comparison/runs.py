@@ -10,7 +10,7 @@ from typing import Any
 
 from ..board import METRICS_FILE
 from ..config import RunConfig
-from ..config_file import flatten
+from ..config_file import check_config, flatten
 from ..progress import log
 from ..runs import LAST
 from ..trained import load_trained
@@ -38,7 +38,7 @@ class Run:
     Attributes:
         folder: as it was named.
         config: of the run, with what the command line put over it, as paths of the data.
-        options: of the run as it was trained, by dotted key.
+        options: of the run as it was trained, by dotted key; those that came after it have their defaults.
         figures: of `coco_figures` for its last weights, as its last evaluation found them.
         parameters: of the model.
         steps: updates done. images_in_step: of one update, over all processes.
@@ -129,7 +129,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     return Run(
         folder=folder,
         config=trained.config,
-        options=dict(flatten(state["config"])),
+        options=dict(flatten(check_config(state["config"], str(path)).model_dump(mode="json"))),
         figures=state["figures"],
         parameters=state["parameters"],
         steps=state["step"],

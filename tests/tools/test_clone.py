@@ -40,7 +40,6 @@ def raises(error: BaseException):
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "error: [Errno 2] No such file"),
         (PermissionError(13, "Permission denied", "a.txt"), 2, "error: [Errno 13] Permission denied: 'a.txt'\n"),
         (NonFiniteError("step 3 is not finite"), 1, "error: step 3 is not finite\n"),
-        (KeyboardInterrupt(), 1, "\nstopped by the user; a training goes on"),
     ],
 )
 def test_errors_that_end_with_a_message(clone, capsys, error, code, said):
@@ -48,6 +47,22 @@ def test_errors_that_end_with_a_message(clone, capsys, error, code, said):
         clone.run(raises(error))
     assert end.value.code == code
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("train.py", "\nstopped by the user; it goes on by --resume auto\n"),
+        ("eval.py", "\nstopped by the user\n"),
+        ("train.py/eval.py", "\nstopped by the user\n"),
+    ],
+)
+def test_only_of_a_training_it_is_said_how_it_goes_on(clone, capsys, monkeypatch, script, said):
+    monkeypatch.setattr(sys, "argv", [f"/some/where/{script}", "--config", "train"])
+    with pytest.raises(SystemExit) as end:
+        clone.run(raises(KeyboardInterrupt()))
+    assert end.value.code == 1
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("bug"), TypeError("bug"), AssertionError("bug")])

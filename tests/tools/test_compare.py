@@ -1,7 +1,6 @@
 """tools/compare.py: runs side by side."""
 
 import json
-import math
 import re
 import shutil
 
@@ -178,20 +177,3 @@ def test_help(run_tool):
     code, out, _ = run_tool("compare", "--help")
     assert code == 0
     assert "examples:\n  python tools/compare.py runs/" in out
-
-
-def test_figures_of_masks_are_shown_as_the_runs_found_them(run_tool, runs, tmp_path):
-    masked = shutil.copytree(runs / "dcn", tmp_path / "masked")
-    state = load_checkpoint(masked / LAST)
-    state["figures"] |= {"mask_AP": 0.125, "mask_AP50": 0.5, "mask_AP75": math.nan, "mask_per_class": {"bar": 0.25}}
-    save_checkpoint(masked / LAST, state)
-    options = ("--timed-images", 0, "--rounds", 100, "--json", tmp_path / "both.json")
-    code, out, err = run_tool("compare", runs / "plain_s0", masked, *options)
-    assert (code, err) == (0, "")
-    assert row(out, "mask AP") == ["-", "12.5", "-"]
-    assert row(out, "mask AP50") == ["-", "50.0", "-"]
-    assert row(out, "mask AP75") == ["-", "-", "-"]
-    assert "figures of masks are those of each run's last evaluation" in " ".join(out.split())
-    written = json.loads((tmp_path / "both.json").read_text())
-    assert written["runs"][str(masked)]["figures"]["mask_AP"] == 0.125
-    assert "mask AP" not in run_tool("compare", runs / "plain_s0", *options).out

@@ -2,13 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from engine.checkpoint import load_checkpoint
-from engine.evaluator import COCO_FIGURES
+from data import decode_masks
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.evaluator import COCO_FIGURES, coco_figures, encode_masks
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -81,15 +85,58 @@ def test_a_run_with_masks_goes_on_where_it_was_cut_off(run_tool, options, run_fo
     assert all((whole[key] == resumed[key]).all() for key in whole)
 
 
+def copy_with(run_folder, shapes, folder, *, shift) -> dict:
+    """Copy a run as one of another config, which finds all objects with masks beside them; gives its figures."""
+    shutil.copytree(run_folder, folder)
+    truth = json.loads((shapes / "annotations/val.json").read_text())
+    size = truth["images"][0]["width"], truth["images"][0]["height"]
+    results = []
+    for index, entry in enumerate(truth["annotations"]):
+        mask = np.roll(decode_masks([entry["segmentation"]], size)[0], shift, axis=1)
+        result = {key: entry[key] for key in ("image_id", "category_id", "bbox")}
+        results.append(result | {"score": index / 100, "segmentation": encode_masks(torch.tensor(mask[None]))[0]})
+    state = load_checkpoint(folder / "last.pt")
+    state["config"]["train"]["lr"] = 0.001 * (1 + shift)
+    state["figures"] = coco_figures(truth, results)
+    save_checkpoint(folder / "last.pt", state)
+    (folder / "last.detections.json").write_text(json.dumps(results))
+    return state["figures"]
+
+
 def test_a_run_with_masks_is_compared_and_drawn(run_tool, run_folder, dcn_run, tmp_path):
     files = ["--html", tmp_path / "report.html", "--timed-images", 0, "--rounds", 100]
     code, out, err = run_tool("compare", dcn_run, run_folder, *files)
     assert (code, err) == (0, "")
     shown = f"{100 * judged(run_folder)['val/mask_AP50']:.1f}"
     assert re.search(rf"^  mask AP50 +- +{shown} +-$", out, re.MULTILINE)
+    assert "Mask AP" not in out
     code, _, err = run_tool("visualize", run_folder, "--out", tmp_path, "--count", 1, "--score-threshold", 0)
     assert (code, err) == (0, "")
     assert Image.open(tmp_path / "000001_detections.png").width > 640
+
+
+def test_masks_are_compared_beside_boxes(run_tool, run_folder, dcn_run, shapes, tmp_path):
+    good, moved = (copy_with(run_folder, shapes, tmp_path / name, shift=n) for name, n in (("good", 0), ("moved", 3)))
+    files = ["--html", tmp_path / "a.html", "--json", tmp_path / "a.json", "--timed-images", 0, "--rounds", 100]
+    code, out, err = run_tool("compare", tmp_path / "good", tmp_path / "moved", dcn_run, *files)
+    assert (code, err) == (0, "")
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert not {str(tmp_path / name) for name in ("good", "moved")} & {*written["settings"]["detected_anew"]}
+    found = written["differences"]["moved"]
+    assert found["AP"]["value"] == found["AP"]["low"] == found["AP"]["high"] == 0
+    for name in ("mask_AP", "mask_AP50", "mask_AP75", "mask_APs"):
+        assert found[name]["value"] == pytest.approx(moved[name] - good[name], abs=1e-12), name
+    assert found["mask_AP"]["value"] < found["mask_AP"]["high"] < 0
+    assert "mask_AP" not in written["differences"]["tiny_dcn"]
+    change, low, high = (f"{100 * found['mask_AP'][key]:+.1f}" for key in ("value", "low", "high"))
+    cells = ["mask AP", f"{100 * good['mask_AP']:.1f}", f"{100 * moved['mask_AP']:.1f}", "-"]
+    cells += [f"{change} ({low} to {high}) *", "-"]
+    row = rf"^ +{' +'.join(map(re.escape, cells))}$"
+    assert re.search(row, out, re.MULTILINE), out
+    said = " ".join(out.split())
+    assert "AP of moved is that of good to a tenth, 95 % interval +0.0 to +0.0" in said
+    assert f"Mask AP of moved is {change[1:]} lower than that of good, 95 % interval {low} to {high}" in said
+    assert "Masks, all classes together" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_path):

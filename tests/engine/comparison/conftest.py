@@ -4,8 +4,10 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from engine.build import build_model, read_split
 from engine.checkpoint import save_checkpoint
@@ -41,6 +43,28 @@ def make_up(split, quality, seed=0, wrong=None):
     return results
 
 
+def outline_all(split, shift, quality=0.8):
+    """COCO results that find objects with the very boxes of the truth, and their masks moved to the right."""
+    draw = random.Random(0)
+    results = []
+    for truth in (truth for entry in split.raw["images"] for truth in split.boxes[entry["id"]]):
+        size = {entry["id"]: (entry["height"], entry["width"]) for entry in split.raw["images"]}[truth["image_id"]]
+        packed = coco_mask.merge(coco_mask.frPyObjects(truth["segmentation"], *size))
+        moved = np.roll(coco_mask.decode(packed), shift, axis=1)
+        moved[:, :shift] = 0
+        rle = coco_mask.encode(np.asfortranarray(moved))
+        result = {key: truth[key] for key in ("image_id", "category_id", "bbox")}
+        result |= {"score": draw.random(), "segmentation": rle | {"counts": rle["counts"].decode()}}
+        results += [result] if draw.random() < quality else []
+    return results
+
+
+@pytest.fixture(scope="session")
+def outlined(val_split):
+    """`outlined(shift)`: COCO results with masks that lie so many pixels beside the truth, and its boxes."""
+    return lambda shift: outline_all(val_split, shift)
+
+
 @pytest.fixture(scope="session")
 def val_split(tiny_config):
     return read_split(load_config(tiny_config).data, "val")
@@ -56,15 +80,15 @@ def made_up(val_split):
 def finish_run(tiny_config, val_split):
     """`finish_run(folder, *overrides, quality=..., state=..., records=...)` leaves there what a finished run leaves.
 
-    The weights are random; the figures, and last.detections.json, are those of made up detections.
+    The weights are random; the figures, and last.detections.json, are those of made up detections, or of `results`.
     """
 
-    def finish(folder: Path, *overrides, quality=0.5, state=None, records=None, weights=True) -> Path:
+    def finish(folder: Path, *overrides, quality=0.5, results=None, state=None, records=None, weights=True) -> Path:
         config = load_config(tiny_config, overrides)
         train = read_split(config.data, "train")
         torch.manual_seed(config.seed)
         model, _ = build_model(config.model, config.data, len(train.class_names))
-        results = make_up(val_split, quality, config.seed)
+        results = make_up(val_split, quality, config.seed) if results is None else results
         whole = {
             "config": config.model_dump(mode="json"),
             "images_in_step": 2,
@@ -94,6 +118,38 @@ def finish_run(tiny_config, val_split):
         return folder
 
     return finish
+
+
+MASK_RCNN = (
+    "model.detector=mask_rcnn",
+    "model.mask_rcnn={anchor_sizes: [16, 32, 64], box_head_channels: 16, mask_head_channels: 8,"
+    " rpn_proposals_test: 20, score_threshold: 0.0, detections_per_image: 10}",
+)
+
+
+@pytest.fixture(scope="session")
+def mask_options() -> tuple[str, ...]:
+    """Overrides for a small detector with masks."""
+    return MASK_RCNN
+
+
+@pytest.fixture(scope="session")
+def mask_folders(finish_run, outlined, made_up, tmp_path_factory) -> list[Path]:
+    """Runs whose masks lie on the truth, and beside it with the same boxes, and a run without masks."""
+    root = tmp_path_factory.mktemp("mask_runs")
+    logged = {"step": 4, "train/loss": 1.0, "time/step_s": 0.4, "time/data_s": 0.02, "memory/peak_gib": 3.0}
+    records = [logged, {"step": 6, "val/AP": 0.5, "val/mask_AP": 0.25}]
+    return [
+        finish_run(root / "good", *MASK_RCNN, results=outlined(0), records=records),
+        finish_run(root / "shifted", *MASK_RCNN, "train.lr=0.001", results=outlined(3), records=records),
+        finish_run(root / "boxes", quality=0.5),
+    ]
+
+
+@pytest.fixture(scope="session")
+def mask_comparison(mask_folders) -> Comparison:
+    """Of these; read it, do not change it."""
+    return compare_runs(mask_folders, device="cpu", rounds=150, seed=3, pictures=2, timed_images=0)
 
 
 @pytest.fixture(scope="session")

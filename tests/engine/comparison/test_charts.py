@@ -100,3 +100,23 @@ def test_a_class_called_all(comparison, draw):
     (found,) = draw(named(comparison, "all", "class all"))["class_precision"]
     (expected,) = draw(named(comparison, "lal", "lal"))["class_precision"]  # letters of the same size
     assert re.findall(r' d="([^"]*)"', found) == re.findall(r' d="([^"]*)"', expected)
+
+
+def test_plots_of_masks(mask_comparison):
+    colours = group_colours([*mask_comparison.groups])
+    plots = draw_plots(mask_comparison, ["AP", "AR1", "mask_AP", "mask_AP75"], ["bar"], colours)
+    assert titles(plots["differences"]) == [
+        "All classes together",
+        "Masks, all classes together",
+        "AP of each class",
+    ]
+    boxes, masks, _ = plots["differences"]
+    assert [label in boxes for label in (">AR1<", ">AP75<", ">mask_AP<")] == [True, False, False]
+    assert [label in masks for label in (">AR1<", ">AP75<", ">mask_AP<")] == [False, True, False]
+    assert [colours[name] in boxes for name in ("shifted", "boxes")] == [True, True]
+    assert [colours[name] in masks for name in ("shifted", "boxes")] == [True, False]
+    assert titles(plots["learning"])[1:] == ["AP on the val split, x100", "AP of masks on the val split, x100"]
+    assert [colours[name] in plots["learning"][2] for name in ("good", "shifted", "boxes")] == [True, True, False]
+    alone = dataclasses.replace(mask_comparison, differences={"boxes": mask_comparison.differences["boxes"]})
+    plots = draw_plots(alone, ["AP", "mask_AP"], ["bar"], colours)
+    assert titles(plots["differences"]) == ["All classes together", "AP of each class"]

@@ -1,19 +1,27 @@
 """Comparing runs from folder to verdict."""
 
+import contextlib
+import io
+import json
+import math
 import statistics
 
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from data import CocoDetection, eval_transform
+from engine.build import read_split
 from engine.comparison.compare import compare_runs
 from engine.comparison.detections import load_model
 from engine.comparison.differences import difference, verdict
 from engine.comparison.flops import count_flops
 from engine.comparison.resampling import bootstrap, judge_images
 from engine.comparison.runs import read_run
-from engine.evaluator import coco_figures
+from engine.config_file import load_config
+from engine.evaluator import COCO_FIGURES, coco_figures
 from engine.progress import Progress
 
 
@@ -136,3 +144,97 @@ def test_timing(folders, monkeypatch):
     assert dcn.inference_s > 0
     assert (plain.inference_gib, dcn.inference_gib) == (1.0, None)
     assert labels == ["check val images", "time inference", "draw images again"]
+
+
+def by_hand(split, results, kind):
+    """The 12 figures as pycocotools is used by its authors; without boxes beside them it knows the masks' own areas."""
+    alone = [{key: value for key, value in entry.items() if key != "bbox"} for entry in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(split.path))
+        judge = COCOeval(truth, truth.loadRes(results if kind == "bbox" else alone), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return [math.nan if value == -1 else value for value in judge.stats.tolist()]
+
+
+MASK_FIGURES = [f"mask_{name}" for name in COCO_FIGURES[:6]]
+
+
+def test_masks_differ_where_boxes_do_not(mask_comparison, val_split, outlined):
+    found = mask_comparison.differences["shifted"]
+    assert all(found[name].value == 0 for name in COCO_FIGURES if not math.isnan(found[name].value))
+    assert found["AP"].low == found["AP"].high == 0
+    good, shifted = (by_hand(val_split, outlined(shift), "segm")[:6] for shift in (0, 3))
+    assert good[0] - 0.2 > shifted[0] > 0.05
+    values = [found[name].value for name in MASK_FIGURES]
+    assert values == pytest.approx(np.subtract(shifted, good).tolist(), abs=1e-12, nan_ok=True)
+    groups = mask_comparison.groups
+    assert [groups["good"].mean(name) for name in MASK_FIGURES] == pytest.approx(good, abs=1e-12, nan_ok=True)
+    boxes = by_hand(val_split, outlined(3), "bbox")
+    assert [groups["shifted"].mean(name) for name in COCO_FIGURES] == pytest.approx(boxes, abs=1e-12, nan_ok=True)
+
+
+def test_intervals_of_masks_are_of_the_same_draws(mask_comparison, val_split, outlined):
+    draws = np.random.default_rng(3).multinomial(6, [1 / 6] * 6, size=150)
+    good, shifted = (judge_images(val_split.raw, outlined(shift), "segm") for shift in (0, 3))
+    for name in ("AP", "AP75", "APs"):
+        rounds = [shifted.figures(weights)[name] - good.figures(weights)[name] for weights in draws]
+        found = mask_comparison.differences["shifted"][f"mask_{name}"]
+        ends = np.nanquantile(rounds, [0.025, 0.975])
+        assert [found.low, found.high] == pytest.approx(ends.tolist(), abs=1e-9), name
+        assert found.low < found.value < found.high < 0
+
+
+def test_a_run_without_masks_is_compared_by_boxes(mask_comparison, mask_folders):
+    assert not [name for name in mask_comparison.differences["boxes"] if name.startswith("mask")]
+    assert mask_comparison.differences["boxes"]["AP"].value < 0
+    boxes, good = mask_comparison.groups["boxes"], mask_comparison.groups["good"]
+    assert (boxes.has_masks, good.has_masks, mask_comparison.has_masks) == (False, True, True)
+    assert math.isnan(boxes.mean("mask_AP"))
+    assert not [name for name in boxes.figures[0] if name.startswith("mask")]
+    turned = compare_runs([mask_folders[2], mask_folders[0]], device="cpu", rounds=100, pictures=0, timed_images=0)
+    assert turned.base == "boxes"
+    assert turned.differences["good"].keys() == turned.groups["boxes"].figures[0].keys()
+    assert turned.groups["good"].mean("mask_AP") == good.mean("mask_AP") > 0.5
+    assert "ask" not in turned.verdicts["good"]
+
+
+def test_masks_have_a_sentence_of_their_own(mask_comparison):
+    found = mask_comparison.differences["shifted"]
+    first, second = (
+        verdict("good", "shifted", name, found[key], 1, 1) for name, key in (("AP", "AP"), ("Mask AP", "mask_AP"))
+    )
+    assert first.startswith("AP of shifted is that of good to a tenth")
+    assert second.startswith(f"Mask AP of shifted is {-100 * found['mask_AP'].value:.1f} lower than that of good")
+    assert mask_comparison.verdicts["shifted"] == f"{first} {second}"
+    assert mask_comparison.verdicts["boxes"].startswith("AP of boxes is ")
+    assert "ask" not in mask_comparison.verdicts["boxes"]
+
+
+def test_pictures_show_boxes_of_runs_with_masks(mask_comparison):
+    assert mask_comparison.contrasts["shifted"] == []  # the same boxes
+    assert mask_comparison.contrasts["boxes"]
+
+
+def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(
+    finish_run, mask_options, outlined, tiny_config, shapes, tmp_path
+):
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    raw["annotations"][0]["segmentation"] = []
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    options = [f"data.val.annotations={tmp_path}/val.json", "data.invalid_boxes=drop"]
+    split = read_split(load_config(tiny_config, options).data, "val", masks=True)
+    state = {
+        "annotations": {"train": "0" * 64, "val": split.sha256},
+        "figures": coco_figures(split.raw, outlined(0)),
+    }
+    boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in outlined(0)]
+    folders = [
+        finish_run(tmp_path / "boxes", *options, results=boxes, state=state),  # its config asks for no masks
+        finish_run(tmp_path / "masks", *mask_options, *options, results=outlined(0), state=state),
+    ]
+    found = compare_runs(folders, device="cpu", rounds=100, pictures=0, timed_images=0)
+    assert found.settings["boxes"] == len(raw["annotations"]) - 1
+    assert found.settings["detected_anew"] == []
+    assert found.groups["masks"].mean("mask_AP") == pytest.approx(state["figures"]["mask_AP"])

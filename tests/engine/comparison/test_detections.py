@@ -135,3 +135,49 @@ def test_a_val_split_that_is_another(finish_run, shapes, val_split, tmp_path):
     with pytest.raises(ValueError, match=f"must begin with {val_split.sha256[:12]}, got ") as error:
         read_val_split(read_run(folder, [f"data.val.annotations={changed}"]))
     assert f"{changed} is not the one that {folder} was judged on" in str(error.value)
+
+
+def test_masks_are_read_and_judged(finish_run, mask_options, outlined, val_split, tmp_path):
+    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=outlined(2)), val_split)
+    assert not found.anew
+    assert found.results == outlined(2)
+    expected, figures = coco_figures(val_split.raw, outlined(2)), found.figures()
+    assert 0.1 < expected["mask_AP"] < expected["AP"] - 0.1
+    for name in ("AP", "AR10", "mask_AP", "mask_AP75", "mask_APs"):
+        assert figures[name] == pytest.approx(expected[name], abs=1e-12), name
+    assert "mask_AR10" not in figures
+    assert "mask_AP bar" not in figures
+
+
+def without_masks(results):
+    return [{key: value for key, value in entry.items() if key != "segmentation"} for entry in results]
+
+
+@pytest.mark.parametrize("masks", ["missing", "others"])
+def test_files_with_other_masks_are_replaced(finish_run, mask_options, outlined, val_split, tmp_path, masks, caplog):
+    folder = finish_run(tmp_path / "run", *mask_options, results=outlined(0))
+    file = folder / "last.detections.json"
+    file.write_text(json.dumps(outlined(2) if masks == "others" else without_masks(outlined(0))))
+    with caplog.at_level("WARNING", log.name):
+        found = detect_again(folder, val_split)
+    assert found.anew
+    assert found.results == json.loads(file.read_text())
+    assert found.results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    here = coco_figures(val_split.raw, found.results)["mask_AP"]
+    assert found.figures()["mask_AP"] == pytest.approx(here, abs=1e-12)
+    assert f"{folder}: mask AP {100 * here:.2f} of what it detects here on cpu" in caplog.text
+
+
+def test_masks_of_a_run_without_are_not_its_own(finish_run, outlined, val_split, tmp_path):
+    folder = finish_run(tmp_path / "run", results=outlined(0))
+    found = detect_again(folder, val_split)
+    assert found.anew
+    assert found.judged_masks is None
+    assert "segmentation" not in found.results[0]
+
+
+def test_a_run_with_masks_that_finds_nothing(finish_run, mask_options, val_split, tmp_path):
+    figures = coco_figures(val_split.raw, [], masks=True)
+    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=[], state={"figures": figures}), val_split)
+    assert not found.anew
+    assert found.figures()["mask_AP"] == 0.0

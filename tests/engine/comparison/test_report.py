@@ -249,3 +249,28 @@ def test_numbers():
     assert interval(-0.01, 0.05) == "-1.0 to +5.0"
     assert interval(None, None) == interval(nan, nan) == "-"
     assert (ratio(3, 2), ratio(None, 2), ratio(3, None), ratio(3, 0)) == ("1.50x", "", "", "")
+
+
+def test_masks(mask_comparison, comparison):
+    html = render_report(mask_comparison)
+    page = Page(html)
+    found = mask_comparison.differences["shifted"]["mask_AP75"]
+    good, shifted = (percent(mask_comparison.groups[name].mean("mask_AP75")) for name in ("good", "shifted"))
+    assert (
+        f"mask AP75 IoU 0.75 {good} {shifted} {signed(found.value)} ({interval(found.low, found.high)}) - " in page.text
+    )
+    assert f"mask AP75{signed(found.value)} {interval(found.images_low, found.images_high)} - - " in page.text
+    assert "mask APl" not in page.text  # there is nothing large
+    assert "judged by the overlap of masks in place of boxes" in page.text
+    # two of differences and one of masks, three of learning, two of precision, one for each class
+    assert html.count("<svg ") == 8 + 5
+    assert mask_comparison.verdicts["shifted"] in page.text
+    folders = {name: group.runs[0].folder for name, group in mask_comparison.groups.items()}
+    good, boxes = (
+        next(part for part in html.split("</tr>") if f'<th scope="row">{folders[name]}</th>' in part)
+        for name in ("good", "boxes")
+    )
+    assert good.count("<td>") == boxes.count("<td>")
+    assert f"<td>{percent(mask_comparison.groups['good'].mean('mask_AP75'))}</td>" in good
+    assert (good.count("<td>-</td>"), boxes.count("<td>-</td>")) == (0, 4)  # AP, AP50, AP75, APs
+    assert "mask" not in Page(render_report(comparison)).text

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -307,3 +308,41 @@ def test_an_entry_that_is_no_result_is_refused():
     truth, results = draw_case(0)
     with pytest.raises(ValueError, match="detection 0: image_id 999 is not in the annotation file"):
         judge_images(truth, [results[0] | {"image_id": 999}])
+
+
+def outlined(truth, results):
+    """The same with triangles in their boxes for masks."""
+
+    def triangle(entry):
+        x, y, w, h = entry["bbox"]
+        (rle,) = coco_mask.frPyObjects([[x, y, x + w, y, x, y + h]], 160, 200)
+        return entry | {"segmentation": rle | {"counts": rle["counts"].decode()}}
+
+    return truth | {"annotations": [*map(triangle, truth["annotations"])]}, [*map(triangle, results)]
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 3), min_size=8, max_size=8))
+def test_masks_on_copies_of_images(seed, counts):
+    case = outlined(*draw_case(seed))
+    truth, results = repeated(*case, counts, adjacent=False)
+    truth["images"] = [entry | {"width": 200, "height": 160} for entry in truth["images"]]
+    figures = coco_figures(truth, results, masks=True)
+    masks = {name: figures[f"mask_{name}"] for name in COCO_FIGURES} | {"per_class": figures["mask_per_class"]}
+    assert_same(judge_images(*case, "segm").figures(counts), flat(masks))
+    assert_same(judge_images(*case, "bbox").figures(counts), flat(figures))
+
+
+def test_boxes_and_masks_are_judged_on_the_same_draws():
+    case = outlined(*draw_case(4))
+    judged = [judge_images(*case, kind) for kind in ("bbox", "segm")]
+    together, apart = bootstrap(judged, rounds=20), [bootstrap([one], rounds=20)[0] for one in judged]
+    for one, other in zip(together, apart, strict=True):
+        assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in other)
+    assert not np.array_equal(together[0]["AP75"], together[1]["AP75"], equal_nan=True)
+
+
+def test_masks_that_are_not_there_are_asked_for():
+    truth, results = draw_case(0)
+    with pytest.raises(ValueError, match="masks cannot be judged: the detections have none"):
+        judge_images(outlined(truth, results)[0], results, "segm")

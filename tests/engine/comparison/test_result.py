@@ -44,3 +44,14 @@ def test_plain_values(comparison, folders):
     assert found["verdicts"] == comparison.verdicts
     assert found["options"]["train.lr"] == {"plain": "0.005", "dcn": "0.005", "slow": "0.001"}
     assert found["settings"] == comparison.settings
+
+
+def test_plain_values_of_masks(mask_comparison):
+    found = json.loads(json.dumps(mask_comparison.as_json(), allow_nan=False))
+    groups, difference = found["groups"], mask_comparison.differences["shifted"]["mask_AP"]
+    (value,) = mask_comparison.groups["shifted"].values("mask_AP")
+    assert groups["shifted"]["figures"]["mask_AP"] == {"mean": value, "std": None, "values": [value]}
+    assert groups["shifted"]["figures"]["mask_APl"]["mean"] is None
+    assert [key for key in groups["boxes"]["figures"] if "mask" in key] == []
+    assert found["differences"]["shifted"]["mask_AP"] == difference._asdict() | {"exceeds_uncertainty": True}
+    assert "mask_AP" not in found["differences"]["boxes"]

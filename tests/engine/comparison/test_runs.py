@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.comparison.runs import group_runs, option_differences, read_run
+from engine.config_file import load_config
 from engine.progress import log
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
@@ -156,3 +157,19 @@ def test_options_that_differ(read):
     }
     assert [json.loads(cells[0]) for cells in [*found.values()][1:]] == [[], 35.0]
     assert option_differences(group_runs([read("c_0"), read("c_1", "seed=1")])) == {}
+
+
+def test_keys_that_came_after_a_run_have_their_defaults(read, tiny_config):
+    """A run of before `test.flip`, FCOS and others existed is a seed of the config that it would be today."""
+    old = load_config(tiny_config).model_dump(mode="json")
+    for section, key in ((old, "test"), (old["model"], "fcos"), (old["model"]["backbone"], "dcn_every")):
+        del section[key]
+    runs = [read("a_0", state={"config": old}), read("a_1", "seed=1")]
+    assert [*group_runs(runs)] == ["a"]
+    assert option_differences(group_runs(runs)) == {}
+    assert runs[0].options["test.flip"] is False
+    assert runs[0].options.keys() == runs[1].options.keys()
+    other = read("b", "model.backbone.dcn_every=2", "seed=2")
+    assert option_differences(group_runs([*runs, other])) == {"model.backbone.dcn_every": ["1", "2"]}
+    # what the command line says is none of them
+    assert read_run(runs[0].folder, ["test.flip=true"]).options["test.flip"] is False
