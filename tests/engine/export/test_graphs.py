@@ -64,6 +64,16 @@ def test_proposes_what_the_detector_proposes(options, make_detector, pictures):
         torch.testing.assert_close(ours[there], boxes, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_candidates_of_each_level_are_limited(name, make_detector, pictures):
+    model = make_detector(name)
+    model.topk_candidates, model.score_thresh, model.nms_thresh = 7, 0.01, 1.0  # so that there are 7 of either map
+    with torch.inference_mode():
+        (expected,), found = model(pictures[:1]), graph_of(name, model, suppress)(pictures[0][None])
+    assert found["num_detections"].tolist() == [len(expected["scores"])] == [14]
+    torch.testing.assert_close(found["scores"][0, :14], expected["scores"], rtol=0, atol=1e-5)
+
+
 def test_the_detector_is_left_alone(make_detector):
     model = make_detector("faster_rcnn").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
