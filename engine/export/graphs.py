@@ -5,13 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from models import MASK_DETECTORS
+
 from .layers import standardized
 from .one_stage import FCOSGraph, RetinaNetGraph
-from .two_stage import FasterRCNNGraph
+from .two_stage import CascadeRCNNGraph, FasterRCNNGraph
 
 # by the names of `models.DETECTORS`
 GRAPHS: dict[str, Callable[..., nn.Module]] = {
     "faster_rcnn": FasterRCNNGraph,
+    "cascade_rcnn": CascadeRCNNGraph,
     "retinanet": RetinaNetGraph,
     "fcos": FCOSGraph,
 }
@@ -20,8 +23,10 @@ _PROBE = 512
 
 def check_exportable(detector: str) -> None:
     """Raise `ValueError` unless a detector of this name can be exported."""
-    if detector not in GRAPHS:
-        raise ValueError(f"a {detector} cannot be exported, only these can: {', '.join(GRAPHS)}")
+    if detector in GRAPHS:
+        return
+    why = ", as exported programs give boxes and no masks" if detector in MASK_DETECTORS else ""
+    raise ValueError(f"{detector} cannot be exported{why}; these can: {', '.join(GRAPHS)}")
 
 
 def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:

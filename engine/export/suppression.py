@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.ops import nms
 
 
@@ -23,7 +24,12 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshol
     sets, classes, candidates = torch.where(scores > score_threshold)
     apart = (boxes.amax() - boxes.amin()).double() + 1
     moved = boxes[sets, candidates].double() + ((sets * scores.shape[1] + classes) * apart)[:, None]
-    kept = nms(moved, scores[sets, classes, candidates].double(), iou_threshold)
+    # An exported program may only run where nms keeps two or more, as torchvision tells the exporter. These two lie
+    # outside of everything, and are always kept.
+    outside = boxes.amin().double() - torch.tensor([[4.0, 4, 3, 3], [2, 2, 1, 1]], device=boxes.device)
+    own_scores = scores[sets, classes, candidates].double()
+    kept = nms(torch.cat([moved, outside]), pad(own_scores, (0, 2)), iou_threshold)
+    kept = kept[kept < moved.shape[0]]
     keep = torch.zeros_like(scores, dtype=torch.bool)
     keep[sets[kept], classes[kept], candidates[kept]] = True
     return keep

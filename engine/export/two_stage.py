@@ -1,11 +1,14 @@
-"""Faster R-CNN as a graph over whole batches, from the modules and numbers of torchvision's."""
+"""Faster R-CNN and Cascade R-CNN as graphs over whole batches, from their own modules and numbers."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
+
+from models.roi_pool import AlignedRoIPool
 
 from .batches import ABSENT, anchors_of, best, is_large, pick, prepare, split_by_label, top_of_levels
 
@@ -61,14 +64,9 @@ class FasterRCNNGraph(nn.Module):
     def _detect(
         self, maps: dict[str, Tensor], proposals: Tensor, is_there: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Classify and refine proposals, as `RoIHeads` does."""
+        """Classify and refine proposals, and take the best, as `RoIHeads` does."""
         heads = self.model.roi_heads
-        batch, count = proposals.shape[:2]
-        logits, deltas = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, maps, proposals)))
-        boxes = heads.box_coder.decode_single(deltas, proposals.flatten(0, 1))
-        # (B, C, P, 4) and (B, C, P), without the background
-        boxes = clip_boxes_to_image(boxes.reshape(batch, count, -1, 4), size)[:, :, 1:].transpose(1, 2)
-        scores = logits.softmax(-1).reshape(batch, count, -1)[:, :, 1:].transpose(1, 2)
+        boxes, scores = self.classify(maps, proposals, size)
         scores = torch.where(is_there[:, None] & is_large(boxes, LEAST_SIDE), scores, ABSENT)
 
         # every class has boxes of its own, and is thus a set with one class
@@ -83,12 +81,45 @@ class FasterRCNNGraph(nn.Module):
             heads.detections_per_img,
         )
 
+    def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
+        heads = self.model.roi_heads
+        logits, codes = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, maps, proposals)))
+        boxes = _decode(heads.box_coder, codes, proposals, size)[:, :, 1:].transpose(1, 2)
+        return boxes, _split_classes(logits.softmax(-1), proposals)
 
-def pool(pooler: MultiScaleRoIAlign, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
+
+class CascadeRCNNGraph(FasterRCNNGraph):
+    """The same for Cascade R-CNN, whose stages hand on their boxes; those of the last one are for all classes."""
+
+    def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
+        heads = self.model.roi_heads
+        probabilities = []
+        for head, predictor, coder in zip(heads.box_head, heads.box_predictor, heads.box_coders, strict=True):
+            logits, codes = predictor(head(pool(heads.box_roi_pool, maps, proposals)))
+            probabilities.append(logits.softmax(-1))
+            proposals = _decode(coder, codes, proposals, size)[:, :, 0]
+        scores = _split_classes(torch.stack(probabilities).mean(0), proposals)
+        return proposals[:, None].expand(-1, scores.shape[1], -1, -1), scores
+
+
+def _decode(coder: BoxCoder, codes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Move boxes `(B, P, 4)` by codes `(B * P, 4 * n)`, to `(B, P, n, 4)` within the image."""
+    moved = coder.decode_single(codes, boxes.flatten(0, 1))
+    return clip_boxes_to_image(moved.reshape(*boxes.shape[:2], -1, 4), size)
+
+
+def _split_classes(probabilities: Tensor, proposals: Tensor) -> Tensor:
+    """Probabilities `(B * P, 1 + C)` of proposals `(B, P, 4)` as `(B, C, P)`, without the background."""
+    return probabilities.reshape(*proposals.shape[:2], -1)[:, :, 1:].transpose(1, 2)
+
+
+def pool(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
     """Pool boxes of a whole batch from the levels of a pyramid that their sizes ask for.
 
     Args:
-        pooler: that has been used before, so that it knows its scales.
+        pooler: of `models.roi_pool`; one of torchvision's has been used before, so that it knows its scales.
         maps: `(B, C, Hl, Wl)` of each level.
         boxes: `(B, P, 4)`.
 
@@ -98,10 +129,15 @@ def pool(pooler: MultiScaleRoIAlign, maps: dict[str, Tensor], boxes: Tensor) -> 
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
     rois = torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
     levels = pooler.map_levels([rois[:, 1:]])
+    aligned = isinstance(pooler, AlignedRoIPool)
+    if aligned:
+        scales, points = {name: 1 / stride for name, stride in pooler.strides.items()}, 0
+    else:
+        scales, points = dict(zip(pooler.featmap_names, pooler.scales, strict=True)), pooler.sampling_ratio
     pooled = None
-    for level, (name, scale) in enumerate(zip(pooler.featmap_names, pooler.scales, strict=True)):
+    for level, (name, scale) in enumerate(scales.items()):
         chosen = torch.where(levels == level)[0]
-        part = roi_align(maps[name], rois[chosen], pooler.output_size, scale, pooler.sampling_ratio)
+        part = roi_align(maps[name], rois[chosen], pooler.output_size, scale, points, aligned)
         pooled = part.new_zeros((rois.shape[0], *part.shape[1:])) if pooled is None else pooled
         pooled = pooled.index_put((chosen,), part)
     return pooled

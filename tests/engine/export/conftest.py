@@ -3,65 +3,46 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from dcn import DeformConv2d
-from models import faster_rcnn, resnet, resnet_fpn
+from models import DETECTORS, resnet, resnet_fpn
 
 SIZES = (16, 32, 64)
 SMALL = {"min_size": 64, "max_size": 96}
 
 
-def _pyramid(channels: int, **options) -> nn.Module:
-    network = resnet("resnet18", norm="gn", **options)
-    return resnet_fpn(network, levels=[2, 3], channels=channels)  # strides 4, 8 and 16
+def _pyramid(levels: list[int], channels: int, **options) -> nn.Module:
+    return resnet_fpn(resnet("resnet18", norm="gn", **options), levels=levels, channels=channels)
 
 
-def _faster_rcnn() -> nn.Module:
-    """DCNv2. A level has 1440, 360 or 90 anchors for 80 x 96 pixels."""
-    return faster_rcnn(
-        _pyramid(16, dcn_v2_stages=[2]),
+def _two_stage(detector: str, levels: list[int], **options) -> nn.Module:
+    """DCNv2. The maps of strides 4, 8 and 16 have 1440, 360 or 90 anchors for 80 x 96 pixels."""
+    return DETECTORS[detector](
+        _pyramid(levels, 16, dcn_v2_stages=[2]),
         4,
         **SMALL,
-        anchor_sizes=SIZES,
+        anchor_sizes=SIZES[-len(levels) - 1 :],
         box_head_channels=16,
         rpn_proposals_test=300,
-        score_threshold=0.297,
         detections_per_image=40,
-    )
-
-
-def _anchors(sizes, ratios) -> AnchorGenerator:
-    return AnchorGenerator(tuple((size,) for size in sizes), (ratios,) * len(sizes))
-
-
-def _one_stage(kind, channels, anchors, **options) -> nn.Module:
-    """DCNv1 with 2 offset groups, for 4 classes and torchvision's class 0, which no detector of ours finds."""
-    deform = {"modulation": False, "offset_groups": 2}
-    pyramid = _pyramid(channels, dcn_v2_stages=[2], **deform)
-    first = pyramid.body["layer2"][0]
-    first.conv1 = DeformConv2d.from_conv(first.conv1, **deform)  # which has a stride of 2
-    model = kind(
-        pyramid,
-        5,
-        **SMALL,
-        anchor_generator=anchors,
-        topk_candidates=300,
-        detections_per_img=40,
         **options,
     )
-    # so that torchvision itself does not find it either
-    logits = model.head.classification_head.cls_logits
-    for n in range(anchors.num_anchors_per_location()[0]):
-        nn.init.constant_(logits.bias[5 * n], -1e4)
-    return model
+
+
+def _one_stage(detector: str, channels: int, **options) -> nn.Module:
+    """DCNv1 with 2 offset groups, and maps of strides 8 and 16."""
+    deform = {"modulation": False, "offset_groups": 2}
+    pyramid = _pyramid([3], channels, dcn_v2_stages=[2], **deform)
+    first = pyramid.body["layer2"][0]
+    first.conv1 = DeformConv2d.from_conv(first.conv1, **deform)  # which has a stride of 2
+    return DETECTORS[detector](pyramid, 4, **SMALL, topk_candidates=80, detections_per_image=40, **options)
 
 
 MAKERS = {
-    "faster_rcnn": _faster_rcnn,
-    "retinanet": lambda: _one_stage(RetinaNet, 16, _anchors(SIZES, (0.5, 2.0)), score_thresh=0.7),
-    "fcos": lambda: _one_stage(FCOS, 32, _anchors((4, 8, 16), (1.0,)), score_thresh=0.28),
+    "faster_rcnn": lambda: _two_stage("faster_rcnn", [2, 3], score_threshold=0.297),
+    "cascade_rcnn": lambda: _two_stage("cascade_rcnn", [3], roi_aligned=True, score_threshold=0.285),
+    "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2, score_threshold=0.15),
+    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2, modulation=False, offset_groups=2, score_threshold=0.235),
 }
 # the layers that decide, and how far their weights are spread
 HEADS = {
@@ -70,6 +51,9 @@ HEADS = {
     "rpn.head.bbox_pred": 0.2,
     "box_predictor.cls_score": 0.4,
     "box_predictor.bbox_pred": 0.3,
+    # of a cascade's stages: the codes of later ones move boxes less
+    **{f"box_predictor.{stage}.cls_score": 1.0 for stage in range(3)},
+    **{f"box_predictor.{stage}.bbox_pred": 0.3 * (stage + 1) for stage in range(3)},
     "classification_head.cls_logits": 0.15,
     "regression_head.bbox_reg": 0.1,
     "regression_head.bbox_ctrness": 0.1,

@@ -1,12 +1,14 @@
 """Parts of the graphs against loops over images."""
 
+import pytest
 import torch
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign, remove_small_boxes
+from torchvision.ops import remove_small_boxes
 
 from engine.export.batches import ABSENT, best, is_large, pick, prepare, split_by_label, top_of_levels
 from engine.export.two_stage import pool
+from models.roi_pool import roi_pool
 
 
 def test_prepare_is_the_transform_without_resizing():
@@ -59,13 +61,15 @@ def test_best_fills_up():
     assert not found["boxes"][1].any()
 
 
-def test_pool_is_the_pooling_of_lists():
+@pytest.mark.parametrize("aligned", [False, True])
+def test_pool_is_the_pooling_of_lists(aligned):
     random = torch.Generator().manual_seed(0)
     maps = {f"p{level}": torch.rand(2, 3, 96 >> level, 128 >> level, generator=random) for level in (2, 3, 4)}
     maps["pool"] = nn.functional.max_pool2d(maps["p4"], 1, 2)
-    pooler = MultiScaleRoIAlign(["p2", "p3", "p4"], 5, sampling_ratio=2, canonical_scale=30)
+    pooler = roi_pool(["p2", "p3", "p4"], 5, canonical_size=30, aligned=aligned)
     corners = torch.rand(2, 30, 2, generator=random) * 60
     boxes = torch.cat([corners, corners + torch.rand(2, 30, 2, generator=random) * 60], 2)
+    boxes[0, 0, 2:] = boxes[0, 0, :2]  # has no size
     expected = pooler(maps, list(boxes), [(96, 128)] * 2)
     assert len(pooler.map_levels(list(boxes)).unique()) == 3
     torch.testing.assert_close(pool(pooler, maps, boxes), expected)

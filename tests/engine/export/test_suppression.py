@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.export import Dim, export
 from torchvision.ops import nms
 
 from engine.export.suppression import suppress
@@ -40,3 +42,20 @@ def test_overlaps_are_exact_far_from_the_first_class():
 
 def test_nothing_takes_part():
     assert not suppress(torch.rand(2, 5, 4), torch.zeros(2, 3, 5), 0.5, 0.0).any()
+
+
+class Suppress(nn.Module):
+    def forward(self, boxes, scores):
+        return suppress(boxes, scores, 0.5, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # within torchvision
+def test_an_exported_program_keeps_any_number():
+    """As of an empty picture, in which nothing or one thing is found."""
+    boxes = torch.arange(2 * 7 * 4.0).reshape(2, 7, 4)
+    sizes = {0: Dim("sets", min=1), 1: None}, {0: Dim("sets", min=1), 2: None}
+    program = export(Suppress(), (boxes, torch.ones(2, 3, 7)), dynamic_shapes=sizes).module()
+    for number in range(4):
+        scores = torch.zeros(1, 3, 7)
+        scores[0, 1, :number] = 0.5
+        assert torch.equal(program(boxes[:1], scores), scores > 0)
