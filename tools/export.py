@@ -87,7 +87,14 @@ def main() -> None:
     check_exportable(detector)
     pictures = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
-    check_size(model)
+    check_size(detector, model)
+    for name, picture in pictures:
+        if not fits(model, picture):
+            raise ValueError(
+                f"--check {name}: its shorter side must have at least {least_side(model)} pixels when it is resized, "
+                f"for an exported {detector}; got {shorter_side(model, picture)}: give another picture, or change "
+                "data.min_size and data.max_size"
+            )
     pictures = pictures or find_pictures(trained, model)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,11 +118,21 @@ def main() -> None:
     print(f"\nwritten: {args.out}")
 
 
-def check_size(model: nn.Module) -> None:
+def check_size(detector: str, model: nn.Module) -> None:
     """Raise `ValueError` if images are resized to less than a program can take."""
     side, least = model.transform.min_size[-1], least_side(model)
     if side < least:
-        raise ValueError(f"data.min_size must be at least {least} for an exported {type(model).__name__}, got {side}")
+        raise ValueError(f"data.min_size must be at least {least} for an exported {detector}, got {side}")
+
+
+def shorter_side(model: nn.Module, picture: Tensor) -> int:
+    """Give the pixels of a picture's shorter side when the detector has resized it; `max_size` may make it small."""
+    return min(model.transform.resize(picture)[0].shape[-2:])
+
+
+def fits(model: nn.Module, picture: Tensor) -> bool:
+    """Say whether a program can take a picture."""
+    return shorter_side(model, picture) >= least_side(model)
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -124,15 +141,18 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def find_pictures(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Read the first pictures of the val split, or make noise where the data is not here."""
+    """Read the first pictures of the val split that fit, or make noise where there are none."""
     try:
         split = read_split(trained.config.data, "val", check_images=False)
         files = [split.image_dir / entry["file_name"] for entry in split.images[:PICTURES]]
-        return [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
+        pictures = [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
     except (ValueError, OSError):
-        side = model.transform.min_size[-1]
-        random = torch.Generator().manual_seed(0)
-        return [(f"noise {i}", torch.rand(3, side, side + 64 * i, generator=random)) for i in range(PICTURES)]
+        pictures = []
+    side = model.transform.min_size[-1]
+    random = torch.Generator().manual_seed(0)
+    noise = [(f"noise {i}", torch.rand(3, side, side + 64 * i, generator=random)) for i in range(PICTURES)]
+    fitting = [(name, picture) for name, picture in pictures if fits(model, picture)]
+    return fitting or [(name, picture) for name, picture in noise if fits(model, picture)]
 
 
 def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[str, Any]:

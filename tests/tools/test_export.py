@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from PIL import Image
 
 import engine.export
 from engine.checkpoint import load_checkpoint
@@ -117,3 +118,18 @@ def test_mistakes(arguments, message, run_tool, dcn_run, shortened, tmp_path):
     assert message in err
     assert "Traceback" not in err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_picture_that_becomes_too_small(run_tool, dcn_run, shortened, tmp_path):
+    """The longer side is 96 pixels at most, and so the shorter one 10, where a program needs 17."""
+    asked = shortened(SAME)
+    Image.new("RGB", (960, 100)).save(tmp_path / "long.png")
+    code, _, err = run_tool("export", dcn_run, "a.onnx", "--check", "long.png", cwd=tmp_path)
+    assert code == 2
+    assert "--check long.png: its shorter side must have at least 17 pixels when it is resized" in err
+    assert "got 10" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["long.png"]
+    # of the val split, such pictures are passed over: here all, so that noise is left
+    asked.clear()
+    assert run_tool("export", dcn_run, "a.onnx", "data.min_size=18", "data.max_size=18", cwd=tmp_path).code == 0
+    assert [name for name, _ in asked[1:]] == ["noise 0"]
