@@ -125,6 +125,8 @@ def main() -> None:
         check_pixels(args.pixel, subject)
     folder = args.out or trained.path.parent / "pictures"
     names = run_names(args.run, args.against)
+    # which the detector keeps to itself, and of which the legend is to say nothing else
+    own_threshold = getattr(trained.config.model, trained.config.model.detector).score_threshold
     rows = []
     for subject in progress.track(subjects, "draw"):
         pictures = draw(
@@ -134,7 +136,7 @@ def main() -> None:
             args.pixel,
             points=args.points,
             device=device,
-            score_threshold=args.score_threshold,
+            score_threshold=max(args.score_threshold, own_threshold),
             names=names,
             against=against,
         )

@@ -106,6 +106,18 @@ def test_a_picture_needs_no_data_set(visualize, plain_run, photo, tmp_path):
     assert "gone.json does not exist" in result.err
 
 
+def test_the_legend_tells_the_threshold_that_holds(visualize, dcn_run, tmp_path):
+    """What the detector itself leaves out cannot be asked for."""
+    drawn = []
+    for asked in (0.1, 0.3):
+        options = ["--images", "2", "--score-threshold", asked, "model.faster_rcnn.score_threshold=0.3"]
+        result = visualize(dcn_run, *options)
+        assert result.code == 0, result.err
+        with Image.open(tmp_path / "out/000002_detections.png") as picture:
+            drawn.append(picture.convert("RGB").tobytes())
+    assert drawn[0] == drawn[1]
+
+
 def test_images_by_id_name_and_path(visualize, plain_run, shapes, tmp_path, photo):
     moved = shutil.copytree(shapes / "val", tmp_path / "moved")
     place = f"data.val.images={moved}"
