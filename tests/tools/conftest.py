@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,16 @@ def start_process():
     def start(*arguments, cwd: Path, **variables: str) -> subprocess.Popen:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
         command = [sys.executable, *map(str, arguments)]
-        return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # tests that a shell runs in the background have interrupts ignored, and so would what they start
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     return start
 
