@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from models import DETECTORS
+
 from ..board import METRICS_FILE
 from ..config import RunConfig
 from ..config_file import check_config, flatten
@@ -38,7 +40,8 @@ class Run:
     Attributes:
         folder: as it was named.
         config: of the run, with what the command line put over it, as paths of the data.
-        options: of the run as it was trained, by dotted key; those that came after it have their defaults.
+        options: of the run as it was trained, by dotted key, without those of detectors that it is not; those that came
+            after it have their defaults.
         figures: of `coco_figures` for its last weights, as its last evaluation found them.
         parameters: of the model.
         steps: updates done. images_in_step: of one update, over all processes.
@@ -129,7 +132,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     return Run(
         folder=folder,
         config=trained.config,
-        options=dict(flatten(check_config(state["config"], str(path)).model_dump(mode="json"))),
+        options=_used_options(check_config(state["config"], str(path))),
         figures=state["figures"],
         parameters=state["parameters"],
         steps=state["step"],
@@ -168,14 +171,29 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def option_differences(groups: dict[str, list[Run]]) -> dict[str, list[str]]:
-    """The options that are not the same in all runs but for the seed, as JSON, by dotted key and in each group."""
+    """The options that are not the same in all runs but for the seed, as JSON, by dotted key and in each group.
+
+    A run that has no such option, as one of another detector, has a "-".
+    """
     runs = [run for group in groups.values() for run in group]
     found = {}
     for key in sorted({key for run in runs for key in run.options} - {"seed"}):
-        cells = [dict.fromkeys(json.dumps(run.options.get(key)) for run in group) for group in groups.values()]
+        cells = [
+            dict.fromkeys(json.dumps(run.options[key]) if key in run.options else "-" for run in group)
+            for group in groups.values()
+        ]
         if len({value for cell in cells for value in cell}) > 1:
             found[key] = [", ".join(cell) for cell in cells]
     return found
+
+
+def _used_options(config: RunConfig) -> dict[str, Any]:
+    """All options by dotted key, but for the sections of other detectors, which change nothing in this one."""
+    values = config.model_dump(mode="json")
+    for name in DETECTORS:
+        if name != config.model.detector:
+            values["model"].pop(name, None)
+    return dict(flatten(values))
 
 
 def _what_is_learned(run: Run) -> str:

@@ -173,3 +173,20 @@ def test_keys_that_came_after_a_run_have_their_defaults(read, tiny_config):
     assert option_differences(group_runs([*runs, other])) == {"model.backbone.dcn_every": ["1", "2"]}
     # what the command line says is none of them
     assert read_run(runs[0].folder, ["test.flip=true"]).options["test.flip"] is False
+
+
+def test_options_of_other_detectors_do_not_count(read):
+    one = read("a_0", "model.fcos.dcn_convs=2", "model.retinanet={topk_candidates: 7}")
+    two, narrow = read("a_1", "seed=1"), read("b", "model.faster_rcnn.box_head_channels=8")
+    groups = group_runs([one, two, narrow])
+    assert {name: len(group) for name, group in groups.items()} == {"a": 2, "b": 1}
+    assert option_differences(groups).keys() == {"model.faster_rcnn.box_head_channels"}
+    assert {key.split(".")[1] for key in one.options if key.startswith("model.")} == {
+        *("detector", "dcn_backend", "backbone", "fpn", "faster_rcnn")
+    }
+    fcos = read("c", "model.detector=fcos", "model.fcos.dcn_convs=2", "model.fpn={levels: [3, 4, 5], channels: 64}")
+    found = option_differences(group_runs([two, fcos]))
+    assert found["model.detector"] == ['"faster_rcnn"', '"fcos"']
+    assert found["model.fcos.dcn_convs"] == ["-", "2"]
+    assert found["model.faster_rcnn.box_head_channels"][1] == "-"
+    assert not {key for key in found if key.startswith(("model.retinanet", "model.cascade"))}
