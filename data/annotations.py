@@ -47,9 +47,9 @@ class Problem(NamedTuple):
     hint: str = ""
 
     def __str__(self) -> str:
-        """Say how often, what, and where first."""
+        """Say what, how often, and where first."""
         first = ", ".join(self.found[:_NAMED]) + (", ..." if len(self.found) > _NAMED else "")
-        return f"{len(self.found)} {self.what}{self.hint}; the first: {first}"
+        return f"{self.what}: {len(self.found)}{self.hint}; the first: {first}"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:
         wrong = {index: problem for index, entry in enumerate(raw[part]) if (problem := _wrong_field(entry, *fields))}
         if wrong:
             raw[part] = [entry for index, entry in enumerate(raw[part]) if index not in wrong]
-            yield Problem(f"entries of {part} are wrong", [f"{part}[{i}] {problem}" for i, problem in wrong.items()])
+            yield Problem(f"wrong entries of {part}", [f"{part}[{i}] {problem}" for i, problem in wrong.items()])
     for part in _FIELDS:
         ids = Counter(entry["id"] for entry in raw[part] if entry.get("id") is not None)
         twice = [str(key) for key, count in ids.items() if count > 1]

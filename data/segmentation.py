@@ -1,5 +1,6 @@
 """Outlines of objects as COCO files have them: polygons, or run lengths as a list or packed into a string."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ from pycocotools import mask as coco_mask
 _LEAST_NUMBERS = 6
 # As of boxes; pycocotools walks along every outline point by point, also outside of the image.
 _MOST_PX = 1e5
+# pycocotools hands its masks to NumPy in the way of version 1, which works in 2 as well; users can do nothing about it.
+warnings.filterwarnings(
+    "ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning, "pycocotools.mask"
+)
 
 Size = tuple[int, int]
 

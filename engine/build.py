@@ -130,7 +130,7 @@ def read_split(
         progress=track,
     )
     unmasked = (
-        f": {found.dropped_masks} annotations have no `segmentation` that can be read, which a detector of masks needs"
+        f"; annotations without a `segmentation` that can be read, as masks need it: {found.dropped_masks}"
         if found.dropped_masks
         else ""
     )

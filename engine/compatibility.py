@@ -8,6 +8,7 @@ from models import DETECTORS
 from .checkpoint import CheckpointError
 from .config import ModelConfig
 from .config_file import flatten
+from .tables import counted
 
 # Options of a model that change neither its tensors nor what they mean
 _FREE = (
@@ -47,7 +48,8 @@ def check_categories(
         else "one is the start of the other"
     )
     raise CheckpointError(
-        f"the {len(trained)} categories of checkpoint {path} are not the {len(wanted)} of {annotations}: {difference}"
+        f"the categories of checkpoint {path} ({len(trained)}) are not those of {annotations} ({len(wanted)}): "
+        f"{difference}"
     )
 
 
@@ -99,6 +101,6 @@ def check_same_step(state: dict[str, Any], images_in_step: int, path: Path) -> N
     """
     if state["images_in_step"] != images_in_step:
         raise CheckpointError(
-            f"{path} was trained with {state['images_in_step']} images in a step, so the run cannot go on with "
-            f"{images_in_step}: choose train.batch_size x train.accumulate x processes = {state['images_in_step']}"
+            f"{path} was trained with {counted(state['images_in_step'], 'image')} in a step, so the run cannot go on "
+            f"with {images_in_step}: choose train.batch_size x train.accumulate x processes = {state['images_in_step']}"
         )

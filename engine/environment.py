@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from .distributed import ALONE, World
+from .tables import counted
 
 
 def pick_device(name: str, world: World = ALONE) -> torch.device:
@@ -44,7 +45,7 @@ def describe(device: torch.device) -> str:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         hardware = f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB"
     else:
-        hardware = f"{torch.get_num_threads()} threads on {processor_name()}"
+        hardware = f"{counted(torch.get_num_threads(), 'thread')} on {processor_name()}"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
     return f"{device} ({hardware}), {versions}"
 

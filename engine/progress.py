@@ -14,6 +14,8 @@ from typing import Any
 from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
+from .tables import counted
+
 _LINE_EVERY_S = 60
 
 log = logging.getLogger("resnet_dcn")
@@ -194,7 +196,7 @@ def describe_step(record: Mapping[str, float], palette: Palette) -> str:
     waited = 100 * record["data_s"] / record["step_s"]
     left = timedelta(seconds=round(record["eta_s"]))
     count = record.get("left_out")
-    left_out = f" {palette.warning}{count} images left out{palette.reset}" if count else ""
+    left_out = f" {palette.warning}{counted(int(count), 'image')} left out{palette.reset}" if count else ""
     return (
         f"{palette.loss}loss {record['loss']:.3f}{palette.reset} ({parts}) "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "

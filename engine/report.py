@@ -14,7 +14,7 @@ from .evaluator import MASK_PREFIX, describe_figures
 from .optimizer import scaled_lr, summarize_groups
 from .progress import log
 from .runs import BEST, CONFIG_FILE, LAST
-from .tables import format_table, percent
+from .tables import counted, format_table, percent
 from .trainer import Trainer
 
 _NAMED = 3
@@ -40,18 +40,16 @@ def show_start(
         rows.append((name, len(split.images), used, sum(map(len, split.boxes.values())), crowd, len(split.class_names)))
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     if train.fixed_boxes:
-        log.warning(
-            "%d invalid training boxes were met (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes
-        )
+        log.warning("invalid training boxes: %d (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes)
     for split in (train, val):
         if split.dropped_masks:
             log.warning(
-                "%s: %d annotations without a mask that can be read are left out (data.invalid_boxes: %s)",
+                "%s: left out %s without a mask that can be read (data.invalid_boxes: %s)",
                 split.path,
-                split.dropped_masks,
+                counted(split.dropped_masks, "annotation"),
                 config.data.invalid_boxes,
             )
-    log.info("%d steps, an epoch is %d", trainer.total_steps, trainer.epoch_steps)
+    log.info("%s, an epoch is %d", counted(trainer.total_steps, "step"), trainer.epoch_steps)
 
 
 def describe_batch(config: RunConfig, processes: int) -> str:
@@ -83,9 +81,9 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
         log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
     if weights is not None:
         log.info(
-            "%s: %d tensors loaded, %d new, %d dropped",
+            "%s: %s loaded, %d new, %d dropped",
             backbone.weights,
-            weights.loaded,
+            counted(weights.loaded, "tensor"),
             len(weights.new),
             len(weights.dropped),
         )
@@ -99,22 +97,22 @@ def show_end(trainer: Trainer, folder: Path) -> None:
     """Log the result, what was left out, and where everything lies."""
     kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.figures else "AP"
     log.info(
-        "done: %s after %d steps (best %s %s)",
+        "done: %s after %s (best %s %s)",
         describe_figures(trainer.figures),
-        trainer.step,
+        counted(trainer.step, "step"),
         kind,
         percent(trainer.best_ap),
     )
     if trainer.unreadable:
         named = "; ".join([*trainer.unreadable][:_NAMED]) + ("; ..." if len(trainer.unreadable) > _NAMED else "")
         log.warning(
-            "%d images could not be read and were left out, %d times in all: %s",
-            len(trainer.unreadable),
-            trainer.unreadable.total(),
+            "left out %s that could not be read, %s in all: %s",
+            counted(len(trainer.unreadable), "image"),
+            counted(trainer.unreadable.total(), "time"),
             named,
         )
     if trainer.restarts:
-        log.warning("workers of the data loader died and were started anew %d times", trainer.restarts)
+        log.warning("workers of the data loader died and were started anew %s", counted(trainer.restarts, "time"))
     best = folder / BEST
     rows = [
         ("last weights and state", folder / LAST),

@@ -28,5 +28,11 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many of something there are, as in "1 image", "2 images" and "3 boxes"."""
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

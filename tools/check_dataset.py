@@ -18,7 +18,7 @@ from engine.build import needs_masks
 from engine.config_file import load_config
 from engine.drawing import draw_truth
 from engine.progress import COLOURS, PLAIN, Progress, wants_colour
-from engine.tables import format_table
+from engine.tables import counted, format_table
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml
@@ -89,7 +89,7 @@ def main() -> None:
             json.dumps(figures | {"together": [listed(p) for p in common], "errors": errors}, indent=1)
         )
         print(f"everything found: {args.json}")
-    print(f"\n{errors} errors: training refuses this data set" if errors else "\nno errors")
+    print(f"\n{counted(errors, 'error')}: training refuses this data set" if errors else "\nno errors")
     if errors:
         raise SystemExit(1)
 
@@ -100,9 +100,9 @@ def show(inspection: Inspection) -> None:
     boxes = sum(row["boxes"] for row in inspection.classes.values())
     images = inspection.boxes_per_image.total()
     print(
-        f"\n{images:,} images, {boxes:,} boxes to learn from ({boxes / max(images, 1):.1f} an image, "
+        f"\n{counted(images, 'image')}, {counted(boxes, 'box')} to learn from ({boxes / max(images, 1):.1f} an image, "
         f"at most {max(inspection.boxes_per_image, default=0)}), {inspection.masks:,} of them with a mask, "
-        f"{inspection.crowd:,} crowd regions\n"
+        f"{counted(inspection.crowd, 'crowd region')}\n"
     )
     rows = [(name, row["images"], row["boxes"], share(row["boxes"], boxes)) for name, row in inspection.classes.items()]
     print(format_table(("class", "images", "boxes", ""), rows))
@@ -122,7 +122,7 @@ def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> Non
     palette = COLOURS if wants_colour(sys.stdout) else PLAIN
     for kind, colour, problems in (("error", palette.error, errors), ("warning", palette.warning, warnings)):
         for problem in problems:
-            print(f"{colour}{kind}{palette.reset}: {len(problem.found):,} {problem.what}{problem.hint}")
+            print(f"{colour}{kind}{palette.reset}: {problem.what}: {len(problem.found):,}{problem.hint}")
             for place in problem.found[:NAMED]:
                 print(f"    {place}")
             if len(problem.found) > NAMED:

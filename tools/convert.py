@@ -24,7 +24,7 @@ from engine.foreign.guesses import choose_classes, guess_eps, guess_input, guess
 from engine.foreign.reading import Foreign, read_foreign
 from engine.foreign.recognition import SOURCES, recognise
 from engine.foreign.source import Source
-from engine.tables import format_table
+from engine.tables import counted, format_table
 
 MASK_SCALE = 2.0  # of a backbone's deformable layers by default, as in the config
 
@@ -83,7 +83,7 @@ def main() -> None:
         converted, hints, stride_in_1x1 = write_detector(args, foreign, source, fed=fed, eps=eps, classes=classes)
     else:
         converted, hints, stride_in_1x1 = write_backbone(args, foreign, source, fed=fed, eps=eps)
-    print(f"{args.checkpoint}: {source.title}, {len(foreign.tensors)} tensors\n")
+    print(f"{args.checkpoint}: {source.title}, {counted(len(foreign.tensors), 'tensor')}\n")
     mask_scale = source.mask_scale if has_masks(converted) else None
     show(args, source, converted, shown_settings(fed, eps, mask_scale, stride_in_1x1=stride_in_1x1))
     print("\n" + "\n".join(hints))
@@ -178,7 +178,7 @@ def write_detector(
     write_text(yaml, dump_config(config))
     remains = [f"  - {text}" for text in source.remaining(model.detector)]
     hints = [
-        f"detector of {len(names)} classes: {args.out}",
+        f"detector of {counted(len(names), 'class')}: {args.out}",
         f"config: {yaml}",
         *(["what still differs:", *remains] if remains else []),
         f"judge it: python tools/eval.py --config {yaml} --checkpoint {args.out}",

@@ -29,7 +29,7 @@ from engine.evaluator import (
 from engine.files import write_json
 from engine.precision import set_tf32
 from engine.progress import Progress
-from engine.tables import format_table, percent
+from engine.tables import counted, format_table, percent
 from engine.trained import as_tested, choose_weights
 
 EPILOG = """examples:
@@ -125,13 +125,13 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
     def judge() -> dict[str, Any]:
         kind = "averaged weights" if weights == "ema" else "weights"
         mirrored = " and their mirror images" if config.test.flip else ""
-        images = f"{len(split.images)} images of {split.path}"
+        images = f"{counted(len(split.images), 'image')} of {split.path}"
         print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}{mirrored}, {device}")
         detections = args.detections or args.checkpoint.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
         if split.dropped_masks:
-            print(f"{split.dropped_masks} annotations without a mask that can be read are left out\n")
+            print(f"left out: {counted(split.dropped_masks, 'annotation')} without a mask that can be read\n")
         return coco_figures(split.raw, gathered, masks=needs_masks(config.model))
 
     return world.from_main(judge)
@@ -154,7 +154,8 @@ def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
         check_images=False,
     )
     check_results(split.raw, detections)
-    print(f"{len(detections)} detections of {results} on {len(split.images)} images of {annotations}\n")
+    images = counted(len(split.images), "image")
+    print(f"{counted(len(detections), 'detection')} of {results} on {images} of {annotations}\n")
     return coco_figures(split.raw, detections)
 
 

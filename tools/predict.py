@@ -32,7 +32,7 @@ from engine.drawing import draw_found
 from engine.files import write_json
 from engine.predictor import Predictor, predictor_of
 from engine.progress import Progress, log, start_logging
-from engine.tables import format_table
+from engine.tables import counted, format_table
 from engine.trained import Trained, choose_weights, load_trained
 
 EPILOG = """examples:
@@ -249,13 +249,13 @@ def describe(
         lines += ["", format_table(("class", "objects", "images with it", "best score"), rows), ""]
     count = len(findings.images)
     lines.append(
-        f"{len(findings.results)} objects in {count} images, {count / seconds:.1f} images/s "
+        f"{counted(len(findings.results), 'object')} in {counted(count, 'image')}, {count / seconds:.1f} images/s "
         f"with reading{'' if args.no_pictures else ', drawing'} and writing"
     )
     if count and not args.no_pictures:
         lines.append(f"pictures: {args.out}")
     if args.json:
-        lines.append(f"COCO JSON: {args.json} ({len(findings.results)} detections)")
+        lines.append(f"COCO JSON: {args.json} ({counted(len(findings.results), 'detection')})")
     if findings.unreadable:
         lines.append(f"not or not wholly read: {', '.join(map(str, findings.unreadable))}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from dcn import DeformConv2d
 
+from ..tables import counted
 from .watch import Sampling, deformable_layers, watched
 
 # A mean |offset| below this, in pixels, changes what a layer reads by less than a hundredth of the difference between
@@ -215,9 +216,9 @@ def _percentile_95(values: Tensor) -> Tensor:
 def _say_still(step: int, layers: Mapping[str, Mapping[str, float]]) -> str:
     means = {name: f"{found['offset_mean_px']:.2g} in {name}" for name, found in layers.items()}
     return (
-        f"offsets are still 0: after {step} steps the mean |offset| in pixels is {_name_some(means)}; below {STILL_PX} "
-        "a layer samples as a plain convolution does. Try a higher train.offset_lr_factor or train.lr, pretrained "
-        "model.backbone.weights, or a longer run"
+        f"offsets are still 0: after {counted(step, 'step')} the mean |offset| in pixels is {_name_some(means)}; "
+        f"below {STILL_PX} a layer samples as a plain convolution does. Try a higher train.offset_lr_factor or "
+        "train.lr, pretrained model.backbone.weights, or a longer run"
     )
 
 

@@ -68,7 +68,7 @@ def test_every_mistake_is_found_in_one_go(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     found = inspect_dataset(*write(tmp_path, images, annotations))
     errors = said(found.errors)
-    assert errors.pop("entries of images are wrong") == ["images[7] needs 'id' of type int, got '7'"]
+    assert errors.pop("wrong entries of images") == ["images[7] needs 'id' of type int, got '7'"]
     assert errors.pop("ids of images that stand twice") == ["1"]
     assert errors.pop("file names that lead out of the image folder") == ["../1.png"]
     # the image that was taken out takes its annotation along

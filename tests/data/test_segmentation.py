@@ -1,6 +1,9 @@
 """Polygons and both kinds of run lengths are read alike, and nothing that pycocotools would misread passes."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +183,12 @@ def test_strings_that_pass_are_runs_of_the_whole_image(text):
         assert segmentation_problem(segmentation, (sum(runs), 1)) is None
         pixels = [index % 2 for index, run in enumerate(runs) for _ in range(run)]
         assert decode_masks([segmentation], (sum(runs), 1))[0, 0].tolist() == pixels
+
+
+def test_users_are_not_told_of_pycocotools_ways_with_numpy():
+    # in a process of its own, since pytest has filters of its own
+    script = "from data import decode_masks; print(decode_masks([[[0, 0, 3, 0, 3, 2, 0, 2]]], (5, 4)).sum())"
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-W", "always::DeprecationWarning:pycocotools.mask", "-c", script]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.stdout, ended.stderr) == ("6\n", "")

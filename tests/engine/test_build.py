@@ -286,7 +286,7 @@ def with_a_wrong_box(tiny_config, tmp_path):
 def test_wrong_boxes_matter_in_training_alone(tiny_config, with_a_wrong_box):
     config = load_config(tiny_config, with_a_wrong_box)
     read_split(config.data, "val")
-    with pytest.raises(DatasetError, match="1 invalid boxes"):
+    with pytest.raises(DatasetError, match=r"invalid boxes .*: 1"):
         read_split(config.data, "train")
     split = read_split(load_config(tiny_config, [*with_a_wrong_box, "data.invalid_boxes=drop"]).data, "train")
     assert split.fixed_boxes == 1
@@ -339,7 +339,9 @@ def damaged(tiny_config, tmp_path):
 def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
     data = load_config(tiny_config, damaged).data
     whole = read_split(data, name)
-    with pytest.raises(DatasetError, match=rf"{name}\.json: 1 annotations without a mask .*annotation 1 in image 1 "):
+    with pytest.raises(
+        DatasetError, match=rf"{name}\.json: annotations without a mask that can be read: 1; .*annotation 1 in image 1 "
+    ):
         read_split(data, name, masks=True)
     for policy in ("clip", "drop"):
         split = read_split(load_config(tiny_config, [*damaged, f"data.invalid_boxes={policy}"]).data, name, masks=True)
@@ -355,7 +357,7 @@ def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, nam
     (tmp_path / "boxes.json").write_text(json.dumps(raw))
     overrides = [f"data.{name}.annotations={tmp_path}/boxes.json", "data.invalid_boxes=clip"]
     data, count = load_config(tiny_config, overrides).data, len(raw["annotations"])
-    message = rf"boxes\.json has no image with a box to {purpose}: {count} annotations have no `segmentation`"
+    message = rf"boxes\.json has no image with a box to {purpose}; annotations without a `segmentation` .*: {count}$"
     with pytest.raises(ValueError, match=message):
         read_split(data, name, masks=True)
     assert read_split(data, name).dropped_masks == 0

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.tables import format_table, percent
+from engine.tables import counted, format_table, percent
 
 
 def test_text_to_the_left_numbers_to_the_right():
@@ -29,3 +29,18 @@ def test_a_table_without_rows_and_with_booleans():
 )
 def test_percent(fraction, shown):
     assert percent(fraction) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "shown"),
+    [
+        (0, "image", "0 images"),
+        (1, "image", "1 image"),
+        (1234, "box", "1,234 boxes"),
+        (1, "box", "1 box"),
+        (2, "class", "2 classes"),
+        (2, "crowd region", "2 crowd regions"),
+    ],
+)
+def test_counted(count, noun, shown):
+    assert counted(count, noun) == shown

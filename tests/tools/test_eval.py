@@ -104,7 +104,7 @@ def renamed(tmp_path, shapes) -> list[str]:
         (["data.val.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
         (["device=cuda:99"], "device 'cuda:99' cannot be used here"),
         (["model.backbone.dcn_v2_stages=[2]"], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
-        (renamed, "are not the 4 of "),
+        (renamed, "are not those of "),
         (["--json", "/proc/none/figures.json"], "/proc/none"),
     ],
 )
@@ -198,7 +198,7 @@ def test_masks_that_cannot_be_judged(run_tool, with_masks, shapes, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(raw))
     code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json")
     assert code == 2
-    assert "1 annotations without a mask that can be read" in err
+    assert "annotations without a mask that can be read: 1;" in err
 
 
 def test_missing_results(run_tool, shapes, tmp_path):

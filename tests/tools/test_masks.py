@@ -146,9 +146,9 @@ def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_p
     more = ["--run-dir", tmp_path / "run", f"data.val.annotations={tmp_path}/val.json", "train.max_steps=1"]
     code, _, err = run_tool("train", *options, *more)
     assert code == 2
-    assert "1 annotations without a mask" in err
+    assert "annotations without a mask that can be read: 1;" in err
     assert "run lengths of size [96, 80], but its image has (height, width) [80, 96]" in err
     assert not (tmp_path / "run").exists()
     code, out, err = run_tool("train", *options, *more, "data.invalid_boxes=drop")
     assert (code, err) == (0, "")
-    assert "val.json: 1 annotations without a mask that can be read are left out (data.invalid_boxes: drop)" in out
+    assert "val.json: left out 1 annotation without a mask that can be read (data.invalid_boxes: drop)" in out

@@ -201,7 +201,7 @@ def test_pictures_lie_beside_the_checkpoint(run_tool, dcn_run, photos, tmp_path)
     assert written(run / "predictions") == {"one.png"}
     assert f"pictures: {run / 'predictions'}" in out
     # nothing scores 0.5 after six steps: the picture is as it was
-    assert "0 objects in 1 images" in out
+    assert "0 objects in 1 image," in out
     assert np.array_equal(as_array(run / "predictions/one.png"), np.array(read_image(photos / "one.png")))
     # results within the folder of inputs are no inputs
     assert run_tool("predict", run / "best.pt", run.parent, "--no-pictures").out.count("one.png") == 1

@@ -171,7 +171,7 @@ def test_a_worker_of_another_process_that_dies_is_told_and_replaced(start_proces
     out, err = process.communicate(timeout=90)
     assert process.returncode == 0, err
     assert out.count("fresh workers go on in their place (restart 1 of 3)") == 1
-    assert out.count("workers of the data loader died and were started anew 1 times") == 1
+    assert out.count("workers of the data loader died and were started anew 1 time\n") == 1
     assert list(losses(folder).values()) == pytest.approx(list(losses(half_run[0]).values()), rel=1e-6)
 
 

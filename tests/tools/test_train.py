@@ -425,7 +425,7 @@ def test_a_killed_loader_worker(start_process, plain_run, tiny_config, tmp_path)
         else:
             assert (process.returncode, err) == (0, "")
             assert out.count("fresh workers go on in their place (restart 1 of 3)") == 1
-            assert out.count("workers of the data loader died and were started anew 1 times") == 1
+            assert out.count("workers of the data loader died and were started anew 1 time\n") == 1
             assert trained_steps(folder) == list(range(1, 13))
             one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
             assert all(torch.equal(value, other[key]) for key, value in one.items())
