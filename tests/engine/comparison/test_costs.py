@@ -1,11 +1,12 @@
 """Time and memory of inference."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from engine import measure
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.comparison.costs import inference_memory, time_inference
 from engine.runs import LAST
@@ -14,28 +15,27 @@ CPU = torch.device("cpu")
 
 
 class Sleeper(nn.Module):
-    """Takes its time for each image, and notes what it was given."""
+    """Takes its time for each image, on a clock of the test's, and notes what it was given."""
 
-    def __init__(self, seconds, notes):
+    def __init__(self, seconds, notes, sleep=lambda seconds: None):
         super().__init__()
-        self.seconds, self.notes = seconds, notes
+        self.seconds, self.notes, self.sleep = seconds, notes, sleep
 
     def forward(self, images):
         self.notes.append(
             (self.seconds, images[0], torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
         )
-        time.sleep(self.seconds)
+        self.sleep(self.seconds)
         return [{} for _ in images]
 
 
-def test_time_of_an_image():
-    notes = []
-    models = {"fast": Sleeper(0.01, notes), "slow": Sleeper(0.03, notes)}
+def test_time_of_an_image(monkeypatch):
+    notes, slept = [], []
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: 1 + sum(slept)))
+    models = {name: Sleeper(seconds, notes, slept.append) for name, seconds in (("fast", 0.01), ("slow", 0.03))}
     images = [torch.full((3, 4, 5), value, dtype=torch.uint8) for value in (51, 102, 255)]
     seconds = time_inference(models, images, device=CPU, amps={"fast": "off", "slow": "bf16"}, rounds=2)
-    assert [len(values) for values in seconds.values()] == [2, 2]
-    assert all(0.01 <= value < 0.03 for value in seconds["fast"])
-    assert all(0.03 <= value < 0.09 for value in seconds["slow"])
+    assert seconds == {"fast": pytest.approx([0.01, 0.01]), "slow": pytest.approx([0.03, 0.03])}
     # one image at a time, all of them, in turns
     counted = notes[-12:]
     assert [note[0] for note in counted] == [0.01] * 3 + [0.03] * 3 + [0.01] * 3 + [0.03] * 3
