@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,20 @@ settings.load_profile("repeatable")
 # slower than none.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the libraries and all processes that tests start a temporary folder that goes when the tests end.
+
+    Those that are killed leave folders for sockets (`pymp-*`), and torchrun always leaves one. What the tests themselves
+    write stays where pytest has it. The name is short, since paths of sockets end at some 100 characters.
+    """
+    if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of the process that started it
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="t")
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
