@@ -1,5 +1,6 @@
 """Whether a checkpoint fits what it is used for; the messages name what differs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,34 @@ def check_categories(
     )
 
 
-def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
-    """Check that a checkpoint holds the model that a config describes; what is not learned may differ.
+def model_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Compare the models of two configs, plain values; what changes neither tensors nor their meaning is left out.
 
-    Options that did not exist yet when it was written have their defaults, and those of other detectors do not matter.
+    Options that did not exist yet when the first was written have their defaults, and those of other detectors than the
+    second one's do not matter.
+
+    Returns:
+        (dotted key, value of the first, value of the second) of each option that differs.
+    """
+    first, second = (dict(flatten(values["model"])) for values in (saved, asked))
+    first = dict(flatten(ModelConfig().model_dump(mode="json"))) | first
+    others = {*DETECTORS} - {second["detector"]}
+    return [
+        (f"model.{key}", first[key], second[key])
+        for key in second
+        if first[key] != second[key] and key.rpartition(".")[2] not in _FREE and key.partition(".")[0] not in others
+    ]
+
+
+def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:
+    """Check that a checkpoint holds the model that a config describes; see `model_differences`.
 
     Raises:
         CheckpointError: listing the keys that differ.
     """
-    saved, asked = (dict(flatten(values["model"])) for values in (state["config"], config))
-    saved = dict(flatten(ModelConfig().model_dump(mode="json"))) | saved
-    others = {*DETECTORS} - {asked["detector"]}
-    differ = [
-        key
-        for key in asked
-        if saved[key] != asked[key] and key.rpartition(".")[2] not in _FREE and key.partition(".")[0] not in others
-    ]
+    differ = model_differences(state["config"], config)
     if differ:
-        lines = [f"  - model.{key}: {saved[key]!r} in the checkpoint, {asked[key]!r} in the config" for key in differ]
+        lines = [f"  - {key}: {saved!r} in the checkpoint, {asked!r} in the config" for key, saved, asked in differ]
         raise CheckpointError("\n".join([f"{path} is of another model than the config:", *lines]))
 
 
@@ -82,8 +93,8 @@ def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Pa
     """
     if "converted_from" in state:
         raise CheckpointError(
-            f"{path} holds weights alone, converted from {state['converted_from']}, so no run can go on from it; a "
-            "training can start from its backbone: convert that alone, and name it by model.backbone.weights"
+            f"{path} holds weights alone, converted from {state['converted_from']}, so no run can go on from it: start "
+            f"a new one from it by model.weights={path}"
         )
     saved, asked = (values["train"]["optimizer"] for values in (state["config"], config))
     if saved != asked:

@@ -206,6 +206,9 @@ class ModelConfig(Section):
 
     detector: str = "faster_rcnn"
     """A name in models.DETECTORS."""
+    weights: str | None = None
+    """Whole detector to start from: a checkpoint (runs/r50/best.pt), or what tools/convert.py --config made. Classes
+    are taken over by name, and `backbone.weights` is not read. null: only the backbone has weights to start from."""
     dcn_backend: str = "auto"
     """How deformable convolutions are computed: a name in dcn.BACKENDS, or auto."""
     backbone: BackboneConfig = BackboneConfig()

@@ -8,7 +8,7 @@ from models.weights import LoadReport
 
 from .board import METRICS_FILE
 from .build import images_in_step
-from .config import RunConfig
+from .config import BackboneConfig, RunConfig
 from .environment import describe
 from .evaluator import MASK_PREFIX, describe_figures
 from .optimizer import scaled_lr, summarize_groups
@@ -16,12 +16,18 @@ from .progress import log
 from .runs import BEST, CONFIG_FILE, LAST
 from .tables import counted, format_table, percent
 from .trainer import Trainer
+from .transfer import Transfer
 
 _NAMED = 3
+PLAIN_MASK_SCALE = 2.0  # the sigmoid of a mask starts at a half
 
 
 def show_start(
-    config: RunConfig, weights: LoadReport | None, trainer: Trainer, train: CocoAnnotations, val: CocoAnnotations
+    config: RunConfig,
+    weights: LoadReport | Transfer | None,
+    trainer: Trainer,
+    train: CocoAnnotations,
+    val: CocoAnnotations,
 ) -> None:
     """Log the device, what was replaced, what learns how fast, and what there is to learn from."""
     processes = trainer.world.size
@@ -64,8 +70,8 @@ def describe_batch(config: RunConfig, processes: int) -> str:
     )
 
 
-def show_model(config: RunConfig, weights: LoadReport | None, convs: list[ReplacedConvs]) -> None:
-    """Log which convolutions are deformable, and what the backbone starts from."""
+def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: list[ReplacedConvs]) -> None:
+    """Log which convolutions are deformable, and what the detector starts from."""
     backbone = config.model.backbone
     if convs:
         header = ("layer", "level", "stride", "convs replaced", "parameters added")
@@ -79,7 +85,9 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
         )
     else:
         log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
-    if weights is not None:
+    if isinstance(weights, Transfer):
+        show_transfer(weights, backbone)
+    elif weights is not None:
         log.info(
             "%s: %s loaded, %d new, %d dropped",
             backbone.weights,
@@ -87,9 +95,35 @@ def show_model(config: RunConfig, weights: LoadReport | None, convs: list[Replac
             len(weights.new),
             len(weights.dropped),
         )
-    elif backbone.norm == "frozen_bn" and not backbone.weights:
+    elif backbone.norm == "frozen_bn" and not (backbone.weights or config.model.weights):
         log.warning(
             "backbone.norm is frozen_bn without pretrained weights, so nothing is normalised; from scratch use gn or bn"
+        )
+
+
+def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
+    """Log what a detector took from another, and what starts otherwise than there."""
+    rows = [
+        ("tensors taken as they are", transfer.whole, ""),
+        ("tensors taken by class", transfer.by_class, ""),
+        ("classes taken over", len(transfer.kept), _named(transfer.kept)),
+        ("classes that start anew", len(transfer.new), _named(transfer.new)),
+        ("classes of the file left out", len(transfer.dropped), _named(transfer.dropped)),
+        ("layers whose offsets start at 0", transfer.new_offsets, ""),
+    ]
+    log.info("start from %s (%s):\n%s", transfer.path, transfer.told, format_table(("what", "number", "names"), rows))
+    if backbone.weights:
+        log.info("model.backbone.weights %s is not read: the whole detector has weights", backbone.weights)
+    for key, there, here in transfer.options:
+        log.info("other than in the file: %s: %r -> %r", key, there, here)
+    for new, dropped in transfer.alike:
+        log.warning("class %r starts anew, since the file's %r is not spelt the same", new, dropped)
+    if transfer.new_offsets and backbone.modulation and backbone.mask_scale != PLAIN_MASK_SCALE:
+        log.warning(
+            "layers that become deformable give %g times what they gave, by model.backbone.mask_scale %g; %g keeps it",
+            backbone.mask_scale / PLAIN_MASK_SCALE,
+            backbone.mask_scale,
+            PLAIN_MASK_SCALE,
         )
 
 
@@ -104,7 +138,7 @@ def show_end(trainer: Trainer, folder: Path) -> None:
         percent(trainer.best_ap),
     )
     if trainer.unreadable:
-        named = "; ".join([*trainer.unreadable][:_NAMED]) + ("; ..." if len(trainer.unreadable) > _NAMED else "")
+        named = _named([*trainer.unreadable], "; ")
         log.warning(
             "left out %s that could not be read, %s in all: %s",
             counted(len(trainer.unreadable), "image"),
@@ -123,3 +157,8 @@ def show_end(trainer: Trainer, folder: Path) -> None:
         ("AP of each class", f"python tools/eval.py --config {folder / CONFIG_FILE} --checkpoint {folder / LAST}"),
     ]
     log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))
+
+
+def _named(names: list[str], separator: str = ", ") -> str:
+    """The first of many names."""
+    return separator.join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

@@ -34,8 +34,8 @@ torch.set_num_threads(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Give the libraries and all processes that tests start a temporary folder that goes when the tests end.
 
-    Those that are killed leave folders for sockets (`pymp-*`), and torchrun always leaves one. What the tests themselves
-    write stays where pytest has it. The name is short, since paths of sockets end at some 100 characters.
+    Those that are killed leave folders for sockets (`pymp-*`), and torchrun always leaves one. What the tests
+    themselves write stays where pytest has it. The name is short, since paths of sockets end at some 100 characters.
     """
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of the process that started it
         return

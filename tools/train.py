@@ -12,7 +12,7 @@ import torch
 
 from data import CocoAnnotations, WorkerError
 from engine.board import Board, NoBoard
-from engine.build import build_model, build_trainer, check_dcn_backend, images_in_step, needs_masks, read_split
+from engine.build import build_trainer, check_dcn_backend, images_in_step, needs_masks, read_split
 from engine.checkpoint import Checkpoints, load_newest
 from engine.compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
 from engine.config import RunConfig
@@ -27,6 +27,7 @@ from engine.progress import Progress, log, start_logging
 from engine.report import show_end, show_start
 from engine.runs import CONFIG_FILE, LOG_FILE, choose_run, own_run
 from engine.trainer import Trainer
+from engine.transfer import Transfer, build_started, check_start, read_source
 from models.weights import LoadReport
 
 EPILOG = """examples:
@@ -61,7 +62,7 @@ class Plan(NamedTuple):
     config: RunConfig
     folder: Path
     splits: dict[str, CocoAnnotations]
-    weights: LoadReport | None
+    weights: LoadReport | Transfer | None
     about: dict[str, Any]
     checkpoint: Path | None
     state: dict[str, Any] | None
@@ -93,23 +94,15 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
         check_schedule(config.train.schedule)
         device = pick_device(config.device, world)
         check_norm(config.model.backbone.norm, device, world)
+        check_start(config.model)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
     folder, candidates = world.from_main(
         lambda: choose_run(args.run_dir, args.resume, Path("runs") / Path(args.config).stem)
     )
     with world.together():
-        splits = {
-            name: read_split(
-                config.data,
-                name,
-                lambda items, name=name: progress.track(items, f"check {name} images"),
-                masks=needs_masks(config.model),
-                check_images=world.local_rank == 0,
-            )
-            for name in ("train", "val")
-        }
-        check_same_categories(*splits.values())
+        source = read_source(config.model.weights) if config.model.weights and not candidates else None
+        splits = read_splits(config, progress, check_images=world.local_rank == 0)
     checkpoint, state, broken = world.from_main(lambda: load_newest(candidates) if candidates else (None, None, []))
     with world.together():
         names, ids = splits["train"].class_names, splits["train"].category_ids
@@ -127,7 +120,7 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
             check_same_optimizer(state, about["config"], checkpoint)
             check_same_step(state, about["images_in_step"], checkpoint)
         torch.manual_seed(config.seed)
-        model, weights = build_model(config.model, config.data, len(names), pretrained=state is None)
+        model, weights = build_started(config, names, source, pretrained=state is None)
         about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     with world.together():  # whose mistakes, of the config, all processes make alike
         newest = (checkpoint, state["step"]) if state else None
@@ -145,6 +138,22 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
         if state is not None:
             trainer.load_state_dict(state)
     return Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer)
+
+
+def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) -> dict[str, CocoAnnotations]:
+    """Read and check both splits."""
+    splits = {
+        name: read_split(
+            config.data,
+            name,
+            lambda items, name=name: progress.track(items, f"check {name} images"),
+            masks=needs_masks(config.model),
+            check_images=check_images,
+        )
+        for name in ("train", "val")
+    }
+    check_same_categories(*splits.values())
+    return splits
 
 
 def train(plan: Plan) -> None:

@@ -9,7 +9,7 @@ import pytest
 from engine.config_file import load_config
 from engine.evaluator import COCO_FIGURES
 from engine.progress import log
-from engine.report import describe_batch, show_end
+from engine.report import describe_batch, show_end, show_model
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,22 @@ def test_the_batch_and_its_rate(overrides, processes, said):
     text = describe_batch(load_config("r50_dcn.yaml", overrides), processes)
     assert text.startswith(said)
     assert text.endswith("lr 0.5 is meant for any batch)" if "train.lr=0.5" in overrides else "0.02 is meant for 16)")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        ([], True),
+        (["model.weights=there.pt"], False),
+        (["model.backbone.weights=DEFAULT"], False),
+        (["model.backbone.norm=gn"], False),
+    ],
+)
+def test_frozen_norms_without_weights_are_warned_of(overrides, warned, caplog):
+    """Also where a run goes on, and nothing was loaded."""
+    base = ["model.backbone.weights=null", "model.backbone.norm=frozen_bn"]
+    show_model(load_config("r50_dcn.yaml", [*base, *overrides]), None, [])
+    assert ("nothing is normalised" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from engine.build import build_model
+from engine.checkpoint import load_checkpoint
 from engine.config_file import load_config
 from engine.trained import load_trained, restore_model
 from models import load_backbone_weights, resnet
@@ -123,6 +124,26 @@ def test_the_other_tools_take_it(converted, run_tool, shapes):
     )
     assert code == 2
     assert "holds weights alone, converted from mmdetection" in err
+    assert f"start a new one from it by model.weights={folder / 'new/ours.pt'}" in err
+
+
+def test_a_training_starts_from_it(converted, run_tool, tmp_path):
+    _, folder = converted
+    weights, still = f"model.weights={folder / 'new/ours.pt'}", ["train.lr=1e-12", "train.weight_decay=0"]
+    options = ["--config", folder / "new/ours.yaml", "--run-dir", tmp_path / "run", weights, *still]
+    code, out, err = run_tool("train", *options, "train.max_steps=1", "train.eval_every=9")
+    assert (code, err) == (0, "")
+    assert f"start from {folder / 'new/ours.pt'} (converted from mmdetection):" in out
+    theirs, ours = (load_checkpoint(file)["model"] for file in (folder / "new/ours.pt", tmp_path / "run/last.pt"))
+    assert theirs.keys() == ours.keys()
+    for key, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[key], rtol=1e-5, atol=1e-6)
+    # what the converted weights need and the config does not say
+    code, _, err = run_tool(
+        "train", *options[:2], "--run-dir", tmp_path / "b", weights, "model.faster_rcnn.roi_aligned=false"
+    )
+    assert code == 2
+    assert "model.faster_rcnn.roi_aligned: True in the file, False in the config" in err
 
 
 def test_the_report_names_each_tensor_once(converted, theirs, detector):
