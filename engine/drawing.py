@@ -2,7 +2,10 @@
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
+import matplotlib as mpl
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
@@ -27,6 +30,8 @@ VERDICT_COLOURS: dict[str, tuple[int, int, int]] = {
     BACKGROUND: (213, 94, 0),
     MISSED: (204, 121, 167),
 }
+# Before the name in a picture, for those who see it in grey; what is missed is dashed.
+VERDICT_SIGNS = {RIGHT: "✓", WRONG_CLASS: "≠", DUPLICATE: "2×", BACKGROUND: "✗", MISSED: ""}
 _MEANINGS = {BACKGROUND: "no object there"}
 TRUTH_COLOUR = (255, 255, 255)
 _DASH, _SPACE = 7, 5
@@ -65,19 +70,23 @@ def draw_detections(
         for image, target in samples:
             (output,) = model(to_device([image], [], device)[0])
             output = {key: value.cpu() for key, value in output.items()}
-            truth = [class_names[label - 1] for label in target["labels"].tolist()]
             judged = draw_verdicts(
                 image, target, output, class_names, score_threshold=score_threshold, short_side=short_side
             )
-            colours = [TRUTH_COLOUR] * len(truth)
-            masks = _chosen_masks(target, range(len(truth)))
-            pair = [_draw(image, target["boxes"], truth, colours, short_side, masks=masks), judged]
+            pair = [draw_objects(image, target, class_names, short_side=short_side), judged]
             rows.append(torch.cat([pad(part, [0, GAP, 0, GAP], value=255) for part in pair], dim=2))
     finally:
         model.train(was_training)
     width = max((row.shape[2] for row in rows), default=2 * short_side)
     rows.append(draw_legend(width, f"left: truth, right: detections of a score from {score_threshold:g} on"))
     return torch.cat([pad(row, [0, width - row.shape[2], 0, 0], value=255) for row in rows], dim=1)
+
+
+def draw_objects(image: Tensor, target: dict, class_names: Sequence[str], *, short_side: int = SHORT_SIDE) -> Tensor:
+    """Draw the truth about an image, in white; see `draw_verdicts`."""
+    names = [class_names[label - 1] for label in target["labels"].tolist()]
+    masks = _chosen_masks(target, range(len(names)))
+    return _draw(image, target["boxes"], names, [TRUTH_COLOUR] * len(names), short_side, masks=masks)
 
 
 def draw_verdicts(
@@ -89,7 +98,7 @@ def draw_verdicts(
     score_threshold: float = 0.5,
     short_side: int = SHORT_SIDE,
 ) -> Tensor:
-    """Draw what a detector found in an image, coloured by verdict, and dashed what it missed; see `draw_legend`.
+    """Draw what a detector found in an image, with colour and sign by verdict, and dashed what it missed.
 
     Args:
         image: `(3, H, W)` uint8.
@@ -109,7 +118,10 @@ def draw_verdicts(
     # what is missed goes below, then the least certain; the best is on top
     order = scores.argsort(stable=True).tolist()
     names = [class_names[label - 1] for label in target["labels"][missed].tolist()]
-    names += [f"{class_names[labels[index] - 1]} {scores[index]:.2f}" for index in order]
+    names += [
+        f"{VERDICT_SIGNS[verdicts.detections[index]]} {class_names[labels[index] - 1]} {scores[index]:.2f}"
+        for index in order
+    ]
     colours = [VERDICT_COLOURS[MISSED]] * len(missed)
     colours += [VERDICT_COLOURS[verdicts.detections[index]] for index in order]
     all_boxes = torch.cat([torch.as_tensor(target["boxes"])[missed].float(), boxes[order].float()])
@@ -140,10 +152,10 @@ def draw_found(
 
 
 def draw_legend(width: int, heading: str = "") -> Tensor:
-    """Explain the colours of `draw_verdicts`, with words before them, in lines of `width` pixels, `(3, h, width)`."""
-    font = ImageFont.load_default(FONT_SIZE)
+    """Explain what `draw_verdicts` draws, with words before it, in lines of `width` pixels, `(3, h, width)`."""
+    font = _font(FONT_SIZE)
     items = [(heading, None)] if heading else []
-    items += [(_MEANINGS.get(name, name), colour) for name, colour in VERDICT_COLOURS.items()]
+    items += [(explain_verdict(name), colour) for name, colour in VERDICT_COLOURS.items()]
     lines: list[list[tuple[float, str, Colour | None]]] = [[]]
     x = float(GAP)
     for name, colour in items:
@@ -162,6 +174,11 @@ def draw_legend(width: int, heading: str = "") -> Tensor:
                 _outline(pen, (x, middle - 8, x + 16, middle + 8), colour, dashed=colour == VERDICT_COLOURS[MISSED])
             pen.text((x if colour is None else x + LINE, middle), name, "black", font, anchor="lm")
     return pil_to_tensor(picture)
+
+
+def explain_verdict(name: str) -> str:
+    """Say what a verdict's sign, or its dashes, mean."""
+    return " ".join(filter(None, (VERDICT_SIGNS[name], _MEANINGS.get(name, name))))
 
 
 def draw_truth(samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600) -> Tensor:
@@ -206,7 +223,7 @@ def _draw(
         _tint(enlarged, surface, colour)
     picture = to_pil_image(enlarged)
     pen = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(font_size)  # torchvision's draw_bounding_boxes has no font that can be read here
+    font = _font(font_size)  # torchvision's draw_bounding_boxes has no font that can be read here
     scaled = (boxes * scale).tolist()
     for index, (box, colour) in enumerate(zip(scaled, colours, strict=True)):
         _outline(pen, box, colour, dashed=index < dashed, line=line)
@@ -215,6 +232,12 @@ def _draw(
         pen.rectangle(tag, fill=colour)
         pen.text((tag[0] + 1, tag[3]), name, "black", font, anchor="lb")
     return pil_to_tensor(picture)
+
+
+@cache
+def _font(height: int) -> ImageFont.FreeTypeFont:
+    """A font whose lines are so many pixels high, which unlike that of Pillow knows more letters than English has."""
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), round(height * 7 / 8))
 
 
 def _sizes(short_side: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from ..build import needs_masks
 from ..environment import describe, git_revision, pick_device
 from ..precision import to_device
 from ..progress import Progress
-from .contrasts import find_contrasts
+from .contrasts import SCORE_THRESHOLD, find_contrasts
 from .costs import inference_memory, time_inference
 from .detections import Detected, detect_with, load_model, read_val_split, with_masks
 from .differences import Difference, difference, verdict
@@ -65,7 +65,8 @@ def compare_runs(
     for run in runs:
         found = detect_with(run, split, device=target, track=progress.track)
         # those of all runs on all of COCO would fill the memory
-        detected[run.folder] = found._replace(results=_boxes(found.results) if run.folder in shown else [])
+        kept = [entry for entry in found.results if run.folder in shown and entry["score"] >= SCORE_THRESHOLD]
+        detected[run.folder] = found._replace(results=kept)
     costs = _measure_costs(grouped, split, target, timed_images, overrides, progress)
     groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
     differences = _differences(groups, detected, rounds, seed, progress)
@@ -88,10 +89,6 @@ def compare_runs(
         settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.images))}
         | _circumstances(split, target, detected),
     )
-
-
-def _boxes(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in entry.items() if key != "segmentation"} for entry in results]
 
 
 def _say(base: str, other: str, found: Mapping[str, Difference], base_seeds: int, other_seeds: int) -> str:

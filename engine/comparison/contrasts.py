@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from data import CocoAnnotations, CocoDetection, eval_transform
+from data import CocoAnnotations, CocoDetection, decode_masks, eval_transform
 
-from ..drawing import MISSED, draw_verdicts
+from ..drawing import MISSED, draw_objects, draw_verdicts
+from ..evaluator import has_masks
 from ..matching import RIGHT, judge_detections
 
 SCORE_THRESHOLD = 0.5
@@ -25,6 +26,7 @@ class Contrast(NamedTuple):
         base: how often each verdict of `judge_detections` fell on a detection, and objects that were missed.
         other: the same of the other detector.
         pictures: `(3, h, w)` uint8 of the base and of the other, see `draw_verdicts`.
+        truth: `(3, h, w)` uint8, see `draw_objects`.
     """
 
     image_id: int
@@ -32,6 +34,7 @@ class Contrast(NamedTuple):
     base: Counter[str]
     other: Counter[str]
     pictures: tuple[Tensor, Tensor]
+    truth: Tensor
 
     @property
     def fewer(self) -> int:
@@ -41,8 +44,8 @@ class Contrast(NamedTuple):
 
 def find_contrasts(
     split: CocoAnnotations,
-    base: Iterable[Mapping[str, Any]],
-    other: Iterable[Mapping[str, Any]],
+    base: Sequence[Mapping[str, Any]],
+    other: Sequence[Mapping[str, Any]],
     count: int,
     *,
     score_threshold: float = SCORE_THRESHOLD,
@@ -50,32 +53,36 @@ def find_contrasts(
     """Find and draw the images where the numbers of mistakes of two detectors differ most.
 
     Half of them are such where the other makes fewer mistakes, half where it makes more, as far as there are any;
-    within each half the largest difference comes first, and among equals the smaller image id.
+    within each half the largest difference comes first, and among equals the smaller image id. What counts are boxes;
+    masks are drawn too, of a detector that has them, and of the truth where one of the two has.
 
     Args:
-        split: what is to be found.
+        split: what is to be found; with masks if one of the detectors has them.
         base: COCO results of one detector.
         other: of the other.
         count: images to give at most.
         score_threshold: detections below do not count and are not drawn.
     """
-    dataset = CocoDetection(split, eval_transform())
+    dataset = CocoDetection(split, eval_transform(), masks=any(has_masks(results) for results in (base, other)))
     sides = [by_image(split, results, score_threshold) for results in (base, other)]
     found = {}
     for entry in dataset.entries:
-        truth = _truth(split, entry["id"])
-        found[entry["id"]] = [_count(side[entry["id"]], truth) for side in sides]
+        truth = _tensors(split, split.boxes[entry["id"]])
+        found[entry["id"]] = [_count(_tensors(split, side[entry["id"]]), truth) for side in sides]
     chosen = choose_images({key: mistakes(one) - mistakes(two) for key, (one, two) in found.items()}, count)
     place = {entry["id"]: index for index, entry in enumerate(dataset.entries)}
     contrasts = []
     for image_id in chosen:
         image, target = dataset[place[image_id]]
-        pictures = [
-            draw_verdicts(image, target, side[image_id], split.class_names, score_threshold=score_threshold)
-            for side in sides
-        ]
+        size = image.shape[2], image.shape[1]
+        drawn = [_tensors(split, side[image_id]) | _masks(side[image_id], size) for side in sides]
+        one, two = (
+            draw_verdicts(image, target, detections, split.class_names, score_threshold=score_threshold)
+            for detections in drawn
+        )
         name = dataset.entries[place[image_id]]["file_name"]
-        contrasts.append(Contrast(image_id, name, *found[image_id], (pictures[0], pictures[1])))
+        truth = draw_objects(image, target, split.class_names)
+        contrasts.append(Contrast(image_id, name, *found[image_id], (one, two), truth))
     return contrasts
 
 
@@ -98,28 +105,31 @@ def mistakes(verdicts: Counter[str]) -> int:
 
 def by_image(
     split: CocoAnnotations, results: Iterable[Mapping[str, Any]], score_threshold: float = 0.0
-) -> dict[int, dict[str, Tensor]]:
-    """Turn COCO results into `boxes` (xyxy), `labels` and `scores` for each image of a split, also those with none."""
-    label = {category_id: index for index, category_id in enumerate(split.category_ids, start=1)}
-    entries: dict[int, list[tuple]] = {entry["id"]: [] for entry in split.images}
+) -> dict[int, list[Mapping[str, Any]]]:
+    """Give each image of a split its COCO results with so high a score, also where it has none."""
+    entries: dict[int, list[Mapping[str, Any]]] = {entry["id"]: [] for entry in split.images}
     for result in results:
         if result["score"] >= score_threshold:
-            entries[result["image_id"]].append((result["bbox"], label[result["category_id"]], result["score"]))
-    return {image_id: _tensors(found) for image_id, found in entries.items()}
+            entries[result["image_id"]].append(result)
+    return entries
 
 
-def _tensors(found: Sequence[tuple]) -> dict[str, Tensor]:
-    boxes = torch.tensor([bbox for bbox, _, _ in found], dtype=torch.float32).reshape(-1, 4)
+def _tensors(split: CocoAnnotations, found: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Turn results or annotations of one image into `boxes` (xyxy), `labels` and `scores`, 1 for those without."""
+    label = {category_id: index for index, category_id in enumerate(split.category_ids, start=1)}
+    boxes = torch.tensor([entry["bbox"] for entry in found], dtype=torch.float32).reshape(-1, 4)
     return {
         "boxes": box_convert(boxes, "xywh", "xyxy"),
-        "labels": torch.tensor([label for _, label, _ in found], dtype=torch.int64),
-        "scores": torch.tensor([score for _, _, score in found], dtype=torch.float32),
+        "labels": torch.tensor([label[entry["category_id"]] for entry in found], dtype=torch.int64),
+        "scores": torch.tensor([entry.get("score", 1.0) for entry in found], dtype=torch.float32),
     }
 
 
-def _truth(split: CocoAnnotations, image_id: int) -> dict[str, Tensor]:
-    label = {category_id: index for index, category_id in enumerate(split.category_ids, start=1)}
-    return _tensors([(entry["bbox"], label[entry["category_id"]], 1.0) for entry in split.boxes[image_id]])
+def _masks(found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Tensor]:
+    """The `masks` of results of one image of (width, height), if they have any."""
+    if not has_masks(found):
+        return {}
+    return {"masks": torch.from_numpy(decode_masks([entry["segmentation"] for entry in found], size))}
 
 
 def _count(detections: dict[str, Tensor], truth: dict[str, Tensor]) -> Counter[str]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from ..drawing import MISSED, VERDICT_COLOURS
+from ..drawing import MISSED, VERDICT_COLOURS, explain_verdict
 from ..evaluator import COCO_FIGURES, FIGURE_MEANINGS, MASK_PREFIX
 from ..matching import RIGHT, VERDICTS
 from ..tables import percent
@@ -73,7 +73,9 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
         "plots": draw_plots(comparison, [*figures, *mask_figures], plotted_classes, colours, prefix),
         "plotted_classes": plotted_classes,
         "contrasts": {other: [_shown(one) for one in found] for other, found in comparison.contrasts.items()},
-        "verdict_colours": {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in VERDICT_COLOURS.items()},
+        "verdict_colours": {
+            explain_verdict(name): "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in VERDICT_COLOURS.items()
+        },
         "score_threshold": SCORE_THRESHOLD,
         "confidence": CONFIDENCE,
         "over_images_alone": [name for name, found in comparison.differences.items() if found["AP"].seeds_low is None],
@@ -182,6 +184,8 @@ def _shown(contrast: Contrast) -> dict[str, Any]:
             {"counts": _in_words(counts), "picture": _embedded(picture)}
             for counts, picture in zip((contrast.base, contrast.other), contrast.pictures, strict=True)
         ],
+        "truth": _embedded(contrast.truth),
+        "objects": contrast.base[RIGHT] + contrast.base[MISSED],
     }
 
 

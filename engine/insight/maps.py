@@ -82,7 +82,7 @@ def draw_offsets(
         shown = "true to scale" if factor == 1 else f"enlarged {factor:g}x"
         title(
             panel,
-            f"{stage}: mean offset, up to {longest:.2g} px",
+            f"{stage}: mean offset, up to {longest:.2g} image px",
             f"{layer.name}, stride {layer.stride[0]:g}, arrows {shown}",
         )
     _wheel(figure, axes[0, -1])
@@ -119,9 +119,11 @@ def draw_receptive_fields(image: Tensor, columns: Mapping[str, Sequence[Receptiv
                 panel.add_patch(Circle(place, radius, fill=False, color=CIRCLE_COLOUR, lw=1.6, ls=style))
                 mark_centre(panel, field.centre)
             radii = ", ".join(f"{share:.0%} in {radius:.0f} px" for share, radius in field.radii.items())
-            title(panel, name if panel is column[0] else "", f"{field.stage}, stride {field.stride:g}: {radii}")
+            unit = "unit at ({:.0f}, {:.0f})".format(*place)
+            title(panel, name if panel is column[0] else "", f"{unit}: {radii}")
     shares = " and ".join(f"{share:.0%}" for share in SHARES)
-    label = f"gradient over its largest; circles hold {shares} of its energy"
+    unit = f"unit of {field.stage} (stride {field.stride:g})"
+    label = f"gradient of a {unit} over its largest; circles hold {shares} of its energy; px of the image"
     colour_bar(figure, axes[:, -1], label, FIELD_COLOURS, norm)
     return render(figure)
 

@@ -48,7 +48,7 @@ def draw_sampling_points(
     # kernels reach over the border, where they read zeros
     bars = [len(sides) - 1] if has_masks else []
     figure, axes = panels(image, len(pixels), len(sides), bars=bars, margin=MARGIN * max(image.shape[1:]))
-    for row, place, points_of in zip(axes, places, found, strict=True):
+    for row, pixel, place, points_of in zip(axes, pixels, places, found, strict=True):
         for panel, (depth, side), (points, weights) in zip(row, sides, points_of, strict=True):
             show_image(panel, image, colour=0.5)
             apart = _apart(frame.to_image(nested_points(regular[-depth:], place)[0]))
@@ -60,7 +60,8 @@ def draw_sampling_points(
             used = side[-depth:]
             whole = math.prod(len(layer.places) for layer in used)
             count = f"{whole} points" if whole == len(points) else f"{len(points)} of {whole} points"
-            title(panel, f"{kind}, {count}", _described(used) if panel in axes[0] else "")
+            about = " for ({:.0f}, {:.0f})".format(*pixel) if panel is row[0] else ""
+            title(panel, f"{kind}, {count}{about}", _described(used) if panel in axes[0] else "")
     if has_masks:
         colour_bar(figure, axes[:, -1], "mask (nested: geometric mean of the masks on the way)", COLOURS, norm)
     return render(figure)

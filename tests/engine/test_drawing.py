@@ -1,9 +1,12 @@
 """Pictures of detections: truth to the left, verdicts to the right, at the right pixels; and their legend."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
+from engine import drawing
 from engine.drawing import (
     GAP,
     LINE,
@@ -21,6 +24,7 @@ from engine.drawing import (
 
 CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "hen"]
+LEGEND = draw_legend(2 * (480 + GAP), "left: truth, right: detections of a score from 0.5 on").shape[1]
 
 
 class Detector(nn.Module):
@@ -66,7 +70,7 @@ def test_both_panels():
     model = Detector([[70.0, 10.0, 110.0, 60.0], [1.0, 1.0, 9.0, 9.0]], [3, 1], [0.9, 0.1]).train()
     picture = draw_detections(model, dataset, NAMES, device=CPU)
     assert picture.dtype == torch.uint8
-    assert picture.shape == (3, SHORT_SIDE + GAP + LINE, 2 * (480 + GAP))
+    assert picture.shape == (3, SHORT_SIDE + GAP + LEGEND, 2 * (480 + GAP))
     left, right = picture[:, :SHORT_SIDE, : 480 + GAP], picture[:, :SHORT_SIDE, 480 + GAP :]
     assert is_drawn(left, (80, 160, 240, 280), TRUTH_COLOUR)
     assert is_drawn(right, (280, 40, 440, 240), VERDICT_COLOURS["background"])
@@ -87,7 +91,7 @@ def test_an_image_a_row_and_nothing_found():
     dataset = [sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2]), sample(160, 80, [], []), sample(64, 64, [], [])]
     model = Detector([], [], []).eval()
     picture = draw_detections(model, dataset[:2], NAMES, device=CPU)
-    assert picture.shape == (3, (320 + GAP) + (640 + GAP) + LINE, 2 * (480 + GAP))
+    assert picture.shape == (3, (320 + GAP) + (640 + GAP) + LEGEND, 2 * (480 + GAP))
     assert is_drawn(picture, (80, 160, 240, 280), TRUTH_COLOUR)
     assert (picture[:, 320 + GAP : 960 + GAP, :320] == 40).all()
     assert (picture[:, 320 + GAP : 960 + GAP, 2 * (320 + GAP) :] == 255).all()
@@ -125,6 +129,29 @@ def test_each_verdict_has_its_colour(verdicts):
     assert all(count(picture, VERDICT_COLOURS[verdict]) == 0 for verdict in BOXES)
     dashes = [is_colour(picture, x, 120, VERDICT_COLOURS["missed"]) for x in range(40, 120)]
     assert 30 < sum(dashes) < 60
+
+
+def test_verdicts_can_be_told_apart_in_grey(monkeypatch):
+    """By signs before the names, which look unlike each other and unlike what a font draws for want of a letter."""
+    signs = {"right": "✓", "wrong class": "≠", "duplicate": "2×", "background": "✗"}
+    looks = {bytes(drawing._font(16).getmask(sign)) for sign in [*signs.values(), "\U0010ffff"]}
+    assert len(looks) == 5
+    named = {}
+    draw = drawing._draw
+    monkeypatch.setattr(
+        drawing, "_draw", lambda i, b, names, *rest, **more: named.update(all=names) or draw(i, b, names, *rest, **more)
+    )
+    true = [[10.0, 10.0, 30.0, 30.0], [50.0, 10.0, 70.0, 30.0]]
+    image, target = sample(80, 120, true, [1, 2])
+    draw_verdicts(image, target, detections_of(BOXES), NAMES)
+    assert named["all"] == ["dog", "✗ dog 0.70", "≠ hen 0.80", "2× cat 0.90", "✓ cat 0.95"]
+
+
+def test_names_in_other_letters():
+    image, _ = sample(80, 120, [], [])
+    found = {"boxes": torch.tensor([[10.0, 30.0, 90.0, 60.0]]), "labels": torch.tensor([1]), "scores": torch.ones(1)}
+    drawn = [draw_found(image, found, [name]) for name in ("ä", "é", "ж", "Ω")]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
 
 
 def test_boxes_are_scaled_with_the_image():

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from data import CocoDetection, eval_transform
 from engine.build import read_split
 from engine.comparison.compare import compare_runs
+from engine.comparison.contrasts import find_contrasts
 from engine.comparison.detections import load_model
 from engine.comparison.differences import difference, verdict
 from engine.comparison.flops import count_flops
@@ -212,9 +213,14 @@ def test_masks_have_a_sentence_of_their_own(mask_comparison):
     assert "ask" not in mask_comparison.verdicts["boxes"]
 
 
-def test_pictures_show_boxes_of_runs_with_masks(mask_comparison):
+def test_pictures_are_chosen_by_boxes_and_show_masks(mask_comparison, val_split, outlined, made_up):
     assert mask_comparison.contrasts["shifted"] == []  # the same boxes
-    assert mask_comparison.contrasts["boxes"]
+    shown = mask_comparison.contrasts["boxes"]
+    expected = find_contrasts(val_split, outlined(0), made_up(0.5), 2)
+    assert [one.image_id for one in shown] == [one.image_id for one in expected]
+    for one, two in zip(shown, expected, strict=True):
+        pairs = zip((*one.pictures, one.truth), (*two.pictures, two.truth), strict=True)
+        assert all(torch.equal(drawn, other) for drawn, other in pairs)
 
 
 def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(

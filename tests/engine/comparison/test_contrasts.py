@@ -2,13 +2,16 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
+from data import CocoDetection, eval_transform
 from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
-from engine.drawing import draw_verdicts
+from engine.drawing import draw_objects, draw_verdicts
 
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(-5, 5)), st.integers(0, 12))
@@ -40,12 +43,9 @@ def test_results_by_image(val_split):
     ]
     found = by_image(val_split, results)
     assert [*found] == [entry["id"] for entry in val_split.images]
-    assert found[last]["boxes"].tolist() == [[1, 2, 11, 32], [3, 1, 8, 5]]
-    assert found[last]["labels"].tolist() == [3, 1]
-    assert found[last]["scores"].tolist() == [0.25, 0.75]
-    assert found[first]["boxes"].shape == (0, 4)
-    assert by_image(val_split, results, 0.25)[last]["labels"].tolist() == [3, 1]
-    assert by_image(val_split, results, 0.3)[last]["labels"].tolist() == [1]
+    assert (found[first], found[last]) == ([], results)
+    assert by_image(val_split, results, 0.25)[last] == results
+    assert by_image(val_split, results, 0.3)[last] == results[1:]
 
 
 def perfect(split, wrong=()):
@@ -85,14 +85,40 @@ def test_contrasts(val_split):
 
 
 def test_pictures(val_split):
-    from data import CocoDetection, eval_transform
-
-    image_id = val_split.images[2]["id"]
-    (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[image_id]), perfect(val_split), 4)
+    entry = val_split.images[2]
+    (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
     image, target = CocoDetection(val_split, eval_transform())[2]
     right = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.full((len(target["labels"]),), 0.9)}
     assert torch.equal(contrast.pictures[1], draw_verdicts(image, target, right, val_split.class_names))
+    assert torch.equal(contrast.truth, draw_objects(image, target, val_split.class_names))
     assert not torch.equal(contrast.pictures[0], contrast.pictures[1])
+
+
+def test_masks_are_drawn_of_those_that_have_them(val_split, outlined):
+    """One side has masks, 3 pixels beside those of the truth, of every fourth object; the other has boxes alone."""
+    masked = [result | {"score": 0.9} for index, result in enumerate(outlined(3)) if index % 4 == 0]
+    contrast = find_contrasts(val_split, masked, perfect(val_split), 1)[0]
+    index = [entry["id"] for entry in val_split.images].index(contrast.image_id)
+    image, target = CocoDetection(val_split, eval_transform(), masks=True)[index]
+    found = [result for result in masked if result["image_id"] == contrast.image_id]
+    masks = [coco_mask.decode(result["segmentation"]) for result in found]
+    boxes = torch.tensor([result["bbox"] for result in found]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    detections = {
+        "boxes": boxes,
+        "labels": torch.tensor([1 + val_split.category_ids.index(result["category_id"]) for result in found]),
+        "scores": torch.full((len(found),), 0.9),
+        "masks": torch.tensor(np.array(masks)),
+    }
+    assert found
+    drawn = draw_verdicts(image, target, detections, val_split.class_names)
+    assert torch.equal(contrast.pictures[0], drawn)
+    assert torch.equal(contrast.truth, draw_objects(image, target, val_split.class_names))
+    plain = {key: value for key, value in target.items() if key != "masks"}
+    assert not torch.equal(contrast.truth, draw_objects(image, plain, val_split.class_names))
+    # what the other found has no mask: its picture is the one without any
+    all_found = plain | {"scores": torch.full((len(target["labels"]),), 0.9)}
+    assert torch.equal(contrast.pictures[1], draw_verdicts(image, plain, all_found, val_split.class_names))
 
 
 def test_no_contrast_between_equals(val_split, made_up):

@@ -107,12 +107,13 @@ def test_plots_and_pictures(comparison, html, page):
     # two of differences, two of learning, two of precision, one for each class
     assert html.count("<svg ") == 6 + 5
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 2 * len(comparison.contrasts["dcn"]) > 0
+    assert len(pictures) == 3 * len(comparison.contrasts["dcn"]) > 0  # both, and the truth
     assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in pictures)
     one = comparison.contrasts["dcn"][0]
     words = "fewer" if one.fewer > 0 else "more"
     assert f"{abs(one.fewer)} {words} mistake" in page.text
     assert f"plain: {one.base['right']} right" in page.text
+    assert f"truth: {one.base['right'] + one.base['missed']} objects" in page.text
     assert f"{one.other['missed']} missed" in page.text if one.other["missed"] else True
     assert "Both make the same number of mistakes on every image." in page.text  # of slow and plain
 

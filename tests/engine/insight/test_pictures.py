@@ -15,7 +15,7 @@ from torch import nn
 from dcn import DeformConv2d
 from engine.build import build_model
 from engine.config_file import load_config
-from engine.insight import maps
+from engine.insight import maps, sampling_points
 from engine.insight.canvas import WIDEST, colour_bar, panels, render, show_image
 from engine.insight.maps import draw_masks, draw_offsets, draw_receptive_fields
 from engine.insight.pictures import box_centres, dcn_pictures
@@ -122,6 +122,19 @@ def test_what_counts_most_is_on_top():
     assert ((half - BRIGHTEST[:, None, None]).abs() <= 8).all(0).sum() > 10
 
 
+def test_rows_of_sampling_points_name_their_pixel(monkeypatch):
+    monkeypatch.setattr(sampling_points, "render", lambda figure: figure)
+    frame = Frame((96, 128), (96, 128), (96, 128))
+    layers, regular = sampled(16, 1, torch.zeros(18), frame=frame)
+    image = torch.zeros(3, 96, 128, dtype=torch.uint8)
+    figure = draw_sampling_points(image, [(64, 48), (9.6, 80)], layers, regular, frame, has_masks=False)
+    titles = [axes.get_title().splitlines()[0] for axes in figure.axes]
+    assert titles == [
+        *("regular grid, 9 points for (64, 48)", "learned offsets, 9 points"),
+        *("regular grid, 9 points for (10, 80)", "learned offsets, 9 points"),
+    ]
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that `maps` draws, instead of pixels."""
@@ -169,7 +182,7 @@ def test_offsets_point_where_they_move(figures, dy, dx, hue):
     layers, regular = sampled(8, 1, offset, frame=frame, layer_stride=2)
     axes = draw_offsets(torch.zeros(3, 100, 140, dtype=torch.uint8), layers, regular, frame).axes[1]
     # 3 pixels of the layer's input are 24 of the network's and 12 of the image
-    assert axes.get_title().splitlines()[0] == "layer3: mean offset, up to 12 px"
+    assert axes.get_title().splitlines()[0] == "layer3: mean offset, up to 12 image px"
     colours = torch.from_numpy(axes.images[1].get_array())
     assert colours.shape == (15, 19, 4)
     assert (colours[..., 3] == 1).all()
@@ -190,7 +203,7 @@ def test_small_offsets_have_enlarged_arrows(figures):
     layers, regular = sampled(16, 1, torch.tensor([0.03, 0.04]).repeat(9), frame=frame)
     axes = draw_offsets(torch.zeros(3, 128, 160, dtype=torch.uint8), layers, regular, frame).axes[1]
     assert axes.get_title().splitlines() == [
-        "layer3: mean offset, up to 0.8 px",
+        "layer3: mean offset, up to 0.8 image px",
         "layer3.0.conv2, stride 16, arrows enlarged 16x",
     ]
     assert float(axes.collections[0].U[0]) == pytest.approx(16 * 0.04 * 16)
@@ -204,8 +217,11 @@ def test_receptive_fields_say_their_radii(figures):
     image = torch.zeros(3, 60, 80, dtype=torch.uint8)
     figure = draw_receptive_fields(image, {"plain": [field, field], "deformable": [field, field]})
     axes = figure.axes[0]
-    assert axes.get_title().splitlines() == ["plain", "layer4, stride 32: 50% in 7 px, 90% in 21 px"]
-    assert figure.axes[3].get_title() == "layer4, stride 32: 50% in 7 px, 90% in 21 px"
+    assert axes.get_title().splitlines() == ["plain", "unit at (30, 20): 50% in 7 px, 90% in 21 px"]
+    assert figure.axes[3].get_title() == "unit at (30, 20): 50% in 7 px, 90% in 21 px"
+    assert " ".join(figure.axes[-1].get_ylabel().split()).startswith(
+        "gradient of a unit of layer4 (stride 32) over its"
+    )
     assert axes.images[1].get_extent() == [-0.5, 79.5, 59.5, -0.5]
     shade = axes.images[1].get_array()
     assert tuple(shade[40, 60]) == pytest.approx(colormaps["inferno"](1.0))
