@@ -27,6 +27,7 @@ from engine.progress import Progress, log, start_logging
 from engine.report import show_end, show_start
 from engine.runs import CONFIG_FILE, LOG_FILE, choose_run, own_run
 from engine.trainer import Trainer
+from engine.unused import describe_unused, unused_options
 from models.weights import LoadReport
 
 EPILOG = """examples:
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
     state: dict[str, Any] | None
     broken: list[str]
     trainer: Trainer
+    unused: dict[str, str]
 
 
 def main() -> None:
@@ -144,7 +146,8 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
         )
         if state is not None:
             trainer.load_state_dict(state)
-    return Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer)
+    unused = unused_options(config, args.overrides)
+    return Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer, unused)
 
 
 def train(plan: Plan) -> None:
@@ -155,6 +158,8 @@ def train(plan: Plan) -> None:
         show_resumption(plan)
     if not trainer.is_finished:
         show_start(config, plan.weights, trainer, *plan.splits.values())
+        if plan.unused:
+            log.warning("%s", describe_unused(plan.unused))
         trainer.board.text("config", dump_config(config))
         try:
             figures = trainer.fit()
