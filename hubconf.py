@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
+import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import pathlib
 import pkgutil
 import sys
@@ -91,6 +93,7 @@ def resnet(name: str = "resnet50", *, weights: str | None = None, **options: obj
     Returns:
         The network, of torchvision's class; `layer1`..`layer4` are its stages.
     """
+    _check_options("resnet", options, resnet, _models.resnet)
     network = _models.resnet(name, **options)
     if weights is not None:
         _models.load_backbone_weights(network, name, weights)
@@ -121,6 +124,19 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
     return model
 
 
+def _check_options(what: str, options: object, *functions: collections.abc.Callable) -> None:
+    """Raise `ValueError` unless options are keyword arguments of one of some functions."""
+    if not isinstance(options, dict):
+        raise ValueError(f"options of {what} must be a dict, got {options!r:.60}")
+    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
+    known = ["name"] if what == "`backbone`" else []
+    known += [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    for key in options.keys() - {*known}:
+        close = difflib.get_close_matches(str(key), known, 1)
+        hint = f", did you mean {close[0]!r}?" if close else ";"
+        raise ValueError(f"unknown option {key!r} of {what}{hint} known: {', '.join(known)}")
+
+
 def _dcn_entry(name: str) -> collections.abc.Callable:
     def entry(*, dcn_v2_stages: collections.abc.Sequence[int] = (2, 3, 4), **options: object) -> torch.nn.Module:
         return resnet(name, dcn_v2_stages=dcn_v2_stages, **options)
@@ -133,6 +149,9 @@ def _detector_entry(name: str, build: collections.abc.Callable) -> collections.a
     def entry(
         num_classes: int, *, backbone: dict | None = None, fpn: dict | None = None, **options: object
     ) -> torch.nn.Module:
+        _check_options("`backbone`", backbone or {}, resnet, _models.resnet)
+        _check_options("`fpn`", fpn or {}, _models.resnet_fpn)
+        _check_options(name, options, build)
         pyramid = _models.resnet_fpn(resnet(**(backbone or {})), **(fpn or {}))
         return build(pyramid, num_classes, **options)
 

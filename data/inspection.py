@@ -130,12 +130,17 @@ def inspect_dataset(
     )
 
 
-def compare_splits(splits: Sequence[CocoAnnotations], progress: Callable[[Iterable], Iterable] = iter) -> list[Problem]:
+def compare_splits(
+    splits: Sequence[CocoAnnotations], progress: Callable[[Iterable], Iterable] = iter
+) -> tuple[list[Problem], list[Problem]]:
     """Find what no split shows alone: other categories, and pictures that stand twice, in several splits or in one.
 
     Args:
         splits: of one data set.
         progress: wraps the iteration over the pictures that are compared.
+
+    Returns:
+        What training refuses, and what is likely a mistake.
     """
     categories = [set(zip(split.category_ids, split.class_names, strict=True)) for split in splits]
     other = sorted(set.union(*categories) - set.intersection(*categories))
@@ -148,12 +153,12 @@ def compare_splits(splits: Sequence[CocoAnnotations], progress: Callable[[Iterab
     for group in find_copies(owners, progress):
         across = len(set.union(*(owners[file] for file in group))) > 1
         (leaks if across else within).append(" = ".join(map(str, group)))
-    problems = [
-        Problem("categories that only one split has", [f"{key} {name!r}" for key, name in other]),
+    errors = [Problem("categories that only one split has", [f"{key} {name!r}" for key, name in other])]
+    warnings = [
         Problem("pictures that are in both splits, so that validation flatters", leaks),
         Problem("pictures that are copies of another", within),
     ]
-    return [problem for problem in problems if problem.found]
+    return [problem for problem in errors if problem.found], [problem for problem in warnings if problem.found]
 
 
 def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] = iter) -> list[list[Path]]:

@@ -99,6 +99,18 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
         log.warning(
             "backbone.norm is frozen_bn without pretrained weights, so nothing is normalised; from scratch use gn or bn"
         )
+    frozen = range(1, backbone.frozen_stages + 1)
+    if still := [stage for stage in backbone.dcn_v2_stages if stage in frozen]:
+        log.warning(
+            "stages %s are deformable and frozen (model.backbone.frozen_stages %d): their offsets stay as they are",
+            still,
+            backbone.frozen_stages,
+        )
+    if backbone.frozen_stages >= 0 and not backbone.weights:
+        log.warning(
+            "model.backbone.frozen_stages %d keeps random weights, as model.backbone.weights is null",
+            backbone.frozen_stages,
+        )
 
 
 def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:

@@ -79,7 +79,7 @@ def resnet(
     Args:
         name: one of `RESNETS`.
         dcn_v2_stages: stages to make deformable, counted as torchvision's layers: `[2, 3, 4]` = layer2..layer4 =
-            C3..C5, the choice of the paper.
+            C3..C5, the choice of the paper. Where there are none, the options about them change nothing.
         dcn_every: which blocks of such a stage are: every so many, counted back from the last, which always is.
         modulation: True for DCNv2, False for DCNv1.
         offset_groups: channel groups with offsets of their own.
@@ -95,7 +95,7 @@ def resnet(
             pass and are computed again there: less memory for more time, and the same gradients.
 
     Raises:
-        ValueError: if a name is unknown, a stage does not exist, or an option has nothing to act on.
+        ValueError: if a name is unknown, a stage does not exist, or an option does not fit the network.
     """
     check_name("backbone", name, RESNETS)
     check_name("norm", norm, NORMS)
@@ -103,8 +103,6 @@ def resnet(
     check_every(dcn_every, "dcn_every")
     if frozen_stages not in (-1, 0, *STAGES):
         raise ValueError(f"`frozen_stages` must be -1 (none), 0 (stem) or 1..4 (stem and stages), got {frozen_stages}")
-    if recompute_dcn_stages and not dcn_v2_stages:
-        raise ValueError("`recompute_dcn_stages` needs deformable stages, got `dcn_v2_stages` []")
     network = get_model(name.removesuffix(VD), weights=None, norm_layer=NORMS[norm])
     if name.endswith(VD):
         _make_vd(network, NORMS[norm])

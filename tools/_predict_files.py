@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data.sources import Source
 from data.video import video_comment
 from engine.evaluator import coco_results
+from engine.files import in_one_piece
 from engine.progress import log
 
 SOFTWARE = "resnet-dcn tools/predict.py"
@@ -104,16 +105,11 @@ def plan_files(sources: Iterable[Source], folder: Path) -> dict[Source, Path]:
 
 def write_picture(file: Path, picture: Tensor) -> None:
     """Write a `(3, H, W)` uint8 picture that says what drew it, in one piece."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
-    partial = file.with_name(f"{file.name}.partial")
     kind = {"format": "PNG"} if file.suffix.lower() == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
-    try:
+    with in_one_piece(file) as partial:
         to_pil_image(picture).save(partial, exif=exif, **kind)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_json(file: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data.annotations import Problem
 from engine.build import needs_masks
 from engine.config_file import load_config
 from engine.drawing import draw_truth
+from engine.files import in_one_piece, write_text
 from engine.progress import COLOURS, PLAIN, Progress, wants_colour
 from engine.tables import counted, format_table
 
@@ -26,6 +28,7 @@ EPILOG = """examples:
   python tools/check_dataset.py --images photos --annotations photos/instances.json --sheet photos.png
 Exit codes: 0 nothing that training refuses, 1 errors were found, 2 a mistake in what was asked for."""
 NAMED = 5
+KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of the sheet
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,6 +53,10 @@ def parse_arguments() -> argparse.Namespace:
     place = (args.images, args.annotations)
     if bool(args.config) == any(place) or any(place) != all(place):
         parser.error("give either --config, or --images and --annotations")
+    if args.sheet and Path(args.sheet).suffix.lower() not in KINDS:
+        parser.error(f"--sheet must end with one of {', '.join(KINDS)}, got {args.sheet}")
+    if args.samples < 1:
+        parser.error(f"--samples must be at least 1, got {args.samples}")
     return args
 
 
@@ -71,23 +78,25 @@ def main() -> None:
         )
         for name, place in places.items()
     }
+    if args.config and not any(found["train"].usable.boxes.values()):
+        found["train"].errors.append(Problem("splits to learn from that have no box", [places["train"][1]]))
     common = compare_splits(
         [inspection.usable for inspection in found.values()], lambda items: progress.track(items, "compare images")
     )
     for split, inspection in found.items():
         print(f"\n{split}: {places[split][1]}")
         show(inspection)
-    if common:
+    if any(common):
         print()
-        show_problems([], common)
+        show_problems(*common)
     if args.sheet:
         draw(found, Path(args.sheet), args.samples)
-    errors = sum(len(problem.found) for inspection in found.values() for problem in inspection.errors)
+    refused = [problem for inspection in found.values() for problem in inspection.errors] + common[0]
+    errors = sum(len(problem.found) for problem in refused)
     if args.json:
         figures = {split: as_json(inspection) for split, inspection in found.items()}
-        args.json.write_text(
-            json.dumps(figures | {"together": [listed(p) for p in common], "errors": errors}, indent=1)
-        )
+        everything = figures | {"together": [listed(p) for p in chain(*common)], "errors": errors}
+        write_text(args.json, json.dumps(everything, indent=1))
         print(f"everything found: {args.json}")
     print(f"\n{counted(errors, 'error')}: training refuses this data set" if errors else "\nno errors")
     if errors:
@@ -149,8 +158,8 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
     if not samples:
         print("\nno picture could be drawn")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil_image(draw_truth(samples, names)).save(path)
+    with in_one_piece(path) as partial:
+        to_pil_image(draw_truth(samples, names)).save(partial, format=KINDS[path.suffix.lower()])
     print(f"\nsamples with their boxes: {path}")
 
 

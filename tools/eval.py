@@ -31,6 +31,7 @@ from engine.precision import set_tf32
 from engine.progress import Progress
 from engine.tables import counted, format_table, percent
 from engine.trained import as_tested, choose_weights
+from engine.unused import describe_unused, unused_overrides
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
@@ -123,6 +124,8 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
     gathered = gather_results(results, split.raw, world)
 
     def judge() -> dict[str, Any]:
+        if unused := unused_overrides(config, args.overrides):
+            print(f"{describe_unused(unused)}\n")
         kind = "averaged weights" if weights == "ema" else "weights"
         mirrored = " and their mirror images" if config.test.flip else ""
         images = f"{counted(len(split.images), 'image')} of {split.path}"

@@ -34,6 +34,7 @@ from engine.predictor import Predictor, predictor_of
 from engine.progress import Progress, log, start_logging
 from engine.tables import counted, format_table
 from engine.trained import Trained, choose_weights, load_trained
+from engine.unused import describe_unused, unused_overrides
 
 EPILOG = """examples:
   python tools/predict.py runs/r50_dcn street.jpg                            # into runs/r50_dcn/predictions
@@ -109,6 +110,8 @@ def main() -> None:
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
     trained = load_trained(args.run, args.overrides)
+    if unused := unused_overrides(trained.config, args.overrides):
+        log.warning("%s", describe_unused(unused))
     known = read_annotations(args.annotations, sources, trained) if args.annotations else None
     if args.json:
         check_json(args.json)

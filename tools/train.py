@@ -28,6 +28,7 @@ from engine.report import show_end, show_start
 from engine.runs import CONFIG_FILE, LOG_FILE, choose_run, own_run
 from engine.trainer import Trainer
 from engine.transfer import Transfer, build_started, check_start, read_source
+from engine.unused import describe_unused, unused_options
 from models.weights import LoadReport
 
 EPILOG = """examples:
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     state: dict[str, Any] | None
     broken: list[str]
     trainer: Trainer
+    unused: dict[str, str]
 
 
 def main() -> None:
@@ -137,7 +139,8 @@ def prepare(args: argparse.Namespace, world: World) -> Plan:
         )
         if state is not None:
             trainer.load_state_dict(state)
-    return Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer)
+    unused = unused_options(config, args.overrides)
+    return Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer, unused)
 
 
 def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) -> dict[str, CocoAnnotations]:
@@ -164,6 +167,8 @@ def train(plan: Plan) -> None:
         show_resumption(plan)
     if not trainer.is_finished:
         show_start(config, plan.weights, trainer, *plan.splits.values())
+        if plan.unused:
+            log.warning("%s", describe_unused(plan.unused))
         trainer.board.text("config", dump_config(config))
         try:
             figures = trainer.fit()

@@ -134,13 +134,14 @@ def test_splits_are_compared(tmp_path):
     Image.new("RGB", (64, 48), (1, 2, 3)).save(val / "1.png")  # the others stay as in train
     Image.open(train / "1.png").save(train / "2.png")
     splits = [inspect_dataset(folder, folder / "a.json").usable for folder in folders]
-    assert said(compare_splits(splits)) == {
-        "categories that only one split has": ["20 'cow'", "20 'dog'"],
+    errors, warnings = compare_splits(splits)
+    assert said(errors) == {"categories that only one split has": ["20 'cow'", "20 'dog'"]}
+    assert said(warnings) == {
         "pictures that are in both splits, so that validation flatters": [f"{train}/3.png = {val}/3.png"],
         "pictures that are copies of another": [f"{train}/1.png = {train}/2.png"],
     }
-    assert compare_splits(splits[1:]) == []
-    (leak, *_) = compare_splits([splits[1], splits[1]])
+    assert compare_splits(splits[1:]) == ([], [])
+    _, (leak, *_) = compare_splits([splits[1], splits[1]])
     assert leak.found == [f"{val}/{name}.png" for name in (1, 2, 3)]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.files import write_json, write_text
+from engine.files import in_one_piece, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -25,3 +25,25 @@ def test_a_value_that_is_no_json_leaves_the_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(file, {"a": object()})
     assert file.read_text() == "1"
+
+
+def test_a_full_disk_is_named_and_keeps_the_file(mounted):
+    file = mounted("size=64k") / "a.json"
+    write_text(file, "earlier")
+    with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+        write_text(file, "x" * 100_000)
+    assert file.read_text() == "earlier"
+    assert [path.name for path in file.parent.iterdir()] == ["a.json"]
+
+
+def test_an_error_leaves_nothing_beside_the_file(tmp_path):
+    file = tmp_path / "new/a.png"
+
+    def write():
+        with in_one_piece(file) as partial:
+            partial.touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [*file.parent.iterdir()] == []

@@ -61,3 +61,20 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
         times = "1 time" if total == 1 else f"{total} times"
         assert f"left out {images} that could not be read, {times} in all: image 0.png" in caplog.text
         assert caplog.text.count("is gone") == min(count, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stages", "is_random"),
+    [
+        ([], None, False),
+        (["model.backbone.frozen_stages=3"], "[2, 3]", False),
+        (["model.backbone.frozen_stages=2", "model.backbone.weights=null"], "[2]", True),
+        (["model.backbone.frozen_stages=0", "model.backbone.weights=null"], None, True),
+        (["model.backbone.frozen_stages=-1", "model.backbone.weights=null"], None, False),
+    ],
+)
+def test_what_is_frozen_in_vain_is_told(caplog, overrides, stages, is_random):
+    show_model(load_config("r50_dcn.yaml", overrides), None, [])
+    assert ("are deformable and frozen" in caplog.text) == bool(stages)
+    assert f"stages {stages or ''}" in caplog.text or not stages
+    assert ("keeps random weights" in caplog.text) == is_random

@@ -109,6 +109,11 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
         (["--config", "demo.yaml", "--images", "a", "--annotations", "b"], "give either"),
         (["--images", "nowhere", "--annotations", "b"], "image folder nowhere does not exist (resolved: /"),
         (["--config", "demo.yaml", "data.mni=3"], "data.mni: unknown key"),
+        (
+            ["--config", "demo.yaml", "--sheet", "a.pgn"],
+            "--sheet must end with one of .png, .jpg, .jpeg, .webp, got a.",
+        ),
+        (["--config", "demo.yaml", "--samples", "0"], "--samples must be at least 1, got 0"),
     ],
 )
 def test_mistakes(run_tool, tmp_path, arguments, message):
@@ -116,3 +121,26 @@ def test_mistakes(run_tool, tmp_path, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mistake", ["no box to learn from", "other categories"])
+def test_what_training_refuses_of_a_whole_config_is_an_error(run_tool, tiny_config, shapes, tmp_path, mistake):
+    raw = json.loads((shapes / "annotations/train.json").read_text())
+    if mistake == "other categories":
+        raw["categories"].append({"id": 77, "name": "cow"})
+    else:
+        raw["annotations"] = []
+    (tmp_path / "train.json").write_text(json.dumps(raw))
+    option = f"data.train.annotations={tmp_path}/train.json"
+    code, _, err = run_tool("train", "--config", tiny_config, option, cwd=tmp_path)
+    assert code == 2
+    assert ("differ in [(77, 'cow')]" if "other" in mistake else "no image with a box") in err
+    sheet = ["--sheet", "new/a.jpg", "--json", "new/a.json"]
+    code, out, err = run_tool("check_dataset", "--config", tiny_config, option, *sheet, cwd=tmp_path)
+    assert (code, err) == (1, "")
+    said = "categories that only one split has: 1" if "other" in mistake else "splits to learn from that have no box: 1"
+    assert f"error: {said}\n" in out
+    assert "\n1 error: training refuses this data set" in out
+    assert json.loads((tmp_path / "new/a.json").read_text())["errors"] == 1
+    with Image.open(tmp_path / "new/a.jpg") as drawn:
+        assert drawn.format == "JPEG"

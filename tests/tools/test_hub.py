@@ -107,9 +107,9 @@ def test_what_cannot_be_loaded_says_why(program, tmp_path):
         """
 out = []
 
-def load(*arguments):
+def load(*arguments, **options):
     try:
-        torch.hub.load(REPO, *arguments, **HUB)
+        torch.hub.load(REPO, *arguments, **options, **HUB)
         out.append("loaded")
     except Exception as error:
         out.append(f"{type(error).__name__}: {error}")
@@ -125,6 +125,11 @@ sys.modules["pydantic"] = None
 load("detector", "runs/none")
 del sys.modules["pydantic"]
 load("detector", "runs/none")
+load("resnet18_dcn", dcn_stages=[3])
+load("fcos", 3, backbone={"name": "resnet18", "dcn_v2_stage": [3]})
+load("fcos", 3, backbone="resnet18")
+load("fcos", 3, fpn={"chanels": 64})
+load("fcos", 3, xyz=1)
 """
     )
     assert out[0] == (
@@ -140,3 +145,9 @@ load("detector", "runs/none")
     )
     assert "Error: " in out[4]
     assert "runs/none" in out[4]
+    stages = ", did you mean 'dcn_v2_stages'? known: "
+    assert out[5].startswith(f"ValueError: unknown option 'dcn_stages' of resnet{stages}weights, dcn_v2_stages, ")
+    assert out[6].startswith(f"ValueError: unknown option 'dcn_v2_stage' of `backbone`{stages}name, weights, dcn_v2_")
+    assert out[7] == "ValueError: options of `backbone` must be a dict, got 'resnet18'"
+    assert out[8].startswith("ValueError: unknown option 'chanels' of `fpn`, did you mean 'channels'? known: levels, ")
+    assert out[9].startswith("ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, center_")

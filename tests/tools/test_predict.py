@@ -176,7 +176,14 @@ def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn
     for given, told in (("0.2", r"0\.25 \(model\.faster_rcnn\.score_threshold\)"), ("0.3", r"0\.3")):
         code, out, _ = predict(dcn_run, photos / "one.png", "--score", given, "--no-pictures", option)
         assert code == 0
+        assert "change nothing" not in out
         assert re.search(rf"scores from {told}$", out, re.MULTILINE)
+
+
+def test_the_threshold_of_another_detector_is_told(predict, dcn_run, photos):
+    code, out, _ = predict(dcn_run, photos / "one.png", "--no-pictures", "model.fcos.score_threshold=0.6")
+    assert code == 0
+    assert "change nothing here:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
 
 
 def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path):

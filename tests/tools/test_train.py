@@ -249,7 +249,6 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
         (["train.schedule=linear"], "unknown schedule 'linear', known: step, cosine"),
         (["train.milestones=[3, 2]"], "`milestones` must rise, got [3.0, 2.0]"),
-        (["model.backbone.recompute_dcn_stages=true"], "`recompute_dcn_stages` needs deformable stages"),
         (["data.large_scale_jitter={scale: [2, 1]}"], "got [2.0, 1.0]"),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
         (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
@@ -454,9 +453,12 @@ def test_the_seed_decides_the_weights(run_tool, tiny_config, tmp_path):
     weights = []
     for index, seed in enumerate((0, 0, 1)):
         torch.rand(index)
-        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}"]
+        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}", *["model.fcos.dcn_convs=2"] * index]
         result = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / str(index), *options)
         assert result.code == 0, result.err
+        # what changes nothing is told; the other runs have nothing of the kind
+        told = "these options change nothing here:\n  - model.fcos.dcn_convs: model.detector is faster_rcnn\n"
+        assert (told in result.out) == ("change nothing" in result.out) == bool(index)
         weights.append(load_checkpoint(tmp_path / str(index) / "last.pt")["model"]["backbone.body.conv1.weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.allclose(weights[0], weights[2], atol=1e-3)
