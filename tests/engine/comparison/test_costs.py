@@ -28,14 +28,14 @@ class Sleeper(nn.Module):
         return [{} for _ in images]
 
 
-def test_time_of_an_image():
+def test_time_of_an_image(clock):
     notes = []
     models = {"fast": Sleeper(0.01, notes), "slow": Sleeper(0.03, notes)}
     images = [torch.full((3, 4, 5), value, dtype=torch.uint8) for value in (51, 102, 255)]
     seconds = time_inference(models, images, device=CPU, amps={"fast": "off", "slow": "bf16"}, rounds=2)
     assert [len(values) for values in seconds.values()] == [2, 2]
-    assert all(0.01 <= value < 0.03 for value in seconds["fast"])
-    assert all(0.03 <= value < 0.09 for value in seconds["slow"])
+    assert seconds["fast"] == pytest.approx(2 * [0.01 + 0.001 / 3])  # a look at the clock after all three
+    assert seconds["slow"] == pytest.approx(2 * [0.03 + 0.001 / 3])
     # one image at a time, all of them, in turns
     counted = notes[-12:]
     assert [note[0] for note in counted] == [0.01] * 3 + [0.03] * 3 + [0.01] * 3 + [0.03] * 3
