@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the libraries and all processes that tests start a temporary folder that goes when the tests end.
 
     Those that are killed leave folders for sockets (`pymp-*`), and torchrun always leaves one. What the tests
-    themselves write stays where pytest has it. The name is short, since paths of sockets end at some 100 characters.
+    themselves write stays where pytest has it. The name is short: paths of sockets end at some 100 characters.
     """
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of the process that started it
         return
@@ -99,6 +100,23 @@ def tiny_config(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("configs") / "tiny.yaml"
     file.write_text(TINY.format(shapes=shapes), encoding="utf-8")
     return file
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock for what is timed here: each look moves it by a millisecond, `time.sleep` at once, a busy machine not."""
+    now_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    def look() -> float:
+        sleep(0.001)
+        return now_s
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "perf_counter", look)
 
 
 @pytest.fixture

@@ -515,7 +515,7 @@ def run(tmp_path):
     def start(script: str) -> subprocess.CompletedProcess:
         file = tmp_path / "script.py"
         file.write_text(ITEMS.format(root=str(Path(data.__file__).parents[1])) + script)
-        return subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=600, check=False)
 
     return start
 

@@ -232,7 +232,7 @@ print("done")
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_runs_in_forked_data_workers():
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", FORKED], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", FORKED], cwd=root, capture_output=True, text=True, timeout=600)
     assert done.stdout == "done\n", done.stderr
 
 

@@ -63,7 +63,7 @@ def test_kernels_compile_for_gpus(kernel, capability, dtype, groups):
     root, environment = Path(__file__).parents[2], os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, kernel, str(capability), dtype, str(groups)],
-        cwd=root, env=environment, capture_output=True, text=True, timeout=300,
+        cwd=root, env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shared, tensor_cores, loads_ahead, size = done.stdout.split()

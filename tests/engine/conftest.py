@@ -81,7 +81,7 @@ def together():
             processes[-1].start()
         results = []
         for pipe in pipes:
-            assert pipe.poll(120), "a process waits for ever"
+            assert pipe.poll(600), "a process waits for ever"
             results.append(pipe.recv())
         return results
 

@@ -545,7 +545,7 @@ def test_killed_at_any_moment(tmp_path, links):
         process = context.Process(target=save_for_ever, args=(tmp_path, newest, sender), daemon=True)
         process.start()
         sender.close()
-        assert receiver.poll(60)
+        assert receiver.poll(600)
         time.sleep(chance.uniform(0, 0.02))
         process.kill()
         process.join()

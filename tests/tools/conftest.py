@@ -7,12 +7,16 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
+# before a process counts as hanging: far more than it takes, since a busy machine is no fault
+PATIENCE_S = 600
 
 
 class Result(NamedTuple):
@@ -49,12 +53,13 @@ def run_tool():
 @pytest.fixture(scope="session")
 def start_process():
     """`start_process(*arguments, cwd=...)` starts Python without a PYTHONPATH, as in a plain clone."""
+    processes = []
 
     def start(*arguments, cwd: Path, **variables: str) -> subprocess.Popen:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
         command = [sys.executable, *map(str, arguments)]
         # tests that a shell runs in the background have interrupts ignored, and so would what they start
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=cwd,
             env=env,
@@ -63,8 +68,12 @@ def start_process():
             stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        processes.append(process)
+        return process
 
-    return start
+    yield start
+    for process in processes:  # those of tests that failed
+        process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -73,10 +82,30 @@ def run_process(start_process):
 
     def run(*arguments, cwd: Path, **variables: str) -> Result:
         process = start_process(*arguments, cwd=cwd, **variables)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE_S)
         return Result(process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """`wait_until(condition, process)`: for what a living process is to do."""
+
+    def wait(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+        give_up = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def held(tmp_path):
+    """`held(step)`: arguments before those of a training, which waits after that step until there is a file `go`."""
+    return lambda step: [Path(__file__).with_name("hold.py"), step, tmp_path / "go"]
 
 
 @pytest.fixture(scope="session")

@@ -248,7 +248,7 @@ def test_the_user_stops_it(run_tool, server, tmp_path, monkeypatch):
     assert (code, err) == (1, "\nstopped by the user; the same command goes on where it was\n")
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -270,7 +270,7 @@ def test_killed_in_the_middle_it_asks_for_the_rest_alone(start_process, run_proc
         request.end_headers()
         request.wfile.write(server.files[path][:1_500_000])
         request.wfile.flush()
-        hold.wait(60)
+        hold.wait(600)
 
     server.answer = slow
     script = tmp_path / "tool.py"

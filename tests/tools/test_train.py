@@ -135,15 +135,11 @@ def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_pa
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
 
 
-def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
+def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "run"
     options = ["--config", tiny_config, "--run-dir", folder, DCN, "train.checkpoint_every=3", "train.eval_every=99"]
     process = start_process(TOOL, *options, "train.epochs=99", cwd=tmp_path)
-    give_up = time.monotonic() + 90
-    while not (folder / "last.pt").is_file() or len(trained_steps(folder)) < 5:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    wait_until(lambda: (folder / "last.pt").is_file() and len(trained_steps(folder)) >= 5, process)
     code, _, err = run_tool("train", *options, "--resume", "auto")
     assert code == 2
     assert f"another process trains in run folder {folder}" in err
@@ -168,27 +164,23 @@ def test_a_killed_run_goes_on(start_process, run_tool, tiny_config, tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
-    start_process, run_tool, plain_run, tiny_config, tmp_path, name
+    start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path, name
 ):
     folder = tmp_path / "run"
     options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1"]
-    process = start_process(TOOL, *options, cwd=tmp_path)
-    give_up = time.monotonic() + 90
-    while not (folder / "metrics.jsonl").is_file() or len(trained_steps(folder)) < 3:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    process = start_process(*held(3), TOOL, *options, cwd=tmp_path)
+    wait_until(lambda: (folder / "metrics.jsonl").is_file() and len(trained_steps(folder)) >= 3, process)
     # as schedulers do, to every process of the job
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
     assert workers or not children.exists()
     for pid in (*workers, process.pid):
         os.kill(pid, getattr(signal, name))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (3, "")
     reached = load_checkpoint(folder / "last.pt")["step"]
     assert f"asked to stop by {name} at step {reached}; go on by --resume auto --run-dir {folder}" in out
-    assert 3 <= reached <= 12
+    assert 3 <= reached <= 4
 
     code, _, err = run_tool("train", *options, "--resume", "auto")
     assert (code, err) == (0, "")
@@ -402,20 +394,18 @@ def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config
     assert "data.val.annotations" not in out
 
 
-def test_a_killed_loader_worker(start_process, plain_run, tiny_config, tmp_path):
+def test_a_killed_loader_worker(start_process, wait_until, held, plain_run, tiny_config, tmp_path):
     """By default the run stops and says so; where it may go on, it ends as if nothing had been."""
     for policy in ("raise", "skip"):
         folder = tmp_path / policy
         options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1", f"data.unreadable={policy}"]
-        process = start_process(TOOL, *options, cwd=tmp_path)
-        give_up = time.monotonic() + 90
-        while not (folder / "metrics.jsonl").is_file() or len(trained_steps(folder)) < 1:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+        (tmp_path / "go").unlink(missing_ok=True)
+        process = start_process(*held(1), TOOL, *options, cwd=tmp_path)
+        wait_until(lambda folder=folder: (folder / "metrics.jsonl").is_file() and trained_steps(folder), process)
         (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
         os.kill(int(worker), signal.SIGKILL)
-        out, err = process.communicate(timeout=90)
+        (tmp_path / "go").touch()
+        out, err = process.communicate(timeout=600)
         if policy == "raise":
             assert process.returncode == 1
             assert err.startswith(f"error: worker process {worker} of the data loader was killed by signal 9")

@@ -1,12 +1,11 @@
 """Time and memory of inference."""
 
-from types import SimpleNamespace
+import time
 
 import pytest
 import torch
 from torch import nn
 
-from engine import measure
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.comparison.costs import inference_memory, time_inference
 from engine.runs import LAST
@@ -15,27 +14,28 @@ CPU = torch.device("cpu")
 
 
 class Sleeper(nn.Module):
-    """Takes its time for each image, on a clock of the test's, and notes what it was given."""
+    """Takes its time for each image, and notes what it was given."""
 
-    def __init__(self, seconds, notes, sleep=lambda seconds: None):
+    def __init__(self, seconds, notes):
         super().__init__()
-        self.seconds, self.notes, self.sleep = seconds, notes, sleep
+        self.seconds, self.notes = seconds, notes
 
     def forward(self, images):
         self.notes.append(
             (self.seconds, images[0], torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled())
         )
-        self.sleep(self.seconds)
+        time.sleep(self.seconds)
         return [{} for _ in images]
 
 
-def test_time_of_an_image(monkeypatch):
-    notes, slept = [], []
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: 1 + sum(slept)))
-    models = {name: Sleeper(seconds, notes, slept.append) for name, seconds in (("fast", 0.01), ("slow", 0.03))}
+def test_time_of_an_image(clock):
+    notes = []
+    models = {"fast": Sleeper(0.01, notes), "slow": Sleeper(0.03, notes)}
     images = [torch.full((3, 4, 5), value, dtype=torch.uint8) for value in (51, 102, 255)]
     seconds = time_inference(models, images, device=CPU, amps={"fast": "off", "slow": "bf16"}, rounds=2)
-    assert seconds == {"fast": pytest.approx([0.01, 0.01]), "slow": pytest.approx([0.03, 0.03])}
+    assert [len(values) for values in seconds.values()] == [2, 2]
+    assert seconds["fast"] == pytest.approx(2 * [0.01 + 0.001 / 3])  # a look at the clock after all three
+    assert seconds["slow"] == pytest.approx(2 * [0.03 + 0.001 / 3])
     # one image at a time, all of them, in turns
     counted = notes[-12:]
     assert [note[0] for note in counted] == [0.01] * 3 + [0.03] * 3 + [0.01] * 3 + [0.03] * 3
