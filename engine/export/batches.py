@@ -21,8 +21,8 @@ ABSENT = -1.0
 #   num_detections  (B,) int64, how many there are
 OUTPUTS = ("boxes", "labels", "scores", "num_detections")
 # What those of detectors with masks give after these.
-#   masks           (B, D, 28, 28), the probability of the own class in 28 x 28 parts of each box, rows from above; zeros
-#                   after the last. They are not pasted into the image.
+#   masks           (B, D, 28, 28), the probability of the own class in 28 x 28 parts of each box, rows from above;
+#                   zeros after the last. They are not pasted into the image.
 MASKS = "masks"
 
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN and Cascade R-CNN, with masks or without, as graphs over whole batches, from their modules and numbers."""
+"""Faster and Cascade R-CNN, with masks or without, as graphs over whole batches, from their own modules and numbers."""
 
 from collections.abc import Callable
 

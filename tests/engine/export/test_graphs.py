@@ -10,7 +10,6 @@ from engine.export.batches import prepare
 from engine.export.suppression import suppress, suppress_as_operator
 from models import DETECTORS
 
-
 CASES = [(name, {}) for name in GRAPHS] + [
     ("mask_rcnn", {"dcn_v2_stages": (), "score_threshold": 0.5}),
     ("cascade_mask_rcnn", {"dcn_v2_stages": (), "score_threshold": 0.372}),

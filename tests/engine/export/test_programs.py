@@ -1,5 +1,6 @@
 """Exported files detect what the detectors detect, in batches and images of other sizes than those of the export."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -38,10 +39,16 @@ def exported(make_detector, tmp_path_factory):
     return export
 
 
+@pytest.fixture(scope="module")
+def loaded(exported):
+    """`loaded(name)`: what `load_exported` gives; read once."""
+    return functools.cache(lambda name: load_exported(exported(name)[1]))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_detects_what_the_detector_detects(name, exported, pictures):
-    model, file, _ = exported(name)
-    run, metadata = load_exported(file)
+def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
+    model, _, _ = exported(name)
+    run, metadata = loaded(name)
     assert metadata == METADATA
     rows = run_beside(model, run, [("", picture) for picture in pictures])
     assert [(row.size, row.images) for row in rows] == [((64, 90), 1), ((64, 90), 2), ((81, 64), 1), ((81, 64), 2)]
@@ -103,10 +110,9 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
     torch.testing.assert_close(torch.from_numpy(scores[0, : counts[0]]), expected["scores"], rtol=0, atol=1e-4)
 
 
-def test_a_program_finds_nothing_in_one_picture(exported, pictures):
+def test_a_program_finds_nothing_in_one_picture(loaded, pictures):
     """And something in the other one of the batch; in blue, the best score is 0.52."""
-    _, file, _ = exported("mask_rcnn.pt2")
-    run, _ = load_exported(file)
+    run, _ = loaded("mask_rcnn.pt2")
     blue = torch.zeros_like(pictures[0])
     blue[2] = 1
     for images in ([blue], [blue, pictures[0]]):
