@@ -18,6 +18,7 @@ from data import read_image
 from engine.build import read_split
 from engine.export import (
     BOX_TOLERANCE,
+    MASK_TOLERANCE,
     OLDEST_OPSET,
     SCORE_TOLERANCE,
     Row,
@@ -38,8 +39,9 @@ EPILOG = """examples:
   python tools/export.py runs/r50_dcn/best.pt r50_dcn.onnx --opset 22 model.faster_rcnn.score_threshold=0.3
 The program takes a batch of images of one size, (B, 3, H, W) in RGB from 0 to 1, for any B, H and W, already resized
 (min_size and max_size are in the file's metadata); it normalises and pads by itself. It gives boxes (B, D, 4) in pixels
-of these images, labels (B, D) from 1, scores (B, D) and num_detections (B,), the best first. Thresholds and D are those
-of the config. docs/export.md shows how to run it.
+of these images, labels (B, D) from 1, scores (B, D) and num_detections (B,), the best first; a detector of masks also
+gives masks (B, D, 28, 28), the probability in 28 x 28 parts of each box. Thresholds and D are those of the config.
+docs/export.md shows how to run it, and how to paste the masks into the picture.
 Exit code 1 if the program and the detector differ; it then stays beside the asked name, as <name>.partial.<ending>."""
 # pictures of the val split to check by, where none are named
 PICTURES = 2
@@ -179,7 +181,9 @@ def tell_operators(operators: Counter[str]) -> str:
 
 def show(rows: Sequence[Row]) -> None:
     """Print how far program and detector are apart."""
-    print(f"\ntolerance: boxes {BOX_TOLERANCE} pixels, scores {SCORE_TOLERANCE}, 1 detection in 100 alone")
+    has_masks = rows[0].difference.mask is not None
+    masks = f" masks {MASK_TOLERANCE}," if has_masks else ""
+    print(f"\ntolerance: boxes {BOX_TOLERANCE} pixels, scores {SCORE_TOLERANCE},{masks} 1 detection in 100 alone")
     table = [
         (
             row.name,
@@ -189,6 +193,7 @@ def show(rows: Sequence[Row]) -> None:
             row.difference.alone,
             f"{row.difference.box:.1e}",
             f"{row.difference.score:.1e}",
+            *([f"{row.difference.mask:.1e}"] if has_masks else []),
             f"{row.detector_s:.2f}",
             f"{row.program_s:.2f}",
         )
@@ -202,6 +207,7 @@ def show(rows: Sequence[Row]) -> None:
         "alone",
         "boxes",
         "scores",
+        *(["masks"] if has_masks else []),
         "PyTorch, s",
         "program, s",
     )

@@ -1,14 +1,15 @@
 """Trained detectors as programs that run without this project: `torch.export` files and ONNX."""
 
 from .batches import OUTPUTS
-from .check import BOX_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
-from .graphs import GRAPHS, check_exportable, graph_of, least_side
+from .check import BOX_TOLERANCE, MASK_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
+from .graphs import GRAPHS, check_exportable, graph_of, least_side, outputs_of
 from .programs import FORMATS, OLDEST_OPSET, check_requirements, export_to, load_exported
 
 __all__ = [
     "BOX_TOLERANCE",
     "FORMATS",
     "GRAPHS",
+    "MASK_TOLERANCE",
     "OLDEST_OPSET",
     "OUTPUTS",
     "SCORE_TOLERANCE",
@@ -21,5 +22,6 @@ __all__ = [
     "graph_of",
     "least_side",
     "load_exported",
+    "outputs_of",
     "run_beside",
 ]

@@ -20,6 +20,10 @@ ABSENT = -1.0
 #   scores          (B, D)
 #   num_detections  (B,) int64, how many there are
 OUTPUTS = ("boxes", "labels", "scores", "num_detections")
+# What those of detectors with masks give after these.
+#   masks           (B, D, 28, 28), the probability of the own class in 28 x 28 parts of each box, rows from above;
+#                   zeros after the last. They are not pasted into the image.
+MASKS = "masks"
 
 
 def prepare(images: Tensor, transform: nn.Module) -> Tensor:

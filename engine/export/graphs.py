@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models import MASK_DETECTORS
 
+from .batches import MASKS, OUTPUTS
 from .layers import standardized
 from .one_stage import FCOSGraph, RetinaNetGraph
 from .two_stage import CascadeRCNNGraph, FasterRCNNGraph
@@ -14,7 +15,9 @@ from .two_stage import CascadeRCNNGraph, FasterRCNNGraph
 # by the names of `models.DETECTORS`
 GRAPHS: dict[str, Callable[..., nn.Module]] = {
     "faster_rcnn": FasterRCNNGraph,
+    "mask_rcnn": FasterRCNNGraph,
     "cascade_rcnn": CascadeRCNNGraph,
+    "cascade_mask_rcnn": CascadeRCNNGraph,
     "retinanet": RetinaNetGraph,
     "fcos": FCOSGraph,
 }
@@ -23,10 +26,13 @@ _PROBE = 512
 
 def check_exportable(detector: str) -> None:
     """Raise `ValueError` unless a detector of this name can be exported."""
-    if detector in GRAPHS:
-        return
-    why = ", as exported programs give boxes and no masks" if detector in MASK_DETECTORS else ""
-    raise ValueError(f"{detector} cannot be exported{why}; these can: {', '.join(GRAPHS)}")
+    if detector not in GRAPHS:
+        raise ValueError(f"{detector} cannot be exported; these can: {', '.join(GRAPHS)}")
+
+
+def outputs_of(detector: str) -> tuple[str, ...]:
+    """Name what the graph of a detector gives, in this order; see `batches.OUTPUTS` and `batches.MASKS`."""
+    return (*OUTPUTS, MASKS) if detector in MASK_DETECTORS else OUTPUTS
 
 
 def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
@@ -38,7 +44,7 @@ def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -
         suppress: `suppression.suppress` or `suppress_as_operator`.
 
     Returns:
-        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `batches.OUTPUTS` lists.
+        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `outputs_of` lists.
 
     Raises:
         ValueError: if there is no graph for this detector.

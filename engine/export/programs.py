@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from .batches import OUTPUTS
-from .graphs import graph_of, least_side
+from .graphs import graph_of, least_side, outputs_of
 from .suppression import suppress, suppress_as_operator
 
 # DeformConv came with opset 19
@@ -75,7 +74,7 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
     """Read an exported file.
 
     Returns:
-        A function from images `(B, 3, H, W)` in [0, 1] to what `batches.OUTPUTS` lists, and the metadata.
+        A function from images `(B, 3, H, W)` in [0, 1] to what `outputs_of` lists, and the metadata.
     """
     run, metadata = FORMATS[path.suffix][1](path)
     return run, json.loads(metadata)
@@ -124,7 +123,7 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             input_names=["images"],
-            output_names=OUTPUTS,
+            output_names=outputs_of(detector),
         )
     proto = exported.model_proto
     _tidy(proto)
@@ -150,11 +149,12 @@ def _read_onnx(path: Path) -> tuple[Run, str]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
     metadata = session.get_modelmeta().custom_metadata_map[METADATA]
 
     def run(images: Tensor) -> dict[str, Tensor]:
-        found = session.run(list(OUTPUTS), {"images": images.numpy()})
-        return dict(zip(OUTPUTS, map(torch.from_numpy, found), strict=True))
+        found = session.run(names, {"images": images.numpy()})
+        return dict(zip(names, map(torch.from_numpy, found), strict=True))
 
     return run, metadata
 

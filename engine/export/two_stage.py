@@ -1,16 +1,17 @@
-"""Faster R-CNN and Cascade R-CNN as graphs over whole batches, from their own modules and numbers."""
+"""Faster and Cascade R-CNN, with masks or without, as graphs over whole batches, from their own modules and numbers."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 
 from models.roi_pool import AlignedRoIPool
 
-from .batches import ABSENT, anchors_of, best, is_large, pick, prepare, split_by_label, top_of_levels
+from .batches import ABSENT, MASKS, anchors_of, best, is_large, pick, prepare, split_by_label, top_of_levels
 
 # torchvision's `RoIHeads.postprocess_detections` has this number in its code
 LEAST_SIDE = 1e-2
@@ -30,12 +31,14 @@ class FasterRCNNGraph(nn.Module):
         self.suppress = suppress
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect in images `(B, 3, H, W)` in [0, 1]; see `batches.OUTPUTS`."""
+        """Detect in images `(B, 3, H, W)` in [0, 1]; see `batches.OUTPUTS` and `batches.MASKS`."""
         size = images.shape[-2:]
         padded = prepare(images, self.model.transform)
         maps = self.model.backbone(padded)
         proposals, is_there = self._propose(padded, list(maps.values()), size)
-        return self._detect(maps, proposals, is_there, size)
+        found = self._detect(maps, proposals, is_there, size)
+        heads = self.model.roi_heads
+        return found | {MASKS: find_masks(heads, maps, found)} if heads.has_mask() else found
 
     def _propose(self, padded: Tensor, maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give proposals `(B, P, 4)` and which of them there are `(B, P)`, as `RegionProposalNetwork` does."""
@@ -84,7 +87,7 @@ class FasterRCNNGraph(nn.Module):
     def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
         heads = self.model.roi_heads
-        logits, codes = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, maps, proposals)))
+        logits, codes = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, maps, regions(proposals))))
         boxes = _decode(heads.box_coder, codes, proposals, size)[:, :, 1:].transpose(1, 2)
         return boxes, _split_classes(logits.softmax(-1), proposals)
 
@@ -97,7 +100,7 @@ class CascadeRCNNGraph(FasterRCNNGraph):
         heads = self.model.roi_heads
         probabilities = []
         for head, predictor, coder in zip(heads.box_head, heads.box_predictor, heads.box_coders, strict=True):
-            logits, codes = predictor(head(pool(heads.box_roi_pool, maps, proposals)))
+            logits, codes = predictor(head(pool(heads.box_roi_pool, maps, regions(proposals))))
             probabilities.append(logits.softmax(-1))
             proposals = _decode(coder, codes, proposals, size)[:, :, 0]
         scores = _split_classes(torch.stack(probabilities).mean(0), proposals)
@@ -115,19 +118,40 @@ def _split_classes(probabilities: Tensor, proposals: Tensor) -> Tensor:
     return probabilities.reshape(*proposals.shape[:2], -1)[:, :, 1:].transpose(1, 2)
 
 
-def pool(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], boxes: Tensor) -> Tensor:
-    """Pool boxes of a whole batch from the levels of a pyramid that their sizes ask for.
+def find_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+    """Say how likely each part of each box belongs to its object, as `RoIHeads` does; see `batches.MASKS`.
+
+    The mask head looks at the boxes that there are, and at one more of an image without any: not every runtime knows
+    what to do with no box at all.
+    """
+    labels = found["labels"]
+    is_first = torch.arange(labels.shape[1], device=labels.device) == 0
+    (chosen,) = torch.where(((labels > 0) | is_first).flatten())
+    pooled = pool(heads.mask_roi_pool, maps, regions(found["boxes"])[chosen])
+    every_class = heads.mask_predictor(heads.mask_head(pooled)).sigmoid()
+    own = labels.flatten()[chosen]
+    part = pick(every_class, own[:, None])[:, 0] * (own > 0)[:, None, None]
+    masks = part.new_zeros((labels.numel(), *part.shape[1:])).index_put((chosen,), part)
+    return masks.unflatten(0, labels.shape)
+
+
+def regions(boxes: Tensor) -> Tensor:
+    """Put the number of its image before each of the boxes `(B, P, 4)`, as RoIAlign wants them, `(B * P, 5)`."""
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+    return torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
+
+
+def pool(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
+    """Pool boxes from the levels of a pyramid that their sizes ask for.
 
     Args:
         pooler: of `models.roi_pool`; one of torchvision's has been used before, so that it knows its scales.
         maps: `(B, C, Hl, Wl)` of each level.
-        boxes: `(B, P, 4)`.
+        rois: `(N, 5)`, of `regions`.
 
     Returns:
-        `(B * P, C, h, w)`.
+        `(N, C, h, w)`.
     """
-    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
-    rois = torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
     levels = pooler.map_levels([rois[:, 1:]])
     aligned = isinstance(pooler, AlignedRoIPool)
     if aligned:

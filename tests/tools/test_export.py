@@ -1,16 +1,26 @@
 """tools/export.py: a run as a file that detects what the run's detector detects, or no file."""
 
+import contextlib
+import io
+import re
+import runpy
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import engine.export
 from engine.checkpoint import load_checkpoint
 from engine.export import Difference, Row, load_exported
+from engine.predictor import Predictor
 from engine.runs import LAST
 
 SAME = Difference(7, 0, 1e-5, 1e-6)
+PAGE = Path(__file__).resolve().parents[2] / "docs/export.md"
 
 
 @pytest.fixture
@@ -53,6 +63,84 @@ def test_a_run_to_onnx(run_tool, dcn_run, shapes, tmp_path):
     assert (metadata["min_size"], metadata["max_size"], metadata["least_side"]) == (64, 96, 17)
     assert (metadata["detector"], metadata["weights"], metadata["step"]) == ("faster_rcnn", "raw", state["step"])
     assert metadata["normalized_inside"]["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.fixture(scope="module")
+def mask_run(run_tool, tiny_config, tmp_path_factory):
+    """Folder of a finished run of Mask R-CNN with DCN."""
+    folder = tmp_path_factory.mktemp("mask") / "run"
+    tiny = [f"model.mask_rcnn.{option}" for option in ("anchor_sizes=[16,32,64]", "mask_head_channels=8")]
+    tiny += [f"model.mask_rcnn.{option}" for option in ("box_head_channels=32", "rpn_proposals_test=20")]
+    options = ["model.detector=mask_rcnn", "model.backbone.dcn_v2_stages=[2]", "train.max_steps=3", *tiny]
+    result = run_tool("train", "--config", tiny_config, "--run-dir", folder, *options)
+    assert result.code == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mask_file(run_tool, mask_run, tmp_path_factory):
+    """An exported file of `mask_run`, and what the tool printed; at most 20 detections of any score."""
+    file = tmp_path_factory.mktemp("mask_file") / "demo_dcn.onnx"
+    options = ("model.mask_rcnn.score_threshold=0.0", "model.mask_rcnn.detections_per_image=20")
+    code, out, err = run_tool("export", mask_run, file, *options)
+    assert (code, err) == (0, "")
+    return file, out
+
+
+def test_masks_are_checked(mask_file):
+    _, out = mask_file
+    assert "mask_rcnn, exported in" in out
+    assert "scores 0.0001, masks 0.001, 1 detection in 100 alone" in out
+    header, _, *rows = re.search(r"^  picture .*?\n\n", out, re.DOTALL | re.MULTILINE)[0].strip().splitlines()
+    assert header.split()[7] == "masks"
+    assert [row.split()[2:4] for row in rows] == [["1", "20"], ["2", "40"]] * 2
+    assert all(float(row.split()[7]) < 1e-3 for row in rows)
+
+
+def blocks_of_page() -> tuple[str, str]:
+    """The program of docs/export.md that needs ONNX Runtime alone, and that which pastes masks."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (load,) = (block for block in blocks if "onnxruntime" in block)
+    (paste,) = (block for block in blocks if "def paste" in block)
+    return load, paste
+
+
+def test_the_page_detects_and_pastes(mask_file, mask_run, shapes, tmp_path, monkeypatch):
+    """The page's own lines, on a picture that is not resized, so that Pillow and PyTorch see the same."""
+    with Image.open(sorted((shapes / "val").iterdir())[0]) as picture:
+        picture.crop((0, 0, 90, 64)).save(tmp_path / "photo.jpg", quality=95)
+    (tmp_path / "demo_dcn.onnx").symlink_to(mask_file[0])
+    (tmp_path / "page.py").write_text("\n".join(blocks_of_page()), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        done = runpy.run_path("page.py")
+    overrides = ["model.mask_rcnn.detections_per_image=20"]
+    found = Predictor.load(mask_run, score_threshold=0.0, overrides=overrides)("photo.jpg")
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == found["names"]
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(found["scores"].tolist(), abs=0.006)
+    np.testing.assert_allclose(done["boxes"], found["boxes"], atol=1e-2)
+    masks = found["masks"][:, 0].numpy()
+    for mask, box, expected in zip(done["masks"][0][0], found["boxes"].numpy(), masks, strict=True):
+        np.testing.assert_allclose(done["paste"](mask, box, 64, 90), expected, atol=1e-3)
+    # each by its own boxes, which can be cut to neighbouring pixels
+    assert np.shape(done["objects"]) == masks.shape == (20, 64, 90)
+    assert (np.stack(done["objects"]) != (masks >= 0.5)).mean() < 0.2 * (masks >= 0.5).mean() > 0
+
+
+def test_the_page_pastes_as_torchvision_does():
+    """Boxes of any size, some of them less than a pixel or as large as the picture."""
+    done, random = {"np": np}, torch.Generator().manual_seed(0)
+    exec(blocks_of_page()[1].split("\n\n\npasted")[0], done)
+    corners = torch.rand(60, 2, generator=random) * torch.tensor([90.0, 60.0])
+    sides = torch.rand(60, 2, generator=random) ** 3 * 80
+    boxes = torch.cat([corners, torch.minimum(corners + sides, torch.tensor([90.0, 60.0]))], 1)
+    boxes[0] = torch.tensor([0.0, 0.0, 90.0, 60.0])
+    boxes[1, 2:] = boxes[1, :2]
+    masks = torch.rand(60, 28, 28, generator=random)
+    expected = paste_masks_in_image(masks[:, None], boxes, (60, 90))[:, 0].numpy()
+    found = [done["paste"](mask, box, 60, 90) for mask, box in zip(masks.numpy(), boxes.numpy(), strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_what_differs_is_not_put_in_place(run_tool, dcn_run, shortened, tmp_path):

@@ -15,10 +15,10 @@ def _pyramid(levels: list[int], channels: int, **options) -> nn.Module:
     return resnet_fpn(resnet("resnet18", norm="gn", **options), levels=levels, channels=channels)
 
 
-def _two_stage(detector: str, levels: list[int], **options) -> nn.Module:
+def _two_stage(detector: str, levels: list[int], *, dcn_v2_stages: tuple[int, ...] = (2,), **options) -> nn.Module:
     """DCNv2. The maps of strides 4, 8 and 16 have 1440, 360 or 90 anchors for 80 x 96 pixels."""
     return DETECTORS[detector](
-        _pyramid(levels, 16, dcn_v2_stages=[2]),
+        _pyramid(levels, 16, dcn_v2_stages=dcn_v2_stages),
         4,
         **SMALL,
         anchor_sizes=SIZES[-len(levels) - 1 :],
@@ -39,8 +39,16 @@ def _one_stage(detector: str, channels: int, **options) -> nn.Module:
 
 
 MAKERS = {
-    "faster_rcnn": lambda: _two_stage("faster_rcnn", [2, 3], score_threshold=0.297),
-    "cascade_rcnn": lambda: _two_stage("cascade_rcnn", [3], roi_aligned=True, score_threshold=0.285),
+    "faster_rcnn": lambda **options: _two_stage("faster_rcnn", [2, 3], **{"score_threshold": 0.297} | options),
+    "cascade_rcnn": lambda **options: _two_stage(
+        "cascade_rcnn", [3], **{"roi_aligned": True, "score_threshold": 0.285} | options
+    ),
+    "mask_rcnn": lambda **options: _two_stage(
+        "mask_rcnn", [2, 3], mask_head_channels=8, **{"score_threshold": 0.25} | options
+    ),
+    "cascade_mask_rcnn": lambda **options: _two_stage(
+        "cascade_mask_rcnn", [3], mask_head_channels=8, **{"roi_aligned": True, "score_threshold": 0.24} | options
+    ),
     "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2, score_threshold=0.15),
     "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2, modulation=False, offset_groups=2, score_threshold=0.235),
 }
@@ -54,6 +62,7 @@ HEADS = {
     # of a cascade's stages: the codes of later ones move boxes less
     **{f"box_predictor.{stage}.cls_score": 1.0 for stage in range(3)},
     **{f"box_predictor.{stage}.bbox_pred": 0.3 * (stage + 1) for stage in range(3)},
+    "mask_predictor.mask_fcn_logits": 3.0,
     "classification_head.cls_logits": 0.15,
     "regression_head.bbox_reg": 0.1,
     "regression_head.bbox_ctrness": 0.1,
@@ -62,12 +71,12 @@ HEADS = {
 
 @pytest.fixture(scope="session")
 def make_detector():
-    """`make_detector(name)`: in eval mode; the same every time."""
+    """`make_detector(name)`: in eval mode; the same every time; those of two stages take `dcn_v2_stages=()` too."""
 
-    def make(name: str) -> nn.Module:
+    def make(name: str, **options) -> nn.Module:
         torch.manual_seed(0)
         with torch.no_grad():
-            model = MAKERS[name]().eval()
+            model = MAKERS[name](**options).eval()
             for path, module in model.named_modules():
                 spread = next((value for end, value in HEADS.items() if path.endswith(end)), None)
                 if spread:

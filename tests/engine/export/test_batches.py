@@ -7,7 +7,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import remove_small_boxes
 
 from engine.export.batches import ABSENT, best, is_large, pick, prepare, split_by_label, top_of_levels
-from engine.export.two_stage import pool
+from engine.export.two_stage import pool, regions
 from models.roi_pool import roi_pool
 
 
@@ -72,4 +72,4 @@ def test_pool_is_the_pooling_of_lists(aligned):
     boxes[0, 0, 2:] = boxes[0, 0, :2]  # has no size
     expected = pooler(maps, list(boxes), [(96, 128)] * 2)
     assert len(pooler.map_levels(list(boxes)).unique()) == 3
-    torch.testing.assert_close(pool(pooler, maps, boxes), expected)
+    torch.testing.assert_close(pool(pooler, maps, regions(boxes)), expected)

@@ -1,9 +1,19 @@
 """What is said of two sets of detections, and that it is the largest difference of all batches that counts."""
 
+import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from engine.export import BOX_TOLERANCE, SCORE_TOLERANCE, Difference, compare, run_beside
+from engine.export import (
+    BOX_TOLERANCE,
+    MASK_TOLERANCE,
+    SCORE_TOLERANCE,
+    Difference,
+    compare,
+    graph_of,
+    run_beside,
+)
+from engine.export.suppression import suppress
 
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
 
@@ -27,6 +37,27 @@ def test_largest_differences():
     assert abs(found.score - 0.005) < 1e-6
 
 
+def test_masks():
+    """Rows of 3 x 4 parts; they count as the rest does, and one that is far away makes a detection another one."""
+    masks = torch.linspace(0, 1, 5 * 3 * 4).reshape(5, 3, 4)
+    ours, theirs, order = some() | {"masks": masks}, some() | {"masks": masks.clone()}, torch.tensor([3, 0, 4, 1, 2])
+    assert compare(ours, {key: value[order] for key, value in ours.items()}) == Difference(5, 0, 0.0, 0.0, 0.0)
+    theirs["masks"][1, 2, 0] += 0.0625
+    theirs["masks"][3, 0, 1] -= 0.03125
+    found = compare(ours, theirs)
+    assert (found.alone, found.box, found.score) == (0, 0.0, 0.0)
+    assert abs(found.mask - 0.0625) < 1e-6
+    for value in (0.2, torch.nan):
+        theirs["masks"][1, 2, 0] = masks[1, 2, 0] + value
+        found = compare(ours, theirs)
+        assert found.alone == 2
+        assert abs(found.mask - 0.03125) < 1e-6
+    nothing = NONE | {"masks": torch.zeros(0, 3, 4)}
+    assert compare(ours, nothing) == Difference(5, 5, 0.0, 0.0, 0.0)
+    assert compare(nothing, ours) == Difference(0, 5, 0.0, 0.0, 0.0)
+    assert compare(nothing, nothing) == Difference(0, 0, 0.0, 0.0, 0.0)
+
+
 def test_detections_alone():
     ours = some()
     one_less = {key: value[1:] for key, value in ours.items()}
@@ -44,6 +75,8 @@ def test_what_is_small():
     assert not Difference(200, 3, 0.0, 0.0).is_small
     assert not Difference(200, 0, 1.01 * BOX_TOLERANCE, 0.0).is_small
     assert not Difference(200, 0, 0.0, 1.01 * SCORE_TOLERANCE).is_small
+    assert Difference(200, 0, 0.0, 0.0, MASK_TOLERANCE).is_small
+    assert not Difference(200, 0, 0.0, 0.0, 1.01 * MASK_TOLERANCE).is_small
 
 
 class Stub(torch.nn.Module):
@@ -83,3 +116,24 @@ def test_pictures_are_resized_for_the_program_and_mirrored_for_a_batch():
     assert [(row.name, row.size, row.images) for row in rows] == [("a", (32, 48), 1), ("a", (32, 48), 2)]
     assert [row.difference.detections for row in rows] == [1, 2]
     assert all(row.difference.alone == 0 and row.difference.box < 1e-4 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_masks_of_a_program_are_compared(name, make_detector, pictures):
+    """Also of pictures that the detector resizes, where pasted masks would have other sizes."""
+    model = make_detector(name)
+    graph = graph_of(name, model, suppress)
+    large = torch.nn.functional.interpolate(pictures[1][None], (121, 96), mode="bilinear")[0]
+    before = len(model.roi_heads._forward_hooks)
+    rows = run_beside(model, graph, [("as it is", pictures[0]), ("large", large)])
+    assert [row.size for row in rows] == [(64, 90)] * 2 + [(80, 64)] * 2
+    assert all(row.difference.is_small and row.difference.detections >= 10 for row in rows), rows
+    assert all(row.difference.mask < 1e-4 for row in rows)
+    assert len(model.roi_heads._forward_hooks) == before
+    for change in (lambda masks: masks.flip(-1), lambda masks: masks.mT, lambda masks: masks + 0.002):
+
+        def run(images, change=change):
+            found = graph(images)
+            return found | {"masks": change(found["masks"])}
+
+        assert not any(row.difference.is_small for row in run_beside(model, run, [("", large)]))

@@ -3,22 +3,29 @@
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from engine.export import GRAPHS, OUTPUTS, check_exportable, graph_of, least_side
+from engine.export import GRAPHS, check_exportable, graph_of, least_side, outputs_of
 from engine.export.batches import prepare
 from engine.export.suppression import suppress, suppress_as_operator
+from models import DETECTORS
+
+CASES = [(name, {}) for name in GRAPHS] + [
+    ("mask_rcnn", {"dcn_v2_stages": (), "score_threshold": 0.5}),
+    ("cascade_mask_rcnn", {"dcn_v2_stages": (), "score_threshold": 0.372}),
+]
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_detects_what_the_detector_detects(name, make_detector, pictures):
-    model = make_detector(name)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else len(value))
+def test_detects_what_the_detector_detects(name, options, make_detector, pictures):
+    model = make_detector(name, **options)
     graph = graph_of(name, model, suppress)
     counts = []
     for picture in pictures:
         batch = [picture, picture.flip(-1), picture.roll(20, -1)]
         with torch.inference_mode():
             expected, found = model(batch), graph(torch.stack(batch))
-        assert tuple(found) == OUTPUTS
+        assert tuple(found) == outputs_of(name)
         assert found["boxes"].shape == (3, 40, 4)
         numbers = [len(theirs["scores"]) for theirs in expected]
         assert found["num_detections"].tolist() == numbers
@@ -28,9 +35,33 @@ def test_detects_what_the_detector_detects(name, make_detector, pictures):
                     found[key][i, : numbers[i]], theirs[key], rtol=1e-5, atol=1e-3 if key == "boxes" else 1e-5
                 )
                 assert not found[key][i, numbers[i] :].any()
+            if "masks" in theirs:
+                own = found["masks"][i, : numbers[i], None]
+                assert own.std() > 0.1  # or else pasted ones would say little
+                pasted = paste_masks_in_image(own, theirs["boxes"], tuple(picture.shape[1:]))
+                torch.testing.assert_close(pasted, theirs["masks"], rtol=0, atol=1e-4)
         counts += numbers
     # so that the threshold and the limit were both met
     assert 0 < min(counts) < 40 == max(counts)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_masks_fill_up_with_zeros(name, make_detector, pictures):
+    model = make_detector(name)
+    images = torch.stack([pictures[0], pictures[0].flip(-1)])
+    with torch.inference_mode():
+        found = graph_of(name, model, suppress)(images)
+    assert found["masks"].shape == (2, 40, 28, 28)
+    counts = found["num_detections"].tolist()
+    assert 0 < min(counts) < 40
+    for i, count in enumerate(counts):
+        assert found["masks"][i, :count].flatten(1).any(1).all()
+        assert not found["masks"][i, count:].any()
+    model.roi_heads.score_thresh = 1.0  # nothing is found
+    with torch.inference_mode():
+        found = graph_of(name, model, suppress)(images)
+    assert found["masks"].shape == (2, 40, 28, 28)
+    assert not any(values.any() for values in found.values())
 
 
 @pytest.mark.parametrize(
@@ -99,14 +130,9 @@ def test_least_side(make_detector):
     assert least_side(model) == 17  # its coarsest map has a stride of 16
 
 
-@pytest.mark.parametrize(
-    ("detector", "message"),
-    [
-        ("ssd", "^ssd cannot be exported; these can: faster_rcnn, cascade_rcnn, retinanet, fcos$"),
-        ("mask_rcnn", "^mask_rcnn cannot be exported, as exported programs give boxes and no masks; these can: faster"),
-        ("cascade_mask_rcnn", "boxes and no masks"),
-    ],
-)
-def test_a_detector_without_a_graph_is_refused(detector, message):
-    with pytest.raises(ValueError, match=message):
-        check_exportable(detector)
+def test_a_detector_without_a_graph_is_refused():
+    names = "faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn, retinanet, fcos"
+    with pytest.raises(ValueError, match=f"^ssd cannot be exported; these can: {names}$"):
+        check_exportable("ssd")
+    for name in DETECTORS:
+        check_exportable(name)

@@ -1,5 +1,6 @@
 """Exported files detect what the detectors detect, in batches and images of other sizes than those of the export."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,15 +11,17 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.export import OUTPUTS, check_requirements, export_to, load_exported, run_beside
+from engine.export import OUTPUTS, check_requirements, export_to, load_exported, outputs_of, run_beside
 from engine.export import programs as module
 
 METADATA = {"class_names": ["a", "b", "c", "ü"], "min_size": 64}
-CASES = {  # file: opset; faster_rcnn goes through the tool, in tests/tools/test_export.py
-    "cascade_rcnn.onnx": 19,
+CASES = {  # file: opset; faster_rcnn and mask_rcnn go through the tool, in tests/tools/test_export.py
+    "cascade_mask_rcnn.onnx": 19,
     "cascade_rcnn.pt2": 19,
+    "mask_rcnn.pt2": 19,
     "fcos.onnx": 22,
 }
+OPTIONS = {"mask_rcnn.pt2": {"dcn_v2_stages": (), "score_threshold": 0.55}}
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +32,32 @@ def exported(make_detector, tmp_path_factory):
     def export(name):
         if name not in made:
             file = folder / name
-            model = make_detector(file.stem)
+            model = make_detector(file.stem, **OPTIONS.get(name, {}))
             made[name] = (model, file, export_to(file, file.stem, model, METADATA, opset=CASES[name]))
         return made[name]
 
     return export
 
 
+@pytest.fixture(scope="module")
+def loaded(exported):
+    """`loaded(name)`: what `load_exported` gives; read once."""
+    return functools.cache(lambda name: load_exported(exported(name)[1]))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_detects_what_the_detector_detects(name, exported, pictures):
-    model, file, _ = exported(name)
-    run, metadata = load_exported(file)
+def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
+    model, _, _ = exported(name)
+    run, metadata = loaded(name)
     assert metadata == METADATA
     rows = run_beside(model, run, [("", picture) for picture in pictures])
     assert [(row.size, row.images) for row in rows] == [((64, 90), 1), ((64, 90), 2), ((81, 64), 1), ((81, 64), 2)]
     assert all(row.difference.detections >= 10 * row.images for row in rows)
     assert all(row.difference.is_small for row in rows), rows
+    assert all((row.difference.mask is not None) == ("mask" in name) for row in rows)
 
 
-@pytest.mark.parametrize("name", ["cascade_rcnn.onnx", "fcos.onnx"])
+@pytest.mark.parametrize("name", ["cascade_mask_rcnn.onnx", "fcos.onnx"])
 def test_onnx_is_standard(name, exported):
     model, file, operators = exported(name)
     layers = {path for path, layer in model.named_modules() if isinstance(layer, DeformConv2d)}
@@ -61,7 +71,9 @@ def test_onnx_is_standard(name, exported):
         value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
         for value in (*proto.graph.input, *proto.graph.output)
     }
-    assert shapes == {
+    masks = {"masks": ["batch", 40, 28, 28]} if "mask" in name else {}
+    assert tuple(shapes) == ("images", *outputs_of(file.stem))
+    assert shapes == masks | {
         "images": ["batch", 3, "height", "width"],
         "boxes": ["batch", 40, 4],
         "labels": ["batch", 40],
@@ -88,7 +100,7 @@ def test_deformable_layers_keep_their_numbers(exported):
 
 def test_onnx_by_onnxruntime_alone(exported, pictures):
     """As a user of the file would run it."""
-    model, file, _ = exported("cascade_rcnn.onnx")
+    model, file, _ = exported("cascade_mask_rcnn.onnx")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["detector"]) == METADATA
     scores, counts = session.run(["scores", "num_detections"], {"images": pictures[0][None].numpy()})
@@ -96,6 +108,34 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
         (expected,) = model([pictures[0]])
     assert counts.tolist() == [len(expected["scores"])]
     torch.testing.assert_close(torch.from_numpy(scores[0, : counts[0]]), expected["scores"], rtol=0, atol=1e-4)
+
+
+def test_a_program_finds_nothing_in_one_picture(loaded, pictures):
+    """And something in the other one of the batch; in blue, the best score is 0.52."""
+    run, _ = loaded("mask_rcnn.pt2")
+    blue = torch.zeros_like(pictures[0])
+    blue[2] = 1
+    for images in ([blue], [blue, pictures[0]]):
+        found = run(torch.stack(images))
+        counts = found["num_detections"].tolist()
+        assert found["masks"].shape == (len(images), 40, 28, 28)
+        assert counts[0] == 0 < min([*counts[1:], 1])
+        assert all(found["masks"][i].flatten(1).any(1).sum() == count for i, count in enumerate(counts))
+        assert not any(values[0].any() for values in found.values())
+
+
+def test_onnx_finds_nothing(exported, pictures):
+    """The file, with the threshold of scores raised."""
+    proto = onnx.load(exported("cascade_mask_rcnn.onnx")[1])
+    suppression = [node for node in proto.graph.node if node.op_type == "NonMaxSuppression"][-1]
+    threshold = onnx.numpy_helper.from_array(torch.tensor([2.0]).numpy(), "above_all")
+    proto.graph.initializer.append(threshold)
+    suppression.input[4] = threshold.name
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for images in ([pictures[1]], [pictures[1], pictures[1].flip(-1)]):
+        found = session.run(None, {"images": torch.stack(images).numpy()})
+        assert found[-1].shape == (len(images), 40, 28, 28)
+        assert not any(values.any() for values in found)
 
 
 PROGRAM = """
