@@ -56,6 +56,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--rounds must be at least 100, for the ends of an interval, got {args.rounds}")
     if min(args.seed, args.pictures, args.timed_images) < 0:
         parser.error("--seed, --pictures and --timed-images must not be below 0")
+    for file in filter(None, (args.html, args.json)):
+        above = next(place for place in file.absolute().parents if place.exists())
+        if file.is_dir() or not above.is_dir():
+            parser.error(f"--html and --json must name files that can be written, got {file}")
     return args
 
 

@@ -15,6 +15,7 @@ import _clone
 # isort: split
 import torch
 
+from _study_disk import BYTES_PER_PIXEL, check_space, checkpoint_bytes, needed_bytes, tidy
 from data.synthetic import write_shapes
 from engine.comparison.compare import compare_runs
 from engine.comparison.report import mean_and_spread, render_report, with_interval
@@ -126,11 +127,14 @@ def main() -> None:
     progress = Progress()
     load_config(args.size.config, args.overrides)  # shows mistakes before anything is drawn
     levels = sorted(set(args.deformations))
-    for level in levels:
-        draw(args.data / name_of(level), args.size, level, progress)
     plans = {level: plan_runs(args, level, everything=level == levels[-1]) for level in levels}
     by_seed = zip(*plans.values(), strict=True)  # so that a study that was stopped has whole comparisons
-    train([run for plan in by_seed for runs in plan for run in runs], args.jobs, progress)
+    missing = tidy_finished([run for plan in by_seed for runs in plan for run in runs])
+    jobs = args.jobs or (1 if torch.cuda.is_available() else torch.get_num_threads())
+    tell_space(args, levels, missing, jobs)
+    for level in levels:
+        draw(args.data / name_of(level), args.size, level, progress)
+    train(missing, jobs, progress)
     study = Study(
         {
             level: compare_runs(
@@ -232,18 +236,55 @@ def plan_runs(args: argparse.Namespace, level: float, *, everything: bool) -> li
     ]
 
 
-def train(runs: list[Run], jobs: int | None, progress: Progress) -> None:
-    """Train what is not finished, several at a time.
+def tidy_finished(runs: list[Run]) -> list[Run]:
+    """Find the runs that are not finished, and leave of the others only the checkpoint that is read."""
+    missing = []
+    for run in runs:
+        if is_finished(run):
+            tidy(run.folder)
+        else:
+            missing.append(run)
+    return missing
+
+
+def tell_space(args: argparse.Namespace, levels: list[float], runs: list[Run], jobs: int) -> None:
+    """Say what the study will take on the disk.
+
+    Raises:
+        ValueError: if that is not free.
+    """
+    pixels = (args.size.train + args.size.val) * args.size.width * args.size.height
+    undrawn = [level for level in levels if not (args.data / name_of(level) / "annotations/val.json").is_file()]
+    sizes: dict[str, int] = {}
+    checkpoints = {}
+    for run in runs:
+        config = load_config(run.config, run.overrides)
+        model = config.model.model_dump_json()
+        if model not in sizes:
+            sizes[model] = checkpoint_bytes(config)
+        checkpoints[run.folder] = sizes[model], config.train.keep_last
+    most, kept = needed_bytes(checkpoints, jobs)
+    drawn = len(undrawn) * pixels * BYTES_PER_PIXEL
+    if runs:
+        peak, end = (most + drawn) / 1e9, (kept + drawn) / 1e9
+        print(
+            f"disk: up to {peak:.2f} GB more while it trains, {end:.2f} GB in the end: of each run the last checkpoint "
+            "is kept",
+            flush=True,
+        )
+    check_space([(args.out, most), (args.data, drawn)])
+
+
+def train(runs: list[Run], jobs: int, progress: Progress) -> None:
+    """Train runs, several at a time.
 
     Raises:
         ValueError: if one fails, with its last words; those under way are stopped, and can be gone on with.
     """
-    runs = [run for run in runs if not is_finished(run)]
     if not runs:
         return
     on_gpu = torch.cuda.is_available()
     cores = torch.get_num_threads()
-    jobs = jobs or (1 if on_gpu else cores)
     print(f"{len(runs)} trainings, {jobs} at a time; each has its log in its folder, as {runs[0].folder / 'train.log'}")
     threads = {} if on_gpu else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
     processes: list[subprocess.Popen] = []
@@ -262,6 +303,7 @@ def train(runs: list[Run], jobs: int | None, progress: Progress) -> None:
         if process.returncode:
             last = "\n".join(said.strip().splitlines()[-_LAST_LINES:])
             raise ValueError(f"the training in {run.folder} ended with exit code {process.returncode}:\n{last}")
+        tidy(run.folder)
 
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run_one, run) for run in runs]

@@ -98,6 +98,10 @@ def parse_arguments() -> argparse.Namespace:
     for option in ("count", "points"):
         if getattr(args, option) < 1:
             parser.error(f"--{option} must be at least 1, got {getattr(args, option)}")
+    if not 0 <= args.score_threshold <= 1:
+        parser.error(f"--score-threshold must be from 0 to 1, got {args.score_threshold}")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out must be a folder, and {args.out} is a file")
     return args
 
 

@@ -107,6 +107,8 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         ValueError: if the folder holds no finished run.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder} must be the folder of a run, with its {LAST} and {METRICS_FILE}, and is a file")
     trained = load_trained(folder / LAST, overrides)
     path, state = trained.path, trained.state
     file = folder / METRICS_FILE

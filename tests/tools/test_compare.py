@@ -157,6 +157,11 @@ def unfinished(plain_run, tmp_path):
         (lambda plain_run, tmp_path: "data.val.image=gone", "did you mean 'data.val.images'?"),
         (lambda plain_run, tmp_path: "--device=no", "device 'no' cannot be used here"),
         (lambda plain_run, tmp_path: "--rounds=99", "--rounds must be at least 100"),
+        (
+            lambda plain_run, tmp_path: f"--html={tmp_path}",
+            "--html and --json must name files that can be written, got /",
+        ),
+        (lambda plain_run, tmp_path: f"--json={plain_run}/last.pt/a.json", "must name files that can be written"),
         (lambda plain_run, tmp_path: "--pictures=-1", "must not be below 0"),
     ],
 )

@@ -160,6 +160,8 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
         (["--pixel", "3"], "must be X,Y as in 120,80, got '3'"),
         (["--count", "0"], "--count must be at least 1, got 0"),
         (["--points", "0"], "--points must be at least 1, got 0"),
+        (["--score-threshold", "2"], "--score-threshold must be from 0 to 1, got 2.0"),
+        (["--score-threshold", "nan"], "--score-threshold must be from 0 to 1, got nan"),
         (["--weights", "ema"], "holds no averaged weights"),
         (["--against", "nowhere"], "nowhere"),
         (["model.nothing=3"], "model.nothing"),
@@ -171,6 +173,12 @@ def test_mistakes(visualize, plain_run, arguments, message, tmp_path):
     assert result.code == 2
     assert re.search(message, result.err), result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_place_of_the_folder(run_tool, plain_run, photo):
+    code, _, err = run_tool("visualize", plain_run, "--out", photo)
+    assert code == 2
+    assert f"--out must be a folder, and {photo} is a file" in err
 
 
 def test_help_shows_examples(visualize):

@@ -70,6 +70,8 @@ def test_folders_without_a_run(finish_run, tmp_path):
     with pytest.raises(ValueError, match=r"no/last.pt does not exist \(resolved: /"):
         read_run(tmp_path / "no")
     folder = finish_run(tmp_path / "run", weights=False)
+    with pytest.raises(ValueError, match=r"/run/last.pt must be the folder of a run, with its .*, and is a file"):
+        read_run(folder / "last.pt")
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(ValueError, match=r"metrics.jsonl does not exist \(resolved: /.* must hold it and last.pt"):
         read_run(folder)
