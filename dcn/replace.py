@@ -3,7 +3,7 @@
 Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1..4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import torch
@@ -73,7 +73,9 @@ def replace_convs(
 
 def check_stages(stages: Sequence[int], option: str = "stages") -> None:
     """Raise `ValueError` unless `stages` are different stages of a ResNet, and say how others count them."""
-    wrong = [stage for stage in stages if stage not in STAGES]
+    if not isinstance(stages, Collection):
+        raise ValueError(f"`{option}` must be a list of stages, as in [2, 3, 4], got {stages!r}")
+    wrong = [stage for stage in stages if stage not in STAGES or isinstance(stage, bool)]
     if wrong:
         raise ValueError(
             f"`{option}` must be stages out of 1, 2, 3, 4, got {list(stages)}: {wrong[0]} is none. Stages count "

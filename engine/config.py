@@ -192,9 +192,10 @@ class FcosConfig(Section):
     center_sampling_radius: PositiveFloat = 1.5
     """Places that learn to detect a box lie so many strides from its centre at most."""
     score_threshold: Fraction = 0.2
-    """Detections below are dropped; the score is the root of class score times centre-ness."""
+    """Detections below are dropped. The score is the root of class score times centre-ness, and so higher than that of
+    other detectors: 0.2 drops products below 0.04."""
     nms_threshold: Fraction = 0.6
-    """IoU above which the weaker of two detections of a class is dropped."""
+    """IoU above which the weaker of two detections of a class is dropped; other detectors have 0.5."""
     topk_candidates: PositiveInt = 1000
     """The most detections of a pyramid map, before NMS."""
     detections_per_image: PositiveInt = 100
@@ -205,7 +206,7 @@ class ModelConfig(Section):
     """Detector."""
 
     detector: str = "faster_rcnn"
-    """A name in models.DETECTORS."""
+    """Which one; its options stand in the section of its name, and those of the other sections change nothing."""
     weights: str | None = None
     """Whole detector to start from: a checkpoint (runs/r50/best.pt), or what tools/convert.py --config made. Classes
     are taken over by name, and `backbone.weights` is not read. null: only the backbone has weights to start from."""

@@ -164,7 +164,7 @@ class Progress:
     def step(self, record: Mapping[str, float]) -> None:
         """Show one step of the trainer, see `Trainer`."""
         if self._bar is not None:
-            self._bar.set_postfix_str(describe_step(record, self.palette or PLAIN), refresh=False)
+            self._bar.set_postfix_str(describe_step(record, self.palette or PLAIN, parts_last=True), refresh=False)
             self._bar.update()
 
     def line(self, record: Mapping[str, float], epoch: int, epochs: int) -> None:
@@ -185,10 +185,11 @@ class Progress:
             self._bar = None
 
 
-def describe_step(record: Mapping[str, float], palette: Palette) -> str:
+def describe_step(record: Mapping[str, float], palette: Palette, *, parts_last: bool = False) -> str:
     """Loss and its parts, lr, images/s, share of time waiting for data, time left, memory: the most wanted first.
 
-    Where images could not be read, also how often one was left out so far.
+    Where images could not be read, also how often one was left out so far. With `parts_last` the parts of the loss come
+    at the end, where a narrow terminal cuts a bar: a cascade has a dozen.
     """
     parts = " ".join(
         f"{name.removeprefix('loss_')} {value:.3f}" for name, value in record.items() if name.startswith("loss_")
@@ -198,8 +199,9 @@ def describe_step(record: Mapping[str, float], palette: Palette) -> str:
     count = record.get("left_out")
     left_out = f" {palette.warning}{counted(int(count), 'image')} left out{palette.reset}" if count else ""
     return (
-        f"{palette.loss}loss {record['loss']:.3f}{palette.reset} ({parts}) "
+        f"{palette.loss}loss {record['loss']:.3f}{palette.reset}{'' if parts_last else f' ({parts})'} "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
         f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
         f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{left_out}"
+        f"{f' ({parts})' if parts_last else ''}"
     )
