@@ -65,6 +65,8 @@ def write_shapes(
         raise ValueError(
             f"need at least 1 image in each split and 64 pixels a side, got {train}, {val}, {width}x{height}"
         )
+    if seed < 0:
+        raise ValueError(f"`seed` must be at least 0, got {seed}")
     for split in ("train", "val"):
         (root / "annotations" / f"{split}.json").unlink(missing_ok=True)
     for index, (split, count) in enumerate((("train", train), ("val", val))):

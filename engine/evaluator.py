@@ -278,7 +278,9 @@ def _index(dataset: dict[str, Any]) -> COCO:
 def check_results(ground_truth: dict[str, Any], results: Any) -> None:
     """Raise `ValueError` unless `results` are COCO results of boxes, masks or both for this ground truth."""
     if not isinstance(results, list):
-        raise ValueError(f"COCO results must be a list of detections, got {type(results).__name__}")
+        is_data_set = isinstance(results, dict) and "annotations" in results
+        hint = ", a data set: tools/predict.py writes a list with --annotations" if is_data_set else ""
+        raise ValueError(f"COCO results must be a list of detections, got {type(results).__name__}{hint}")
     sizes = {entry["id"]: stated_size(entry) for entry in ground_truth["images"]}
     known = {"image_id": set(sizes), "category_id": {entry["id"] for entry in ground_truth["categories"]}}
     masked = has_masks(results)

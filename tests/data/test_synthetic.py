@@ -146,12 +146,13 @@ def test_undeformed_shapes_are_only_turned_and_scaled():
         ({"val": 0}, "at least 1 image in each split .* got 2, 0"),
         ({"width": 63}, "64 pixels a side, got .* 63x64"),
         ({"height": 63}, "64 pixels a side, got .* 80x63"),
-        ({"seed": -1}, "non-negative"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1"),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_interrupted_call_leaves_nothing_that_looks_whole(tmp_path):

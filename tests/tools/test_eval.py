@@ -74,6 +74,10 @@ def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run):
         ("{", "is no JSON"),
         ("3", "must be a list of detections, got int"),
         ('{"AP": 1}', "must be a list of detections, got dict"),
+        (
+            '{"images": [], "annotations": []}',
+            "got dict, a data set: tools/predict.py writes a list with --annotations",
+        ),
         ("[1]", "detection 0: needs a mapping"),
         ('[{"image_id": 99}]', "detection 0: image_id 99 is not in the annotation file"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "needs bbox [x, y, width, height]"),
