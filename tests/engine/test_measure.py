@@ -89,7 +89,7 @@ def test_memory_of_the_call_alone_is_counted(megabytes):
 
         return call
 
-    assert extra_memory(prepare, CPU) / 2**20 == pytest.approx(megabytes, abs=1)
+    assert extra_memory(prepare, CPU) / 2**20 == pytest.approx(megabytes, abs=3)
 
 
 def test_memory_of_a_call_that_dies_is_unknown(capfd):
