@@ -106,7 +106,7 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
             still,
             backbone.frozen_stages,
         )
-    if backbone.frozen_stages >= 0 and not backbone.weights:
+    if backbone.frozen_stages >= 0 and not (backbone.weights or config.model.weights):
         log.warning(
             "model.backbone.frozen_stages %d keeps random weights, as model.backbone.weights is null",
             backbone.frozen_stages,

@@ -70,6 +70,7 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
         (["model.backbone.frozen_stages=3"], "[2, 3]", False),
         (["model.backbone.frozen_stages=2", "model.backbone.weights=null"], "[2]", True),
         (["model.backbone.frozen_stages=0", "model.backbone.weights=null"], None, True),
+        (["model.backbone.frozen_stages=0", "model.backbone.weights=null", "model.weights=there.pt"], None, False),
         (["model.backbone.frozen_stages=-1", "model.backbone.weights=null"], None, False),
     ],
 )
