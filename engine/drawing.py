@@ -230,7 +230,7 @@ def _draw(
     tags = _place_tags(scaled, [pen.textlength(name, font) for name in names], picture.size, font_size + 2)
     for tag, name, colour in zip(tags, names, colours, strict=True):
         pen.rectangle(tag, fill=colour)
-        pen.text((tag[0] + 1, tag[3]), name, "black", font, anchor="lb")
+        pen.text((tag[0] + 1, (tag[1] + tag[3]) / 2), name, "black", font, anchor="lm")
     return pil_to_tensor(picture)
 
 

@@ -18,6 +18,7 @@ from engine.drawing import (
     draw_detections,
     draw_found,
     draw_legend,
+    draw_objects,
     draw_truth,
     draw_verdicts,
 )
@@ -152,6 +153,17 @@ def test_names_in_other_letters():
     found = {"boxes": torch.tensor([[10.0, 30.0, 90.0, 60.0]]), "labels": torch.tensor([1]), "scores": torch.ones(1)}
     drawn = [draw_found(image, found, [name]) for name in ("ä", "é", "ж", "Ω")]
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(drawn, 2))
+
+
+@pytest.mark.parametrize("name", ["cat", "hjg"])
+def test_names_lie_in_the_middle_of_their_tags(name):
+    target = {"boxes": torch.tensor([[0.0, 100.0, 300.0, 200.0]]), "labels": torch.tensor([1])}
+    picture = draw_objects(torch.full((3, 320, 480), 127, dtype=torch.uint8), target, [name])
+    tag = picture[0, 82:101, 2:24]  # above the box: white, with the black letters of the name
+    assert (tag == 255).any(dim=1).all()
+    letters = (tag < 100).any(dim=1).nonzero().flatten()
+    assert 2 <= letters[0] <= 6
+    assert 2 <= 18 - letters[-1] <= 6
 
 
 def test_boxes_are_scaled_with_the_image():
