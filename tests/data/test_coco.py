@@ -133,5 +133,7 @@ def test_masks_are_of_the_picture_that_is_read(tmp_path, width, height):
 
 
 def test_masks_need_a_stated_size(tmp_path):
-    with pytest.raises(DatasetError, match=r"3 annotations without a mask .* its image no stated width and height"):
+    with pytest.raises(
+        DatasetError, match=r"annotations without a mask that can be read: 3; .* its image no stated width and height"
+    ):
         masked(tmp_path)

@@ -184,7 +184,7 @@ def test_options_of_other_detectors_do_not_count(read):
     assert {name: len(group) for name, group in groups.items()} == {"a": 2, "b": 1}
     assert option_differences(groups).keys() == {"model.faster_rcnn.box_head_channels"}
     assert {key.split(".")[1] for key in one.options if key.startswith("model.")} == {
-        *("detector", "dcn_backend", "backbone", "fpn", "faster_rcnn")
+        *("detector", "weights", "dcn_backend", "backbone", "fpn", "faster_rcnn")
     }
     fcos = read("c", "model.detector=fcos", "model.fcos.dcn_convs=2", "model.fpn={levels: [3, 4, 5], channels: 64}")
     found = option_differences(group_runs([two, fcos]))
