@@ -4,12 +4,17 @@ A test does then what it wants between two steps of a real run, however busy the
 so does the end of the process that started this one.
 """
 
+import faulthandler
+import multiprocessing
 import os
 import runpy
 import sys
 import time
 from pathlib import Path
 
+if multiprocessing.parent_process():  # forked: a session of its own, so that it can be killed with its loaders
+    os.setsid()
+faulthandler.dump_traceback_later(500)  # tells where it hangs, before the test gives up
 step, gate, tool = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 sys.argv = sys.argv[3:]
 sys.path[:0] = [str(tool.parent), str(tool.parents[1])]

@@ -1,13 +1,14 @@
 """kill -9 again and again: in the end a run is the one that was never killed."""
 
 import json
-import math
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoint import load_checkpoint
-from engine.trainer import Trainer
 
+ROOT = Path(__file__).resolve().parents[2]
 KILLS = 24
 STEPS = 180
 MOST = 7  # steps of a process that is to be killed, so that the run is not over before the last kill
@@ -36,31 +37,24 @@ OPTIONS = [
 ]
 
 
-def train(run_tool, config, folder, most) -> None:
-    os.setsid()
-    train_step, done = Trainer._train_step, []
-
-    def train_and_wait(trainer, batches):
-        train_step(trainer, batches)
-        done.append(trainer.step)
-        while len(done) >= most:
-            time.sleep(1)
-
-    Trainer._train_step = train_and_wait
-    result = run_tool("train", "--config", config, "--run-dir", folder, "--resume", "auto", *OPTIONS)
-    if result.code:
-        sys.__stderr__.write(result.err)
-    os._exit(result.code)
-
-
 @pytest.fixture
-def start(run_tool, tiny_config):
-    """Start a training in a process of its own: forked, since importing torch would take most of the time."""
-    context = multiprocessing.get_context("fork")
+def start(tiny_config, tmp_path, monkeypatch):
+    """Start a training in a process of its own, maybe held after some step.
+
+    It is forked, since importing torch would take most of the time, and of a server that has done nothing else: the
+    threads that other tests leave in this process, as ONNX Runtime's, are missing in a child, which may wait for them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "tensorboard", "engine.build", "engine.report"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    options = ["--config", tiny_config, "--resume", "auto", *OPTIONS]
     started = []
 
-    def run(folder, most=math.inf) -> multiprocessing.Process:
-        started.append(context.Process(target=train, args=(run_tool, tiny_config, folder, most)))
+    def run(folder, step=-1) -> BaseProcess:
+        arguments = [step, tmp_path / "go", ROOT / "tools/train.py", *options, "--run-dir", folder]
+        monkeypatch.setattr(sys, "argv", ["hold.py", *map(str, arguments)])
+        hold = str(Path(__file__).with_name("hold.py"))
+        started.append(context.Process(target=runpy.run_path, args=(hold,), kwargs={"run_name": "__main__"}))
         started[-1].start()
         return started[-1]
 
@@ -103,8 +97,8 @@ def test_a_run_killed_again_and_again_is_the_one_that_never_was(start, tmp_path)
     chance = random.Random(0)
     reached = []
     for _ in range(KILLS):
-        process = start(killed, MOST)
         before = reached[-1] if reached else 0
+        process = start(killed, before + MOST)
         give_up = time.monotonic() + 600
         # each process gets past the last checkpoint, so that the run comes forward, and dies anywhere after that
         while not (killed / "last.pt").is_file() or load_step(killed) <= before:
