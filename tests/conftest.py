@@ -1,7 +1,7 @@
 """What tests of several folders share."""
 
-import http.server
 import gc
+import http.server
 import json
 import os
 import shutil
