@@ -32,6 +32,9 @@ settings.load_profile("repeatable")
 # slower than none.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # The first backward pass counts the devices, and with any there no child may have one. torch.export makes some up.
+    torch.ones((), requires_grad=True).backward()
 # A forked process lacks the threads of this one: to end what still has some, as a session of ONNX Runtime that only the
 # garbage collector finds, would crash or wait for ever. So it leaves alone what it inherits.
 if hasattr(os, "register_at_fork"):
