@@ -34,5 +34,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def first_lines(items: Sequence[str], most: int) -> list[str]:
+    """Indent the first of many items of an error's list, a line each, and say how many more there are."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return [f"      {item}" for item in [*items[:most], *more]]
+
+
 def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

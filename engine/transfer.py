@@ -13,6 +13,7 @@ from .build import build_model
 from .checkpoint import CheckpointError
 from .compatibility import model_differences
 from .config import ModelConfig, RunConfig
+from .tables import first_lines
 from .trained import choose_weights, load_trained
 
 # Layers with outputs for each class, the background (or an output that stays unused) first: how many a class has in a
@@ -236,9 +237,8 @@ def _check_fit(
         ("of the file's tensors have no place in the config's detector", unused),
     ):
         if keys:
-            lines.append(f"  - {len(keys)} {what}:")
-            lines += [f"      {key} {_told_shapes(theirs.get(key), own.get(key))}" for key in keys[:_SHOWN]]
-            lines += [f"      and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
+            told = [f"{key} {_told_shapes(theirs.get(key), own.get(key))}" for key in keys]
+            lines += [f"  - {len(keys)} {what}:", *first_lines(told, _SHOWN)]
     if any(_OFFSET in key for key in unused):
         lines.append(
             "Deformable layers can be added to a plain detector, but not taken away: without their offsets the others "

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..tables import first_lines
 from .architecture import describe_backbone, describe_pyramid, missing_in_backbone
 from .heads import arrange_heads, count_classes, transpose_linear
 from .mapping import Entry, Mapped, fold_backbone, is_modulated, map_tensors
@@ -182,7 +183,5 @@ def _check_same(
         ("the tensors have other shapes", shapes),
     ):
         if items:
-            lines.append(f"  - {len(items)} of {kind}:")
-            lines += [f"      {item}" for item in items[:SHOWN]]
-            lines += [f"      and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+            lines += [f"  - {len(items)} of {kind}:", *first_lines(items, SHOWN)]
     raise ValueError("\n".join(lines))

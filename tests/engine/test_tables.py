@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from engine.tables import counted, format_table, percent
+from engine.tables import counted, first_lines, format_table, percent
 
 
 def test_text_to_the_left_numbers_to_the_right():
@@ -44,3 +44,9 @@ def test_percent(fraction, shown):
 )
 def test_counted(count, noun, shown):
     assert counted(count, noun) == shown
+
+
+def test_the_first_of_many_lines():
+    assert first_lines(["a", "b"], 2) == ["      a", "      b"]
+    assert first_lines(["a", "b", "c", "d"], 2) == ["      a", "      b", "      and 2 more"]
+    assert first_lines([], 2) == []
