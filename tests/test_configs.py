@@ -1,7 +1,7 @@
 """Every YAML in configs/: it loads, builds what it says, and can be trained.
 
 After a change that is meant to alter a model, record its numbers anew, and say why in the change:
-    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/test_trainer.py
+    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/training/test_trainer.py
 """
 
 import gc
@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.build import build_model, build_train_loader, needs_masks, read_split
-from engine.config_file import CONFIG_DIR, load_config
-from engine.optimizer import build_optimizer
-from engine.precision import to_device
+from engine.building.build import build_model, build_train_loader, needs_masks, read_split
+from engine.config.loading import CONFIG_DIR, load_config
+from engine.devices.precision import to_device
+from engine.training.optimizer import build_optimizer
 from models import replaced_convs
 
 CONFIGS = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))

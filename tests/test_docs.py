@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.build import build_model
-from engine.config import RunConfig
-from engine.config_file import load_config
+from engine.building.build import build_model
+from engine.config.loading import load_config
+from engine.config.options import RunConfig
 from models import replaced_convs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.evaluator import coco_figures
-from engine.measure import extra_memory
+from engine.evaluation import coco_figures
+from engine.comparison import extra_memory
 
 # As in COCO: categories, the most detections of an image, sides of an image in pixels.
 CATEGORIES, DETECTIONS, SIDES = 80, 100, (640, 480)

@@ -15,15 +15,15 @@ from _benchmark_loop import TURNS, draw_data, read_config
 from _benchmark_run import Watch, assemble, logging_into
 from _benchmark_turns import NEVER, compare, endless, run_trainer
 from data import Batch
-from engine.build import check_dcn_backend
+from engine.building import check_dcn_backend
 from engine.config import RunConfig
-from engine.insight.health import Health
-from engine.insight.watch import deformable_layers, watched
-from engine.measure import time_in_pairs, time_in_turns
-from engine.precision import set_tf32, to_device
-from engine.progress import PLAIN, Progress
-from engine.tables import format_table
-from engine.trainer import Cadence, Trainer
+from engine.insight import Health
+from engine.insight import deformable_layers, watched
+from engine.comparison import time_in_pairs, time_in_turns
+from engine.devices import set_tf32, to_device
+from engine.display import PLAIN, Progress
+from engine.display import format_table
+from engine.training import Cadence, Trainer
 
 # Of the data drawn: a few are enough, as every round takes the next.
 DRAWN_STEPS = 4

@@ -11,12 +11,12 @@ from _benchmark_eval import measure_evaluation
 from _benchmark_run import measure_run
 from _benchmark_turns import measure_overhead
 from data.synthetic import write_shapes
-from engine.build import check_dcn_backend, images_in_step
+from engine.building import check_dcn_backend, images_in_step
 from engine.config import RunConfig
-from engine.config_file import load_config
-from engine.precision import set_tf32
-from engine.progress import Progress
-from engine.tables import format_table
+from engine.config import load_config
+from engine.devices import set_tf32
+from engine.display import Progress
+from engine.display import format_table
 
 # Images as large as some configs want would take minutes to draw; the loader scales them.
 LARGEST_SIDE = 320

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.board import Board
-from engine.build import build_model, build_trainer, images_in_step, needs_masks, read_split
-from engine.checkpoint import Checkpoints
+from engine.training import Board
+from engine.building import build_model, build_trainer, images_in_step, needs_masks, read_split
+from engine.runs import Checkpoints
 from engine.config import RunConfig
-from engine.evaluator import COCO_FIGURES
-from engine.preemption import StopRequest
-from engine.progress import Progress, log, start_logging
+from engine.evaluation import COCO_FIGURES
+from engine.distributed import StopRequest
+from engine.display import Progress, log, start_logging
 from engine.runs import LOG_FILE
-from engine.trainer import Trainer
+from engine.training import Trainer
 
 # A run's first steps wait until its workers have started: this share of them does not count.
 WARM_UP = 0.1

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
 from dcn import DeformConv2d
-from engine.build import build_model, build_optimization
+from engine.building import build_model, build_optimization
 from engine.config import RunConfig
-from engine.config_file import load_config
-from engine.measure import time_in_turns
-from engine.precision import autocast
-from engine.progress import Progress
-from engine.tables import format_table
+from engine.config import load_config
+from engine.comparison import time_in_turns
+from engine.devices import autocast
+from engine.display import Progress
+from engine.display import format_table
 
 
 def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

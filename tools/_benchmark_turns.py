@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 
 from _benchmark_run import Watch, assemble, logging_into
 from data import Batch
-from engine.build import build_optimization
+from engine.building import build_optimization
 from engine.config import RunConfig
-from engine.measure import time_in_pairs, time_in_turns
-from engine.precision import autocast, to_device
-from engine.progress import PLAIN, Progress
-from engine.trainer import Cadence, Trainer
+from engine.comparison import time_in_pairs, time_in_turns
+from engine.devices import autocast, to_device
+from engine.display import PLAIN, Progress
+from engine.training import Cadence, Trainer
 
 # Loops that do the same work have the same losses, up to the order in which a GPU adds numbers up.
 LOSS_TOLERANCE = 0.01

@@ -14,9 +14,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data.sources import Source
 from data.video import video_comment
-from engine.evaluator import coco_results
-from engine.files import in_one_piece
-from engine.progress import log
+from engine.evaluation import coco_results
+from data.files import in_one_piece
+from engine.display import log
 
 SOFTWARE = "resnet-dcn tools/predict.py"
 # What pictures and videos are written as; others get the first suffix behind their own.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data.synthetic import SHAPES
-from engine.build import build_model
+from engine.building import build_model
 from engine.config import RunConfig
 from engine.runs import BEST, LAST, step_files
 

@@ -14,7 +14,7 @@ from _benchmark_loop import benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
 from dcn import BACKENDS
-from engine.environment import describe, pick_device
+from engine.devices import describe, pick_device
 
 EPILOG = """examples:
   python tools/benchmark.py op

@@ -15,12 +15,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, compare_splits, eval_transform, inspect_dataset
 from data.annotations import Problem
-from engine.build import needs_masks
-from engine.config_file import load_config
-from engine.drawing import draw_truth
-from engine.files import in_one_piece, write_text
-from engine.progress import COLOURS, PLAIN, Progress, wants_colour
-from engine.tables import counted, format_table
+from engine.building import needs_masks
+from engine.config import load_config
+from engine.evaluation import draw_truth
+from data.files import in_one_piece, write_text
+from engine.display import COLOURS, PLAIN, Progress, wants_colour
+from engine.display import counted, format_table
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml

@@ -7,13 +7,13 @@ from pathlib import Path
 import _clone
 
 # isort: split
-from engine.comparison.compare import compare_runs
-from engine.comparison.report import cost_rows, mean_and_spread, render_report, with_interval
-from engine.comparison.result import MASK_FIGURES, Comparison
-from engine.evaluator import COCO_FIGURES
-from engine.files import write_json, write_text
-from engine.progress import Progress, start_logging
-from engine.tables import format_table
+from engine.comparison import compare_runs
+from engine.comparison import cost_rows, mean_and_spread, render_report, with_interval
+from engine.comparison import MASK_FIGURES, Comparison
+from engine.evaluation import COCO_FIGURES
+from data.files import write_json, write_text
+from engine.display import Progress, start_logging
+from engine.display import format_table
 
 EPILOG = """examples:
   python tools/compare.py runs/demo runs/demo_dcn

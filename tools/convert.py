@@ -12,19 +12,19 @@ import _clone
 # isort: split
 import torch
 
-from engine.build import build_model
-from engine.checkpoint import save_checkpoint
+from engine.building import build_model
+from engine.runs import save_checkpoint
 from engine.config import RunConfig
-from engine.config_file import dump_config, flatten, load_config, with_overrides
-from engine.environment import git_revision
-from engine.files import write_json, write_text
-from engine.foreign.arithmetic import INPUTS
-from engine.foreign.conversion import Converted, classes_of, convert_backbone, convert_detector
-from engine.foreign.guesses import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
-from engine.foreign.reading import Foreign, read_foreign
-from engine.foreign.recognition import SOURCES, recognise
-from engine.foreign.source import Source
-from engine.tables import counted, format_table
+from engine.config import dump_config, flatten, load_config, with_overrides
+from engine.devices import git_revision
+from data.files import write_json, write_text
+from engine.converters import INPUTS
+from engine.converters import Converted, classes_of, convert_backbone, convert_detector
+from engine.converters import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
+from engine.converters import Foreign, read_foreign
+from engine.converters import SOURCES, recognise
+from engine.converters import Source
+from engine.display import counted, format_table
 
 MASK_SCALE = 2.0  # of a backbone's deformable layers by default, as in the config
 

@@ -12,8 +12,8 @@ import _clone
 from data import archives
 from data.archives import Archive
 from data.download import fetch
-from engine.progress import Progress, log, start_logging
-from engine.tables import format_table
+from engine.display import Progress, log, start_logging
+from engine.display import format_table
 
 EPILOG = """examples:
   python tools/download_coco.py                        # 20 GB into datasets/coco

@@ -9,13 +9,13 @@ import _clone
 
 # isort: split
 from data import load_annotations, resilient
-from engine.build import build_eval_loader, build_model, check_dcn_backend, needs_masks, read_split
-from engine.checkpoint import load_checkpoint
-from engine.compatibility import check_categories, check_same_model
-from engine.config_file import load_config
+from engine.building import build_eval_loader, build_model, check_dcn_backend, needs_masks, read_split
+from engine.runs import load_checkpoint
+from engine.weights import check_categories, check_same_model
+from engine.config import load_config
 from engine.distributed import World, read_world
-from engine.environment import pick_device
-from engine.evaluator import (
+from engine.devices import pick_device
+from engine.evaluation import (
     COCO_FIGURES,
     FIGURE_MEANINGS,
     MASK_PREFIX,
@@ -26,12 +26,13 @@ from engine.evaluator import (
     gather_results,
     has_masks,
 )
-from engine.files import write_json
-from engine.precision import set_tf32
-from engine.progress import Progress
-from engine.tables import counted, format_table, percent
-from engine.trained import as_tested, choose_weights
-from engine.unused import describe_unused, unused_overrides
+from data.files import write_json
+from engine.devices import set_tf32
+from engine.display import Progress
+from engine.display import counted, format_table, percent
+from engine.weights import choose_weights
+from engine.inference import as_tested
+from engine.config import describe_unused, unused_overrides
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from data import read_image
-from engine.build import read_split
+from engine.building import read_split
 from engine.export import (
     BOX_TOLERANCE,
     MASK_TOLERANCE,
@@ -29,9 +29,10 @@ from engine.export import (
     load_exported,
     run_beside,
 )
-from engine.progress import Progress
-from engine.tables import format_table
-from engine.trained import Trained, choose_weights, load_trained, restore_model
+from engine.display import Progress
+from engine.display import format_table
+from engine.weights import Trained, choose_weights, load_trained
+from engine.inference import restore_model
 
 EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.onnx

@@ -1,12 +1,12 @@
-"""Write docs/config.md and configs/schema.json anew from the options in engine/config.py."""
+"""Write docs/config.md and configs/schema.json anew from the options in engine/config/options.py."""
 
 import argparse
 
 import _clone
 
 # isort: split
-from engine.config_reference import reference_page, schema_text
-from engine.files import write_text
+from engine.config.reference import reference_page, schema_text
+from data.files import write_text
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import _clone
 
 # isort: split
 from data.synthetic import write_shapes
-from engine.progress import Progress
+from engine.display import Progress
 
 EPILOG = """examples:
   python tools/make_shapes.py                                     # the data set of configs/demo.yaml

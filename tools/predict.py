@@ -26,15 +26,15 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from data import CocoAnnotations, ImageError, load_annotations, read_image, stated_size
 from data.sources import Source, find_sources
 from data.video import VideoError, VideoWriter, load_av, open_video
-from engine.coco_json import coco_dataset, match_files
-from engine.compatibility import check_categories
-from engine.drawing import draw_found
-from engine.files import write_json
-from engine.predictor import Predictor, predictor_of
-from engine.progress import Progress, log, start_logging
-from engine.tables import counted, format_table
-from engine.trained import Trained, choose_weights, load_trained
-from engine.unused import describe_unused, unused_overrides
+from engine.evaluation import coco_dataset, match_files
+from engine.weights import check_categories
+from engine.evaluation import draw_found
+from data.files import write_json
+from engine.inference import Predictor, predictor_of
+from engine.display import Progress, log, start_logging
+from engine.display import counted, format_table
+from engine.weights import Trained, choose_weights, load_trained
+from engine.config import describe_unused, unused_overrides
 
 EPILOG = """examples:
   python tools/predict.py runs/r50_dcn street.jpg                            # into runs/r50_dcn/predictions

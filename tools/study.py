@@ -17,15 +17,15 @@ import torch
 
 from _study_disk import BYTES_PER_PIXEL, check_space, checkpoint_bytes, needed_bytes, tidy
 from data.synthetic import write_shapes
-from engine.comparison.compare import compare_runs
-from engine.comparison.report import mean_and_spread, render_report, with_interval
-from engine.comparison.study import Study, render_study
-from engine.config_file import load_config
-from engine.files import write_json, write_text
-from engine.progress import Progress, start_logging
+from engine.comparison import compare_runs
+from engine.comparison import mean_and_spread, render_report, with_interval
+from engine.comparison import Study, render_study
+from engine.config import load_config
+from data.files import write_json, write_text
+from engine.display import Progress, start_logging
 from engine.runs import LAST
-from engine.tables import format_table
-from engine.trained import load_trained
+from engine.display import format_table
+from engine.weights import load_trained
 
 EPILOG = """examples:
   python tools/study.py                          # sized for CPUs: 21 runs of 5 minutes on one core each

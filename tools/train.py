@@ -11,24 +11,25 @@ import _clone
 import torch
 
 from data import CocoAnnotations, WorkerError
-from engine.board import Board, NoBoard
-from engine.build import build_trainer, check_dcn_backend, images_in_step, needs_masks, read_split
-from engine.checkpoint import Checkpoints, load_newest
-from engine.compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
+from engine.training import Board, NoBoard
+from engine.building import build_trainer, check_dcn_backend, images_in_step, needs_masks, read_split
+from engine.runs import Checkpoints, load_newest
+from engine.weights import check_categories, check_same_model, check_same_optimizer, check_same_step
 from engine.config import RunConfig
-from engine.config_file import dump_config, flatten, load_config
+from engine.config import dump_config, flatten, load_config
 from engine.distributed import World, read_world
-from engine.environment import git_revision, pick_device
-from engine.evaluator import number_figures
-from engine.optimizer import check_optimizer, check_schedule
-from engine.precision import set_tf32
-from engine.preemption import PreemptedError, StopRequest
-from engine.progress import Progress, log, start_logging
-from engine.report import show_end, show_start
+from engine.devices import git_revision, pick_device
+from engine.evaluation import number_figures
+from engine.training import check_optimizer, check_schedule
+from engine.devices import set_tf32
+from engine.distributed import PreemptedError, StopRequest
+from engine.display import Progress, log, start_logging
+from engine.building import show_end, show_start
 from engine.runs import CONFIG_FILE, LOG_FILE, choose_run, own_run
-from engine.trainer import Trainer
-from engine.transfer import Transfer, build_started, check_start, read_source
-from engine.unused import describe_unused, unused_options
+from engine.training import Trainer
+from engine.weights import Transfer, check_start, read_source
+from engine.building import build_started
+from engine.config import describe_unused, unused_options
 from models.weights import LoadReport
 
 EPILOG = """examples:

@@ -15,15 +15,16 @@ from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
-from engine.build import check_dcn_backend, needs_masks, read_split
-from engine.drawing import draw_detections, draw_found
-from engine.environment import pick_device
-from engine.insight.pictures import box_centres, dcn_pictures
-from engine.insight.watch import deformable_layers
-from engine.precision import set_tf32, to_device
-from engine.progress import Progress
-from engine.tables import format_table
-from engine.trained import Trained, choose_weights, load_trained, restore_model
+from engine.building import check_dcn_backend, needs_masks, read_split
+from engine.evaluation import draw_detections, draw_found
+from engine.devices import pick_device
+from engine.insight import box_centres, dcn_pictures
+from engine.insight import deformable_layers
+from engine.devices import set_tf32, to_device
+from engine.display import Progress
+from engine.display import format_table
+from engine.weights import Trained, choose_weights, load_trained
+from engine.inference import restore_model
 
 EPILOG = """examples:
   python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split

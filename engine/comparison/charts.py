@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..evaluator import MASK_PREFIX
+from ..evaluation import MASK_PREFIX
 from .plots import Curve, plot_curves, plot_differences
 from .resampling import RECALLS
 from .result import MASK_FIGURES, Comparison, Group

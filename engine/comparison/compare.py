@@ -9,18 +9,17 @@ import torch
 
 from data import CocoAnnotations, CocoDetection, eval_transform
 
-from ..build import needs_masks
-from ..environment import describe, git_revision, pick_device
-from ..precision import to_device
-from ..progress import Progress
+from ..building import needs_masks
+from ..devices import describe, git_revision, pick_device, to_device
+from ..display import Progress
 from .contrasts import SCORE_THRESHOLD, find_contrasts
 from .costs import inference_memory, time_inference
 from .detections import Detected, detect_with, load_model, read_val_split, with_masks
 from .differences import Difference, difference, verdict
 from .flops import count_flops
+from .loaded_runs import Run, group_runs, option_differences, read_run
 from .resampling import bootstrap
 from .result import MASK_FIGURES, Comparison, Costs, Group
-from .runs import Run, group_runs, option_differences, read_run
 
 # IoUs of the precision-recall curves
 CURVE_IOUS = (0.5, 0.75)

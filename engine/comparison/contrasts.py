@@ -10,9 +10,7 @@ from torchvision.ops import box_convert
 
 from data import CocoAnnotations, CocoDetection, decode_masks, eval_transform
 
-from ..drawing import MISSED, draw_objects, draw_verdicts
-from ..evaluator import has_masks
-from ..matching import RIGHT, judge_detections
+from ..evaluation import MISSED, RIGHT, draw_objects, draw_verdicts, has_masks, judge_detections
 
 SCORE_THRESHOLD = 0.5
 

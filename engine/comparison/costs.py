@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..measure import extra_memory, time_in_turns
-from ..precision import autocast, to_device
+from ..devices import autocast, to_device
+from ..inference import restore_model
 from ..runs import LAST
-from ..trained import load_trained, restore_model
+from ..weights import load_trained
+from .measure import extra_memory, time_in_turns
 
 ROUNDS = 10
 

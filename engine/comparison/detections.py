@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from data import CocoAnnotations, DatasetError, resilient
+from data.files import write_json
 
-from ..build import build_eval_loader, check_dcn_backend, needs_masks, read_split
-from ..evaluator import MASK_PREFIX, check_results, detect, has_masks
-from ..files import write_json
-from ..precision import set_tf32
-from ..progress import log
+from ..building import build_eval_loader, check_dcn_backend, needs_masks, read_split
+from ..devices import set_tf32
+from ..display import log
+from ..evaluation import MASK_PREFIX, check_results, detect, has_masks
+from ..inference import restore_model
 from ..runs import LAST
-from ..trained import load_trained, restore_model
+from ..weights import load_trained
+from .loaded_runs import Run
 from .resampling import JudgedImages, judge_images
 from .result import MASK_FIGURES
-from .runs import Run
 
 Track = Callable[..., Iterable]
 Value = TypeVar("Value")

@@ -12,10 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from ..drawing import MISSED, VERDICT_COLOURS, explain_verdict
-from ..evaluator import COCO_FIGURES, FIGURE_MEANINGS, MASK_PREFIX
-from ..matching import RIGHT, VERDICTS
-from ..tables import percent
+from ..display import percent
+from ..evaluation import (
+    COCO_FIGURES,
+    FIGURE_MEANINGS,
+    MASK_PREFIX,
+    MISSED,
+    RIGHT,
+    VERDICT_COLOURS,
+    VERDICTS,
+    explain_verdict,
+)
 from .charts import choose_classes, draw_plots
 from .contrasts import SCORE_THRESHOLD, Contrast
 from .differences import CONFIDENCE, Difference

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.cocoeval import COCOeval
 from scipy.sparse import csr_array
 
-from ..evaluator import COCO_FIGURES, class_keys, match_results
+from ..evaluation import COCO_FIGURES, class_keys, match_results
 
 Track = Callable[[Iterable], Iterable]
 Floats = NDArray[np.float64]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluator import COCO_FIGURES, MASK_PREFIX
+from ..evaluation import COCO_FIGURES, MASK_PREFIX
 from .contrasts import Contrast
 from .differences import Difference
-from .runs import Run
+from .loaded_runs import Run
 
 # Those that masks are compared by: AP, over all IoUs, at two of them, and by size
 MASK_FIGURES = tuple(f"{MASK_PREFIX}{name}" for name in COCO_FIGURES[:6])

@@ -1,1 +1,16 @@
-"""What the deformable layers of a detector do and learned: as numbers, and as pictures."""
+"""What the deformable layers of a detector learned, in numbers and pictures."""
+
+from .diagnosis import largest_offset
+from .health import Health
+from .pictures import box_centres, dcn_pictures
+from .watch import Sampling, deformable_layers, watched
+
+__all__ = [
+    "Health",
+    "Sampling",
+    "box_centres",
+    "dcn_pictures",
+    "deformable_layers",
+    "largest_offset",
+    "watched",
+]

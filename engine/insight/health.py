@@ -11,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from dcn import DeformConv2d
 
-from ..tables import counted
+from ..display import counted
 from .watch import Sampling, deformable_layers, watched
 
 # A mean |offset| below this, in pixels, changes what a layer reads by less than a hundredth of the difference between

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..precision import to_device
+from ..devices import to_device
 from .maps import draw_masks, draw_offsets, draw_receptive_fields
 from .places import Frame, sampled_layers
 from .receptive import judging, receptive_fields, regular_grid

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..precision import to_device
+from ..devices import to_device
 from .places import Frame
 from .watch import deformable_layers
 

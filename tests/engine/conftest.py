@@ -8,14 +8,14 @@ import traceback
 import pytest
 import torch
 
-from engine.board import Board, NoBoard
-from engine.build import build_model, build_trainer, read_split
-from engine.checkpoint import save_checkpoint
-from engine.config_file import load_config
-from engine.distributed import ALONE, read_world
-from engine.preemption import StopRequest
-from engine.progress import Progress
-from engine.trainer import Trainer
+from engine.building.build import build_model, build_trainer, read_split
+from engine.config.loading import load_config
+from engine.display.progress import Progress
+from engine.distributed.preemption import StopRequest
+from engine.distributed.processes import ALONE, read_world
+from engine.runs.checkpoint import save_checkpoint
+from engine.training.board import Board, NoBoard
+from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PICTURES = ("val/detections", "val/receptive_field")

@@ -19,7 +19,7 @@ step, gate, tool = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 sys.argv = sys.argv[3:]
 sys.path[:0] = [str(tool.parent), str(tool.parents[1])]
 
-from engine.trainer import Trainer  # noqa: E402 - not found before
+from engine.training.trainer import Trainer  # noqa: E402 - not found before
 
 parent = os.getppid()
 train_step = Trainer._train_step

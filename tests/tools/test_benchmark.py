@@ -16,11 +16,11 @@ import torch
 import dcn
 from data import CocoDetection
 from dcn.functional import Backend
-from engine.board import Board
-from engine.checkpoint import Checkpoints
-from engine.evaluator import coco_figures
+from engine.evaluation.evaluator import coco_figures
 from engine.insight.health import Health
-from engine.update import Updater
+from engine.runs.checkpoint import Checkpoints
+from engine.training.board import Board
+from engine.training.update import Updater
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 OP = (

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data import CocoDetection, eval_transform, load_annotations, train_loader
-from engine.config_file import ConfigError
-from engine.update import NonFiniteError
+from engine.config.loading import ConfigError
+from engine.training.update import NonFiniteError
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 

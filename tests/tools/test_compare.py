@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.evaluator import COCO_FIGURES
-from engine.runs import LAST
+from engine.evaluation.evaluator import COCO_FIGURES
+from engine.runs.checkpoint import load_checkpoint, save_checkpoint
+from engine.runs.folder import LAST
 
 
 def figures_of(folder) -> dict:

@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
-from engine.build import build_model
-from engine.checkpoint import load_checkpoint
-from engine.config_file import load_config
-from engine.trained import load_trained, restore_model
+from engine.building.build import build_model
+from engine.config.loading import load_config
+from engine.inference.restored import restore_model
+from engine.runs.checkpoint import load_checkpoint
+from engine.weights.trained import load_trained
 from models import load_backbone_weights, resnet
 
 DCN = "model.backbone.dcn_v2_stages=[2]"

@@ -8,7 +8,7 @@ import pytest
 from torchvision.ops import box_convert
 
 from data import CocoDetection, eval_transform, load_annotations
-from engine.evaluator import COCO_FIGURES, coco_figures, encode_masks, for_json
+from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks, for_json
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 

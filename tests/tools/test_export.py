@@ -14,10 +14,10 @@ from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 import engine.export
-from engine.checkpoint import load_checkpoint
 from engine.export import Difference, Row, load_exported
-from engine.predictor import Predictor
-from engine.runs import LAST
+from engine.inference.predictor import Predictor
+from engine.runs.checkpoint import load_checkpoint
+from engine.runs.folder import LAST
 
 SAME = Difference(7, 0, 1e-5, 1e-6)
 PAGE = Path(__file__).resolve().parents[2] / "docs/export.md"

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.trained import load_trained, restore_model
+from engine.inference.restored import restore_model
+from engine.weights.trained import load_trained
 from models import DETECTORS, RESNETS, faster_rcnn, load_backbone_weights, resnet, resnet_fpn
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine.checkpoint import load_checkpoint
+from engine.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 24
@@ -45,7 +45,9 @@ def start(tiny_config, tmp_path, monkeypatch):
     threads that other tests leave in this process, as ONNX Runtime's, are missing in a child, which may wait for them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "tensorboard", "engine.build", "engine.report"])
+    context.set_forkserver_preload(
+        ["torch", "torchvision", "tensorboard", "engine.building.build", "engine.building.report"]
+    )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     options = ["--config", tiny_config, "--resume", "auto", *OPTIONS]
     started = []

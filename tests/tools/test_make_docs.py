@@ -2,7 +2,7 @@
 
 import shutil
 
-from engine.config_file import CONFIG_DIR
+from engine.config.loading import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
 
@@ -11,7 +11,7 @@ def test_it_writes_both_files(run_process, tmp_path):
     """In a copy, where both are missing and an option has another default."""
     for folder in ("tools", "engine", "models", "dcn", "data"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    config = tmp_path / "engine/config.py"
+    config = tmp_path / "engine/config/options.py"
     config.write_text(config.read_text().replace("epochs: PositiveInt = 12", "epochs: PositiveInt = 13"))
     code, out, err = run_process(tmp_path / "tools/make_docs.py", cwd="/")
     assert (code, err) == (0, "")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from data import decode_masks
-from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.evaluator import COCO_FIGURES, coco_figures, encode_masks
+from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks
+from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

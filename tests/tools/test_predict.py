@@ -16,12 +16,12 @@ from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
 from data import read_image
-from engine.build import build_model
-from engine.checkpoint import save_checkpoint
-from engine.config_file import load_config
-from engine.drawing import draw_found
-from engine.evaluator import COCO_FIGURES
-from engine.predictor import Predictor, image_tensor
+from engine.building.build import build_model
+from engine.config.loading import load_config
+from engine.evaluation.drawing import draw_found
+from engine.evaluation.evaluator import COCO_FIGURES
+from engine.inference.predictor import Predictor, image_tensor
+from engine.runs.checkpoint import save_checkpoint
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/predict.py"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.trained import load_trained
+from engine.weights.trained import load_trained
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 FAST = [

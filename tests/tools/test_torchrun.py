@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoint import load_checkpoint
+from engine.runs.checkpoint import load_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TRAIN, EVAL = TOOLS / "train.py", TOOLS / "eval.py"

@@ -12,8 +12,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine.checkpoint import load_checkpoint
-from engine.config_file import load_config
+from engine.config.loading import load_config
+from engine.runs.checkpoint import load_checkpoint
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/train.py"
 DCN = "model.backbone.dcn_v2_stages=[2]"
@@ -376,8 +376,8 @@ def test_what_went_wrong_is_told_where_the_log_cannot_be_written_either(run_tool
     def stop(trainer):
         raise FloatingPointError("step 1 is not finite")
 
-    monkeypatch.setattr("engine.trainer.Trainer.fit", stop)
-    monkeypatch.setattr("engine.progress.log.error", fail)
+    monkeypatch.setattr("engine.training.trainer.Trainer.fit", stop)
+    monkeypatch.setattr("engine.display.progress.log.error", fail)
     code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "run")
     assert (code, err) == (1, "error: step 1 is not finite\n")
 
@@ -434,7 +434,7 @@ def test_a_bug_comes_through(run_tool, tiny_config, tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("engine.config_file.load_config", broken)
+    monkeypatch.setattr("engine.config.load_config", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run_tool("train", "--config", tiny_config, cwd=tmp_path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoint import load_checkpoint
+from engine.runs.checkpoint import load_checkpoint
 
 TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
 DCN = "model.backbone.dcn_v2_stages=[2]"

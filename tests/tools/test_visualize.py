@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from data import CocoDetection, eval_transform
-from engine.build import read_split
-from engine.trained import load_trained, restore_model
+from engine.building.build import read_split
+from engine.inference.restored import restore_model
+from engine.weights.trained import load_trained
 
 KINDS = {"detections", "receptive_field", "sampling_points", "masks", "offsets"}
 

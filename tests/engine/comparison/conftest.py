@@ -9,13 +9,13 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from engine.build import build_model, read_split
-from engine.checkpoint import save_checkpoint
+from engine.building.build import build_model, read_split
 from engine.comparison.compare import compare_runs
 from engine.comparison.result import Comparison
-from engine.config_file import load_config
-from engine.evaluator import coco_figures
-from engine.runs import LAST
+from engine.config.loading import load_config
+from engine.evaluation.evaluator import coco_figures
+from engine.runs.checkpoint import save_checkpoint
+from engine.runs.folder import LAST
 
 
 def make_up(split, quality, seed=0, wrong=None):

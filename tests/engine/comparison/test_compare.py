@@ -13,17 +13,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import CocoDetection, eval_transform
-from engine.build import read_split
+from engine.building.build import read_split
 from engine.comparison.compare import compare_runs
 from engine.comparison.contrasts import find_contrasts
 from engine.comparison.detections import load_model
 from engine.comparison.differences import difference, verdict
 from engine.comparison.flops import count_flops
+from engine.comparison.loaded_runs import read_run
 from engine.comparison.resampling import bootstrap, judge_images
-from engine.comparison.runs import read_run
-from engine.config_file import load_config
-from engine.evaluator import COCO_FIGURES, coco_figures
-from engine.progress import Progress
+from engine.config.loading import load_config
+from engine.display.progress import Progress
+from engine.evaluation.evaluator import COCO_FIGURES, coco_figures
 
 
 def test_figures_of_each_run(comparison, val_split, made_up):

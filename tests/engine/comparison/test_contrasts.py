@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from data import CocoDetection, eval_transform
 from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
-from engine.drawing import draw_objects, draw_verdicts
+from engine.evaluation.drawing import draw_objects, draw_verdicts
 
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(-5, 5)), st.integers(0, 12))

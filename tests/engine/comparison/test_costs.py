@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.comparison.costs import inference_memory, time_inference
-from engine.runs import LAST
+from engine.runs.checkpoint import load_checkpoint, save_checkpoint
+from engine.runs.folder import LAST
 
 CPU = torch.device("cpu")
 

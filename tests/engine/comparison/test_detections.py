@@ -7,12 +7,12 @@ import os
 import pytest
 import torch
 
-from engine.build import build_eval_loader
-from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.building.build import build_eval_loader
 from engine.comparison.detections import detect_with, load_model, read_val_split
-from engine.comparison.runs import read_run
-from engine.evaluator import coco_figures, detect
-from engine.progress import log
+from engine.comparison.loaded_runs import read_run
+from engine.display.progress import log
+from engine.evaluation.evaluator import coco_figures, detect
+from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from engine.comparison.report import (
     with_interval,
 )
 from engine.comparison.result import Costs
-from engine.tables import percent
+from engine.display.tables import percent
 
 VOID = {"meta", "link", "br", "img", "path", "use"}
 

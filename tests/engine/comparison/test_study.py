@@ -11,7 +11,7 @@ import pytest
 from engine.comparison.differences import Difference
 from engine.comparison.report import interval, signed
 from engine.comparison.study import Study, render_study
-from engine.tables import percent
+from engine.display.tables import percent
 
 
 @pytest.fixture(scope="module")

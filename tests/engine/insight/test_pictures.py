@@ -13,8 +13,8 @@ from scipy import ndimage
 from torch import nn
 
 from dcn import DeformConv2d
-from engine.build import build_model
-from engine.config_file import load_config
+from engine.building.build import build_model
+from engine.config.loading import load_config
 from engine.insight import maps, sampling_points
 from engine.insight.canvas import WIDEST, colour_bar, panels, render, show_image
 from engine.insight.maps import draw_masks, draw_offsets, draw_receptive_fields

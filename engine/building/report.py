@@ -1,0 +1,173 @@
+"""What a run says of itself at its start and its end."""
+
+from pathlib import Path
+
+from data import CocoAnnotations
+from models import ReplacedConvs, replaced_convs
+from models.weights import LoadReport
+
+from ..config import BackboneConfig, RunConfig
+from ..devices import describe
+from ..display import counted, format_table, log, percent
+from ..evaluation import MASK_PREFIX, describe_figures
+from ..runs import BEST, CONFIG_FILE, LAST
+from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
+from ..weights import Transfer
+from .build import images_in_step
+
+_NAMED = 3
+PLAIN_MASK_SCALE = 2.0  # the sigmoid of a mask starts at a half
+
+
+def show_start(
+    config: RunConfig,
+    weights: LoadReport | Transfer | None,
+    trainer: Trainer,
+    train: CocoAnnotations,
+    val: CocoAnnotations,
+) -> None:
+    """Log the device, what was replaced, what learns how fast, and what there is to learn from."""
+    processes = trainer.world.size
+    log.info("device: %s%s", describe(trainer.updater.device), f", {processes} processes" if processes > 1 else "")
+    show_model(config, weights, replaced_convs(trainer.updater.model))
+    header = ("parameter group", "tensors", "parameters", "learning rate", "weight decay")
+    rows = [
+        (group.name, group.tensors, group.parameters, f"{group.lr:.3g}", f"{group.weight_decay:.3g}")
+        for group in summarize_groups(trainer.updater.optimizer)
+    ]
+    log.info("%s:\n%s", config.train.optimizer, format_table(header, rows))
+    log.info("%s", describe_batch(config, processes))
+    rows = []
+    for name, split, used in (("train", train, len(trainer.loader.dataset)), ("val", val, len(val.images))):
+        crowd = sum(bool(annotation["iscrowd"]) for annotation in split.raw["annotations"])
+        rows.append((name, len(split.images), used, sum(map(len, split.boxes.values())), crowd, len(split.class_names)))
+    log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
+    if train.fixed_boxes:
+        log.warning("invalid training boxes: %d (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes)
+    for split in (train, val):
+        if split.dropped_masks:
+            log.warning(
+                "%s: left out %s without a mask that can be read (data.invalid_boxes: %s)",
+                split.path,
+                counted(split.dropped_masks, "annotation"),
+                config.data.invalid_boxes,
+            )
+    log.info("%s, an epoch is %d", counted(trainer.total_steps, "step"), trainer.epoch_steps)
+
+
+def describe_batch(config: RunConfig, processes: int) -> str:
+    """Say how many images a step has and what the learning rate is for them."""
+    settings = config.train
+    images = images_in_step(settings, processes)
+    reference = settings.reference_batch
+    return (
+        f"effective batch {settings.batch_size} x {settings.accumulate} x {processes} = {images}, "
+        f"lr {scaled_lr(settings.lr, images, reference):g} "
+        f"(batch_size x accumulate x processes; train.lr {settings.lr:g} is meant for {reference or 'any batch'})"
+    )
+
+
+def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: list[ReplacedConvs]) -> None:
+    """Log which convolutions are deformable, and what the detector starts from."""
+    backbone = config.model.backbone
+    if convs:
+        header = ("layer", "level", "stride", "convs replaced", "parameters added")
+        rows = [row._replace(stride="") if row.stride is None else row for row in convs]
+        total = ("total", "", "", sum(row.count for row in convs), sum(row.parameters_added for row in convs))
+        log.info(
+            "%s in %s:\n%s",
+            "DCNv2" if backbone.modulation else "DCNv1",
+            backbone.name,
+            format_table(header, [*rows, total]),
+        )
+    else:
+        log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
+    if isinstance(weights, Transfer):
+        show_transfer(weights, backbone)
+    elif weights is not None:
+        log.info(
+            "%s: %s loaded, %d new, %d dropped",
+            backbone.weights,
+            counted(weights.loaded, "tensor"),
+            len(weights.new),
+            len(weights.dropped),
+        )
+    elif backbone.norm == "frozen_bn" and not (backbone.weights or config.model.weights):
+        log.warning(
+            "backbone.norm is frozen_bn without pretrained weights, so nothing is normalised; from scratch use gn or bn"
+        )
+    frozen = range(1, backbone.frozen_stages + 1)
+    if still := [stage for stage in backbone.dcn_v2_stages if stage in frozen]:
+        log.warning(
+            "stages %s are deformable and frozen (model.backbone.frozen_stages %d): their offsets stay as they are",
+            still,
+            backbone.frozen_stages,
+        )
+    if backbone.frozen_stages >= 0 and not (backbone.weights or config.model.weights):
+        log.warning(
+            "model.backbone.frozen_stages %d keeps random weights, as model.backbone.weights is null",
+            backbone.frozen_stages,
+        )
+
+
+def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
+    """Log what a detector took from another, and what starts otherwise than there."""
+    rows = [
+        ("tensors taken as they are", transfer.whole, ""),
+        ("tensors taken by class", transfer.by_class, ""),
+        ("classes taken over", len(transfer.kept), _named(transfer.kept)),
+        ("classes that start anew", len(transfer.new), _named(transfer.new)),
+        ("classes of the file left out", len(transfer.dropped), _named(transfer.dropped)),
+        ("layers whose offsets start at 0", transfer.new_offsets, ""),
+    ]
+    log.info("start from %s (%s):\n%s", transfer.path, transfer.told, format_table(("what", "number", "names"), rows))
+    if backbone.weights:
+        log.info("model.backbone.weights %s is not read: the whole detector has weights", backbone.weights)
+    for key, there, here in transfer.options:
+        log.info("other than in the file: %s: %r -> %r", key, there, here)
+    for new, dropped in transfer.alike:
+        log.warning("class %r starts anew, since the file's %r is not spelt the same", new, dropped)
+    if transfer.new_offsets and backbone.modulation and backbone.mask_scale != PLAIN_MASK_SCALE:
+        log.warning(
+            "layers that become deformable give %g times what they gave, by model.backbone.mask_scale %g; %g keeps it",
+            backbone.mask_scale / PLAIN_MASK_SCALE,
+            backbone.mask_scale,
+            PLAIN_MASK_SCALE,
+        )
+
+
+def show_end(trainer: Trainer, folder: Path) -> None:
+    """Log the result, what was left out, and where everything lies."""
+    kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.figures else "AP"
+    log.info(
+        "done: %s after %s (best %s %s)",
+        describe_figures(trainer.figures),
+        counted(trainer.step, "step"),
+        kind,
+        percent(trainer.best_ap),
+    )
+    if trainer.unreadable:
+        named = _named([*trainer.unreadable], "; ")
+        log.warning(
+            "left out %s that could not be read, %s in all: %s",
+            counted(len(trainer.unreadable), "image"),
+            counted(trainer.unreadable.total(), "time"),
+            named,
+        )
+    if trainer.restarts:
+        log.warning("workers of the data loader died and were started anew %s", counted(trainer.restarts, "time"))
+    best = folder / BEST
+    rows = [
+        ("last weights and state", folder / LAST),
+        (f"weights of the best {kind}", best if best.exists() else "where the run came from"),
+        ("resolved config", folder / CONFIG_FILE),
+        ("every figure by step", folder / METRICS_FILE),
+        ("curves and pictures", f"tensorboard --logdir {folder.parent}"),
+        ("AP of each class", f"python tools/eval.py --config {folder / CONFIG_FILE} --checkpoint {folder / LAST}"),
+    ]
+    log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))
+
+
+def _named(names: list[str], separator: str = ", ") -> str:
+    """The first of many names."""
+    return separator.join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

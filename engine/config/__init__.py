@@ -1,0 +1,21 @@
+"""The options of a run: what they are, how YAML files are read, and which of them change nothing."""
+
+from .loading import check_config, dump_config, flatten, load_config, with_overrides
+from .options import BackboneConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
+from .unused import describe_unused, unused_options, unused_overrides
+
+__all__ = [
+    "BackboneConfig",
+    "DataConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainConfig",
+    "check_config",
+    "describe_unused",
+    "dump_config",
+    "flatten",
+    "load_config",
+    "unused_options",
+    "unused_overrides",
+    "with_overrides",
+]

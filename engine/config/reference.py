@@ -1,0 +1,173 @@
+"""What editors and readers need of the config: a JSON schema of its YAML files, and a page with every key."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from dcn import BACKENDS
+from models import DETECTORS, NORMS
+from models.fpn import EXTRA_LEVELS
+
+from ..training import OPTIMIZERS, SCHEDULES
+from .options import RunConfig
+
+# Keys that are plain strings in the config, as what they name is a table elsewhere.
+_CHOICES = {
+    "model.detector": [*DETECTORS],
+    "model.dcn_backend": ["auto", *BACKENDS],
+    "model.backbone.norm": [*NORMS],
+    "model.fpn.extra_levels": [*EXTRA_LEVELS],
+    "train.optimizer": [*OPTIMIZERS],
+    "train.schedule": [*SCHEDULES],
+}
+_BASE = "Another YAML file, beside this one or in configs/: this one is laid over it, section by section."
+_BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
+_HEAD = """# Every key of a config
+
+Written by `make docs` from [`engine/config/options.py`](../engine/config/options.py); do not edit this page.
+
+A config is a YAML file, as those in [`configs/`](../configs). A key of a section is written below it, or on the command
+line with dots: `python tools/train.py --config r50_dcn.yaml train.batch_size=4 model.backbone.dcn_v2_stages=[3,4]`.
+Unknown keys, wrong types and numbers out of range are refused, all at once, with what was probably meant.
+
+- `base: other.yaml` at the top lays the file over another: sections merge, everything else, lists too, replaces.
+- Numbers follow YAML 1.2: `1e-4` is a number, `off` and `no` are strings, `null` is nothing.
+- Where the default is `required`, the file or one of its bases must give a value.
+
+## Completion in editors
+
+[`configs/schema.json`](../configs/schema.json) is a JSON schema of the same. The files in `configs/` name it in a
+comment,
+
+```yaml
+# yaml-language-server: $schema=schema.json
+```
+
+which is relative to the file. VS Code with the extension *YAML* of Red Hat reads that comment, and so does every editor
+that runs `yaml-language-server` (Neovim, Helix, Emacs, Zed): keys are completed, their sentences shown, typos
+underlined. Nothing else is to be set up. For files elsewhere, write the path of `schema.json` into the comment, or set
+it for a folder, in VS Code's `settings.json`: `"yaml.schemas": {"configs/schema.json": "experiments/*.yaml"}`.
+
+The editor knows less than the tools: what two keys must be together is checked when a tool starts.
+"""
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema (draft 7, without references) of one YAML file of a config.
+
+    What must be given is asked for in files without a `base` only.
+    """
+    schema = RunConfig.model_json_schema()
+    inlined = _inline(schema, schema["$defs"])
+    demands = _without_requirements(inlined)
+    for key, names in _CHOICES.items():
+        _find(inlined, key)["enum"] = names
+    inlined["properties"] = {"base": {"type": "string", "description": _BASE}} | inlined["properties"]
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A config of resnet-dcn",
+        **inlined,
+        "if": {"not": {"required": ["base"]}},
+        "then": demands,
+    }
+
+
+def schema_text() -> str:
+    """The schema as the text of its file."""
+    return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def reference_page() -> str:
+    """Markdown with a table for each section: key, type, default and meaning."""
+    schema = RunConfig.model_json_schema()
+    tree = _inline(schema, schema["$defs"])
+    lines = [_HEAD]
+    for name, section in _sections(tree, ""):
+        lines += [f"## {name or 'Top level'}", "", f"{_one_line(section['description'])}", ""]
+        lines += ["| key | type and range | default | meaning |", "|---|---|---|---|"]
+        required = section.get("required", [])
+        for key, field in section["properties"].items():
+            dotted = f"{name}.{key}" if name else key
+            if _section_of(field):
+                kind, default = f"section, see [below](#{_anchor(dotted)})", _default(field, "its keys'")
+            else:
+                kind = _type(field, _CHOICES.get(dotted))
+                default = "required" if key in required else _default(field, "")
+            lines.append(f"| `{dotted}` | {kind} | {default} | {_one_line(field['description'])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    """A schema with its references replaced, without pydantic's titles and the defaults of whole sections."""
+    if isinstance(node, list):
+        return [_inline(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        node = target | {key: value for key, value in node.items() if key != "$ref"}
+    dropped = {"$defs", "title"} | ({"default"} if isinstance(node.get("default"), dict) else set())
+    inlined = {key: _inline(value, definitions) for key, value in node.items() if key not in dropped}
+    if "properties" in node:
+        inlined["properties"] = {key: _inline(value, definitions) for key, value in node["properties"].items()}
+    return inlined
+
+
+def _without_requirements(section: dict[str, Any]) -> dict[str, Any]:
+    """Take `required` out of a section and those below it; returns a schema that asks for the same."""
+    below = {
+        key: _without_requirements(field) for key, field in section.get("properties", {}).items() if _section_of(field)
+    }
+    demands: dict[str, Any] = {key: section.pop(key) for key in ("required",) if key in section}
+    if below := {key: demand for key, demand in below.items() if demand}:
+        demands["properties"] = below
+    return demands
+
+
+def _section_of(field: dict[str, Any]) -> dict[str, Any] | None:
+    """The section that a field is, or may be beside null."""
+    return next((kind for kind in [field, *field.get("anyOf", [])] if "properties" in kind), None)
+
+
+def _sections(section: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each section with its dotted name, parents first."""
+    yield name, section
+    for key, field in section["properties"].items():
+        below = _section_of(field)
+        if below:
+            yield from _sections(below, f"{name}.{key}" if name else key)
+
+
+def _find(schema: dict[str, Any], dotted: str) -> dict[str, Any]:
+    for key in dotted.split("."):
+        schema = schema["properties"][key]
+    return schema
+
+
+def _type(field: dict[str, Any], choices: list[str] | None = None) -> str:
+    """A field's type and range in words."""
+    if "anyOf" in field:
+        return " or ".join(_type(kind) for kind in field["anyOf"])
+    if names := choices or field.get("enum"):
+        return ", ".join(f"`{name}`" for name in names)
+    if field.get("type") == "array" and "items" in field:
+        least, most = field.get("minItems", 0), field.get("maxItems")
+        count = "" if not (least or most) else f"{least} " if least == most else f"{least} or more "
+        kind, _, bounds = _type(field["items"]).partition(" ")
+        return f"list of {count}{kind}s {bounds}".strip()
+    bounds = [form.format(f"{field[key]:,}") for key, form in _BOUNDS.items() if key in field]
+    return " ".join([field.get("type", "anything"), ", ".join(bounds)]).strip()
+
+
+def _default(field: dict[str, Any], otherwise: str) -> str:
+    return f"`{json.dumps(field['default'])}`" if "default" in field else otherwise
+
+
+def _anchor(dotted: str) -> str:
+    """What GitHub makes of a heading."""
+    return dotted.replace(".", "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

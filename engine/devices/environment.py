@@ -1,0 +1,77 @@
+"""The machine a run is on: device, versions, memory."""
+
+import platform
+import resource
+import subprocess
+from pathlib import Path
+
+import torch
+import torchvision
+
+from ..display import counted
+from ..distributed import ALONE, World
+
+
+def pick_device(name: str, world: World = ALONE) -> torch.device:
+    """Turn "auto" or a device's name into a device that is there; each process on a machine gets a GPU of its own.
+
+    Raises:
+        ValueError: if there is no such device here, or not one for each process.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if world.size > 1 and name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda for {world.size} processes, got {name!r}")
+    if name == "cuda" and world.size > 1:
+        if torch.cuda.device_count() < world.local_size:
+            raise ValueError(
+                f"{world.local_size} processes on this machine need as many GPUs, but there are "
+                f"{torch.cuda.device_count()}: lower torchrun's --nproc-per-node, or choose device=cpu"
+            )
+        name = f"cuda:{world.local_rank}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and world.size > 1:
+        torch.cuda.set_device(device)
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """One line on the device and the versions, for the log."""
+    if device.type == "cuda":
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        hardware = f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB"
+    else:
+        hardware = f"{counted(torch.get_num_threads(), 'thread')} on {processor_name()}"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
+    return f"{device} ({hardware}), {versions}"
+
+
+def processor_name() -> str:
+    """Model of the CPU, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def git_revision() -> str:
+    """Commit of the clone, "-dirty" where files differ from it, "unknown" outside a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory used so far: on the GPU by tensors, else by this process, loader workers not counted."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib * (1 if platform.system() == "Darwin" else 1024) / 2**30

@@ -1,0 +1,62 @@
+"""Detections of a data set, COCO's figures of them, and what became of each."""
+
+from .coco_json import coco_dataset, match_files
+from .drawing import (
+    MISSED,
+    VERDICT_COLOURS,
+    draw_detections,
+    draw_found,
+    draw_objects,
+    draw_truth,
+    draw_verdicts,
+    explain_verdict,
+)
+from .evaluator import (
+    COCO_FIGURES,
+    FIGURE_MEANINGS,
+    MASK_PREFIX,
+    check_results,
+    class_keys,
+    coco_figures,
+    coco_results,
+    describe_figures,
+    detect,
+    evaluate,
+    for_json,
+    gather_results,
+    has_masks,
+    match_results,
+    number_figures,
+)
+from .matching import RIGHT, VERDICTS, judge_detections
+
+__all__ = [
+    "COCO_FIGURES",
+    "FIGURE_MEANINGS",
+    "MASK_PREFIX",
+    "MISSED",
+    "RIGHT",
+    "VERDICTS",
+    "VERDICT_COLOURS",
+    "check_results",
+    "class_keys",
+    "coco_dataset",
+    "coco_figures",
+    "coco_results",
+    "describe_figures",
+    "detect",
+    "draw_detections",
+    "draw_found",
+    "draw_objects",
+    "draw_truth",
+    "draw_verdicts",
+    "evaluate",
+    "explain_verdict",
+    "for_json",
+    "gather_results",
+    "has_masks",
+    "judge_detections",
+    "match_files",
+    "match_results",
+    "number_figures",
+]

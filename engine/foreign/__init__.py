@@ -1,1 +1,0 @@
-"""Checkpoints of other frameworks, read as data and turned into this project's."""

@@ -1,0 +1,34 @@
+"""The training loop: one update, the optimizer, averages of weights, and what is logged."""
+
+from .board import METRICS_FILE, Board, NoBoard
+from .ema import Ema
+from .optimizer import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    build_schedule,
+    check_optimizer,
+    check_schedule,
+    scaled_lr,
+    summarize_groups,
+)
+from .trainer import Cadence, Trainer
+from .update import Updater
+
+__all__ = [
+    "METRICS_FILE",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Board",
+    "Cadence",
+    "Ema",
+    "NoBoard",
+    "Trainer",
+    "Updater",
+    "build_optimizer",
+    "build_schedule",
+    "check_optimizer",
+    "check_schedule",
+    "scaled_lr",
+    "summarize_groups",
+]

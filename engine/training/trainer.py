@@ -1,0 +1,320 @@
+"""The training loop over built objects."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data import Batch, ImageError, WorkerError, blank_batch, resilient
+
+from ..devices import peak_memory_gib
+from ..display import Progress, log, percent
+from ..distributed import ALONE, PreemptedError, StopRequest, World
+from ..evaluation import MASK_PREFIX, describe_figures, number_figures
+from ..insight import Health, Sampling
+from ..runs import BEST, LAST
+from .board import Board
+from .update import StepRecord, Updater
+from .window import Window
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """What happens how often; all but `eval_every` (epochs) in steps."""
+
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    eval_every: int = 1
+    picture_every: int = 1000
+
+
+class Trainer:
+    """Trains a detector; builds nothing itself. In several processes each has one, and all do the same at a time.
+
+    Args:
+        updater: does the steps.
+        loader: of `data.train_loader`.
+        epochs: passes over the loader.
+        max_steps: bound on the steps, or None.
+        early_stop: evaluations without a better AP after which training ends, or None.
+        cadence: what happens how often.
+        worker_restarts: how often in an epoch workers of the loader that died are started anew.
+        evaluate: gives the figures of `coco_figures` for a model, None if it was interrupted by a signal.
+        draw: gives pictures `(3, H, W)` of what a model does, by tag.
+        save: writes a dict of state under a file name.
+        health: watches the deformable layers in the steps that are recorded.
+        board: takes scalars, pictures and histograms.
+        progress: shows the steps.
+        stop: knows whether this process was asked to stop.
+        world: the processes that train together.
+
+    Attributes:
+        step: updates done. epoch: epochs done. batch: steps done of the epoch under way.
+        figures: of the last evaluation, None before one; those of the averaged weights where there are any.
+        judged_step: step of the last evaluation. best_ap: of all evaluations, by boxes also where there are masks, so
+            that runs with and without compare. stale: how many evaluations there were since.
+        unreadable: how often each image that could not be read was left out, by what was wrong with it.
+        restarts: how often workers of the loader were started anew.
+    """
+
+    def __init__(
+        self,
+        updater: Updater,
+        loader: DataLoader,
+        *,
+        epochs: int,
+        max_steps: int | None,
+        early_stop: int | None = None,
+        cadence: Cadence,
+        worker_restarts: int = 0,
+        evaluate: Callable[[nn.Module], dict[str, Any] | None],
+        draw: Callable[[nn.Module], dict[str, Tensor]],
+        save: Callable[[dict[str, Any], str], None],
+        health: Health,
+        board: Board,
+        progress: Progress,
+        stop: StopRequest,
+        world: World = ALONE,
+    ) -> None:
+        self.updater, self.loader = updater, loader
+        self.epochs, self.early_stop, self.cadence = epochs, early_stop, cadence
+        self.worker_restarts = worker_restarts
+        self.evaluate, self.draw, self.save = evaluate, draw, save
+        self.health, self.board, self.progress = health, board, progress
+        self.stop, self.world = stop, world
+        self.epoch_steps = loader.batch_sampler.steps
+        self.total_steps = min(epochs * self.epoch_steps, max_steps or math.inf)
+        self.epoch = self.batch = 0
+        self.figures: dict[str, Any] | None = None
+        self.judged_step: int | None = None
+        self.best_ap = -math.inf
+        self.stale = 0
+        self.unreadable: Counter[str] = Counter()
+        self.restarts = 0
+        self._restarted: list[str] = []  # what this process has not told yet
+        self._window = Window()
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self.updater.step
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """The model whose figures count: the averaged one where there is one."""
+        return self.updater.ema.model if self.updater.ema is not None else self.updater.model
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the AP has not risen for so long that training ends."""
+        return self.early_stop is not None and self.stale >= self.early_stop
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done and judged."""
+        return self.judged_step == self.step and (self.step >= self.total_steps or self.has_stopped_early)
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end and give the figures of the last evaluation.
+
+        Raises:
+            NonFiniteError: if the loss or its gradient is not finite.
+            WorkerError: if a loader's worker dies and that is not to be borne.
+            PreemptedError: if some process was asked to stop; the state is saved then.
+        """
+        while not self.is_finished:
+            self._train_epoch()
+            if self.batch == self.epoch_steps:  # else `max_steps` ends the run within an epoch
+                self.epoch, self.batch = self.epoch + 1, 0
+            if self.step >= self.total_steps or self.epoch % self.cadence.eval_every == 0:
+                self._evaluate()
+            if self.is_finished:
+                self._draw()
+            self._save(LAST)
+        return self.figures
+
+    def _train_epoch(self) -> None:
+        self.loader.batch_sampler.set_position(self.epoch, self.batch)
+        self.progress.start_epoch(self.epoch + 1, self.epochs, self.epoch_steps, self.batch)
+        batches = resilient(self.loader, restarts=self.worker_restarts, on_restart=self._restarted.append)
+        try:
+            while self.batch < self.epoch_steps and self.step < self.total_steps:
+                self._train_step(batches)
+        finally:
+            batches.close()
+            self.progress.end_epoch()
+        # An evaluation can fail where training did not: what was learned is safe before it starts.
+        self._save(LAST)
+
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        asked = time.perf_counter()
+        parts, error = self._next_parts(batches)
+        got = time.perf_counter()
+        unreadable = [message for part in parts for message in part.unreadable]
+        cadence = self.cadence
+        is_shown = self._is_due(self.step + 1, cadence.log_every) or self._is_due(self.step + 1, cadence.picture_every)
+        with self.health.watching(is_shown) as seen:
+            record = self.updater(
+                parts,
+                error=error,
+                notes=len(unreadable) + len(self._restarted),
+                is_signalled=lambda: self.stop.received is not None,
+            )
+        self.batch += 1
+        images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
+        if record.notes:
+            self._note(unreadable, self._restarted)
+            self._restarted.clear()
+        self._record(record, seen, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
+        if record.signalled:
+            self._save(LAST)
+            self._end_preempted()
+        if self.step % self.cadence.picture_every == 0:
+            self._draw()
+        if self.step % self.cadence.checkpoint_every == 0:
+            self._save(LAST)
+
+    def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
+        """Take the micro-batches of a step; a process that cannot says why, and takes a blank one.
+
+        It takes part in the step, since others may wait for it, and all give up at its end.
+        """
+        try:
+            parts = [next(batches)]
+            while not parts[-1].ends_step:
+                parts.append(next(batches))
+        except (ImageError, WorkerError) as error:
+            return [blank_batch()], error
+        return parts, None
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.total_steps
+
+    def _record(
+        self, record: StepRecord, seen: Mapping[str, Sampling], *, data_s: float, step_s: float, images: float
+    ) -> None:
+        numbers = record.numbers | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
+        self._window.add(numbers | {"images": images})
+        mean = self._window.mean()
+        display = {
+            "step": self.step,
+            "lr": max(record.lrs.values()),
+            "images_per_s": mean["images"] / mean["step_s"],
+            "eta_s": (self.total_steps - self.step) * mean["step_s"],
+            "peak_gib": peak_memory_gib(self.updater.device),
+            "left_out": self.unreadable.total(),
+        }
+        self.progress.step(mean | numbers | display)
+        if self._is_due(self.step, self.cadence.log_every):
+            self.progress.line(mean | display, self.epoch + 1, self.epochs)
+            health = self.health.report(self.step, seen)
+            self.board.scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
+            for warning in health.warnings:
+                log.warning("%s", warning)
+            self._window.clear()
+        if self._is_due(self.step, self.cadence.picture_every):
+            for tag, values in self.health.histograms(seen).items():
+                self.board.histogram(self.step, tag, values)
+
+    def _note(self, unreadable: list[str], restarted: list[str]) -> None:
+        """Count and log what befell the processes, of which only the main one talks."""
+        for images, workers in self.world.gather((unreadable, restarted)):
+            for message in images:
+                self.unreadable[message] += 1
+                if self.unreadable[message] == 1:
+                    log.warning("left out, and will be in every epoch: %s", message)
+            for message in workers:
+                self.restarts += 1
+                log.warning("%s", message)
+
+    def _evaluate(self) -> None:
+        """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
+        models = {"val": self.judged_model}
+        if self.updater.ema is not None:
+            models["val_raw"] = self.updater.model
+        start = time.perf_counter()
+        figures = {}
+        for name, model in models.items():
+            found = self.evaluate(model)
+            if found is None:
+                self._end_preempted()  # what was learned is saved
+            figures[name] = found
+        took_s = time.perf_counter() - start
+
+        self.figures, self.judged_step = figures["val"], self.step
+        scalars = {"time/eval_s": took_s}
+        for name, found in figures.items():
+            scalars |= {f"{name}/{figure}": value for figure, value in number_figures(found).items()}
+        for kind in ("", MASK_PREFIX):
+            by_class = self.figures.get(f"{kind}per_class", {})
+            scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
+        self.board.scalars(self.step, scalars)
+        shown = describe_figures(self.figures)
+        if "val_raw" in figures:
+            shown += f" of the averaged weights, AP {percent(figures['val_raw']['AP'])} of the raw ones"
+        epoch = self.epoch + bool(self.batch)
+        log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
+
+        self.stale += 1
+        if not self.figures["AP"] <= self.best_ap:  # also where nothing can be judged and AP is NaN
+            self.best_ap, self.stale = self.figures["AP"], 0
+            self._save(BEST)
+        if self.has_stopped_early and self.step < self.total_steps:
+            log.info("AP has not risen in %d evaluations: training ends early", self.stale)
+
+    def _draw(self) -> None:
+        def log_pictures() -> None:
+            for tag, picture in self.draw(self.judged_model).items():
+                self.board.picture(self.step, tag, picture)
+
+        self.world.from_main(log_pictures)
+
+    def _end_preempted(self) -> None:
+        signals = [name for name in self.world.gather(self.stop.received) if name]
+        raise PreemptedError(f"asked to stop by {signals[0]}")
+
+    def _save(self, name: str) -> None:
+        """Save the state, with the statistics of batch norms averaged over the processes from here on."""
+        self.world.average_statistics(self.updater.model)
+        if self.updater.ema is not None:
+            self.world.average_statistics(self.updater.ema.model)
+        self.world.from_main(lambda: self.save(self.state_dict(), name))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, as tensors and plain values."""
+        return self.updater.state_dict() | {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "figures": self.figures,
+            "judged_step": self.judged_step,
+            "best_ap": self.best_ap,
+            "stale": self.stale,
+            "unreadable": dict(self.unreadable),
+            "restarts": self.restarts,
+            "window": self._window.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with."""
+        self.updater.load_state_dict(state)
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.figures, self.judged_step = state["figures"], state["judged_step"]
+        self.best_ap, self.stale = state["best_ap"], state["stale"]
+        self.unreadable, self.restarts = Counter(state["unreadable"]), state["restarts"]
+        self._window.load_state_dict(state["window"])
+
+
+def _tagged(record: dict[str, float], lrs: dict[str, float]) -> dict[str, float]:
+    """Name the numbers of a record as TensorBoard shows them."""
+    times = ("step_s", "data_s", "compute_s", "images_per_s")
+    return (
+        {f"train/{name}": value for name, value in record.items() if name.startswith("loss") or name == "grad_norm"}
+        | {f"lr/{name}": lr for name, lr in lrs.items()}
+        | {f"time/{name}": record[name] for name in times}
+        | {"memory/peak_gib": record["peak_gib"]}
+    )

@@ -1,0 +1,218 @@
+"""One update of the weights: forward and backward passes of a step's micro-batches, checks, and the optimizer."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from data import Batch
+
+from ..devices import autocast, to_device
+from ..distributed import ALONE, OtherProcessError, World
+from ..insight import largest_offset
+from .ema import Ema
+from .optimizer import current_lrs, load_optimizer_state, set_schedule_step
+
+# The loss scale of fp16 starts at 2**16 and halves with each step that overflows: by then it has done all it can.
+_MOST_OVERFLOWS = 30
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient that is NaN or infinite; raised before the update, so that the weights are still good."""
+
+
+class StepRecord(NamedTuple):
+    """What one update was like, the same in all processes.
+
+    Attributes:
+        numbers: "loss", its parts, and "grad_norm", the norm of the gradient before it was clipped.
+        lrs: learning rate of each part that it was taken with.
+        signalled: whether some process was asked to stop.
+        notes: how many messages the processes have for the log.
+    """
+
+    numbers: dict[str, float]
+    lrs: dict[str, float]
+    signalled: bool
+    notes: int
+
+
+class Updater:
+    """Updates a detector of torchvision's contract, step by step.
+
+    The loss of a step is the mean over its images, however they are split into micro-batches and processes.
+
+    Args:
+        model: on its device; `model(images, targets)` gives a dict of losses that are means over the images.
+        optimizer: with a "name" in each group.
+        schedule: stepped after every update.
+        device: where the model is.
+        seed: what is random in a step depends on it, on the step and on the process, and on nothing before.
+        amp: "off", "bf16" or "fp16".
+        clip_norm: bound on the norm of the gradient, or None.
+        ema: average of the weights to keep, or None.
+        world: the processes that train together.
+
+    Attributes:
+        step: updates done.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
+        *,
+        device: torch.device,
+        seed: int = 0,
+        amp: str = "off",
+        clip_norm: float | None = None,
+        ema: Ema | None = None,
+        world: World = ALONE,
+    ) -> None:
+        self.model, self.optimizer, self.schedule, self.ema = model, optimizer, schedule, ema
+        self.device, self.seed, self.amp, self.world = device, seed, amp, world
+        self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.step = 0
+        self._dtype = next(model.parameters()).dtype
+        self._parallel = world.parallel(model, device)
+        self._overflows = 0
+
+    def __call__(
+        self,
+        batches: list[Batch],
+        *,
+        error: Exception | None = None,
+        notes: int = 0,
+        is_signalled: Callable[[], bool] = lambda: False,
+    ) -> StepRecord:
+        """Do one update.
+
+        Args:
+            batches: the micro-batches of a step of this process.
+            error: why this process has no more images; it takes part in what the others wait for, before all give up.
+            notes: how many messages this process has for the log.
+            is_signalled: whether this process was asked to stop; asked after the backward pass.
+
+        Raises:
+            NonFiniteError: if the loss or its gradient is not finite, before the update.
+            Exception: `error`, and `OtherProcessError` in the processes that have none.
+        """
+        torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.world.rank) % 2**63)
+        self.optimizer.zero_grad()
+        losses = [self._backward(batch) for batch in batches]
+        self.scaler.unscale_(self.optimizer)
+        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        told = {
+            "weight": sum(batch.weight for batch in batches),
+            "signals": is_signalled(),
+            "notes": notes,
+            "errors": error is not None,
+        }
+        numbers, told = self._exchange(losses, norm, told)
+        if told["errors"]:
+            raise error or OtherProcessError("another process has no more images")
+        self._check(numbers, batches, losses)
+
+        if numbers["grad_norm"] > self.clip_norm:
+            clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        lrs = current_lrs(self.optimizer)
+        self.step += 1
+        set_schedule_step(self.schedule, self.step)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["notes"]))
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Add the gradient of a micro-batch's share of the loss; gives its share of the loss and of the parts."""
+        images, targets = to_device(batch.images, batch.targets, self.device, self._dtype)
+        with contextlib.nullcontext() if batch.ends_step or self.world.size == 1 else self._parallel.no_sync():
+            with autocast(self.device, self.amp):
+                losses = self._parallel(images, targets)
+                loss = sum(losses.values())
+            # gradients are averaged over the processes, where the shares of the images are to be added up
+            self.scaler.scale(loss * (batch.weight * self.world.size)).backward()
+        return {name: value.detach() * batch.weight for name, value in {"loss": loss, **losses}.items()}
+
+    def _exchange(
+        self, losses: list[dict[str, Tensor]], norm: Tensor, told: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Add up losses and what is to be told over micro-batches and processes; gives the numbers of the step too."""
+        own = [sum(part[name] for part in losses).to(norm.dtype) for name in losses[0]]
+        values = torch.cat([torch.stack(own), norm.new_tensor([float(value) for value in told.values()])])
+        # one message between the processes and one wait for the device, not one for each number
+        *totals, grad_norm = torch.cat([self.world.sum(values), norm[None]]).tolist()
+        told = dict(zip(told, totals[len(own) :], strict=True))
+        weight = told["weight"] or 1  # 0: nothing could be read
+        numbers = {name: total / weight for name, total in zip(losses[0], totals[: len(own)], strict=True)}
+        return numbers | {"grad_norm": grad_norm}, told
+
+    def _check(self, numbers: dict[str, float], batches: list[Batch], losses: list[dict[str, Tensor]]) -> None:
+        norm = numbers["grad_norm"]
+        parts = [value for name, value in numbers.items() if name != "grad_norm"]
+        self._overflows = self._overflows + 1 if self.scaler.is_enabled() and not math.isfinite(norm) else 0
+        # the loss scaler skips a step whose gradient alone overflows, and tries a smaller scale
+        is_excused = 0 < self._overflows <= _MOST_OVERFLOWS
+        if all(map(math.isfinite, parts)) and (math.isfinite(norm) or is_excused):
+            return
+        guilty = [b for b, loss in zip(batches, losses, strict=True) if not loss["loss"].isfinite()]
+        message = self._describe_failure(numbers, guilty or ([] if not all(map(math.isfinite, parts)) else batches))
+        raise NonFiniteError(message) if self.world.is_main else OtherProcessError(message)
+
+    def _describe_failure(self, numbers: dict[str, float], suspects: list[Batch]) -> str:
+        """Name the loss parts, the rates, the images and the farthest offsets; all processes take part."""
+        reach = None
+        for batch in suspects:
+            images, _ = to_device(batch.images, batch.targets, self.device, self._dtype)
+            found = largest_offset(self.model, images)
+            reach = max(filter(None, (reach, found)), default=None)
+        ids = [target["image_id"] for batch in suspects for target in batch.targets if batch.weight]
+        reports = self.world.gather((ids, reach))
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        rates = ", ".join(f"{name} {lr:.3g}" for name, lr in current_lrs(self.optimizer).items())
+        images = ", ".join(str(image_id) for ids, _ in reports for image_id in ids)
+        reach = max((found for _, found in reports if found is not None), default=None)
+        offsets = f"; the largest offsets are {reach.pixels:.4g} pixels, in {reach.layer}" if reach else ""
+        hint = "a lower train.lr, more train.warmup_steps, a smaller train.clip_norm, or amp off"
+        if self._overflows > _MOST_OVERFLOWS:
+            scale = self.scaler.get_scale()
+            hint = f"amp bf16 or off: {self._overflows} steps in a row overflowed, down to a loss scale of {scale:g}"
+        return (
+            f"step {self.step + 1} is not finite and was not taken: {parts}; lr {rates}; image ids {images}{offsets}. "
+            f"Weights up to step {self.step} are good; try {hint}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on from step to step, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "overflows": self._overflows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with.
+
+        An average of weights that was not taken before starts from the weights as they are.
+        """
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"] or {"model": state["model"], "updates": 0})
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        set_schedule_step(self.schedule, self.step)
+        if state["scaler"]:  # empty where it was not in use
+            self.scaler.load_state_dict(state["scaler"])
+        self._overflows = state["overflows"]

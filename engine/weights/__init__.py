@@ -1,0 +1,20 @@
+"""Trained weights: reading them, whether they fit, and starting another detector from them."""
+
+from .compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
+from .trained import Trained, choose_weights, load_trained
+from .transfer import Source, Transfer, check_start, read_source, take_over
+
+__all__ = [
+    "Source",
+    "Trained",
+    "Transfer",
+    "check_categories",
+    "check_same_model",
+    "check_same_optimizer",
+    "check_same_step",
+    "check_start",
+    "choose_weights",
+    "load_trained",
+    "read_source",
+    "take_over",
+]

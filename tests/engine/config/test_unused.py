@@ -1,0 +1,80 @@
+"""Options that nothing uses are found, and no option that something uses is called so."""
+
+import pytest
+
+from engine.config.loading import CONFIG_DIR, find_config, load_config
+from engine.config.unused import describe_unused, unused_options, unused_overrides
+
+PLAIN = "model.backbone.dcn_v2_stages=[]"
+STUDIES = ("study.yaml", "study_gpu.yaml")
+CONFIGS = sorted(file.name for file in CONFIG_DIR.glob("*.yaml") if file.name not in STUDIES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_quiet_with_and_without_dcn(name):
+    assert unused_options(load_config(name)) == {}
+    found = unused_options(load_config(name, [PLAIN]), [PLAIN])
+    # what makes it DCNv1 is a change that goes for nothing
+    assert set(found) == ({"model.backbone.modulation"} if name == "r50_dcnv1.yaml" else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "found"),
+    [
+        # modifiers of what is deformable, without it
+        ("r50", ["model.backbone.dcn_every=2"], {"model.backbone.dcn_every": "dcn_v2_stages is empty"}),
+        ("r50_dcn", ["model.backbone.dcn_every=2"], {}),
+        ("r50", ["model.backbone.recompute_dcn_stages=true"], {"model.backbone.recompute_dcn_stages": "is empty"}),
+        ("r50", ["model.backbone.offset_groups=2"], {"model.backbone.offset_groups": "nothing is deformable"}),
+        ("r50", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "nothing is deformable"}),
+        ("r50", ["model.backbone.mask_scale=2.0"], {}),
+        ("r50", ["model.dcn_backend=torch"], {"model.dcn_backend": "nothing is deformable"}),
+        ("r50", ["train.offset_lr_factor=1.0"], {"train.offset_lr_factor": "nothing is deformable"}),
+        ("r50_dcnv1", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "DCNv1 has no mask"}),
+        # a deformable head alone uses the kind of layer, not what is said of stages
+        ("fcos_r50", ["model.fcos.dcn_convs=1", "model.backbone.mask_scale=1.0"], {}),
+        ("fcos_r50", ["model.fcos.dcn_convs=1", "model.backbone.dcn_every=2"], {"model.backbone.dcn_every": "empty"}),
+        # what was not chosen, where the command line says it
+        ("r50", ["model.fcos.nms_threshold=0.4"], {"model.fcos.nms_threshold": "model.detector is faster_rcnn"}),
+        ("r50", ["model.fcos={nms_threshold: 0.4}"], {"model.fcos.nms_threshold": "is faster_rcnn"}),
+        ("r50", ["model.fcos.nms_threshold=0.6"], {}),
+        ("fcos_r50", ["model.fcos.nms_threshold=0.4"], {}),
+        ("fcos_r50_dcn", ["model.detector=retinanet"], {}),
+        ("r50", ["train.schedule=cosine", "train.gamma=0.5"], {"train.gamma": "train.schedule is cosine"}),
+        ("demo", ["train.schedule=cosine"], {}),
+        ("demo", ["train.min_lr_factor=0.1"], {"train.min_lr_factor": "train.schedule is step"}),
+        ("demo", ["train.schedule=cosine", "train.min_lr_factor=0.1"], {}),
+        ("r50", ["train.warmup_steps=0", "train.warmup_factor=0.5"], {"train.warmup_factor": "warmup_steps is 0"}),
+        # sizes that are drawn from, where another scaling takes their place
+        (
+            "r50",
+            ["data.min_size=[640, 800]", "data.large_scale_jitter={}"],
+            {"data.min_size": "evaluation uses the last size alone"},
+        ),
+        ("r50", ["data.min_size=640", "data.large_scale_jitter={}"], {}),
+        ("r50", ["data.min_size=[640, 800]"], {}),
+    ],
+)
+def test_what_nothing_uses(name, overrides, found):
+    why = unused_options(load_config(name, overrides), overrides)
+    assert set(why) == set(found)
+    assert all(reason in why[key] for key, reason in found.items())
+
+
+def test_a_file_is_told_of_what_it_says_but_not_of_heads_that_its_base_brings(tmp_path):
+    file = tmp_path / "mine.yaml"
+    said = "model: {detector: fcos, backbone: {dcn_every: 3}, mask_rcnn: {mask_head_channels: 64}}"
+    file.write_text(f"base: {find_config('r50.yaml')}\n{said}\n")
+    assert set(unused_options(load_config(file))) == {"model.backbone.dcn_every"}
+
+
+def test_tools_that_take_a_config_as_it_is_are_told_of_the_command_line_alone():
+    overrides = ["model.backbone.dcn_every=2", "model.fcos.score_threshold=0.5"]
+    config = load_config("r50.yaml", overrides)
+    assert set(unused_overrides(config, overrides[1:])) == {"model.fcos.score_threshold"}
+    assert unused_overrides(config, []) == {}
+
+
+def test_in_words():
+    shown = describe_unused({"a.b": "c is empty", "d": "e"})
+    assert shown == "these options change nothing here:\n  - a.b: c is empty\n  - d: e"

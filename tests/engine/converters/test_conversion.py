@@ -1,0 +1,207 @@
+"""Converted networks compute what the other framework's computed from the same picture."""
+
+import pytest
+import torch
+
+from engine.converters.conversion import classes_of, convert_backbone, convert_detector
+from engine.converters.recognition import SOURCES
+from models import faster_rcnn, resnet, resnet_fpn
+
+CLASSES = 5
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8 * theirs.abs().max().item())
+
+
+def stage_maps(network, x):
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+    maps = []
+    for stage in (1, 2, 3, 4):
+        x = getattr(network, f"layer{stage}")(x)
+        maps.append(x)
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "stride_in_1x1", "dcn", "modulated"),
+    [
+        ("detectron2", "bgr", True, (2, 3, 4), False),
+        ("detectron2", "bgr_std", False, (4,), True),
+        ("mmdetection", "rgb_std", False, (2, 3, 4), True),
+        ("mmdetection", "bgr", True, (), True),
+        ("paddledetection", "rgb_std", False, (3, 4), True),
+    ],
+)
+def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated, peer, fed):
+    name = peer.names[key]
+    state = peer.backbone(name, dcn=dcn, modulated=modulated)
+    theirs = peer.features(state, name, fed[kind], stride_in_1x1=stride_in_1x1, dcn=dcn)
+    converted = convert_backbone(state, SOURCES[key], fed=kind, eps=1e-5, mask_scale=2.0)
+    assert converted.found["name"] == "resnet50"
+    assert converted.found["dcn_v2_stages"] == [*dcn]
+    assert converted.found.get("modulation", modulated) == modulated
+    network = resnet(
+        "resnet50", dcn_v2_stages=dcn, modulation=modulated, mask_scale=2.0, stride_in_1x1=stride_in_1x1
+    ).double()
+    fc = {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
+    network.load_state_dict(converted.tensors | fc)
+    with torch.no_grad():
+        ours = stage_maps(network, fed["rgb_std"])
+    for our, their in zip(ours, theirs, strict=True):
+        close(our, their)
+
+
+def small_detector(peer, *, classes=CLASSES, **options):
+    pyramid = resnet_fpn(resnet("resnet50", **options), channels=peer.channels)
+    return faster_rcnn(pyramid, classes, box_head_channels=peer.fc).double().eval()
+
+
+def shapes_of_detector(peer, **options):
+    """Its state dict without numbers."""
+    with torch.device("meta"):
+        return small_detector(peer, **options).state_dict()
+
+
+@pytest.mark.parametrize("key", ["detectron2", "mmdetection", "paddledetection"])
+def test_a_detector_gives_the_same_numbers(key, peer, fed):
+    name, kind, stages = peer.names[key], "bgr_std" if key == "detectron2" else "rgb_std", (4,)
+    transposed = key == "paddledetection"
+    state = peer.backbone(name, dcn=stages) | peer.heads(name, classes=CLASSES, transposed=transposed)
+    source = SOURCES[key]
+    assert classes_of(state, source) == CLASSES
+    kept = [3, 0, 4]  # classes may be fewer and in another order, as those of COCO among torchvision's labels
+    detector = small_detector(peer, classes=len(kept), dcn_v2_stages=stages, mask_scale=2.0)
+    converted = convert_detector(
+        state, source, detector.state_dict(), fed=kind, eps=1e-5, mask_scale=2.0, kept=kept, ratios=3
+    )
+    detector.load_state_dict(converted.tensors)
+    maps = peer.pyramid(state, name, peer.features(state, name, fed[kind], dcn=stages))
+    with torch.no_grad():
+        ours = [*detector.backbone(fed["rgb_std"]).values()]
+        for our, their in zip(ours, maps, strict=True):
+            close(our, their)
+        for theirs, *outputs in zip(peer.rpn(state, name, maps), *detector.rpn.head(maps), strict=True):
+            for our, their in zip(outputs, theirs, strict=True):
+                close(our, their)
+        pooled = torch.randn(6, peer.channels, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+        logits, codes = detector.roi_heads.box_predictor(detector.roi_heads.box_head(pooled))
+    probabilities, their_codes = peer.box_head(state, name, pooled, transposed=transposed)
+    # of fewer classes, the ratios of probabilities stay
+    close(logits.softmax(-1)[:, 1:] / logits.softmax(-1)[:, :1], ratio_to_background(probabilities)[:, kept])
+    close(codes.unflatten(1, (-1, 4))[:, 1:], their_codes[:, kept])
+    assert not codes[:, :4].any()
+
+
+def ratio_to_background(probabilities):
+    """Of each class, where all but the background's probability is given."""
+    return probabilities / (1 - probabilities.sum(1, keepdim=True))
+
+
+def test_every_tensor_stands_in_the_account_once(peer):
+    name = peer.names["mmdetection"]
+    state = peer.backbone(name, dcn=(4,)) | peer.heads(name, classes=CLASSES)
+    norms = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
+    state |= {f"{norm}num_batches_tracked": torch.tensor(7) for norm in norms}
+    wanted = shapes_of_detector(peer, dcn_v2_stages=(4,), norm="bn")
+    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
+    converted = convert_detector(state, SOURCES["mmdetection"], wanted, kept=range(CLASSES), **options)
+    assert sorted(entry.source for entry in converted.entries if entry.source) == sorted(state)
+    assert sorted(entry.ours for entry in converted.entries if entry.ours) == sorted(wanted)
+    by_status = {
+        status: [e for e in converted.entries if e.status == status] for status in ("mapped", "new", "dropped")
+    }
+    assert {entry.source for entry in by_status["dropped"]} == {f"{norm}num_batches_tracked" for norm in norms}
+    assert {entry.ours for entry in by_status["new"]} == {key for key in wanted if key.endswith("num_batches_tracked")}
+    assert all(entry.source and entry.ours and not entry.why for entry in by_status["mapped"])
+
+    converted = convert_backbone(state, SOURCES["mmdetection"], **options)
+    assert sorted(entry.source for entry in converted.entries) == sorted(state)
+    assert sorted(entry.ours for entry in converted.entries if entry.ours) == sorted(converted.tensors)
+    assert {entry.why for entry in converted.entries if not entry.ours} == {
+        "a counter of batch norm",
+        "not of the backbone",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dcn_v2_stages": (3, 4)}, r"model\.backbone\.dcn_v2_stages: \[3, 4\] in the config, \[4\] in the checkpoint"),
+        ({"modulation": False}, r"model\.backbone\.modulation: False in the config, True in the checkpoint"),
+        ({"offset_groups": 2}, r"model\.backbone\.offset_groups: 2 in the config, 1 in the checkpoint"),
+    ],
+)
+def test_another_network_is_refused_with_what_differs(change, said, peer):
+    name = peer.names["mmdetection"]
+    state = peer.backbone(name, dcn=(4,)) | peer.heads(name, classes=CLASSES)
+    backbone = {"name": "resnet50", "dcn_v2_stages": [4], "modulation": True, "offset_groups": 1} | {
+        key: [*value] if isinstance(value, tuple) else value for key, value in change.items()
+    }
+    wanted = shapes_of_detector(peer, **{key: backbone[key] for key in backbone if key != "name"})
+    with pytest.raises(ValueError, match=said) as error:
+        convert_detector(
+            state,
+            SOURCES["mmdetection"],
+            wanted,
+            fed="rgb_std",
+            eps=1e-5,
+            mask_scale=2.0,
+            kept=range(CLASSES),
+            asked={f"backbone.{key}": value for key, value in backbone.items()},
+        )
+    lines = str(error.value).splitlines()
+    assert lines[0] == "the checkpoint of mmdetection is of another network than the config:"
+    assert len([line for line in lines if line.startswith("  - ")]) == 2  # the option and its tensors
+
+
+def test_missing_unused_and_misshapen_tensors_are_named(peer):
+    name = peer.names["mmdetection"]
+    state = peer.backbone(name, dcn=()) | peer.heads(name, classes=CLASSES)
+    wanted = shapes_of_detector(peer)
+    del state["rpn_head.rpn_cls.bias"]
+    state["neck.fpn_convs.0.gn.weight"] = torch.zeros(3)
+    state["rpn_head.rpn_reg.weight"] = torch.zeros(24, peer.channels, 1, 1)
+    with pytest.raises(ValueError, match="is of another network") as error:
+        convert_detector(
+            state, SOURCES["mmdetection"], wanted, fed="rgb_std", eps=1e-5, mask_scale=2.0, kept=range(CLASSES)
+        )
+    assert str(error.value).splitlines()[1:] == [
+        "  - 1 of the config's tensors are not in the checkpoint:",
+        "      rpn.head.cls_logits.bias",
+        "  - 1 of the checkpoint's tensors have no place in the network:",
+        "      neck.fpn_convs.0.gn.weight",
+        "  - 1 of the tensors have other shapes:",
+        f"      rpn_head.rpn_reg.weight [24, {peer.channels}, 1, 1] would be rpn.head.bbox_pred.weight "
+        f"[12, {peer.channels}, 1, 1]",
+    ]
+
+
+def test_half_a_backbone_is_refused(peer):
+    state = peer.backbone(peer.names["detectron2"])
+    for gone in ("backbone.bottom_up.res4.2.conv3.norm.running_mean", "backbone.bottom_up.res3.1.conv2.weight"):
+        rest = {key: value for key, value in state.items() if key != gone}
+        with pytest.raises(ValueError, match="no whole ResNet; 1 tensors are missing") as error:
+            convert_backbone(rest, SOURCES["detectron2"], fed="bgr", eps=1e-5, mask_scale=2.0)
+        assert str(error.value).splitlines()[1] in ("  - layer3.2.bn3.running_mean", "  - layer2.1.conv2.weight")
+    rest = {key: value for key, value in state.items() if ".res5." not in key}
+    with pytest.raises(ValueError, match=r"layer4\.0\.conv1\.weight"):
+        convert_backbone(rest, SOURCES["detectron2"], fed="bgr", eps=1e-5, mask_scale=2.0)
+
+
+def test_masks_of_an_unknown_scale_are_refused():
+    state = resnet("resnet18", dcn_v2_stages=(4,)).state_dict()
+    with pytest.raises(ValueError, match="say by --source whose they are"):
+        convert_backbone(state, SOURCES["torchvision"], fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    halved = convert_backbone(state, SOURCES["mmdetection"], fed="rgb_std", eps=1e-5, mask_scale=2.0).tensors
+    assert torch.equal(halved["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"] / 2)
+    assert torch.equal(halved["layer3.1.conv2.weight"], state["layer3.1.conv2.weight"])
+
+
+def test_no_more_is_written_than_the_tensors():
+    """A file writes the whole memory that a tensor is a part of."""
+    state = {key: torch.cat([value[None]] * 3)[1] for key, value in resnet("resnet18").state_dict().items()}
+    converted = convert_backbone(state, SOURCES["torchvision"], fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    for key, value in converted.tensors.items():
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size(), key
+        assert state[key].untyped_storage().nbytes() == 3 * value.numel() * value.element_size()

@@ -1,0 +1,336 @@
+"""AP of masks against pycocotools used as its authors do, and the way from masks to COCO results and back."""
+
+import contextlib
+import copy
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
+from engine.evaluation.evaluator import (
+    COCO_FIGURES,
+    check_results,
+    coco_figures,
+    describe_figures,
+    detect,
+    encode_masks,
+    evaluate,
+    for_json,
+    gather_results,
+    match_results,
+    number_figures,
+)
+
+CPU = torch.device("cpu")
+WIDTH, HEIGHT = 200, 160
+CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
+MASK_FIGURES = [f"mask_{name}" for name in COCO_FIGURES]
+
+
+def ellipse(x, y, w, h):
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return (((columns - x) / w) ** 2 + ((rows - y) / h) ** 2 <= 1).astype(np.uint8)
+
+
+def packed(mask):
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    return rle | {"counts": rle["counts"].decode()}
+
+
+def runs(mask):
+    """Run lengths as a list, by a loop."""
+    counts, value = [0], 0
+    for pixel in mask.T.flatten().tolist():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"size": [HEIGHT, WIDTH], "counts": counts}
+
+
+def corners(x, y, w, h):
+    """An ellipse as a polygon."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    return [np.stack([x + w * np.cos(angles), y + h * np.sin(angles)], 1).round(2).flatten().tolist()]
+
+
+def truth(*objects, images=1):
+    """A COCO file of objects given as (image id, category id, segmentation, mask) or with a dict of more."""
+    annotations = []
+    for index, (image_id, category_id, segmentation, mask, *more) in enumerate(objects, start=1):
+        bbox = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask))).tolist()
+        entry = {"id": index, "image_id": image_id, "category_id": category_id, "bbox": bbox, "iscrowd": 0}
+        entry |= {"area": float(mask.sum()), "segmentation": segmentation}
+        annotations.append(entry | (more[0] if more else {}))
+    pictures = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(1, images + 1)]
+    return {"images": pictures, "categories": CATEGORIES, "annotations": annotations}
+
+
+def found(image_id, category_id, mask, score=0.9):
+    bbox = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask))).tolist()
+    entry = {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+    return entry | {"segmentation": packed(mask)}
+
+
+def random_case(seed):
+    """Truth of all sizes, kinds of outlines and crowd regions, and detections near it and elsewhere."""
+    rng = np.random.default_rng(seed)
+    objects, detections = [], []
+    for image_id in range(1, 7):
+        for _ in range(int(rng.integers(0, 6))):
+            sides = rng.choice([7, 25, 60], 2) * rng.uniform(0.7, 1.3, 2)
+            shape = [float(v) for v in [*rng.uniform(30, 130, 2), *sides]]
+            mask, category = ellipse(*shape), int(rng.choice([3, 17, 90]))
+            crowd = int(rng.random() < 0.2)
+            outline = [runs(mask), packed(mask), corners(*shape)][0 if crowd else int(rng.integers(3))]
+            objects.append((image_id, category, outline, mask, {"iscrowd": crowd}))
+            for _ in range(int(rng.integers(0, 4))):
+                near = [v + float(rng.normal(0, 0.1 * s)) for v, s in zip(shape, [*sides, *sides], strict=True)]
+                kind = category if rng.random() < 0.8 else 3
+                detections.append(found(image_id, kind, ellipse(*near), float(rng.random())))
+    return truth(*objects, images=6), detections
+
+
+def by_hand(ground_truth, detections, folder, kind, categories=None):
+    """What the manual of pycocotools says: both from files."""
+    (folder / "gt.json").write_text(json.dumps(ground_truth))
+    (folder / "dt.json").write_text(json.dumps(detections))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(folder / "gt.json"))
+        judge = COCOeval(coco, coco.loadRes(str(folder / "dt.json")), kind)
+        if categories:
+            judge.params.catIds = categories
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return [math.nan if value == -1 else value for value in judge.stats.tolist()]
+
+
+def without(results, field):
+    return [{key: value for key, value in entry.items() if key != field} for entry in results]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_those_of_pycocotools(seed, tmp_path):
+    ground_truth, detections = random_case(seed)
+    before = copy.deepcopy([entry["segmentation"] for entry in ground_truth["annotations"]])
+    figures = coco_figures(ground_truth, detections)
+    assert [entry["segmentation"] for entry in ground_truth["annotations"]] == before
+    boxes = by_hand(ground_truth, without(detections, "segmentation"), tmp_path, "bbox")
+    # without boxes beside them pycocotools knows the masks' own areas
+    masks = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm")
+    assert 0.05 < masks[0] < 0.9
+    assert masks != boxes
+    assert [figures[name] for name in COCO_FIGURES] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
+    assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
+    for category in CATEGORIES:
+        alone = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm", [category["id"]])[0]
+        assert figures["mask_per_class"][category["name"]] == pytest.approx(alone, abs=1e-12)
+    assert coco_figures(ground_truth, without(detections, "segmentation")).keys() == {*COCO_FIGURES, "per_class"}
+    assert number_figures(figures).keys() == {*COCO_FIGURES, *MASK_FIGURES}
+
+
+def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
+    ground_truth, detections = random_case(3)
+    results = without(detections, "bbox")
+    boxes, masks = (by_hand(ground_truth, results, tmp_path, kind) for kind in ("bbox", "segm"))
+    for same in (results, [entry | {"bbox": []} for entry in results]):
+        figures = coco_figures(ground_truth, same)
+        assert [figures[name] for name in COCO_FIGURES] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
+        assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
+    assert figures["AP"] == coco_figures(ground_truth, detections)["AP"]
+    assert match_results(ground_truth, results).evalImgs  # for the comparison of runs
+
+
+def test_size_classes_go_by_the_mask(tmp_path):
+    """A thin ring has a large box and a medium mask; judged by its box it would not be looked for among the medium."""
+    ring = ellipse(100, 80, 60, 60) - ellipse(100, 80, 55, 55)
+    assert 32**2 < ring.sum() < 96**2 < 120**2
+    figures = coco_figures(truth((1, 3, packed(ring), ring)), [found(1, 3, ring)])
+    assert (figures["mask_APm"], figures["mask_APl"]) == (pytest.approx(1), pytest.approx(math.nan, nan_ok=True))
+
+
+def test_one_object_has_one_figure_whatever_its_outline_is_written_as():
+    rows = [[20, 10, 120, 10, 120, 90, 20, 90]]
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    mask[10:90, 20:120] = 1
+    shifted = np.roll(mask, 12, axis=1)
+    results = [found(1, 3, mask, 0.6), found(1, 3, shifted, 0.9)]
+    outlines = [rows, runs(mask), packed(mask)]
+    figures = [coco_figures(truth((1, 3, outline, mask)), results) for outline in outlines]
+    assert for_json(figures[0]) == for_json(figures[1]) == for_json(figures[2])
+    assert figures[0]["mask_AP"] == pytest.approx(0.5 + 6 / 20)  # the shifted one counts up to an IoU of 0.75
+
+
+def test_perfect_masks_have_ap_1_and_shifted_ones_less():
+    shapes = [(60, 50, 30, 20), (130, 90, 60, 60), (90, 120, 8, 9)]
+    masks = [ellipse(*shape) for shape in shapes]
+    ground_truth = truth(*((1, 3, packed(mask), mask) for mask in masks))
+    figures = coco_figures(ground_truth, [found(1, 3, mask) for mask in masks])
+    assert [figures[f"mask_{name}"] for name in ("AP", "APs", "APm", "APl", "AR100")] == pytest.approx([1.0] * 5)
+    assert figures["mask_per_class"]["cat"] == pytest.approx(1)
+    shifted = coco_figures(ground_truth, [found(1, 3, np.roll(mask, 4, axis=0)) for mask in masks])
+    assert 0.2 < shifted["mask_AP"] < 0.9
+    # the same boxes around other masks
+    stripes = (np.arange(WIDTH) % 3 == 0).astype(np.uint8)
+    halves = [found(1, 3, mask) | {"segmentation": packed(mask * stripes)} for mask in masks]
+    assert coco_figures(ground_truth, halves)["AP"] == pytest.approx(1)
+    assert coco_figures(ground_truth, halves)["mask_AP"] < 0.2
+
+
+def test_masks_in_a_crowd_are_no_false_positives():
+    alone, crowd, inside = ellipse(40, 40, 20, 20), ellipse(130, 90, 60, 50), ellipse(120, 90, 20, 30)
+    results = [found(1, 3, alone, 0.5), found(1, 3, inside, 0.9)]
+    ground_truth = truth((1, 3, packed(alone), alone), (1, 3, runs(crowd), crowd, {"iscrowd": 1}))
+    assert coco_figures(ground_truth, results)["mask_AP"] == pytest.approx(1)
+    ground_truth["annotations"][1]["iscrowd"] = 0
+    assert coco_figures(ground_truth, results)["mask_AP"] < 0.6
+
+
+def test_masks_are_judged_though_nothing_was_found():
+    mask = ellipse(40, 40, 20, 20)
+    figures = coco_figures(truth((1, 3, packed(mask), mask)), [], masks=True)
+    assert figures["mask_AP"] == 0
+    assert figures["mask_per_class"]["cat"] == 0
+    assert math.isnan(figures["mask_APl"])
+    assert describe_figures(figures) == "AP 0.0, AP50 0.0, AP75 0.0, mask AP 0.0"
+    assert "mask_AP" not in coco_figures(truth((1, 3, None, mask)), [])
+    json.dumps(for_json(figures), allow_nan=False)
+
+
+SMALL = ellipse(40, 40, 20, 20)
+GOOD = found(1, 3, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ([GOOD, GOOD | {"segmentation": None}], "detection 1 has no segmentation"),
+        (without([GOOD], "bbox") + without([GOOD], "segmentation"), "detection 1 has no segmentation"),
+        (
+            [GOOD | {"segmentation": packed(SMALL.T)}],
+            r"detection 0 has run lengths of size \[200, 160\], but its image",
+        ),
+        ([GOOD, GOOD | {"segmentation": packed(SMALL) | {"counts": "0"}}], "detection 1 has run lengths of 0 pixels"),
+        ([GOOD | {"segmentation": [[1, 2, 3, 4]]}], "detection 0 has a polygon that is no list"),
+        ([GOOD | {"bbox": [1, 2, 3]}], r"detection 0: needs bbox \[x, y, width, height\]"),
+        (without([GOOD | {"score": "high"}], "bbox"), "detection 0: needs a finite score, got bbox None, score 'high'"),
+        ([1, GOOD], "detection 0: needs a mapping"),
+    ],
+)
+def test_bad_results_name_the_entry(results, said):
+    with pytest.raises(ValueError, match=said):
+        coco_figures(truth((1, 3, packed(SMALL), SMALL)), results)
+    with pytest.raises(ValueError, match=said):
+        check_results(truth(), results)
+
+
+def test_truth_without_a_mask_is_told():
+    for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "no pixels")):
+        with pytest.raises(ValueError, match=f"masks cannot be judged: annotation 1 .*{said}"):
+            coco_figures(truth((1, 3, segmentation, SMALL)), [GOOD])
+
+
+def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
+    ground_truth = truth((1, 3, packed(SMALL), SMALL), images=2)
+    del ground_truth["images"][1]["width"]
+    elsewhere = GOOD | {"image_id": 2, "segmentation": runs(SMALL)}
+    assert coco_figures(ground_truth, [GOOD, elsewhere])["mask_AP"] == pytest.approx(1)
+    ground_truth["annotations"][0]["image_id"] = 2
+    with pytest.raises(ValueError, match="its image no stated width and height"):
+        coco_figures(ground_truth, [GOOD])
+
+
+def test_probabilities_become_masks_from_a_half_on():
+    probabilities = torch.zeros(2, 1, 7, 11)
+    probabilities[0, 0, 2:5, 3:9] = 0.5
+    probabilities[0, 0, 2, 3] = 0.49
+    probabilities[1, 0, 6, 0] = 1.0
+    expected = probabilities[:, 0].numpy() > 0.495
+    for masks in (probabilities, probabilities[:, 0], probabilities.bfloat16()):
+        rles = encode_masks(masks)
+        assert all(type(rle["counts"]) is str and rle["size"] == [7, 11] for rle in rles)
+        assert np.array_equal(coco_mask.decode(rles).transpose(2, 0, 1), expected)
+    assert encode_masks(torch.zeros(0, 1, 7, 11)) == []
+    json.dumps(encode_masks(probabilities))
+
+
+class Oracle(torch.nn.Module):
+    """Finds the truth of a data set, image after image."""
+
+    def __init__(self, dataset, spoil=lambda masks: masks):
+        super().__init__()
+        self.outputs = []
+        for _, target in (dataset[index] for index in range(len(dataset))):
+            masks = spoil(target["masks"][:, None].float() * 0.9)
+            output = {"boxes": target["boxes"], "labels": target["labels"], "masks": masks}
+            self.outputs.append(output | {"scores": torch.linspace(1, 0.5, len(masks))})
+
+    def forward(self, images):
+        return [self.outputs.pop(0) for _ in images]
+
+
+def test_a_detector_that_finds_nothing_yet_has_a_mask_ap_of_0():
+    model = Oracle([])
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+    model.outputs = [nothing | {"masks": torch.zeros(0, 1, HEIGHT, WIDTH)}, nothing]
+    batch = Batch([torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)], [{"image_id": 1}], 1.0, True, [])
+    ground_truth = truth((1, 3, packed(SMALL), SMALL))
+    assert evaluate(model, [batch], [3, 17, 90], ground_truth, masks=True, device=CPU)["mask_AP"] == 0
+    assert "mask_AP" not in evaluate(model, [batch], [3, 17, 90], ground_truth, device=CPU)
+
+
+@pytest.fixture
+def drawn(shapes):
+    """The val split of drawn shapes, with masks."""
+    split = load_annotations(shapes / "val", shapes / "annotations/val.json", invalid_masks="raise")
+    return split, CocoDetection(split, eval_transform(), masks=True)
+
+
+def test_masks_of_the_data_set_come_back(drawn):
+    split, dataset = drawn
+    loader = eval_loader(CocoDetection(split, eval_transform()), batch_size=4, workers=0)
+    results = detect(Oracle(dataset), loader, split.category_ids, device=CPU)
+    for result, annotation in zip(results, split.raw["annotations"], strict=True):
+        area = coco_mask.area(result["segmentation"] | {"counts": result["segmentation"]["counts"].encode()})
+        assert area == pytest.approx(annotation["area"], rel=0.15)
+    figures = evaluate(Oracle(dataset), loader, split.category_ids, split.raw, masks=True, device=CPU)
+    assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1), pytest.approx(1))
+    assert for_json(coco_figures(split.raw, results)) == for_json(figures)
+    shifted = Oracle(dataset, lambda masks: masks.roll(3, -1))
+    figures = evaluate(shifted, loader, split.category_ids, split.raw, masks=True, device=CPU)
+    assert figures["AP"] == pytest.approx(1)
+    assert figures["mask_AP"] < 0.9
+
+
+def gather_share(world, ground_truth, detections):
+    images = [entry["id"] for entry in ground_truth["images"]][world.rank :: world.size]
+    mine = [entry for image_id in images for entry in detections if entry["image_id"] == image_id]
+    return gather_results(mine, ground_truth, world)
+
+
+def judge_share(world, split, dataset):
+    batches = [
+        Batch([image], [{"image_id": target["image_id"]}], 1.0, True, [])
+        for image, target in (dataset[index] for index in range(world.rank, len(dataset), world.size))
+    ]
+    model = Oracle(torch.utils.data.Subset(dataset, range(world.rank, len(dataset), world.size)))
+    return evaluate(model, batches, split.category_ids, split.raw, masks=True, device=CPU, world=world)
+
+
+def test_masks_of_several_processes_come_together(together, drawn):
+    ground_truth, detections = random_case(0)
+    detections.sort(key=lambda entry: entry["image_id"])
+    gathered, other = together(2, gather_share, ground_truth, detections)
+    assert gathered == detections
+    assert other is None
+    one, two = together(2, judge_share, *drawn)
+    assert for_json(one) == for_json(two)
+    assert one["mask_AP"] == pytest.approx(1)
