@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.building.build import build_model, build_train_loader, needs_masks, read_split
+from engine.building.data import build_train_loader, read_split
+from engine.building.model import build_model, needs_masks
 from engine.config.loading import CONFIG_DIR, load_config
 from engine.devices.precision import to_device
 from engine.training.optimizer import build_optimizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.config.options import RunConfig
 from models import replaced_convs

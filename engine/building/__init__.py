@@ -1,17 +1,9 @@
 """From a checked config to built objects, and to a running training."""
 
-from .build import (
-    build_eval_loader,
-    build_model,
-    build_optimization,
-    build_started,
-    build_trainer,
-    check_dcn_backend,
-    images_in_step,
-    needs_masks,
-    read_split,
-)
+from .data import build_eval_loader, read_split
+from .model import build_model, build_started, check_dcn_backend, needs_masks
 from .report import show_end, show_start
+from .training import build_optimization, build_trainer, images_in_step
 
 __all__ = [
     "build_eval_loader",

@@ -13,7 +13,7 @@ from ..evaluation import MASK_PREFIX, describe_figures
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
-from .build import images_in_step
+from .training import images_in_step
 
 _NAMED = 3
 PLAIN_MASK_SCALE = 2.0  # the sigmoid of a mask starts at a half

@@ -8,7 +8,9 @@ import traceback
 import pytest
 import torch
 
-from engine.building.build import build_model, build_trainer, read_split
+from engine.building.data import read_split
+from engine.building.model import build_model
+from engine.building.training import build_trainer
 from engine.config.loading import load_config
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest

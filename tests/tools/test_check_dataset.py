@@ -73,7 +73,7 @@ def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monk
     options = ["--config", tiny_config, "--json", "found.json", f"data.val.annotations={tmp_path}/val.json"]
     sheets = {}
     for detectors, kind in (((), "warnings"), (("faster_rcnn",), "errors")):
-        monkeypatch.setattr("engine.building.build.MASK_DETECTORS", detectors)
+        monkeypatch.setattr("engine.building.model.MASK_DETECTORS", detectors)
         code, out, err = run_tool("check_dataset", *options, "--sheet", f"{kind}.png", cwd=tmp_path)
         assert (code, err) == (int(kind == "errors"), "")
         count = len(raw["annotations"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.inference.restored import restore_model
 from engine.runs.checkpoint import load_checkpoint

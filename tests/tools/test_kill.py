@@ -45,9 +45,7 @@ def start(tiny_config, tmp_path, monkeypatch):
     threads that other tests leave in this process, as ONNX Runtime's, are missing in a child, which may wait for them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "torchvision", "tensorboard", "engine.building.build", "engine.building.report"]
-    )
+    context.set_forkserver_preload(["torch", "torchvision", "tensorboard", "engine.building", "engine.training"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     options = ["--config", tiny_config, "--resume", "auto", *OPTIONS]
     started = []

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
 from data import read_image
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.evaluation.drawing import draw_found
 from engine.evaluation.evaluator import COCO_FIGURES

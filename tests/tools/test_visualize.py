@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.ops import box_iou
 
 from data import CocoDetection, eval_transform
-from engine.building.build import read_split
+from engine.building.data import read_split
 from engine.inference.restored import restore_model
 from engine.weights.trained import load_trained
 

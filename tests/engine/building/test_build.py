@@ -10,15 +10,9 @@ import torch
 
 from data import DatasetError, ImageError
 from dcn import DeformConv2d, fused
-from engine.building.build import (
-    build_eval_loader,
-    build_model,
-    build_train_loader,
-    build_trainer,
-    check_dcn_backend,
-    needs_masks,
-    read_split,
-)
+from engine.building.data import build_eval_loader, build_train_loader, read_split
+from engine.building.model import build_model, check_dcn_backend, needs_masks
+from engine.building.training import build_trainer
 from engine.config.loading import load_config
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest
@@ -367,7 +361,7 @@ def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatc
     config = load_config(tiny_config)
     splits = {name: read_split(config.data, name, masks=True) for name in ("train", "val")}
     for detectors, has_masks in (((), False), (("faster_rcnn",), True)):
-        monkeypatch.setattr("engine.building.build.MASK_DETECTORS", detectors)
+        monkeypatch.setattr("engine.building.model.MASK_DETECTORS", detectors)
         assert needs_masks(config.model) == has_masks
         for batch in build_train_loader(config, splits["train"], pin_memory=False):
             assert [("masks" in target) for target in batch.targets] == [has_masks] * len(batch.targets)
@@ -375,9 +369,11 @@ def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatc
             "masks" not in batch.targets[0] for batch in build_eval_loader(config, splits["val"], pin_memory=False)
         )
         asked, drawn = [], []
-        monkeypatch.setattr("engine.building.build.evaluate", lambda *_, masks, asked=asked, **__: asked.append(masks))
         monkeypatch.setattr(
-            "engine.building.build.draw_detections",
+            "engine.building.training.evaluate", lambda *_, masks, asked=asked, **__: asked.append(masks)
+        )
+        monkeypatch.setattr(
+            "engine.building.training.draw_detections",
             lambda model, samples, *_, drawn=drawn, **__: drawn.extend(samples) or torch.zeros(3, 1, 1),
         )
         model, _ = build_model(config.model, config.data, len(splits["val"].class_names))
@@ -426,7 +422,7 @@ def test_a_dcn_network_has_pictures_of_its_own(tiny_config, monkeypatch, tmp_pat
         asked.append((image, pixels))
         return dcn_pictures(model, image, pixels, device=device)
 
-    monkeypatch.setattr("engine.building.build.dcn_pictures", record)
+    monkeypatch.setattr("engine.building.training.dcn_pictures", record)
     model, _ = build_model(config.model, config.data, len(val.class_names))
     parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
     trainer = build_trainer(config, model, train, val, device=torch.device("cpu"), **parts)

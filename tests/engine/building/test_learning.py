@@ -6,14 +6,9 @@ To add a detector: its section in `SECTIONS`.
 import pytest
 import torch
 
-from engine.building.build import (
-    build_eval_loader,
-    build_model,
-    build_train_loader,
-    build_updater,
-    needs_masks,
-    read_split,
-)
+from engine.building.data import build_eval_loader, build_train_loader, read_split
+from engine.building.model import build_model, needs_masks
+from engine.building.training import build_updater
 from engine.config.loading import load_config
 from engine.evaluation.evaluator import evaluate
 from models import DETECTORS, MASK_DETECTORS

@@ -9,7 +9,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from engine.building.build import build_model, read_split
+from engine.building.data import read_split
+from engine.building.model import build_model
 from engine.comparison.compare import compare_runs
 from engine.comparison.result import Comparison
 from engine.config.loading import load_config

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import CocoDetection, eval_transform
-from engine.building.build import read_split
+from engine.building.data import read_split
 from engine.comparison.compare import compare_runs
 from engine.comparison.contrasts import find_contrasts
 from engine.comparison.detections import load_model

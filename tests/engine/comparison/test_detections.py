@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from engine.building.build import build_eval_loader
+from engine.building.data import build_eval_loader
 from engine.comparison.detections import detect_with, load_model, read_val_split
 from engine.comparison.loaded_runs import read_run
 from engine.display.progress import log

@@ -7,7 +7,7 @@ from torch import nn
 
 import dcn
 from dcn.fused import can_run as triton_can_run
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.comparison.flops import count_flops, deform_conv2d_flops
 from engine.config.loading import load_config
 from models import resnet, resnet_fpn

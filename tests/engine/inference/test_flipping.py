@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.ops import nms
 
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.config.options import ModelConfig
 from engine.inference.flipping import MirrorMerged, flip_detections

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from data import read_image
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.config.options import ModelConfig
 from engine.inference.predictor import Predictor, image_tensor

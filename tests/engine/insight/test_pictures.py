@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import nn
 
 from dcn import DeformConv2d
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.insight import maps, sampling_points
 from engine.insight.canvas import WIDEST, colour_bar, panels, render, show_image

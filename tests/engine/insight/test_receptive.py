@@ -11,7 +11,7 @@ from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from dcn import DeformConv2d
-from engine.building.build import build_model
+from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.insight.places import Frame
 from engine.insight.receptive import energy_radii, judging, receptive_fields, regular_grid

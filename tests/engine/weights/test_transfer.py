@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dcn import DeformConv2d
-from engine.building.build import build_model, build_started
+from engine.building.model import build_model, build_started
 from engine.config.loading import load_config
 from engine.config.options import ModelConfig, RunConfig
 from engine.runs.checkpoint import Checkpoints

@@ -1,0 +1,117 @@
+"""From the data section of a config to annotations, loaders and single samples."""
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data import (
+    Batch,
+    CocoAnnotations,
+    CocoDetection,
+    eval_loader,
+    eval_transform,
+    load_annotations,
+    train_loader,
+    train_transform,
+)
+
+from ..config import DataConfig, RunConfig
+from ..distributed import ALONE, World
+from .model import needs_masks
+
+Track = Callable[[Iterable], Iterable]
+
+
+def read_split(
+    data: DataConfig, split: str, track: Track = iter, *, masks: bool = False, check_images: bool = True
+) -> CocoAnnotations:
+    """Read and check the "train" or "val" split; `track` wraps the iteration over its images.
+
+    `masks` says whether the detector needs them, see `needs_masks`. `check_images` is False where another process on
+    the machine looks at them.
+
+    Raises:
+        ValueError: if something is missing or wrong, or nothing is there to learn from.
+    """
+    place = getattr(data, split)
+    # boxes of the val split are judged as they stand, so they need no mending
+    policy = data.invalid_boxes if split == "train" else "clip"
+    # a mask cannot be mended, and without it there is nothing to judge by
+    mask_policy = "raise" if data.invalid_boxes == "raise" else "drop"
+    found = load_annotations(
+        place.images,
+        place.annotations,
+        invalid_boxes=policy,
+        invalid_masks=mask_policy if masks else None,
+        source=data.source,
+        check_images=check_images,
+        progress=track,
+    )
+    unmasked = (
+        f"; annotations without a `segmentation` that can be read, as masks need it: {found.dropped_masks}"
+        if found.dropped_masks
+        else ""
+    )
+    if not any(found.boxes.values()) and (split == "train" or unmasked):
+        purpose = "learn from" if split == "train" else "judge by"
+        raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
+    return found
+
+
+def build_train_loader(
+    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+) -> DataLoader:
+    """Build the loader of this process's share of the shuffled training steps."""
+    data = config.data
+    jitter = data.large_scale_jitter
+    transform = train_transform(
+        min_size=data.min_size,
+        max_size=data.max_size,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
+    )
+    return train_loader(
+        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=needs_masks(config.model)),
+        batch_size=config.train.batch_size,
+        workers=data.workers,
+        seed=config.seed,
+        accumulate=config.train.accumulate,
+        rank=world.rank,
+        processes=world.size,
+        unreadable=data.unreadable,
+        pin_memory=pin_memory,
+    )
+
+
+def build_eval_loader(
+    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+) -> DataLoader:
+    """Build the loader of this process's share of the images of the val split, in order.
+
+    Its targets have no masks: a detector is judged by those of the annotation file.
+    """
+    return eval_loader(
+        CocoDetection(annotations, eval_transform()),
+        batch_size=config.train.batch_size,
+        workers=config.data.workers,
+        rank=world.rank,
+        processes=world.size,
+        unreadable=config.data.unreadable,
+        pin_memory=pin_memory,
+    )
+
+
+def first_samples(
+    config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_empty: bool = True
+) -> list[tuple[Tensor, dict]]:
+    """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
+    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=needs_masks(config.model))
+    batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.unreadable)
+    return next((samples_of(batch) for batch in batches if batch.images), [])
+
+
+def samples_of(batch: Batch) -> list[tuple[Tensor, dict]]:
+    """Pair the images of a batch with their targets."""
+    return [*zip(batch.images, batch.targets, strict=True)]

@@ -1,0 +1,178 @@
+"""From the train section of a config to a trainer around a model."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from data import CocoAnnotations, blank_batch, resilient
+
+from ..config import RunConfig, TrainConfig
+from ..display import Progress, log
+from ..distributed import ALONE, StopRequest, World
+from ..evaluation import draw_detections, evaluate
+from ..insight import Health, box_centres, dcn_pictures
+from ..training import Cadence, Ema, Trainer, Updater, build_optimizer, build_schedule, scaled_lr
+from .data import build_eval_loader, build_train_loader, first_samples, samples_of
+from .model import needs_masks
+
+# Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
+PICTURES, PICTURE_POINTS = 4, 2
+# How often a loader's workers are started anew in a pass over the data, where the policy is to go on.
+WORKER_RESTARTS = 3
+
+
+def build_optimization(
+    settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
+) -> tuple[Optimizer, LambdaLR]:
+    """Build the optimizer over a model, its rate scaled to the images in a step, and the schedule that goes with it."""
+    optimizer = build_optimizer(
+        settings.optimizer,
+        model,
+        lr=scaled_lr(settings.lr, images_in_step(settings, processes), settings.reference_batch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        norm_weight_decay=settings.norm_weight_decay,
+        bias_weight_decay=settings.bias_weight_decay,
+        backbone_lr_factor=settings.backbone_lr_factor,
+        offset_lr_factor=settings.offset_lr_factor,
+    )
+    schedule = build_schedule(
+        optimizer,
+        kind=settings.schedule,
+        total_steps=total_steps(settings, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        unit=settings.schedule_unit,
+        warmup_steps=settings.warmup_steps,
+        warmup_factor=settings.warmup_factor,
+        milestones=settings.milestones,
+        gamma=settings.gamma,
+        min_lr_factor=settings.min_lr_factor,
+    )
+    return optimizer, schedule
+
+
+def images_in_step(settings: TrainConfig, processes: int) -> int:
+    """Count the images of one update, over all processes."""
+    return settings.batch_size * settings.accumulate * processes
+
+
+def total_steps(settings: TrainConfig, steps_per_epoch: int) -> int:
+    """Count the updates of a whole run."""
+    return min(settings.epochs * steps_per_epoch, settings.max_steps or math.inf)
+
+
+def build_trainer(
+    config: RunConfig,
+    model: nn.Module,
+    train: CocoAnnotations,
+    val: CocoAnnotations,
+    *,
+    device: torch.device,
+    world: World = ALONE,
+    stop: StopRequest,
+    progress: Progress,
+    **parts: Any,
+) -> Trainer:
+    """Put loaders, optimizer, schedule, averages and evaluation around a model.
+
+    Args:
+        config: of the run.
+        model: of `build_model`, on its device.
+        train: split to learn from.
+        val: split to judge by.
+        device: that the model is on.
+        world: the processes that train together.
+        stop: knows whether this process was asked to stop.
+        progress: shows what goes on.
+        parts: the trainer's `save` and `board`, and whatever of its parts shall be others than those built here.
+    """
+    settings = config.train
+    loader = build_train_loader(config, train, pin_memory=device.type == "cuda", world=world)
+    built = {
+        "epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "early_stop": settings.early_stop,
+        "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        "worker_restarts": _worker_restarts(config),
+        **_build_judges(config, val, device=device, world=world, stop=stop, progress=progress),
+    }
+    steps_per_epoch = loader.batch_sampler.steps
+    built["health"] = Health(
+        model if world.is_main else None,
+        total_steps=total_steps(settings, steps_per_epoch),
+        warmup_steps=settings.warmup_steps,
+    )
+    updater = build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, world=world)
+    return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))
+
+
+def build_updater(
+    config: RunConfig, model: nn.Module, *, steps_per_epoch: int, device: torch.device, world: World = ALONE
+) -> Updater:
+    """Build what does the steps: optimizer, schedule and averages around a model on its device."""
+    settings = config.train
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=steps_per_epoch, processes=world.size)
+    ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
+    if settings.compile:
+        model.backbone.compile(dynamic=True)
+    return Updater(
+        model,
+        optimizer,
+        schedule,
+        device=device,
+        seed=config.seed,
+        amp=settings.amp,
+        clip_norm=settings.clip_norm,
+        ema=ema,
+        world=world,
+    )
+
+
+def _build_judges(
+    config: RunConfig,
+    val: CocoAnnotations,
+    *,
+    device: torch.device,
+    world: World,
+    stop: StopRequest,
+    progress: Progress,
+) -> dict[str, Callable]:
+    """Give the trainer's `evaluate` and `draw`."""
+    loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", world=world)
+
+    def judge(model: nn.Module) -> dict[str, Any] | None:
+        batches = resilient(loader, restarts=_worker_restarts(config), on_restart=log.warning)
+        batches = progress.track(batches, "evaluate", len(loader))
+        return evaluate(
+            model,
+            batches,
+            val.category_ids,
+            val.raw,
+            masks=needs_masks(config.model),
+            device=device,
+            amp=config.train.amp,
+            world=world,
+            stop=stop,
+        )
+
+    def draw(model: nn.Module) -> dict[str, Tensor]:
+        shown = first_samples(config, val, PICTURES) or samples_of(blank_batch())
+        pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
+        image, target = next(iter(first_samples(config, val, 1, keep_empty=False)), shown[0])
+        pixels = box_centres(target["boxes"], PICTURE_POINTS, image)
+        for name, picture in dcn_pictures(model, image, pixels, device=device).items():
+            pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
+        return pictures
+
+    return {"evaluate": judge, "draw": draw}
+
+
+def _worker_restarts(config: RunConfig) -> int:
+    return WORKER_RESTARTS if config.data.unreadable == "skip" else 0
