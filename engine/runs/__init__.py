@@ -1,0 +1,19 @@
+"""The folder of a run and the checkpoints in it."""
+
+from .checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_newest, save_checkpoint
+from .folder import BEST, CONFIG_FILE, LAST, LOG_FILE, choose_run, own_run, step_files
+
+__all__ = [
+    "BEST",
+    "CONFIG_FILE",
+    "LAST",
+    "LOG_FILE",
+    "CheckpointError",
+    "Checkpoints",
+    "choose_run",
+    "load_checkpoint",
+    "load_newest",
+    "own_run",
+    "save_checkpoint",
+    "step_files",
+]
