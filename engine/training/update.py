@@ -46,10 +46,14 @@ class StepRecord(NamedTuple):
 class Updater:
     """Updates a detector of torchvision's contract, step by step.
 
-    The loss of a step is the mean over its images, however they are split into micro-batches and processes.
+    The loss of a step is the mean over its images, however they are split into micro-batches and processes. Each target
+    gets "step_boxes", the boxes of the whole step per image, at least one box: a detector that divides the losses of a
+    batch by `len(images) * step_boxes` has the sum over the images of the step divided by the boxes of the step, which
+    is also independent of the split.
 
     Args:
-        model: on its device; `model(images, targets)` gives a dict of losses that are means over the images.
+        model: on its device; `model(images, targets)` gives a dict of losses that are means over the images, or such
+            means divided by `step_boxes`.
         optimizer: with a "name" in each group.
         schedule: stepped after every update.
         device: where the model is.
@@ -107,7 +111,8 @@ class Updater:
         """
         torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.world.rank) % 2**63)
         self.optimizer.zero_grad()
-        losses = [self._backward(batch) for batch in batches]
+        step_boxes = self._count_boxes(batches)
+        losses = [self._backward(batch, step_boxes) for batch in batches]
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         told = {
@@ -132,9 +137,17 @@ class Updater:
             self.ema.update(self.model)
         return StepRecord(numbers, lrs, told["signals"] > 0, round(told["notes"]))
 
-    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+    def _count_boxes(self, batches: list[Batch]) -> float:
+        """Return the boxes per image of the step over all processes, at least one box."""
+        read = [target for batch in batches if batch.weight for target in batch.targets]
+        counts = torch.tensor([sum(len(target["boxes"]) for target in read), len(read)])
+        boxes, images = self.world.sum(counts).tolist()
+        return max(boxes, 1) / max(images, 1)
+
+    def _backward(self, batch: Batch, step_boxes: float) -> dict[str, Tensor]:
         """Add the gradient of a micro-batch's share of the loss; gives its share of the loss and of the parts."""
         images, targets = to_device(batch.images, batch.targets, self.device, self._dtype)
+        targets = [target | {"step_boxes": step_boxes} for target in targets]
         with contextlib.nullcontext() if batch.ends_step or self.world.size == 1 else self._parallel.no_sync():
             with autocast(self.device, self.amp):
                 losses = self._parallel(images, targets)

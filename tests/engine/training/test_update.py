@@ -54,7 +54,11 @@ def make_updater(**options) -> Updater:
     torch.manual_seed(0)
     model = Toy()
     optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}], momentum=0.9)
-    schedule = build_schedule(
+    return Updater(model, optimizer, schedule_of(optimizer), device=CPU, **options)
+
+
+def schedule_of(optimizer):
+    return build_schedule(
         optimizer,
         kind="step",
         total_steps=10,
@@ -66,7 +70,6 @@ def make_updater(**options) -> Updater:
         gamma=0.5,
         min_lr_factor=0.0,
     )
-    return Updater(model, optimizer, schedule, device=CPU, **options)
 
 
 def by_hand(*indices):
@@ -104,6 +107,67 @@ def test_a_step_is_the_mean_over_its_images(batches):
     for parameter, old, gradient in zip(updater.model.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
     assert updater.step == 1
+
+
+class PerBox(nn.Module):
+    """A detector whose published loss is the sum over the boxes of a step, divided by their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64))
+
+    def error_of(self, image, boxes):
+        return ((self.factor * image.mean((-2, -1))).sum() - boxes).square().sum()
+
+    def forward(self, images, targets):
+        errors = [self.error_of(image, target["boxes"]) for image, target in zip(images, targets, strict=True)]
+        return {"loss": sum(errors) / (len(images) * targets[0]["step_boxes"])}
+
+
+def boxes_of(*counts, weight=1.0, ends_step=True):
+    """Images whose colours and boxes follow from their number of boxes."""
+    images = [torch.full((3, 4, 5), 20 * count + 7, dtype=torch.uint8) for count in counts]
+    targets = [
+        {"boxes": torch.arange(4.0 * count, dtype=torch.float64).view(-1, 4), "image_id": count} for count in counts
+    ]
+    return Batch(images, targets, weight, ends_step, [])
+
+
+def gradient_per_box(world, shares):
+    """The gradient of one step, of which each process has its share of micro-batches."""
+    model = PerBox()
+    optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}])
+    updater = Updater(model, optimizer, schedule_of(optimizer), device=CPU, world=world)
+    record = updater(shares[world.rank])
+    return record.numbers["loss"], model.factor.grad.tolist()
+
+
+def first(*counts, weight):
+    return boxes_of(*counts, weight=weight, ends_step=False)
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 1, 4), (0, 0, 0, 0)], ids=["boxes", "without a box"])
+def test_a_loss_per_box_is_that_of_the_whole_step_however_it_is_split(together, counts):
+    a, b, c, d = counts
+    empty = BLANK._replace(targets=[{"boxes": torch.zeros(0, 4), "image_id": -1}])
+    splits = [
+        [[boxes_of(*counts)]],
+        [[first(a, b, weight=0.5), boxes_of(c, d, weight=0.5)]],
+        [[first(a, b, c, weight=0.75), boxes_of(d, weight=0.25)]],
+        [[*(first(count, weight=0.25) for count in counts), empty]],
+        [[first(a, weight=0.25), boxes_of(b, weight=0.25)], [first(c, d, weight=0.5), empty]],
+    ]
+    model = PerBox()
+    images, targets = boxes_of(*counts)[:2]
+    total = sum(model.error_of(i.double() / 255, t["boxes"]) for i, t in zip(images, targets, strict=True))
+    loss = total / max(sum(counts), 1)
+    loss.backward()
+    for shares in splits:
+        for found in together(len(shares), gradient_per_box, shares):
+            assert found == (
+                pytest.approx(loss.item(), rel=1e-12),
+                pytest.approx(model.factor.grad.tolist(), rel=1e-12, abs=0),
+            )
 
 
 def test_what_could_not_be_read_learns_nothing_and_is_counted():
