@@ -1,7 +1,7 @@
 # make demo   trains a plain and a DCN detector on drawn shapes and compares them
 # make study  what DCN gains: five networks, three seeds, shapes deformed or not (SIZE=gpu: larger ones)
 # make cards  a plain and a DCN detector on photographs of playing cards
-# make test   the test suite
+# make test   the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: the slow ones too
 # make lint   ruff
 # make docs   docs/config.md and configs/schema.json, after a change of the options
 # make board  TensorBoard of all runs, for this machine only
@@ -15,8 +15,9 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 # exact versions, as in PIP_ARGS="-c constraints.txt"
 PIP_ARGS ?=
 SIZE ?= cpu
+PYTEST_ARGS ?=
 
-.PHONY: demo study cards test lint docs board clean
+.PHONY: demo study cards test test-all lint docs board clean
 .DELETE_ON_ERROR:
 
 $(PY):
@@ -55,7 +56,10 @@ cards: $(VENV)/.ready
 	$(PY) tools/compare.py runs/cards runs/cards_dcn --html runs/cards.html
 
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.ready-dev
+	$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(PY) -m ruff check .

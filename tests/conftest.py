@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 # Without a GPU, Triton's kernels run in Python, if Triton knows before its first import.
@@ -97,19 +98,36 @@ device: cpu
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic data set of 12 train and 6 val images, 96 x 80 pixels; read it, do not change it."""
-    root = tmp_path_factory.mktemp("shapes")
-    write_shapes(root, train=12, val=6, width=96, height=80, deformation=1.0)
-    return root
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`make_once(name, make)`: a folder that `make(folder)` has filled, once for all processes of pytest-xdist."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def tiny_config(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shapes(make_once: Callable[..., Path]) -> Path:
+    """A synthetic data set of 12 train and 6 val images, 96 x 80 pixels; read it, do not change it."""
+    return make_once("shapes", lambda root: write_shapes(root, train=12, val=6, width=96, height=80, deformation=1.0))
+
+
+@pytest.fixture(scope="session")
+def tiny_config(shapes: Path, make_once: Callable[..., Path]) -> Path:
     """A YAML file that trains a very small detector on `shapes`: 6 steps an epoch, some 0.1 s each."""
-    file = tmp_path_factory.mktemp("configs") / "tiny.yaml"
-    file.write_text(TINY.format(shapes=shapes), encoding="utf-8")
-    return file
+    text = TINY.format(shapes=shapes)
+    return make_once("configs", lambda folder: (folder / "tiny.yaml").write_text(text, encoding="utf-8")) / "tiny.yaml"
 
 
 @pytest.fixture

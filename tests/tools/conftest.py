@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import runpy
 import signal
@@ -109,15 +110,20 @@ def held(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory) -> Path:
-    """The working directory that the finished runs were made from."""
-    return tmp_path_factory.mktemp("elsewhere")
+def elsewhere(run_process, tiny_config, make_once) -> Path:
+    """The working directory of a whole training in a process of its own, into runs/tiny; said.json is its `Result`."""
+
+    def train(folder: Path) -> None:
+        result = run_process(TOOLS / "train.py", "--config", tiny_config, "data.workers=1", cwd=folder)
+        (folder / "said.json").write_text(json.dumps(result))
+
+    return make_once("elsewhere", train)
 
 
 @pytest.fixture(scope="session")
-def first_process(run_process, tiny_config, elsewhere) -> Result:
-    """A whole training in a process of its own, into runs/tiny of `elsewhere`."""
-    return run_process(TOOLS / "train.py", "--config", tiny_config, "data.workers=1", cwd=elsewhere)
+def first_process(elsewhere) -> Result:
+    """What that training said."""
+    return Result(*json.loads((elsewhere / "said.json").read_text()))
 
 
 @pytest.fixture(scope="session")
@@ -128,14 +134,15 @@ def plain_run(first_process, elsewhere) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dcn_run(run_tool, tiny_config, elsewhere) -> Path:
+def dcn_run(run_tool, tiny_config, make_once) -> Path:
     """Folder of a finished run with DCN; read it, do not change it."""
-    folder = elsewhere / "runs/tiny_dcn"
-    result = run_tool(
-        "train", "--config", tiny_config, "--run-dir", folder, "model.backbone.dcn_v2_stages=[2]", "train.epochs=1"
-    )
-    assert result.code == 0, result.err
-    return folder
+
+    def train(folder: Path) -> None:
+        options = ["--run-dir", folder / "tiny_dcn", "model.backbone.dcn_v2_stages=[2]", "train.epochs=1"]
+        result = run_tool("train", "--config", tiny_config, *options)
+        assert result.code == 0, result.err
+
+    return make_once("dcn_runs", train) / "tiny_dcn"
 
 
 @pytest.fixture(scope="session")

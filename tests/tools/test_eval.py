@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run):
+def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run, tmp_path):
+    dcn_run = shutil.copytree(dcn_run, tmp_path / "run")
     # overrides may stand anywhere
     files = ["--config", dcn_run / "config.yaml", "data.workers=0", "--checkpoint", dcn_run / "best.pt"]
     code, out, _ = run_tool("eval", *files, "train.batch_size=3", "model.fcos.score_threshold=0.6")
