@@ -8,7 +8,7 @@ from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
 from .segmentation import decode_masks, segmentation_problem, to_rle
 from .steps import Batch, MicroBatch, StepSampler
 from .transforms import eval_transform, train_transform
-from .workers import WorkerError, resilient
+from .workers import WorkerError, read_batches
 
 __all__ = [
     "UNREADABLE_POLICIES",
@@ -28,8 +28,8 @@ __all__ = [
     "eval_transform",
     "inspect_dataset",
     "load_annotations",
+    "read_batches",
     "read_image",
-    "resilient",
     "rgb_image",
     "segmentation_problem",
     "stated_size",

@@ -1,7 +1,6 @@
-"""The processes that read pictures: how they start, and what becomes of a pass when one of them dies."""
+"""The processes that read images: how they start, and the error when one of them dies."""
 
 import atexit
-import copy
 import functools
 import multiprocessing
 import signal
@@ -68,51 +67,15 @@ def _end_workers() -> None:
             child.kill()
 
 
-def resilient(
-    loader: DataLoader, *, restarts: int = 0, on_restart: Callable[[str], None] = lambda message: None
-) -> Iterator[Batch]:
-    """Iterate over a loader from where its sampler stands; after the death of a worker, go on with fresh workers.
+def read_batches(loader: DataLoader) -> Iterator[Batch]:
+    """Iterate over a loader from where its sampler stands.
 
-    The batches are those of an undisturbed pass, since each image's randomness depends on its seed alone. A death is
-    met while the next batch is waited for and nowhere else; errors of other kinds pass unchanged.
-
-    Args:
-        loader: of `train_loader` or `eval_loader`.
-        restarts: how many deaths to get over in this pass.
-        on_restart: told what happened, at each restart.
+    The death of a worker process is met while the next batch is waited for and nowhere else. Errors of other kinds
+    pass unchanged.
 
     Raises:
-        WorkerError: if workers died more often.
+        WorkerError: if a worker process died.
     """
-    plan = copy.copy(loader.batch_sampler)  # where it stands now: it may be moved before the pass is over
-    done = 0
-    source = loader
-    for restart in range(1, restarts + 2):
-        try:
-            for batch in _until_a_death(source):
-                done += 1
-                yield batch
-            return
-        except WorkerError as error:
-            message = str(error)
-        # The next pass must not meet the dead. Torch has no public name for its lasting workers.
-        source._iterator = None
-        if restart <= restarts:
-            on_restart(f"{message}; fresh workers go on in their place (restart {restart} of {restarts})")
-            source = DataLoader(
-                loader.dataset,
-                batch_sampler=list(plan)[done:],
-                **loader_settings(loader.num_workers, loader.pin_memory),
-            )
-    after = f", after {restarts} restart{'s' * (restarts > 1)}" if restarts else ""
-    hint = "" if restarts else ", or set data.unreadable=skip, under which fresh workers go on"
-    raise WorkerError(
-        f"{message}{after}. That is usually the system, out of memory: set data.workers lower (it is "
-        f"{loader.num_workers}), allow more memory or shared memory (/dev/shm){hint}"
-    )
-
-
-def _until_a_death(loader: DataLoader) -> Iterator[Batch]:
     iterator = _watched(loader, lambda: _start(loader))
     while (batch := _watched(loader, lambda: next(iterator, None))) is not None:
         yield batch
@@ -137,7 +100,7 @@ def _start(loader: DataLoader) -> Iterator[Batch]:
 
 
 def _watched(loader: DataLoader, action: Callable[[], T]) -> T:
-    """Do what needs the loader's workers; raises `WorkerError` if one of them is dead."""
+    """Do what needs the loader's workers; raise `WorkerError` if one of them is dead."""
     dead = _dead_workers(loader, wait_s=0)  # first, since the rest of a message that it was sending never comes
     if not dead:
         try:
@@ -146,7 +109,12 @@ def _watched(loader: DataLoader, action: Callable[[], T]) -> T:
             dead = _dead_workers(loader, wait_s=_GRACE_S)
             if not dead:
                 raise
-    raise WorkerError(" and ".join(dead))
+    loader._iterator = None  # the next pass starts new workers; torch has no public name for its lasting ones
+    raise WorkerError(
+        f"{' and '.join(dead)}. The usual cause is too little memory: set data.workers lower (it is "
+        f"{loader.num_workers}), or allow more memory or shared memory (/dev/shm). A training continues exactly from "
+        "its last checkpoint with --resume auto"
+    )
 
 
 def _dead_workers(loader: DataLoader, wait_s: float) -> list[str]:

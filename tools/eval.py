@@ -8,7 +8,7 @@ from typing import Any
 import _clone
 
 # isort: split
-from data import load_annotations, resilient
+from data import load_annotations, read_batches
 from engine.building import build_eval_loader, build_model, check_dcn_backend, needs_masks, read_split
 from engine.runs import load_checkpoint
 from engine.weights import check_categories, check_same_model
@@ -120,7 +120,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         model = as_tested(model, config)
         loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", world=world)
     with world.together():
-        batches = progress.track(resilient(loader), "evaluate", len(loader))
+        batches = progress.track(read_batches(loader), "evaluate", len(loader))
         results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
     gathered = gather_results(results, split.raw, world)
 

@@ -154,8 +154,6 @@ def show_end(trainer: Trainer, folder: Path) -> None:
             counted(trainer.unreadable.total(), "time"),
             named,
         )
-    if trainer.restarts:
-        log.warning("workers of the data loader died and were started anew %s", counted(trainer.restarts, "time"))
     best = folder / BEST
     rows = [
         ("last weights and state", folder / LAST),

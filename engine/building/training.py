@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from data import CocoAnnotations, blank_batch, resilient
+from data import CocoAnnotations, blank_batch, read_batches
 
 from ..config import RunConfig, TrainConfig
-from ..display import Progress, log
+from ..display import Progress
 from ..distributed import ALONE, StopRequest, World
 from ..evaluation import draw_detections, evaluate
 from ..insight import Health, box_centres, dcn_pictures
@@ -22,8 +22,6 @@ from .model import needs_masks
 
 # Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
 PICTURES, PICTURE_POINTS = 4, 2
-# How often a loader's workers are started anew in a pass over the data, where the policy is to go on.
-WORKER_RESTARTS = 3
 
 
 def build_optimization(
@@ -98,7 +96,6 @@ def build_trainer(
         "max_steps": settings.max_steps,
         "early_stop": settings.early_stop,
         "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
-        "worker_restarts": _worker_restarts(config),
         **_build_judges(config, val, device=device, world=world, stop=stop, progress=progress),
     }
     steps_per_epoch = loader.batch_sampler.steps
@@ -148,8 +145,7 @@ def _build_judges(
     loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", world=world)
 
     def judge(model: nn.Module) -> dict[str, Any] | None:
-        batches = resilient(loader, restarts=_worker_restarts(config), on_restart=log.warning)
-        batches = progress.track(batches, "evaluate", len(loader))
+        batches = progress.track(read_batches(loader), "evaluate", len(loader))
         return evaluate(
             model,
             batches,
@@ -172,7 +168,3 @@ def _build_judges(
         return pictures
 
     return {"evaluate": judge, "draw": draw}
-
-
-def _worker_restarts(config: RunConfig) -> int:
-    return WORKER_RESTARTS if config.data.unreadable == "skip" else 0

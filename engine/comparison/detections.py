@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from data import CocoAnnotations, DatasetError, resilient
+from data import CocoAnnotations, DatasetError, read_batches
 from data.files import write_json
 
 from ..building import build_eval_loader, check_dcn_backend, needs_masks, read_split
@@ -101,7 +101,7 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
     check_dcn_backend(config.model, device)
     set_tf32(config.train.tf32)
     loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
-    batches = track(resilient(loader), f"detect with {run.folder}", len(loader))
+    batches = track(read_batches(loader), f"detect with {run.folder}", len(loader))
     results = detect(load_model(run).to(device), batches, split.category_ids, device=device, amp=config.train.amp)
     found = _judge(results, split, run, anew=True)
     for name, (here, last) in _aps(found, run).items():

@@ -50,8 +50,8 @@ class DataConfig(Section):
     keep_empty: bool = False
     """Whether to train on images without any box too."""
     unreadable: Literal["raise", "skip"] = "raise"
-    """What to do when an image cannot be read in mid-run, or a loader's worker dies: stop, or leave the image out and
-    start the worker anew; what was left out is counted and told."""
+    """What to do when an image cannot be read during a run: stop, or leave it out; what was left out is counted and
+    reported."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip in training."""
     color_jitter: Fraction = 0.0

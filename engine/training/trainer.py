@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, ImageError, WorkerError, blank_batch, resilient
+from data import Batch, ImageError, WorkerError, blank_batch, read_batches
 
 from ..devices import peak_memory_gib
 from ..display import Progress, log, percent
@@ -43,7 +43,6 @@ class Trainer:
         max_steps: bound on the steps, or None.
         early_stop: evaluations without a better AP after which training ends, or None.
         cadence: what happens how often.
-        worker_restarts: how often in an epoch workers of the loader that died are started anew.
         evaluate: gives the figures of `coco_figures` for a model, None if it was interrupted by a signal.
         draw: gives pictures `(3, H, W)` of what a model does, by tag.
         save: writes a dict of state under a file name.
@@ -59,7 +58,6 @@ class Trainer:
         judged_step: step of the last evaluation. best_ap: of all evaluations, by boxes also where there are masks, so
             that runs with and without compare. stale: how many evaluations there were since.
         unreadable: how often each image that could not be read was left out, by what was wrong with it.
-        restarts: how often workers of the loader were started anew.
     """
 
     def __init__(
@@ -71,7 +69,6 @@ class Trainer:
         max_steps: int | None,
         early_stop: int | None = None,
         cadence: Cadence,
-        worker_restarts: int = 0,
         evaluate: Callable[[nn.Module], dict[str, Any] | None],
         draw: Callable[[nn.Module], dict[str, Tensor]],
         save: Callable[[dict[str, Any], str], None],
@@ -83,7 +80,6 @@ class Trainer:
     ) -> None:
         self.updater, self.loader = updater, loader
         self.epochs, self.early_stop, self.cadence = epochs, early_stop, cadence
-        self.worker_restarts = worker_restarts
         self.evaluate, self.draw, self.save = evaluate, draw, save
         self.health, self.board, self.progress = health, board, progress
         self.stop, self.world = stop, world
@@ -95,8 +91,6 @@ class Trainer:
         self.best_ap = -math.inf
         self.stale = 0
         self.unreadable: Counter[str] = Counter()
-        self.restarts = 0
-        self._restarted: list[str] = []  # what this process has not told yet
         self._window = Window()
 
     @property
@@ -124,7 +118,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: if the loss or its gradient is not finite.
-            WorkerError: if a loader's worker dies and that is not to be borne.
+            WorkerError: if a worker process of a loader dies.
             PreemptedError: if some process was asked to stop; the state is saved then.
         """
         while not self.is_finished:
@@ -141,7 +135,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.loader.batch_sampler.set_position(self.epoch, self.batch)
         self.progress.start_epoch(self.epoch + 1, self.epochs, self.epoch_steps, self.batch)
-        batches = resilient(self.loader, restarts=self.worker_restarts, on_restart=self._restarted.append)
+        batches = read_batches(self.loader)
         try:
             while self.batch < self.epoch_steps and self.step < self.total_steps:
                 self._train_step(batches)
@@ -155,21 +149,14 @@ class Trainer:
         asked = time.perf_counter()
         parts, error = self._next_parts(batches)
         got = time.perf_counter()
-        unreadable = [message for part in parts for message in part.unreadable]
         cadence = self.cadence
         is_shown = self._is_due(self.step + 1, cadence.log_every) or self._is_due(self.step + 1, cadence.picture_every)
         with self.health.watching(is_shown) as seen:
-            record = self.updater(
-                parts,
-                error=error,
-                notes=len(unreadable) + len(self._restarted),
-                is_signalled=lambda: self.stop.received is not None,
-            )
+            record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
-        if record.notes:
-            self._note(unreadable, self._restarted)
-            self._restarted.clear()
+        if record.unreadable:
+            self._note([message for part in parts for message in part.unreadable])
         self._record(record, seen, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.signalled:
             self._save(LAST)
@@ -221,16 +208,13 @@ class Trainer:
             for tag, values in self.health.histograms(seen).items():
                 self.board.histogram(self.step, tag, values)
 
-    def _note(self, unreadable: list[str], restarted: list[str]) -> None:
-        """Count and log what befell the processes, of which only the main one talks."""
-        for images, workers in self.world.gather((unreadable, restarted)):
-            for message in images:
+    def _note(self, unreadable: list[str]) -> None:
+        """Count and log the images that some process could not read."""
+        for messages in self.world.gather(unreadable):
+            for message in messages:
                 self.unreadable[message] += 1
                 if self.unreadable[message] == 1:
                     log.warning("left out, and will be in every epoch: %s", message)
-            for message in workers:
-                self.restarts += 1
-                log.warning("%s", message)
 
     def _evaluate(self) -> None:
         """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
@@ -295,7 +279,6 @@ class Trainer:
             "best_ap": self.best_ap,
             "stale": self.stale,
             "unreadable": dict(self.unreadable),
-            "restarts": self.restarts,
             "window": self._window.state_dict(),
         }
 
@@ -305,7 +288,7 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.figures, self.judged_step = state["figures"], state["judged_step"]
         self.best_ap, self.stale = state["best_ap"], state["stale"]
-        self.unreadable, self.restarts = Counter(state["unreadable"]), state["restarts"]
+        self.unreadable = Counter(state["unreadable"])
         self._window.load_state_dict(state["window"])
 
 

@@ -34,13 +34,13 @@ class StepRecord(NamedTuple):
         numbers: "loss", its parts, and "grad_norm", the norm of the gradient before it was clipped.
         lrs: learning rate of each part that it was taken with.
         signalled: whether some process was asked to stop.
-        notes: how many messages the processes have for the log.
+        unreadable: how many images could not be read.
     """
 
     numbers: dict[str, float]
     lrs: dict[str, float]
     signalled: bool
-    notes: int
+    unreadable: int
 
 
 class Updater:
@@ -94,7 +94,6 @@ class Updater:
         batches: list[Batch],
         *,
         error: Exception | None = None,
-        notes: int = 0,
         is_signalled: Callable[[], bool] = lambda: False,
     ) -> StepRecord:
         """Do one update.
@@ -102,7 +101,6 @@ class Updater:
         Args:
             batches: the micro-batches of a step of this process.
             error: why this process has no more images; it takes part in what the others wait for, before all give up.
-            notes: how many messages this process has for the log.
             is_signalled: whether this process was asked to stop; asked after the backward pass.
 
         Raises:
@@ -118,7 +116,7 @@ class Updater:
         told = {
             "weight": sum(batch.weight for batch in batches),
             "signals": is_signalled(),
-            "notes": notes,
+            "unreadable": sum(len(batch.unreadable) for batch in batches),
             "errors": error is not None,
         }
         numbers, told = self._exchange(losses, norm, told)
@@ -135,7 +133,7 @@ class Updater:
         set_schedule_step(self.schedule, self.step)
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["notes"]))
+        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["unreadable"]))
 
     def _count_boxes(self, batches: list[Batch]) -> float:
         """Return the boxes per image of the step over all processes, at least one box."""

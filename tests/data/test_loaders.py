@@ -1,4 +1,4 @@
-"""Batches: every image once, the same however a step is split, and the same after a resume or a dead worker."""
+"""Batches: every image once, the same however a step is split, and the same after a resume; and how workers end."""
 
 import itertools
 import multiprocessing
@@ -27,7 +27,7 @@ from data import (
     eval_loader,
     eval_transform,
     load_annotations,
-    resilient,
+    read_batches,
     train_transform,
 )
 
@@ -330,90 +330,42 @@ def before() -> set:
 
 # in the middle of a step, at its end, and when everything was read ahead
 @pytest.mark.parametrize("read", [1, 2, 6])
-def test_pass_goes_on_as_if_no_worker_had_died(before, read):
+def test_a_death_ends_the_pass_with_what_to_do(before, read):
     options = {"batch_size": 2, "accumulate": 2, "rank": 1, "processes": 2}
-    undisturbed = train_loader(Numbers(33), **options)
     loader = train_loader(Numbers(33), workers=2, **options)
-    for sampler in (undisturbed.batch_sampler, loader.batch_sampler):
-        sampler.set_position(3, 1)
-    messages = []
-    batches = resilient(loader, restarts=1, on_restart=messages.append)
+    batches = read_batches(loader)
     found, workers = started(batches, before)
-    loader.batch_sampler.set_position(4)  # a trainer may prepare the next epoch early
     found += itertools.islice(batches, read - 1)
     victim = workers.pop()
     kill(victim)
-    assert messages == []
-    found += itertools.islice(batches, 1)
-    assert len({*multiprocessing.active_children()} - before) == 2, "the workers that were left are still there"
-    found += batches
-    assert drawn(found) == drawn(undisturbed)
-    assert messages == [
-        f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed); fresh workers go on in their "
-        "place (restart 1 of 1)"
-    ]
-    # the next pass of the same loader has nothing to get over
-    undisturbed.batch_sampler.set_position(4)
-    assert drawn(resilient(loader)) == drawn(undisturbed)
-
-
-def test_too_many_deaths_end_the_pass(before):
-    loader = train_loader(Numbers(33), workers=2)
-    messages = []
-    batches = resilient(loader, restarts=1, on_restart=messages.append)
-    for _ in range(2):
-        _, workers = started(batches, before)
-        victim = workers.pop()
-        kill(victim)
     error = failure(batches)
     assert type(error) is WorkerError
-    assert len(messages) == 1
     assert str(error) == (
-        f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed), after 1 restart. That is "
-        "usually the system, out of memory: set data.workers lower (it is 2), allow more memory or shared memory "
-        "(/dev/shm)"
+        f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed). The usual cause is too "
+        "little memory: set data.workers lower (it is 2), or allow more memory or shared memory (/dev/shm). A training "
+        "continues exactly from its last checkpoint with --resume auto"
     )
-    assert len(list(resilient(loader))) == len(loader), "the loader itself is still good"
-
-
-def test_without_restarts_the_first_death_ends_the_pass(before):
-    batches = resilient(train_loader(Numbers(33), workers=2))
-    kill(started(batches, before)[1].pop())
-    error = failure(batches)
-    assert type(error) is WorkerError
-    assert "killed by signal 9 (Killed). That" in str(error)
-    assert str(error).endswith(", or set data.unreadable=skip, under which fresh workers go on")
+    undisturbed = drawn(train_loader(Numbers(33), **options))
+    assert drawn(found) == undisturbed[:read]
+    assert drawn(read_batches(loader)) == undisturbed, "the next pass has new workers"
 
 
 def test_death_while_a_batch_is_waited_for(tmp_path):
     lure = tmp_path / "lure"
     lure.touch()
-    messages = []
     deadly = indices(train_loader(Numbers(20)).batch_sampler)[2][0]
     loader = train_loader(Numbers(20, deadly=deadly, lure=lure), workers=1)
-    batches = resilient(loader, restarts=1, on_restart=messages.append)
-    assert drawn(batches) == drawn(train_loader(Numbers(20)))
-    assert len(messages) == 1
+    assert type(failure(read_batches(loader))) is WorkerError
 
 
 def test_death_between_two_passes(before):
-    loader = train_loader(Numbers(20), workers=2)
-    messages = []
-    batches = resilient(loader)
-    first, workers = started(batches, before)
-    first += batches
-    kill(workers.pop())
-    assert drawn(resilient(loader, restarts=1, on_restart=messages.append)) == drawn(first)
-    assert len(messages) == 1
-
-
-def test_death_in_evaluation(before):
     loader = eval_loader(Numbers(20), batch_size=3, workers=2, rank=1, processes=2)
-    batches = resilient(loader, restarts=1)
+    batches = read_batches(loader)
     found, workers = started(batches, before)
-    kill(workers.pop())
     found += batches
     assert ids(found) == [[1, 3, 5], [7, 9, 11], [13, 15, 17], [19]]
+    kill(workers.pop())
+    assert type(failure(read_batches(loader))) is WorkerError
 
 
 @WORKERS
@@ -422,11 +374,9 @@ def test_other_errors_pass_unchanged(workers):
         def __getitem__(self, index):
             raise RuntimeError("a bug")
 
-    messages = []
-    error = failure(resilient(train_loader(Faulty(5), workers=workers), restarts=3, on_restart=messages.append))
+    error = failure(read_batches(train_loader(Faulty(5), workers=workers)))
     assert type(error) is RuntimeError
     assert "a bug" in str(error)
-    assert messages == []
 
 
 @WORKERS
@@ -434,31 +384,24 @@ def test_undisturbed_pass_is_the_loader_s_own(workers):
     loader = train_loader(Numbers(20), workers=workers)
     for epoch, start in ((0, 1), (1, 0)):
         loader.batch_sampler.set_position(epoch, start)
-        assert drawn(resilient(loader)) == drawn(loader)
+        assert drawn(read_batches(loader)) == drawn(loader)
 
 
-def test_a_consumer_may_stop_early(before):
+def test_a_consumer_may_stop_early():
     loader = train_loader(Numbers(33), workers=2)
     whole = drawn(train_loader(Numbers(33)))
     for _ in range(2):
-        batches = resilient(loader)
+        batches = read_batches(loader)
         found = [next(batches), next(batches)]
         batches.close()
         assert drawn(found) == whole[:2]
-    assert drawn(resilient(loader)) == whole
-    # among fresh workers too
-    batches = resilient(loader, restarts=1)
-    kill(started(batches, before)[1].pop())
-    assert told(next(batches)) == whole[1]
-    batches.close()
-    assert {*multiprocessing.active_children()} <= before
-    assert drawn(resilient(loader)) == whole
+    assert drawn(read_batches(loader)) == whole
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no schedulers here")
 def test_what_a_scheduler_sends_does_not_end_workers(before):
     loader = train_loader(Numbers(33), workers=2)
-    batches = resilient(loader)
+    batches = read_batches(loader)
     found, workers = started(batches, before)
     found.append(next(batches))  # of the other worker, which is ready then too
     for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1)):
@@ -473,7 +416,7 @@ import multiprocessing, os, signal, sys, time
 sys.path.insert(0, {root!r})
 import torch
 from torch.utils.data import DataLoader, Dataset
-from data import WorkerError, resilient, train_loader
+from data import WorkerError, read_batches, train_loader
 
 class Items(Dataset):
     aspect_ratios = [1.0] * 20
@@ -487,7 +430,7 @@ if {after_another}:
     list(DataLoader(Items(), num_workers=1, collate_fn=list))
 else:
     signal.signal(signal.SIGCHLD, lambda number, frame: calls.append(number))
-batches = resilient(train_loader(Items(), batch_size=2, workers=2, seed=0))
+batches = read_batches(train_loader(Items(), batch_size=2, workers=2, seed=0))
 next(batches)
 worker = multiprocessing.active_children()[0]
 os.kill(worker.pid, signal.SIGKILL)

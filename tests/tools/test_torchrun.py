@@ -153,23 +153,6 @@ def test_an_image_that_goes_missing_for_one_process_ends_all(start_process, wait
     assert 'tools/train.py", line' not in ours
 
 
-def test_a_worker_of_another_process_that_dies_is_told_and_replaced(
-    start_process, wait_until, held, half_run, tiny_config, tmp_path
-):
-    folder = tmp_path / "run"
-    options = ["--config", tiny_config, "--run-dir", folder, *HALVES, "data.unreadable=skip"]
-    process = start_process(*TWO, *held(1), TRAIN, *options, cwd=tmp_path)
-    wait_until(has_steps(folder, 1), process)
-    other = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[1]
-    os.kill(int(Path(f"/proc/{other}/task/{other}/children").read_text().split()[0]), signal.SIGKILL)
-    (tmp_path / "go").touch()
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert out.count("fresh workers go on in their place (restart 1 of 3)") == 1
-    assert out.count("workers of the data loader died and were started anew 1 time\n") == 1
-    assert list(losses(folder).values()) == pytest.approx(list(losses(half_run[0]).values()), rel=1e-6)
-
-
 def test_two_machines(start_process, half_run, tiny_config, tmp_path):
     """Two torchruns of one process each find each other; only the first machine has the run folder."""
     with socket.socket() as probe:

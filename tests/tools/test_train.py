@@ -394,30 +394,27 @@ def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config
     assert "data.val.annotations" not in out
 
 
-def test_a_killed_loader_worker(start_process, wait_until, held, plain_run, tiny_config, tmp_path):
-    """By default the run stops and says so; where it may go on, it ends as if nothing had been."""
-    for policy in ("raise", "skip"):
-        folder = tmp_path / policy
-        options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1", f"data.unreadable={policy}"]
-        (tmp_path / "go").unlink(missing_ok=True)
-        process = start_process(*held(1), TOOL, *options, cwd=tmp_path)
-        wait_until(lambda folder=folder: (folder / "metrics.jsonl").is_file() and trained_steps(folder), process)
-        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
-        os.kill(int(worker), signal.SIGKILL)
-        (tmp_path / "go").touch()
-        out, err = process.communicate(timeout=600)
-        if policy == "raise":
-            assert process.returncode == 1
-            assert err.startswith(f"error: worker process {worker} of the data loader was killed by signal 9")
-            assert "data.unreadable=skip" in err
-            assert len(err.splitlines()) == 1
-        else:
-            assert (process.returncode, err) == (0, "")
-            assert out.count("fresh workers go on in their place (restart 1 of 3)") == 1
-            assert out.count("workers of the data loader died and were started anew 1 time\n") == 1
-            assert trained_steps(folder) == list(range(1, 13))
-            one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
-            assert all(torch.equal(value, other[key]) for key, value in one.items())
+def test_a_killed_loader_worker(start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path):
+    """The run stops and says so, whatever becomes of images, and ends after a resume as if nothing had been."""
+    folder = tmp_path / "run"
+    options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1", "data.unreadable=skip"]
+    process = start_process(*held(3), TOOL, *options, "train.checkpoint_every=2", cwd=tmp_path)
+    wait_until(lambda: (folder / "metrics.jsonl").is_file() and 3 in trained_steps(folder), process)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
+    os.kill(int(worker), signal.SIGKILL)
+    (tmp_path / "go").touch()
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert err.startswith(f"error: worker process {worker} of the data loader was killed by signal 9")
+    assert err.endswith(" with --resume auto\n")
+    assert len(err.splitlines()) == 1
+
+    code, out, err = run_tool("train", *options, "--resume", "auto")
+    assert (code, err) == (0, "")
+    assert f"going on from {folder / 'last.pt'}, step 2 of 12" in out
+    assert trained_steps(folder) == list(range(1, 13))
+    one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_traceback(run_tool, tiny_config, tmp_path):

@@ -233,7 +233,7 @@ class Pretender:
     def __init__(self, losses=None) -> None:
         self.step, self.losses = 0, iter(losses or itertools.repeat(1.0))
 
-    def __call__(self, parts, *, error, notes, is_signalled) -> StepRecord:
+    def __call__(self, parts, *, error, is_signalled) -> StepRecord:
         self.step += 1
         numbers = {"loss": next(self.losses), "grad_norm": 1.0}
         return StepRecord(numbers, {"backbone": 0.1}, is_signalled(), 0)

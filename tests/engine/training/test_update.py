@@ -103,7 +103,7 @@ def test_a_step_is_the_mean_over_its_images(batches):
     record = updater(batches)
     norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
     assert record.numbers == pytest.approx(losses | {"grad_norm": norm}, rel=1e-5)
-    assert (record.lrs, record.signalled, record.notes) == ({"all": 0.1}, False, 0)
+    assert (record.lrs, record.signalled, record.unreadable) == ({"all": 0.1}, False, 0)
     for parameter, old, gradient in zip(updater.model.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
     assert updater.step == 1
@@ -175,8 +175,8 @@ def test_what_could_not_be_read_learns_nothing_and_is_counted():
     losses, gradients = by_hand(1, 2)
     updater = make_updater()
     before = [parameter.detach().clone() for parameter in updater.model.parameters()]
-    record = updater([batch_of(1, 2, weight=0.5, unreadable=["3 is gone", "4 is gone"])], notes=2)
-    assert record.notes == 2
+    record = updater([batch_of(1, 2, weight=0.5, unreadable=["3 is gone", "4 is gone"])])
+    assert record.unreadable == 2
     assert {name: record.numbers[name] for name in losses} == pytest.approx(losses, rel=1e-5)
     for parameter, old, gradient in zip(updater.model.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.05 * gradient, rtol=1e-4, atol=1e-6)
