@@ -2,7 +2,7 @@
 # make study  what DCN gains: five networks, three seeds, shapes deformed or not (SIZE=gpu: larger ones)
 # make cards  a plain and a DCN detector on photographs of playing cards
 # make test   the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: the slow ones too
-# make lint   ruff
+# make lint   ruff, and import-linter: who may import whom
 # make docs   docs/config.md and configs/schema.json, after a change of the options
 # make board  TensorBoard of all runs, for this machine only
 # Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.
@@ -64,6 +64,7 @@ test-all: $(VENV)/.ready-dev
 lint: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 docs: $(VENV)/.ready
 	$(PY) tools/make_docs.py
