@@ -1,10 +1,10 @@
 """Checkpoints: plain dicts of state, written atomically, read as data and never as code."""
 
-import hashlib
 import math
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from .folder import LAST, step_file, step_files
 
 FORMAT = 2
-_SEAL = b"resnet-dcn sha256 "
+_FOLDER = 0x10  # among the attributes of a record in a zip archive
 
 
 class CheckpointError(ValueError):
@@ -39,12 +39,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint` onto the CPU, after checking every byte of it.
+    """Read a checkpoint of `save_checkpoint` onto the CPU, after comparing all content with its checksums.
 
     Raises:
         CheckpointError: if it is missing, damaged, of another version of this project, or none of its checkpoints.
     """
-    state, sealed = _read(path)
+    state = _read(path)
     written = state.get("format") if isinstance(state, dict) else None
     if not isinstance(written, int):
         found = sorted(map(str, state))[:5] if isinstance(state, dict) else type(state).__name__
@@ -54,8 +54,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} was written by another version of this project: its format must be {FORMAT}, and is "
             f"{written}; use it with that version, or train anew"
         )
-    if not sealed:
-        raise CheckpointError(f"checkpoint {path} is damaged: it is cut short or was added to at its end")
     return state
 
 
@@ -164,28 +162,26 @@ def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None
 
 
 def _write(file: BinaryIO, state: dict[str, Any]) -> None:
-    """Write a state and its seal, down to the disk."""
+    """Write a state, down to the disk."""
     sink = _Sink(file)
     torch.save(state, sink)
     if sink.error is not None:
         raise sink.error
-    file.write(_seal(sink.digest))
     file.flush()
     os.fsync(file.fileno())
 
 
 class _Sink:
-    """What torch.save writes into: passes it on, and takes its digest and size.
+    """What torch.save writes into: passes it on, and counts its bytes.
 
     An error of the file is kept for the caller, because torch would hide it behind one of its own.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.digest, self.size, self.error = hashlib.sha256(), 0, None
+        self.size, self.error = 0, None
 
     def write(self, data: memoryview) -> None:
-        self.digest.update(data)
         self.size += len(data)
         try:
             if self.error is None:
@@ -197,47 +193,35 @@ class _Sink:
         """Nothing is held back here."""
 
 
-def _read(path: Path) -> tuple[Any, bool]:
-    """What a file holds, and whether a seal vouches for it; without one it may be damaged, or none of ours."""
-    sealed = True
+def _read(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            sealed = _check_seal(file)
+            _check_records(file)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True), sealed
+            return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist (resolved: {path.resolve()})") from None
     except Exception as error:
         # torch.load raises a dozen types, by what is broken, and soon explains how to run what is inside
         reason = getattr(error, "strerror", None) or re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
-        hint = "" if sealed else "; it is cut short, or none of this project's checkpoints"
+        is_archive = not isinstance(error, zipfile.BadZipFile)
+        hint = "" if is_archive else "; it is cut short, or none of this project's checkpoints"
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from error
 
 
-def _seal(digest: Any) -> bytes:
-    """What follows the data in a file: readers of zip archives, as torch.load, pass over it."""
-    return _SEAL + digest.hexdigest().encode()
-
-
-def _check_seal(file: BinaryIO) -> bool:
-    """Whether a file ends with a seal; torch.load alone takes the numbers of a damaged file for good.
+def _check_records(file: BinaryIO) -> None:
+    """Compare the records of PyTorch's zip archive with their CRC-32: torch.load returns the numbers of a damaged one.
 
     Raises:
-        ValueError: if the seal is not that of the content.
+        ValueError: if a record is damaged.
+        BadZipFile: if the file is no archive.
     """
-    digest = hashlib.sha256()
-    left = file.seek(0, os.SEEK_END) - len(_seal(digest))
-    file.seek(max(left, 0))
-    found = file.read()
-    if not found.startswith(_SEAL):
-        return False
-    file.seek(0)
-    while left > 0 and (data := file.read(min(left, 1 << 20))):
-        digest.update(data)
-        left -= len(data)
-    if found != _seal(digest):
-        raise ValueError("it is damaged: its content does not have the checksum at its end")
-    return True
+    with zipfile.ZipFile(file) as archive:
+        # torch.load does not read a record that is marked as a folder, and returns whatever was in memory
+        marked = (record.filename for record in archive.infolist() if record.external_attr & _FOLDER)
+        damaged = next(marked, None) or archive.testzip()
+    if damaged:
+        raise ValueError(f"it is damaged: its record {damaged} does not have the checksum that was written with it")
 
 
 def _give_second_name(path: Path, second: Path) -> None:

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -83,13 +85,16 @@ def whole(tmp_path_factory) -> tuple[Path, bytes]:
 
 class TestDamage:
     def check(self, whole, damaged: bytes) -> None:
+        """A damaged checkpoint is refused, or holds what it held: some bytes of an archive mean nothing."""
         path, data = whole
         path.write_bytes(damaged)
-        if damaged == data:
-            assert described(load_checkpoint(path)) == described({"format": 2} | STATE)
-            return
-        with pytest.raises(CheckpointError, match=rf"^checkpoint {path} (cannot be read: |is damaged: )\S"):
-            load_checkpoint(path)
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            assert damaged != data
+            assert re.match(rf"checkpoint {path} cannot be read: \S", str(error))  # noqa: PT017 - or no error
+        else:
+            assert described(state) == described({"format": 2} | STATE)
 
     @settings(max_examples=400)
     @given(st.data())
@@ -99,15 +104,37 @@ class TestDamage:
             damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
         self.check(whole, bytes(damaged))
 
-    def test_every_byte_counts(self, whole):
-        """Also those that torch.load and zip's checksums pass over: headers, padding, the seal itself."""
-        path, data = whole
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_every_byte(self, whole):
+        """Also those of headers, to which the checksums do not apply."""
+        data = whole[1]
         for place in range(len(data)):
+            for bits in (0x01, 0x10, 0xFF):  # 0x10 makes a record a folder
+                damaged = bytearray(data)
+                damaged[place] ^= bits
+                self.check(whole, bytes(damaged))
+
+    def test_every_bit_of_a_tensor_counts(self, whole):
+        path, data = whole
+        weight = STATE["model"]["float"].numpy().tobytes()
+        start = data.index(weight)
+        for bit in range(8 * len(weight)):
             damaged = bytearray(data)
-            damaged[place] ^= 1
+            damaged[start + bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
-            with pytest.raises(CheckpointError):
+            with pytest.raises(CheckpointError, match=r"it is damaged: its record .* does not have the checksum"):
                 load_checkpoint(path)
+
+    def test_a_seal_of_earlier_versions_does_not_matter(self, whole):
+        """They wrote a SHA-256 after the archive."""
+        path, data = whole
+        sealed = data + b"resnet-dcn sha256 " + hashlib.sha256(data).hexdigest().encode()
+        path.write_bytes(sealed)
+        assert described(load_checkpoint(path)) == described({"format": 2} | STATE)
+        start = data.index(STATE["model"]["float"].numpy().tobytes())
+        path.write_bytes(sealed[:start] + b"1" + sealed[start + 1 :])
+        with pytest.raises(CheckpointError, match="it is damaged"):
+            load_checkpoint(path)
 
     @settings(max_examples=400)
     @given(st.data())
@@ -135,14 +162,13 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("damage", "said"),
         [
-            (lambda data: data[: len(data) // 2], "cannot be read: PytorchStreamReader failed .*; it is cut short"),
-            (lambda data: data[:-1], "is damaged: it is cut short or was added to at its end"),
-            (lambda data: data + data[-1:], "is damaged: it is cut short or was added to at its end"),
+            (lambda data: data[: len(data) // 2], "cannot be read: File is not a zip file; it is cut short, or none"),
+            (lambda data: data[:-1], "cannot be read: File is not a zip file; it is cut short, or none of"),
             (lambda data: b"", "cannot be read: .*; it is cut short, or none of this project's checkpoints"),
-            (lambda data: b"no checkpoint" * 99, "cannot be read: Weights only load failed; it is cut short, or none"),
-            (lambda data: data[:900] + b"damage" + data[906:], "cannot be read: it is damaged: .* checksum"),
+            (lambda data: b"no checkpoint" * 99, "cannot be read: .*; it is cut short, or none of"),
+            (lambda data: data[:300] + b"damage" + data[306:], "cannot be read: it is damaged: its record .* checksum"),
         ],
-        ids=["half", "last byte gone", "a byte more", "empty", "text", "overwritten"],
+        ids=["half", "last byte gone", "empty", "text", "overwritten"],
     )
     def test_what_is_said(self, whole, damage, said):
         path, data = whole
@@ -194,7 +220,7 @@ def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path} cannot be read: Is a directory$"):
         load_checkpoint(tmp_path)
     save_checkpoint(tmp_path / LAST, STATE)
-    monkeypatch.setattr(checkpoint, "_check_seal", fail_as_a_broken_disk)
+    monkeypatch.setattr(checkpoint, "_check_records", fail_as_a_broken_disk)
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path / LAST} cannot be read: Input/output error$"):
         load_checkpoint(tmp_path / LAST)
 
@@ -209,11 +235,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
-def save_sealed(value, path):
-    save_checkpoint(path, value)
-
-
-@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value)), save_sealed])
+@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_a_checkpoint_is_not_run(tmp_path, writer):
     path, proof = tmp_path / "evil.pt", tmp_path / "was_run"
@@ -310,8 +332,7 @@ class TestFailingSave:
 
     def test_the_size_that_is_told_is_that_of_the_file(self, tmp_path):
         save_checkpoint(tmp_path / LAST, STATE)
-        seal = len("resnet-dcn sha256 ") + 64
-        assert checkpoint._size_mib({"format": 2, **STATE}) * 2**20 == (tmp_path / LAST).stat().st_size - seal
+        assert checkpoint._size_mib({"format": 2, **STATE}) * 2**20 == (tmp_path / LAST).stat().st_size
 
 
 def test_the_new_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
