@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         "--timed-images",
         type=int,
         default=8,
-        help="images to time inference with; 0: no time and memory of inference (default: %(default)s)",
+        help="images to time inference with; 0: no time of inference and, on a GPU, no memory (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="to run the models on (default: a GPU if there is one)")
     args = parser.parse_intermixed_args()

@@ -45,7 +45,7 @@ def compare_runs(
         rounds: of the bootstrap over images.
         seed: of the bootstrap.
         pictures: images to show for each comparison, 0 for none.
-        timed_images: images of the val split to time inference with; 0 leaves time and memory of inference out.
+        timed_images: images of the val split to time inference with; 0 leaves time and GPU memory of inference out.
         progress: shows how far it is.
 
     Raises:
@@ -66,7 +66,7 @@ def compare_runs(
         # those of all runs on all of COCO would fill the memory
         kept = [entry for entry in found.results if run.folder in shown and entry["score"] >= SCORE_THRESHOLD]
         detected[run.folder] = found._replace(results=kept)
-    costs = _measure_costs(grouped, split, target, timed_images, overrides, progress)
+    costs = _measure_costs(grouped, split, target, timed_images, progress)
     groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
     differences = _differences(groups, detected, rounds, seed, progress)
     base = next(iter(groups))
@@ -174,7 +174,6 @@ def _measure_costs(
     split: CocoAnnotations,
     device: torch.device,
     timed_images: int,
-    overrides: Sequence[str],
     progress: Progress,
 ) -> dict[str, Costs]:
     """Read off what training cost, count what an image costs, and time the first run of each group."""
@@ -185,15 +184,10 @@ def _measure_costs(
     flops = {name: count_flops(model, to_device(images[:1], [], device)[0]) for name, model in models.items()}
     seconds, memory = {}, {}
     if timed_images:
-        folders = {name: runs[0].folder for name, runs in grouped.items()}
-        memory = inference_memory(folders, images[0], device=device, overrides=overrides)
-        seconds = time_inference(
-            models,
-            images,
-            device=device,
-            amps={name: runs[0].config.train.amp for name, runs in grouped.items()},
-            track=lambda rounds: progress.track(rounds, "time inference"),
-        )
+        amps = {name: runs[0].config.train.amp for name, runs in grouped.items()}
+        memory = inference_memory(models, images[0], device=device, amps=amps)
+        track = lambda rounds: progress.track(rounds, "time inference")  # noqa: E731
+        seconds = time_inference(models, images, device=device, amps=amps, track=track)
     return {
         name: Costs(
             parameters=runs[0].parameters,
@@ -203,7 +197,7 @@ def _measure_costs(
             data_share=statistics.fmean(run.data_share for run in runs),
             training_gib=max(run.peak_gib for run in runs),
             inference_s=statistics.median(seconds[name]) if name in seconds else None,
-            inference_gib=memory[name] / 2**30 if memory.get(name) is not None else None,
+            inference_gib=memory[name] / 2**30 if name in memory else None,
         )
         for name, runs in grouped.items()
     }

@@ -1,18 +1,11 @@
 """What a detector costs at inference: time and memory for an image, each measured fairly."""
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..devices import autocast, to_device
-from ..inference import restore_model
-from ..runs import LAST
-from ..weights import load_trained
 from .measure import extra_memory, time_in_turns
 
 ROUNDS = 10
@@ -55,58 +48,25 @@ def time_inference(
 
 
 def inference_memory(
-    folders: Mapping[str, Path], image: Tensor, *, device: torch.device, overrides: Sequence[str] = ()
-) -> dict[str, int | None]:
-    """Measure the most memory that each run's detector takes for one image, beyond its weights, in bytes.
-
-    On a CPU that is done in a process of its own, because `extra_memory` forks, and a process that has run on several
-    threads must not be forked.
+    models: Mapping[str, nn.Module], image: Tensor, *, device: torch.device, amps: Mapping[str, str]
+) -> dict[str, int]:
+    """Measure the most GPU memory that detectors take for one image, beyond what is there before, in bytes.
 
     Args:
-        folders: of the runs, by name.
+        models: by name, in eval mode, on `device`.
         image: uint8 `(3, h, w)`.
         device: to run on.
-        overrides: `key=value` for the configs.
+        amps: mixed precision of each, see `autocast`.
 
     Returns:
-        Bytes by name, None where the system cannot tell.
+        Bytes by name; nothing where the device is no GPU.
     """
-    arguments = (dict(folders), image.numpy(), str(device), list(overrides))
-    if device.type != "cpu":
-        return _measure_all(*arguments)
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_measure_apart, args=(sender, torch.get_num_threads(), *arguments))
-    child.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError:  # it died, as where memory is short
-        return dict.fromkeys(folders)
-    finally:
-        child.join()
-
-
-def _measure_apart(sender: Connection, threads: int, *arguments: Any) -> None:
-    torch.set_num_threads(threads)
-    sender.send(_measure_all(*arguments))
-
-
-def _measure_all(folders: dict[str, Path], image: Any, device: str, overrides: list[str]) -> dict[str, int | None]:
-    def prepare(folder: Path) -> Callable[[], Any]:
-        trained = load_trained(folder / LAST, overrides)
-        model = restore_model(trained).to(device)
-        inputs, _ = to_device([torch.from_numpy(image)], [], torch.device(device))
-
-        @torch.inference_mode()
-        def call() -> None:
-            with autocast(torch.device(device), trained.config.train.amp):
-                model(inputs)
-
-        call()  # what is set up once, as kernels, is not the image's
-        return call
-
-    return {
-        name: extra_memory(lambda folder=folder: prepare(folder), torch.device(device))
-        for name, folder in folders.items()
-    }
+    if device.type != "cuda":
+        return {}
+    inputs, _ = to_device([image], [], device)
+    found = {}
+    for name, model in models.items():
+        with torch.inference_mode(), autocast(device, amps[name]):
+            model(inputs)  # what is set up once, as kernels, is not the image's
+            found[name] = extra_memory(lambda model=model: lambda: model(inputs), device)
+    return found

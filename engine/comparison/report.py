@@ -133,7 +133,7 @@ def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, st
 
     inference_s = [one.inference_s for one in costs]
     waits = [(f"{one.data_share:.1%}", "") for one in costs]
-    return [
+    rows = [
         row("parameters", "of the model", [one.parameters for one in costs], ",d"),
         row("GFLOPs", "of one image", times([one.flops for one in costs], 1e-9), ",.2f"),
         row(
@@ -147,8 +147,11 @@ def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, st
         row("training memory, GiB", "peak, as logged", [one.training_gib for one in costs], ".2f"),
         row("inference, ms", "for an image, median", times(inference_s, 1e3), ".1f"),
         row("inference, images/s", "one at a time", [s and 1 / s for s in inference_s], ".1f"),
-        row("inference memory, MiB", "peak beyond weights", times([one.inference_gib for one in costs], 1024), ".0f"),
     ]
+    if any(one.inference_gib is not None for one in costs):
+        memory_mib = times([one.inference_gib for one in costs], 1024)
+        rows.append(row("inference memory, MiB", "peak on the GPU beyond weights", memory_mib, ".0f"))
+    return rows
 
 
 def _headline(comparison: Comparison, other: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Costs:
         step_s: median seconds of a training step. data_share: share of it that waited for data.
         training_gib: peak memory of training.
         inference_s: median seconds for an image, None where it was not timed.
-        inference_gib: peak memory for an image beyond the weights, None where it was not or cannot be measured.
+        inference_gib: peak GPU memory for an image beyond the weights, None on a CPU and where nothing was timed.
     """
 
     parameters: int

@@ -108,7 +108,7 @@ def test_report_and_seeds(run_tool, runs, tmp_path):
     assert re.fullmatch(r"[\d.]+ ± [\d.]+", row(out, "AR100")[0])
     assert re.fullmatch(r"[\d.]+", row(out, "AR100")[1])
     assert float(row(out, "inference, ms")[0]) > 0
-    assert int(row(out, "inference memory, MiB")[0]) > 0
+    assert ("inference memory" in out) == torch.cuda.is_available()
     assert f"report: {tmp_path}/new/page.html" in out
     html = (tmp_path / "new/page.html").read_text(encoding="utf-8")
     assert html.startswith("<!DOCTYPE html>")

@@ -1,4 +1,4 @@
-"""Time and memory of inference."""
+"""Time of inference, and its memory on a GPU."""
 
 import time
 
@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from engine.comparison.costs import inference_memory, time_inference
-from engine.runs.checkpoint import load_checkpoint, save_checkpoint
-from engine.runs.folder import LAST
 
 CPU = torch.device("cpu")
 
@@ -59,12 +57,25 @@ def test_rounds_are_shown():
     assert seen == [0, 1, 2, 3]
 
 
-def test_memory_of_an_image(finish_run, tmp_path):
-    folders = {"small": finish_run(tmp_path / "a"), "large": finish_run(tmp_path / "b"), "gone": tmp_path / "gone"}
-    state = load_checkpoint(folders["large"] / LAST)
-    state["config"]["data"] |= {"min_size": 256, "max_size": 400}
-    save_checkpoint(folders["large"] / LAST, state)
-    found = inference_memory(folders, torch.zeros(3, 60, 80, dtype=torch.uint8), device=CPU)
-    assert [*found] == ["small", "large", "gone"]
-    assert 100_000 < found["small"] < found["large"] / 4 < 100_000_000
-    assert found["gone"] is None
+def test_memory_is_that_of_a_gpu():
+    assert inference_memory({"a": nn.Identity()}, torch.zeros(3, 2, 2), device=CPU, amps={"a": "off"}) == {}
+
+
+class Hoarder(nn.Module):
+    """Takes `count` times the memory of an image."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def forward(self, images):
+        return [images[0].repeat(self.count, 1, 1)]
+
+
+@pytest.mark.gpu
+def test_memory_of_an_image():
+    models = {"small": Hoarder(10), "large": Hoarder(30)}
+    image = torch.zeros(3, 500, 1000, dtype=torch.uint8)
+    found = inference_memory(models, image, device=torch.device("cuda"), amps=dict.fromkeys(models, "off"))
+    image_bytes = 4 * 3 * 500 * 1000
+    assert found == pytest.approx({"small": 10 * image_bytes, "large": 30 * image_bytes}, rel=0.1)

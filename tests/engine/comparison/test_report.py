@@ -221,6 +221,8 @@ def test_costs():
         "inference, images/s": [("50.0", ""), ("-", "")],
         "inference memory, MiB": [("512", ""), ("512", "1.00x")],
     }
+    on_cpu = cost_rows(2 * [dataclasses.replace(COSTS, inference_gib=None)])
+    assert [name for name, _, _ in on_cpu] == [*rows][:-1]
 
 
 def test_costs_lead_the_headline(comparison):
