@@ -15,7 +15,6 @@ import _clone
 # isort: split
 import torch
 
-from _study_disk import BYTES_PER_PIXEL, check_space, checkpoint_bytes, needed_bytes, tidy
 from data.synthetic import write_shapes
 from engine.comparison import compare_runs
 from engine.comparison import mean_and_spread, render_report, with_interval
@@ -23,7 +22,7 @@ from engine.comparison import Study, render_study
 from engine.config import load_config
 from data.files import write_json, write_text
 from engine.display import Progress, start_logging
-from engine.runs import LAST
+from engine.runs import BEST, LAST, step_files
 from engine.display import format_table
 from engine.weights import load_trained
 
@@ -129,9 +128,8 @@ def main() -> None:
     levels = sorted(set(args.deformations))
     plans = {level: plan_runs(args, level, everything=level == levels[-1]) for level in levels}
     by_seed = zip(*plans.values(), strict=True)  # so that a study that was stopped has whole comparisons
-    missing = tidy_finished([run for plan in by_seed for runs in plan for run in runs])
+    missing = [run for plan in by_seed for runs in plan for run in runs if not is_finished(run)]
     jobs = args.jobs or (1 if torch.cuda.is_available() else torch.get_num_threads())
-    tell_space(args, levels, missing, jobs)
     for level in levels:
         draw(args.data / name_of(level), args.size, level, progress)
     train(missing, jobs, progress)
@@ -236,45 +234,6 @@ def plan_runs(args: argparse.Namespace, level: float, *, everything: bool) -> li
     ]
 
 
-def tidy_finished(runs: list[Run]) -> list[Run]:
-    """Find the runs that are not finished, and leave of the others only the checkpoint that is read."""
-    missing = []
-    for run in runs:
-        if is_finished(run):
-            tidy(run.folder)
-        else:
-            missing.append(run)
-    return missing
-
-
-def tell_space(args: argparse.Namespace, levels: list[float], runs: list[Run], jobs: int) -> None:
-    """Say what the study will take on the disk.
-
-    Raises:
-        ValueError: if that is not free.
-    """
-    pixels = (args.size.train + args.size.val) * args.size.width * args.size.height
-    undrawn = [level for level in levels if not (args.data / name_of(level) / "annotations/val.json").is_file()]
-    sizes: dict[str, int] = {}
-    checkpoints = {}
-    for run in runs:
-        config = load_config(run.config, run.overrides)
-        model = config.model.model_dump_json()
-        if model not in sizes:
-            sizes[model] = checkpoint_bytes(config)
-        checkpoints[run.folder] = sizes[model], config.train.keep_last
-    most, kept = needed_bytes(checkpoints, jobs)
-    drawn = len(undrawn) * pixels * BYTES_PER_PIXEL
-    if runs:
-        peak, end = (most + drawn) / 1e9, (kept + drawn) / 1e9
-        print(
-            f"disk: up to {peak:.2f} GB more while it trains, {end:.2f} GB in the end: of each run the last checkpoint "
-            "is kept",
-            flush=True,
-        )
-    check_space([(args.out, most), (args.data, drawn)])
-
-
 def train(runs: list[Run], jobs: int, progress: Progress) -> None:
     """Train runs, several at a time.
 
@@ -303,7 +262,8 @@ def train(runs: list[Run], jobs: int, progress: Progress) -> None:
         if process.returncode:
             last = "\n".join(said.strip().splitlines()[-_LAST_LINES:])
             raise ValueError(f"the training in {run.folder} ended with exit code {process.returncode}:\n{last}")
-        tidy(run.folder)
+        for file in (run.folder / BEST, *step_files(run.folder).values()):  # last.pt is all that a study reads
+            file.unlink(missing_ok=True)
 
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run_one, run) for run in runs]
