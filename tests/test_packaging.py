@@ -106,6 +106,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", page, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_page_on_the_library(site, tmp_path):
     """What it shows is run as it stands, with random weights in place of those that torchvision would download."""
     page, hub = (ROOT / "docs/library.md").read_text(encoding="utf-8").split("## torch.hub")

@@ -87,6 +87,7 @@ def mask_file(run_tool, mask_run, tmp_path_factory):
     return file, out
 
 
+@pytest.mark.slow
 def test_masks_are_checked(mask_file):
     _, out = mask_file
     assert "mask_rcnn, exported in" in out
@@ -105,6 +106,7 @@ def blocks_of_page() -> tuple[str, str]:
     return load, paste
 
 
+@pytest.mark.slow
 def test_the_page_detects_and_pastes(mask_file, mask_run, shapes, tmp_path, monkeypatch):
     """The page's own lines, on a picture that is not resized, so that Pillow and PyTorch see the same."""
     with Image.open(sorted((shapes / "val").iterdir())[0]) as picture:

@@ -69,7 +69,7 @@ def as_lists(detections: list[dict]) -> list[dict]:
     return [{name: tensor.tolist() for name, tensor in found.items()} for found in detections]
 
 
-@pytest.mark.parametrize("imported", ["before", "after"])
+@pytest.mark.parametrize("imported", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
     weights = tmp_path / "weights.pt"
     torch.save(resnet("resnet18").state_dict(), weights)

@@ -87,6 +87,7 @@ def assert_same(one, other, place: str) -> None:
         assert one == other or (one != one and other != other), place
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 def test_a_run_killed_again_and_again_is_the_one_that_never_was(start, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

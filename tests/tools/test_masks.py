@@ -66,6 +66,7 @@ def test_a_checkpoint_has_the_masks_of_its_training(run_tool, run_folder, shapes
     assert json.loads((tmp_path / "b.json").read_text()) == figures
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_masks_of_one(run_tool, run_process, run_folder, tmp_path):
     files = ["--config", run_folder / "config.yaml", "--checkpoint", run_folder / "last.pt", "train.batch_size=1"]
     one, two = (["--json", tmp_path / f"{n}.json", "--detections", tmp_path / f"{n}.results.json"] for n in (1, 2))

@@ -41,6 +41,7 @@ def first(study):
     return result
 
 
+@pytest.mark.slow
 def test_it_draws_trains_and_compares(first, folder):
     runs = {f"deformation_{level}/{name}_seed1" for level in (0, 1) for name in ("plain", "dcnv2_234")}
     assert {f"{file.parent.relative_to(folder / 'runs')}" for file in folder.glob("runs/*/*/last.pt")} == runs
@@ -68,6 +69,7 @@ def test_it_draws_trains_and_compares(first, folder):
     assert written["sentences"][0] in first.out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_what_is_there_is_kept(first, study, folder, files_of):
     shutil.rmtree(folder / "runs/deformation_1/plain_seed1")
     before = files_of(folder / "runs/deformation_0"), files_of(folder / "data")
@@ -78,12 +80,14 @@ def test_what_is_there_is_kept(first, study, folder, files_of):
     assert (files_of(folder / "runs/deformation_0"), files_of(folder / "data")) == before
 
 
+@pytest.mark.slow
 def test_of_each_run_the_last_checkpoint_is_kept(first, folder):
     runs = [*folder.glob("runs/*/*")]
     assert len(runs) == 4
     assert {file.name for run in runs for file in run.glob("*.pt*")} == {"last.pt"}
 
 
+@pytest.mark.slow
 def test_runs_of_another_study_are_not_taken_for_its_own(first, study, folder, files_of):
     before = files_of(folder)
     code, out, err = study("train.lr=0.001")
@@ -95,6 +99,7 @@ def test_runs_of_another_study_are_not_taken_for_its_own(first, study, folder, f
     assert files_of(folder) == before
 
 
+@pytest.mark.slow
 def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder):
     code, _, err = run_tool("study", "--data", "data", "--out", "other", "--deformations", 0, cwd=folder)
     assert code == 2

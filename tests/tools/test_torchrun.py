@@ -61,6 +61,7 @@ def test_two_processes_train_as_one(half_run, plain_run):
     assert sum("tfevents" in path.name for path in folder.iterdir()) == 1
 
 
+@pytest.mark.slow
 def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config, tmp_path):
     folder, _ = half_run
     options = ["--config", tiny_config, "--checkpoint", folder / "last.pt"]
@@ -83,6 +84,7 @@ def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config
     assert metrics(folder)[-1]["val/AP"] == pytest.approx(two["AP"], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -105,6 +107,7 @@ def test_a_mistake_is_told_once(run_process, tiny_config, tmp_path, arguments, c
         assert "image ids " in said or re.search(r"image ids \d+, \d+[;.]", result.err)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_replaced_by_torchrun(start_process, wait_until, held, half_run, tiny_config, tmp_path):
     folder = tmp_path / "run"
     options = ["--config", tiny_config, "--run-dir", folder, *HALVES, "--resume", "auto", "train.checkpoint_every=2"]
@@ -121,6 +124,7 @@ def test_a_killed_process_is_replaced_by_torchrun(start_process, wait_until, hel
     assert list(losses(folder).values()) == pytest.approx(list(expected.values()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_signal_to_torchrun_stops_all_with_one_checkpoint(
     start_process, wait_until, held, run_process, half_run, tiny_config, tmp_path
 ):
@@ -140,6 +144,7 @@ def test_a_signal_to_torchrun_stops_all_with_one_checkpoint(
     assert list(losses(folder).values()) == pytest.approx(list(losses(half_run[0]).values()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_image_that_goes_missing_for_one_process_ends_all(start_process, wait_until, shapes, tiny_config, tmp_path):
     pictures = shutil.copytree(shapes / "train", tmp_path / "train")
     options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, f"data.train.images={pictures}"]
@@ -153,6 +158,7 @@ def test_an_image_that_goes_missing_for_one_process_ends_all(start_process, wait
     assert 'tools/train.py", line' not in ours
 
 
+@pytest.mark.slow
 def test_two_machines(start_process, half_run, tiny_config, tmp_path):
     """Two torchruns of one process each find each other; only the first machine has the run folder."""
     with socket.socket() as probe:

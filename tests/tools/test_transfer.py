@@ -102,6 +102,7 @@ def test_what_does_not_go_by_itself_is_told(options, said, unsaid, plain_run, ru
     assert not unsaid or unsaid not in out
 
 
+@pytest.mark.slow
 def test_two_processes_start_as_one(dcn_run, run_process, run_tool, tiny_config, other_classes, tmp_path):
     """The rows of the class that is new are the same in both, too, and those of one process alone."""
     common = ["--config", tiny_config, DCN, f"model.weights={dcn_run}", *other_classes, *STILL, "train.max_steps=2"]

@@ -82,8 +82,14 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
     return losses, [before, judge()]
 
 
-@pytest.mark.parametrize("dcn", [False, True])
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    ("detector", "dcn"),
+    [
+        pytest.param(detector, dcn, marks=[] if dcn and detector in ("faster_rcnn", "fcos") else [pytest.mark.slow])
+        for detector in DETECTORS
+        for dcn in (False, True)
+    ],
+)
 def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
     section = SECTIONS[detector] | (HEAD_DCN.get(detector, {}) if dcn else {})
     options = {f"model.{detector}": section} | MORE.get(detector, {}) | (DCN if dcn else {})

@@ -45,6 +45,7 @@ def loaded(exported):
     return functools.cache(lambda name: load_exported(exported(name)[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
     model, _, _ = exported(name)
@@ -57,6 +58,7 @@ def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
     assert all((row.difference.mask is not None) == ("mask" in name) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cascade_mask_rcnn.onnx", "fcos.onnx"])
 def test_onnx_is_standard(name, exported):
     model, file, operators = exported(name)
@@ -82,6 +84,7 @@ def test_onnx_is_standard(name, exported):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_path_of_this_machine_goes_with_the_file(name, exported):
     content = exported(name)[1].read_bytes()
@@ -89,6 +92,7 @@ def test_no_path_of_this_machine_goes_with_the_file(name, exported):
     assert b"site-packages" not in content
 
 
+@pytest.mark.slow
 def test_deformable_layers_keep_their_numbers(exported):
     nodes = [node for node in onnx.load(exported("fcos.onnx")[1]).graph.node if node.op_type == "DeformConv"]
     numbers = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
@@ -98,6 +102,7 @@ def test_deformable_layers_keep_their_numbers(exported):
     assert all(len([name for name in node.input if name]) <= 4 for node in nodes)  # DCNv1 has no mask
 
 
+@pytest.mark.slow
 def test_onnx_by_onnxruntime_alone(exported, pictures):
     """As a user of the file would run it."""
     model, file, _ = exported("cascade_mask_rcnn.onnx")
@@ -110,6 +115,7 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
     torch.testing.assert_close(torch.from_numpy(scores[0, : counts[0]]), expected["scores"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_finds_nothing_in_one_picture(loaded, pictures):
     """And something in the other one of the batch; in blue, the best score is 0.52."""
     run, _ = loaded("mask_rcnn.pt2")
@@ -124,6 +130,7 @@ def test_a_program_finds_nothing_in_one_picture(loaded, pictures):
         assert not any(values[0].any() for values in found.values())
 
 
+@pytest.mark.slow
 def test_onnx_finds_nothing(exported, pictures):
     """The file, with the threshold of scores raised."""
     proto = onnx.load(exported("cascade_mask_rcnn.onnx")[1])
@@ -147,6 +154,7 @@ assert not {"dcn", "models", "engine"} & {*sys.modules}
 """
 
 
+@pytest.mark.slow
 def test_program_runs_without_the_project(exported, pictures, tmp_path):
     model, file, operators = exported("cascade_rcnn.pt2")
     assert operators["torchvision.deform_conv2d.default"] == 2
