@@ -59,8 +59,8 @@ def measure_health(config: RunConfig, folder: Path, device: torch.device, rounds
         progress = Progress(PLAIN)
         progress.start_epoch(1, 1, 2 * (rounds + 1), 0)
     with logging_into(folder):
-        cadence = Cadence(log_every=1, checkpoint_every=NEVER, eval_every=NEVER, picture_every=NEVER)
-        trainer = assemble(config, folder, device, Watch(progress), [], cadence=cadence)
+        trainer = assemble(config, folder, device, Watch(progress), [])
+        trainer.cadence = Cadence(log_every=1, checkpoint_every=NEVER, eval_every=NEVER, picture_every=NEVER)
         health, nothing = trainer.health, Health(None, total_steps=NEVER, warmup_steps=0)
         batches = endless(trainer.loader)
         pairs = time_in_pairs(

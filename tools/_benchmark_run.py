@@ -70,9 +70,7 @@ def measure_run(config: RunConfig, folder: Path, device: torch.device) -> dict[s
     }
 
 
-def assemble(
-    config: RunConfig, folder: Path, device: torch.device, watch: Watch, checkpoint_s: list[float], **parts: Any
-) -> Trainer:
+def assemble(config: RunConfig, folder: Path, device: torch.device, watch: Watch, checkpoint_s: list[float]) -> Trainer:
     """Put a run together as tools/train.py does, in a new folder, without evaluations and pictures."""
     train, val = (read_split(config.data, split, masks=needs_masks(config.model)) for split in ("train", "val"))
     torch.manual_seed(config.seed)
@@ -84,16 +82,21 @@ def assemble(
         checkpoints.save(state, name)
         checkpoint_s.append(time.perf_counter() - start)
 
-    parts |= {
-        "evaluate": lambda model: dict.fromkeys(COCO_FIGURES, 0.0) | {"per_class": {}},
-        "draw": lambda model: {"val/detections": torch.zeros(3, 1, 1, dtype=torch.uint8)},
-        "early_stop": None,
-        "progress": watch,
-        "stop": StopRequest(),
-        "save": save,
-        "board": Board(folder),
-    }
-    return build_trainer(config, model.to(device), train, val, device=device, **parts)
+    trainer = build_trainer(
+        config,
+        model.to(device),
+        train,
+        val,
+        device=device,
+        evaluate=lambda model: dict.fromkeys(COCO_FIGURES, 0.0) | {"per_class": {}},
+        draw=lambda model: {"val/detections": torch.zeros(3, 1, 1, dtype=torch.uint8)},
+        progress=watch,
+        stop=StopRequest(),
+        save=save,
+        board=Board(folder),
+    )
+    trainer.early_stop = None  # the figures above never rise
+    return trainer
 
 
 @contextlib.contextmanager

@@ -40,7 +40,8 @@ def measure_overhead(config: RunConfig, folder: Path, device: torch.device, args
         progress.start_epoch(1, 1, args.steps * (args.rounds + 1), 0)
     watch = Watch(progress)
     with logging_into(folder):
-        trainer = assemble(config, folder, device, watch, [], cadence=Cadence(NEVER, NEVER, NEVER, NEVER))
+        trainer = assemble(config, folder, device, watch, [])
+        trainer.cadence = Cadence(NEVER, NEVER, NEVER, NEVER)
         model = copy.deepcopy(trainer.updater.model)
         optimizer, _ = build_optimization(config.train, model, steps_per_epoch=trainer.epoch_steps)
         bare = bare_loop(model, optimizer, device, config.train.amp)
@@ -73,7 +74,7 @@ def run_trainer(trainer: Trainer, turn: list[Batch]) -> None:
     """Do a step on each batch as `Trainer.fit` does."""
     batches = iter(turn)
     for _ in turn:
-        trainer._train_step(batches)
+        trainer.train_step(batches)
 
 
 def bare_loop(

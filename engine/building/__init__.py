@@ -2,10 +2,11 @@
 
 from .data import build_eval_loader, read_split
 from .model import build_model, build_started, check_dcn_backend, needs_masks
-from .report import show_end, show_start
+from .start import RunResult, train
 from .training import build_optimization, build_trainer, images_in_step
 
 __all__ = [
+    "RunResult",
     "build_eval_loader",
     "build_model",
     "build_optimization",
@@ -15,6 +16,5 @@ __all__ = [
     "images_in_step",
     "needs_masks",
     "read_split",
-    "show_end",
-    "show_start",
+    "train",
 ]

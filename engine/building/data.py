@@ -17,6 +17,7 @@ from data import (
 )
 
 from ..config import DataConfig, RunConfig
+from ..display import Progress
 from ..distributed import ALONE, World
 from .model import needs_masks
 
@@ -57,6 +58,30 @@ def read_split(
         purpose = "learn from" if split == "train" else "judge by"
         raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
     return found
+
+
+def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) -> dict[str, CocoAnnotations]:
+    """Read and check the "train" and the "val" split, see `read_split`.
+
+    Raises:
+        ValueError: as `read_split` does, or if the splits have different categories.
+    """
+    splits = {
+        name: read_split(
+            config.data,
+            name,
+            lambda items, name=name: progress.track(items, f"check {name} images"),
+            masks=needs_masks(config.model),
+            check_images=check_images,
+        )
+        for name in ("train", "val")
+    }
+    train, val = splits.values()
+    a, b = (list(zip(split.category_ids, split.class_names, strict=True)) for split in (train, val))
+    if a != b:
+        only = sorted(set(a) ^ set(b))[:3]
+        raise ValueError(f"{train.path} has {len(a)} categories and {val.path} has {len(b)}; they differ in {only}")
+    return splits
 
 
 def build_train_loader(

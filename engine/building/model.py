@@ -11,6 +11,7 @@ from models.resnet import check_name
 from models.weights import LoadReport
 
 from ..config import DataConfig, ModelConfig, RunConfig
+from ..distributed import World
 from ..weights import Source, Transfer, take_over
 
 
@@ -83,6 +84,14 @@ def build_started(
 def needs_masks(model: ModelConfig) -> bool:
     """Whether a detector learns from masks and gives them."""
     return model.detector in MASK_DETECTORS
+
+
+def check_norm(norm: str, device: torch.device, world: World) -> None:
+    """Raise `ValueError` where PyTorch's synchronised batch norm cannot run."""
+    if norm == "sync_bn" and world.size > 1 and device.type == "cpu":
+        raise ValueError(
+            "model.backbone.norm sync_bn over several processes needs GPUs; on CPUs use gn, bn or frozen_bn"
+        )
 
 
 def check_dcn_backend(model: ModelConfig, device: torch.device) -> None:

@@ -1,12 +1,14 @@
 """What a run says of itself at its start and its end."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data import CocoAnnotations
 from models import ReplacedConvs, replaced_convs
 from models.weights import LoadReport
 
-from ..config import BackboneConfig, RunConfig
+from ..config import BackboneConfig, RunConfig, flatten
 from ..devices import describe
 from ..display import counted, format_table, log, percent
 from ..evaluation import MASK_PREFIX, describe_figures
@@ -134,6 +136,30 @@ def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
             backbone.mask_scale,
             PLAIN_MASK_SCALE,
         )
+
+
+def show_resumption(
+    trainer: Trainer, checkpoint: Path, state: dict[str, Any], about: dict[str, Any], *, passed_over: Sequence[str]
+) -> None:
+    """Log where a run continues, what was passed over for it, and what has changed.
+
+    Args:
+        trainer: with the state loaded.
+        checkpoint: that the state is of.
+        state: of the checkpoint.
+        about: what this run's checkpoints say of it beside the state.
+        passed_over: what is wrong with each newer checkpoint.
+    """
+    for message in passed_over:
+        log.warning("passed over: %s", message)
+    log.info("going on from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
+    before = dict(flatten(state["config"]))
+    for key, value in flatten(about["config"]):
+        if before.get(key) != value:
+            log.warning("changed since then: %s: %r -> %r", key, before.get(key), value)
+    for split, digest in about["annotations"].items():
+        if state["annotations"][split] != digest:
+            log.warning("changed since then: the contents of data.%s.annotations", split)
 
 
 def show_end(trainer: Trainer, folder: Path) -> None:

@@ -16,7 +16,7 @@ from ..display import Progress
 from ..distributed import ALONE, StopRequest, World
 from ..evaluation import draw_detections, evaluate
 from ..insight import Health, box_centres, dcn_pictures
-from ..training import Cadence, Ema, Trainer, Updater, build_optimizer, build_schedule, scaled_lr
+from ..training import Board, Cadence, Ema, Trainer, Updater, build_optimizer, build_schedule, scaled_lr
 from .data import build_eval_loader, build_train_loader, first_samples, samples_of
 from .model import needs_masks
 
@@ -74,7 +74,10 @@ def build_trainer(
     world: World = ALONE,
     stop: StopRequest,
     progress: Progress,
-    **parts: Any,
+    save: Callable[[dict[str, Any], str], None],
+    board: Board,
+    evaluate: Callable[[nn.Module], dict[str, Any] | None] | None = None,
+    draw: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Trainer:
     """Put loaders, optimizer, schedule, averages and evaluation around a model.
 
@@ -87,25 +90,34 @@ def build_trainer(
         world: the processes that train together.
         stop: knows whether this process was asked to stop.
         progress: shows what goes on.
-        parts: the trainer's `save` and `board`, and whatever of its parts shall be others than those built here.
+        save: writes a dict of state under a file name.
+        board: takes scalars, pictures and histograms.
+        evaluate: returns the figures of a model; None: evaluates the val split.
+        draw: returns pictures of what a model does, by tag; None: of the first images of the val split.
     """
     settings = config.train
     loader = build_train_loader(config, train, pin_memory=device.type == "cuda", world=world)
-    built = {
-        "epochs": settings.epochs,
-        "max_steps": settings.max_steps,
-        "early_stop": settings.early_stop,
-        "cadence": Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
-        **_build_judges(config, val, device=device, world=world, stop=stop, progress=progress),
-    }
     steps_per_epoch = loader.batch_sampler.steps
-    built["health"] = Health(
-        model if world.is_main else None,
-        total_steps=total_steps(settings, steps_per_epoch),
-        warmup_steps=settings.warmup_steps,
+    return Trainer(
+        build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, world=world),
+        loader,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        early_stop=settings.early_stop,
+        cadence=Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        evaluate=evaluate or _evaluator(config, val, device=device, world=world, stop=stop, progress=progress),
+        draw=draw or _drawer(config, val, device=device),
+        save=save,
+        health=Health(
+            model if world.is_main else None,
+            total_steps=total_steps(settings, steps_per_epoch),
+            warmup_steps=settings.warmup_steps,
+        ),
+        board=board,
+        progress=progress,
+        stop=stop,
+        world=world,
     )
-    updater = build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, world=world)
-    return Trainer(updater, loader, world=world, stop=stop, progress=progress, **(built | parts))
 
 
 def build_updater(
@@ -132,7 +144,7 @@ def build_updater(
     )
 
 
-def _build_judges(
+def _evaluator(
     config: RunConfig,
     val: CocoAnnotations,
     *,
@@ -140,11 +152,11 @@ def _build_judges(
     world: World,
     stop: StopRequest,
     progress: Progress,
-) -> dict[str, Callable]:
-    """Give the trainer's `evaluate` and `draw`."""
+) -> Callable[[nn.Module], dict[str, Any] | None]:
+    """Return the trainer's `evaluate`."""
     loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", world=world)
 
-    def judge(model: nn.Module) -> dict[str, Any] | None:
+    def evaluate_model(model: nn.Module) -> dict[str, Any] | None:
         batches = progress.track(read_batches(loader), "evaluate", len(loader))
         return evaluate(
             model,
@@ -158,6 +170,14 @@ def _build_judges(
             stop=stop,
         )
 
+    return evaluate_model
+
+
+def _drawer(
+    config: RunConfig, val: CocoAnnotations, *, device: torch.device
+) -> Callable[[nn.Module], dict[str, Tensor]]:
+    """Return the trainer's `draw`."""
+
     def draw(model: nn.Module) -> dict[str, Tensor]:
         shown = first_samples(config, val, PICTURES) or samples_of(blank_batch())
         pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
@@ -167,4 +187,4 @@ def _build_judges(
             pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
         return pictures
 
-    return {"evaluate": judge, "draw": draw}
+    return draw

@@ -1,10 +1,12 @@
 """YAML files and command-line overrides to a checked `RunConfig`, every mistake reported at once."""
 
+import copy
 import difflib
+import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +56,22 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
 _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(source: str | os.PathLike | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a config file with its `base` files, apply overrides, and check the whole.
 
     Args:
-        path: a file, or the bare name of one in `configs/`.
+        source: a file, the bare name of one in `configs/`, the options of one as a mapping (without `base`), or a
+            config.
         overrides: `dotted.key=value`, the value in YAML.
 
     Raises:
         ConfigError: listing everything that is wrong.
     """
-    file = find_config(path)
+    if isinstance(source, RunConfig):
+        source = source.model_dump(mode="json")
+    if isinstance(source, Mapping):
+        return with_overrides(copy.deepcopy(dict(source)), overrides, "the mapping")
+    file = find_config(source)
     return with_overrides(_read_with_bases(file), overrides, str(file))
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from .preemption import PreemptedError
+
 T = TypeVar("T")
 # The main process judges alone while the others wait; pycocotools takes minutes for a large validation set.
 TIMEOUT = timedelta(hours=2)
@@ -61,7 +63,7 @@ class World:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield
-        except SystemExit:  # all end together
+        except PreemptedError:  # all end together
             dist.destroy_process_group()
             raise
         # After an error no leave is taken: of processes that are in the middle of something it can last for ever.

@@ -34,20 +34,20 @@ def step_files(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
-def choose_run(folder: Path | None, resume: str | None, default: Path) -> tuple[Path, list[Path]]:
+def choose_run(folder: Path | None, resume: str | None, default: Path | None) -> tuple[Path, list[Path]]:
     """Choose the folder of a run and the checkpoints to go on from; writes nothing.
 
     Args:
         folder: the one asked for, None for the default.
         resume: None for a new run, "auto" to go on if the folder holds a checkpoint, or a checkpoint's file.
-        default: folder of a run that asks for none; a checkpoint that is named goes on where it lies.
+        default: folder of a run that asks for none, None without one; a checkpoint that is named goes on where it lies.
 
     Returns:
         The folder, and the checkpoints in the order in which to try them: none for a new run, the one that was named,
         or by "auto" all that lie in the folder, newest first. The best is tried last: it may be much older.
 
     Raises:
-        RunFolderError: if the folder holds another run, or the checkpoint does not exist.
+        RunFolderError: if there is no folder to use, it holds another run, or the checkpoint does not exist.
     """
     checkpoints = []
     if resume not in (None, "auto"):
@@ -56,6 +56,8 @@ def choose_run(folder: Path | None, resume: str | None, default: Path) -> tuple[
             raise RunFolderError(f"checkpoint {resume} does not exist (resolved: {checkpoints[0].resolve()})")
         default = checkpoints[0].parent
     folder = folder or default
+    if folder is None:
+        raise RunFolderError("`run_dir` must name the folder of the run, since the config is not a file whose name it could have")
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"run folder {folder} is a file")
     if resume == "auto":

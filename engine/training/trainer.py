@@ -138,14 +138,19 @@ class Trainer:
         batches = read_batches(self.loader)
         try:
             while self.batch < self.epoch_steps and self.step < self.total_steps:
-                self._train_step(batches)
+                self.train_step(batches)
         finally:
             batches.close()
             self.progress.end_epoch()
         # An evaluation can fail where training did not: what was learned is safe before it starts.
         self._save(LAST)
 
-    def _train_step(self, batches: Iterator[Batch]) -> None:
+    def train_step(self, batches: Iterator[Batch]) -> None:
+        """Take the micro-batches of one step, update the model, and log, draw and save what is due.
+
+        Raises:
+            NonFiniteError, WorkerError, PreemptedError: see `fit`.
+        """
         asked = time.perf_counter()
         parts, error = self._next_parts(batches)
         got = time.perf_counter()

@@ -22,7 +22,7 @@ sys.path[:0] = [str(tool.parent), str(tool.parents[1])]
 from engine.training.trainer import Trainer  # noqa: E402 - not found before
 
 parent = os.getppid()
-train_step = Trainer._train_step
+train_step = Trainer.train_step
 
 
 def train_and_wait(trainer, batches):
@@ -34,5 +34,5 @@ def train_and_wait(trainer, batches):
         time.sleep(0.01)
 
 
-Trainer._train_step = train_and_wait
+Trainer.train_step = train_and_wait
 runpy.run_path(str(tool), run_name="__main__")

@@ -185,7 +185,9 @@ def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
     whole.fit()
     assert_same(more.updater.model.state_dict(), whole.updater.model.state_dict())
 
-    again = make_trainer(tmp_path / "a", "train.epochs=1", start=6, evaluate=None)
+    again = make_trainer(
+        tmp_path / "a", "train.epochs=1", start=6, evaluate=lambda model: pytest.fail("evaluated again")
+    )
     again.load_state_dict(load_checkpoint(tmp_path / "a" / LAST))
     assert again.is_finished
     assert again.fit() == fake_figures()

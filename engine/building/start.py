@@ -1,0 +1,192 @@
+"""A whole training from its config: everything is checked and built first, and only then is anything written."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from data import CocoAnnotations, WorkerError
+from models.weights import LoadReport
+
+from ..config import RunConfig, describe_unused, dump_config, flatten, load_config, unused_options
+from ..devices import git_revision, pick_device, set_tf32
+from ..display import Progress, log, start_logging
+from ..distributed import PreemptedError, StopRequest, World, read_world
+from ..evaluation import number_figures
+from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, own_run
+from ..training import Board, NoBoard, Trainer, check_optimizer, check_schedule
+from ..weights import (
+    Transfer,
+    check_categories,
+    check_same_model,
+    check_same_optimizer,
+    check_same_step,
+    check_start,
+    read_source,
+)
+from .data import read_splits
+from .model import build_started, check_dcn_backend, check_norm
+from .report import show_end, show_resumption, show_start
+from .training import build_trainer, images_in_step
+
+
+class RunResult(NamedTuple):
+    """What a training left.
+
+    Attributes:
+        folder: of the run, with its checkpoints, log and figures.
+        figures: of the last evaluation, as fractions, see `coco_figures`.
+    """
+
+    folder: Path
+    figures: dict[str, Any]
+
+
+class _Plan(NamedTuple):
+    """A run that is checked and built, while nothing has been written."""
+
+    config: RunConfig
+    folder: Path
+    splits: dict[str, CocoAnnotations]
+    weights: LoadReport | Transfer | None
+    about: dict[str, Any]
+    checkpoint: Path | None
+    state: dict[str, Any] | None
+    broken: list[str]
+    trainer: Trainer
+    unused: dict[str, str]
+
+
+def train(
+    config: str | os.PathLike | Mapping[str, Any] | RunConfig,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: str | os.PathLike | None = None,
+    resume: str | os.PathLike | None = None,
+) -> RunResult:
+    """Train as tools/train.py does: check and build everything, train to the end, and log where it lies.
+
+    Args:
+        config: a YAML file, the bare name of one in `configs/`, the same options as a mapping, or a `RunConfig`.
+        overrides: `dotted.key=value`, as on the command line.
+        run_dir: folder of the run; None: `runs/<name of the config's file>`, or where the checkpoint to resume lies.
+        resume: "auto" to continue from the newest whole checkpoint of the folder if there is one, or a checkpoint's
+            file; None for a new run.
+
+    Returns:
+        The folder and the last figures, the same in every process.
+
+    Raises:
+        ValueError: if the config, the data, the folder or a checkpoint cannot be used; nothing has been written then.
+        PreemptedError: if SIGTERM or SIGUSR1 asked the run to stop; its state is saved, and `resume="auto"` continues.
+        NonFiniteError: if the loss or its gradient is not finite.
+    """
+    world = read_world()
+    with world.joined():
+        plan = _prepare(config, overrides, run_dir and Path(run_dir), resume and os.fspath(resume), world)
+        with ExitStack() as stack:
+            world.from_main(lambda: stack.enter_context(own_run(plan.folder)))
+            stack.enter_context(plan.trainer.stop.listen())
+            _carry_out(plan)
+    return RunResult(plan.folder, plan.trainer.figures)
+
+
+def _prepare(
+    source: str | os.PathLike | Mapping[str, Any] | RunConfig,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    resume: str | None,
+    world: World,
+) -> _Plan:
+    """Do all that can show a mistake, the quick first.
+
+    Processes talk to each other between the contexts of `together` and not within, where one of them may have failed.
+    """
+    progress = Progress(silent=not world.is_main)
+    with world.together():
+        config = load_config(source, overrides)
+        check_optimizer(config.train.optimizer)
+        check_schedule(config.train.schedule)
+        device = pick_device(config.device, world)
+        check_norm(config.model.backbone.norm, device, world)
+        check_start(config.model)
+        check_dcn_backend(config.model, device)
+        set_tf32(config.train.tf32)
+    default = Path("runs") / Path(source).stem if isinstance(source, str | os.PathLike) else None
+    folder, candidates = world.from_main(lambda: choose_run(run_dir, resume, default))
+    with world.together():
+        start = read_source(config.model.weights) if config.model.weights and not candidates else None
+        splits = read_splits(config, progress, check_images=world.local_rank == 0)
+    checkpoint, state, broken = world.from_main(lambda: load_newest(candidates) if candidates else (None, None, []))
+    with world.together():
+        names, ids = splits["train"].class_names, splits["train"].category_ids
+        about = {
+            "config": config.model_dump(mode="json"),
+            "images_in_step": images_in_step(config.train, world.size),
+            "annotations": {name: split.sha256 for name, split in splits.items()},
+            "class_names": names,
+            "category_ids": ids,
+            "revision": git_revision(),
+        }
+        if state is not None:
+            check_categories(state, names, ids, checkpoint, splits["train"].path)
+            check_same_model(state, about["config"], checkpoint)
+            check_same_optimizer(state, about["config"], checkpoint)
+            check_same_step(state, about["images_in_step"], checkpoint)
+        torch.manual_seed(config.seed)
+        model, weights = build_started(config, names, start, pretrained=state is None)
+        about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    with world.together():  # whose mistakes, of the config, all processes make alike
+        newest = (checkpoint, state["step"]) if state else None
+        trainer = build_trainer(
+            config,
+            model.to(device),
+            *splits.values(),
+            device=device,
+            world=world,
+            save=Checkpoints(folder, about, keep=config.train.keep_last, newest=newest).save,
+            board=NoBoard(),
+            progress=progress,
+            stop=StopRequest(),
+        )
+        if state is not None:
+            trainer.load_state_dict(state)
+    unused = unused_options(config, overrides)
+    return _Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer, unused)
+
+
+def _carry_out(plan: _Plan) -> None:
+    """Train by a plan, in the run folder."""
+    config, folder, trainer = plan.config, plan.folder, plan.trainer
+    trainer.world.from_main(lambda: _open_outputs(plan))
+    if plan.state is not None:
+        show_resumption(trainer, plan.checkpoint, plan.state, plan.about, passed_over=plan.broken)
+    if not trainer.is_finished:
+        show_start(config, plan.weights, trainer, *plan.splits.values())
+        if plan.unused:
+            log.warning("%s", describe_unused(plan.unused))
+        trainer.board.text("config", dump_config(config))
+        try:
+            figures = trainer.fit()
+        except PreemptedError as reason:
+            trainer.board.close()
+            log.warning("%s at step %d; go on by --resume auto --run-dir %s", reason, trainer.step, folder)
+            raise
+        except (FloatingPointError, ValueError, OSError, WorkerError) as reason:
+            with suppress(OSError):  # the log may be on the disk that is full; the terminal shows the error itself
+                log.error("%s", reason, extra={"file_only": True})
+            raise
+        options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
+        trainer.board.outcome(options, number_figures(figures))
+    trainer.board.close()
+    show_end(trainer, folder)
+
+
+def _open_outputs(plan: _Plan) -> None:
+    """Open what is written during the run, and write its config."""
+    start_logging(plan.folder / LOG_FILE)
+    (plan.folder / CONFIG_FILE).write_text(dump_config(plan.config), encoding="utf-8")
+    plan.trainer.board = Board(plan.folder, plan.trainer.step)
