@@ -57,7 +57,9 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
         default = checkpoints[0].parent
     folder = folder or default
     if folder is None:
-        raise RunFolderError("`run_dir` must name the folder of the run, since the config is not a file whose name it could have")
+        raise RunFolderError(
+            "`run_dir` must name the folder of the run, since the config is not a file whose name it could have"
+        )
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"run folder {folder} is a file")
     if resume == "auto":

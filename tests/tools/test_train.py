@@ -431,7 +431,7 @@ def test_a_bug_comes_through(run_tool, tiny_config, tmp_path, monkeypatch):
     def broken(*args):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("engine.config.load_config", broken)
+    monkeypatch.setattr("engine.building.start.load_config", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         run_tool("train", "--config", tiny_config, cwd=tmp_path)
 
