@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from .boxes import Float32BoxCoder, at_least_float32
@@ -108,7 +107,7 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
             single.box_roi_pool,
             nn.ModuleList([first, *(TwoMLPHead(inputs, channels) for _ in range(STAGES - 1))]),
             nn.ModuleList(_predictor(channels, single.box_predictor.cls_score.out_features) for _ in range(STAGES)),
-            batch_size=single.fg_bg_sampler.batch_size_per_image,
+            batch_size=single.sampler.batch_size_per_image,
             score_threshold=single.score_thresh,
             nms_threshold=single.nms_thresh,
             detections_per_image=single.detections_per_img,
@@ -120,13 +119,12 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
 
     def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
         """Draw samples, and give the losses of boxes of all stages; the samples are those of the first one."""
-        *drawn, _ = self.select_training_samples(proposals, targets)
-        samples = drawn = Samples(*drawn)
+        samples = drawn = self.draw_samples(proposals, targets)
         losses = {}
         for stage in range(STAGES):
             logits, codes = self._predict_stage(stage, features, samples.boxes, image_shapes)
-            loss_classifier, loss_box_reg = fastrcnn_loss(
-                logits, _for_all_classes(codes, logits), samples.labels, self._codes(stage, samples, targets)
+            loss_classifier, loss_box_reg = self.box_losses(
+                logits, _for_all_classes(codes, logits), samples, targets, self.box_coders[stage]
             )
             losses[f"loss_classifier_{stage + 1}"] = self.loss_weights[stage] * loss_classifier
             losses[f"loss_box_reg_{stage + 1}"] = self.loss_weights[stage] * loss_box_reg
@@ -167,14 +165,6 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
             matched.append(found.clamp(min=0))
             labels.append(torch.where(found >= 0, target["labels"][matched[-1]], 0))
         return Samples(boxes, matched, labels)
-
-    def _codes(self, stage: int, samples: Samples, targets: list[dict]) -> list[Tensor]:
-        """Give what a stage should predict; of backgrounds it does not matter what."""
-        true = [
-            target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
-            for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
-        ]
-        return self.box_coders[stage].encode(true, samples.boxes)
 
 
 def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:

@@ -9,7 +9,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from .fpn import check_anchor_sizes, level_names
 from .roi_heads import ImagewiseRoIHeads
 from .roi_pool import roi_pool
-from .two_stage import TwoStageDetector, proposal_network
+from .two_stage import ImagewiseRPN, TwoStageDetector
 
 ROI_SIZE = 7
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -76,7 +76,7 @@ def faster_rcnn(
         nms_threshold=nms_threshold,
         detections_per_image=detections_per_image,
     )
-    rpn = proposal_network(
+    rpn = ImagewiseRPN(
         backbone.out_channels,
         anchor_sizes=anchor_sizes,
         aspect_ratios=aspect_ratios,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
 from .boxes import Float32BoxCoder, at_least_float32
@@ -30,11 +31,11 @@ class Samples(NamedTuple):
 
 
 class ImagewiseRoIHeads(RoIHeads):
-    """torchvision's heads, whose loss of masks is a mean over images, and whose parts can be replaced.
+    """torchvision's heads, whose samples are drawn by seed and whose losses are means over images.
 
-    An image's loss of masks is the mean over its positive samples, 0 without any; torchvision takes the mean over all
-    positives of the batch, which would depend on how a batch is split. The two losses of boxes are torchvision's here;
-    `TwoStageDetector` makes means over images of them.
+    The losses of boxes are divided by full samples of all images. An image's loss of masks is the mean over its
+    positive samples, 0 without any. torchvision takes means over what was drawn from, or is positive in, all images of
+    the batch together, which would depend on how a batch is split.
 
     Args:
         box_roi_pool: of `roi_pool`.
@@ -70,7 +71,7 @@ class ImagewiseRoIHeads(RoIHeads):
             nms_thresh=nms_threshold,
             detections_per_img=detections_per_image,
         )
-        self.fg_bg_sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=BOX_SALT)
+        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=BOX_SALT)
         self.box_coder = Float32BoxCoder(BOX_WEIGHTS)
 
     def forward(
@@ -95,11 +96,32 @@ class ImagewiseRoIHeads(RoIHeads):
 
     def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
         """Draw samples and give the losses of boxes; the samples are what masks are learned from."""
-        *samples, regression_targets = self.select_training_samples(proposals, targets)
-        samples = Samples(*samples)
+        samples = self.draw_samples(proposals, targets)
         logits, codes = self._predict(features, samples.boxes, image_shapes)
-        loss_classifier, loss_box_reg = fastrcnn_loss(logits, codes, samples.labels, regression_targets)
+        loss_classifier, loss_box_reg = self.box_losses(logits, codes, samples, targets, self.box_coder)
         return samples, {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+
+    def draw_samples(self, proposals: list[Tensor], targets: list[dict]) -> Samples:
+        """Draw the boxes to learn from among the proposals and the true boxes."""
+        self.check_targets(targets)
+        true = [target["boxes"].to(proposals[0].dtype) for target in targets]
+        boxes = self.add_gt_proposals(proposals, true)
+        matched, labels = self.assign_targets_to_proposals(boxes, true, [target["labels"] for target in targets])
+        drawn = [torch.where(mask)[0] for mask in self.sampler(labels, targets)]
+        return Samples(
+            *([own[places] for own, places in zip(each, drawn, strict=True)] for each in (boxes, matched, labels))
+        )
+
+    def box_losses(
+        self, logits: Tensor, codes: Tensor, samples: Samples, targets: list[dict], coder: BoxCoder
+    ) -> tuple[Tensor, ...]:
+        """Return the losses of classes and of boxes, means over images, of what was predicted for samples."""
+        true = [  # of backgrounds it does not matter what
+            target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
+            for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
+        ]
+        losses = fastrcnn_loss(logits, codes, samples.labels, coder.encode(true, samples.boxes))
+        return tuple(self.sampler.mean_over_images(loss, samples.labels) for loss in losses)
 
     def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Give `boxes`, `labels` and `scores` of each image."""

@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from .boxes import Float32Anchors, Float32BoxCoder
-from .sampling import ImageSampler
+from .sampling import ImageSampler, all_labelled
 
 # In the lower 32 bits, which are all that a CPU's generator takes of a seed.
 RPN_SALT = 0x52504E
-RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
-BOX_LOSSES = ("loss_classifier", "loss_box_reg")
+POSITIVE_FRACTION = 0.5
 
 
 class TwoStageDetector(GeneralizedRCNN):
-    """torchvision's two-stage detector with losses that are means over the images of a batch.
+    """torchvision's two-stage detector; its parts give losses that are means over the images of a batch.
 
     A target may hold a "seed", an int below 2**62; the anchors and proposals that its image is trained on are then
     drawn from that seed alone. The losses and gradients of a batch are thus the means of those of its parts, weighted
@@ -30,39 +28,11 @@ class TwoStageDetector(GeneralizedRCNN):
     draw of the samples takes it; single images had losses within 11 % and a gradient 20 to 40 % away.
     """
 
-    def forward(self, images: list[Tensor], targets: list[dict] | None = None) -> dict[str, Tensor] | list[dict]:
-        """Give losses in train mode and detections in eval mode; see `faster_rcnn`."""
-        if not self.training:
-            return super().forward(images, targets)
-        rpn, box = self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler
-        rpn.seeds = box.seeds = [target.get("seed") for target in targets or ()]
-        losses = super().forward(images, targets)
-        for name, loss in losses.items():
-            if name in RPN_LOSSES:
-                losses[name] = _mean_over_images(loss, rpn, len(images))
-            elif name.startswith(BOX_LOSSES):
-                losses[name] = _mean_over_images(loss, box, len(images))
-        return losses
 
+class ImagewiseRPN(RegionProposalNetwork):
+    """torchvision's RPN, whose samples are drawn by seed and whose losses are means over images.
 
-def _mean_over_images(loss: Tensor, sampler: ImageSampler, images: int) -> Tensor:
-    """Divide a loss by the full samples of all images, where torchvision divided it by the places that were drawn."""
-    full = sampler.batch_size_per_image * images
-    # not drawn / full: a GPU multiplies by the reciprocal, so that this would not be exactly 1 for full samples
-    share = 1 - sampler.missing.to(loss.dtype) / full
-    return torch.where(sampler.missing < full, loss * share, 0)  # where nothing was drawn, their mean is NaN
-
-
-def proposal_network(
-    channels: int,
-    *,
-    anchor_sizes: Sequence[int],
-    aspect_ratios: Sequence[float],
-    proposals_train: int,
-    proposals_test: int,
-    batch_size: int,
-) -> RegionProposalNetwork:
-    """Build torchvision's RPN, whose samples are drawn by seed and whose boxes are float32 under autocast too.
+    Boxes are float32 under autocast too.
 
     Args:
         channels: of the pyramid.
@@ -72,19 +42,45 @@ def proposal_network(
         proposals_test: the same in evaluation.
         batch_size: anchors per image that it is trained on.
     """
-    anchors = Float32Anchors(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes))
-    kept = {"training": proposals_train, "testing": proposals_test}
-    rpn = RegionProposalNetwork(
-        anchors,
-        RPNHead(channels, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=batch_size,
-        positive_fraction=0.5,
-        pre_nms_top_n=kept,
-        post_nms_top_n=kept,
-        nms_thresh=0.7,
-    )
-    rpn.fg_bg_sampler = ImageSampler(batch_size, 0.5, salt=RPN_SALT)
-    rpn.box_coder = Float32BoxCoder(rpn.box_coder.weights)
-    return rpn
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        anchor_sizes: Sequence[int],
+        aspect_ratios: Sequence[float],
+        proposals_train: int,
+        proposals_test: int,
+        batch_size: int,
+    ) -> None:
+        anchors = Float32Anchors(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes))
+        kept = {"training": proposals_train, "testing": proposals_test}
+        super().__init__(
+            anchors,
+            RPNHead(channels, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=batch_size,
+            positive_fraction=POSITIVE_FRACTION,
+            pre_nms_top_n=kept,
+            post_nms_top_n=kept,
+            nms_thresh=0.7,
+        )
+        self.box_coder = Float32BoxCoder(self.box_coder.weights)
+        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=RPN_SALT)
+        self.fg_bg_sampler = all_labelled  # the samples are drawn where the targets are at hand
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Label the anchors of each image that are drawn; all others are ignored."""
+        labels, matched_boxes = super().assign_targets_to_anchors(anchors, targets)
+        drawn = self.sampler(labels, targets)
+        return [own.where(mask, -1) for own, mask in zip(labels, drawn, strict=True)], matched_boxes
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the losses of objectness and of boxes, means over the images."""
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        return tuple(self.sampler.mean_over_images(loss, labels) for loss in losses)

@@ -7,6 +7,7 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from models import faster_rcnn, resnet, resnet_fpn
+from models.sampling import ImageSampler
 
 
 def test_options_arrive(make):
@@ -30,8 +31,8 @@ def test_options_arrive(make):
     assert rpn.anchor_generator.sizes == ((8,), (16,), (32,), (64,), (128,))
     assert rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 5
     assert rpn._pre_nms_top_n == rpn._post_nms_top_n == {"training": 31, "testing": 17}
-    assert rpn.fg_bg_sampler.batch_size_per_image == 64
-    assert heads.fg_bg_sampler.batch_size_per_image == 24
+    assert rpn.sampler.batch_size_per_image == 64
+    assert heads.sampler.batch_size_per_image == 24
     assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.3, 0.6, 9)
     assert heads.box_head.fc7.out_features == 48
     # the background is one output more
@@ -71,9 +72,31 @@ FEW = {"box_batch_size": 400, "rpn_batch_size": 4000}
 def test_samples_are_full_or_not(options, make):
     """What the split of a batch is tested with in test_detectors.py."""
     model = make.tiny("faster_rcnn", **options)
+    drawn = watch_samples(model)
     model(*make.four_images())
-    samplers = (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler)
-    assert [bool(sampler.missing) for sampler in samplers] == [bool(options)] * 2
+    for part in (model.rpn, model.roi_heads):
+        full = 4 * part.sampler.batch_size_per_image
+        assert (sum(int(mask.sum()) for mask in drawn[part.sampler]) < full) == bool(options)
+
+
+def watch_samples(model):
+    """Masks of what each sampler draws, by the sampler."""
+    drawn = {}
+
+    class Watched:
+        def __init__(self, sampler):
+            self.sampler, self.batch_size_per_image = sampler, sampler.batch_size_per_image
+
+        def __call__(self, labels, targets):
+            drawn[self] = self.sampler(labels, targets)
+            return drawn[self]
+
+        def mean_over_images(self, loss, labels):
+            return self.sampler.mean_over_images(loss, labels)
+
+    for part in (model.rpn, model.roi_heads):
+        part.sampler = Watched(part.sampler)
+    return drawn
 
 
 def test_the_same_with_an_image_of_which_nothing_is_drawn(make, float64_labels):
@@ -87,11 +110,18 @@ def test_the_same_with_an_image_of_which_nothing_is_drawn(make, float64_labels):
     assert losses["loss_objectness"].item() > 0
 
 
+def of_torchvision(model, images, targets):
+    """The losses of the same samples as torchvision takes the means of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageSampler, "mean_over_images", lambda self, loss, labels: loss)
+        return model(images, targets)
+
+
 def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels):
     """To the bit where samples are full, else by the ratio of what was drawn to what should have been."""
     images, targets = make.four_images()
     model = make.tiny("faster_rcnn")
-    assert model(images, targets) == FasterRCNN.forward(model, images, targets)
+    assert model(images, targets) == of_torchvision(model, images, targets)
 
     model = make.tiny("faster_rcnn", **FEW)
     drawn = {}
@@ -100,7 +130,7 @@ def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels)
         drawn["box"] = len(output[0])  # logits of the sampled proposals
 
     model.roi_heads.box_predictor.register_forward_hook(count)
-    ours, theirs = model(images, targets), FasterRCNN.forward(model, images, targets)
+    ours, theirs = model(images, targets), of_torchvision(model, images, targets)
     for name in ("loss_classifier", "loss_box_reg"):
         assert ours[name].item() == pytest.approx(theirs[name].item() * drawn["box"] / 1600, rel=1e-12)
     assert 0 < drawn["box"] < 1600
@@ -112,13 +142,11 @@ def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels)
 
 def test_the_two_samples_of_an_image_are_drawn_apart(make):
     model = make.tiny("faster_rcnn")
-    rpn_sampler, box_sampler = model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler
-    model(*make.four_images())
-    assert rpn_sampler.seeds == box_sampler.seeds == [10**17 + 7919 * index for index in range(4)]
-    twins = [copy.copy(rpn_sampler), copy.copy(box_sampler)]
+    twins = [copy.copy(model.rpn.sampler), copy.copy(model.roi_heads.sampler)]
     for twin in twins:
         twin.batch_size_per_image, twin.positive_fraction = 32, 0.5
-    one, other = (twin([torch.zeros(500)] * 4)[1] for twin in twins)
+    _, targets = make.four_images()
+    one, other = (twin([torch.zeros(500)] * 4, targets) for twin in twins)
     assert all(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 

@@ -1,6 +1,7 @@
 """Mask R-CNN is torchvision's, with a loss of masks that is a mean over images."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, box_iou, roi_align
 
 from models.roi_pool import AlignedRoIPool
+from models.sampling import ImageSampler
 
 MASK_SIDE = 28
 
@@ -63,15 +65,25 @@ def test_detections_and_masks_are_those_of_torchvision(model, make):
         assert ours["masks"].amax((1, 2, 3)).min() > 0.2
 
 
+def drawing_as(sampler: ImageSampler, target: dict) -> Callable:
+    """A sampler with the signature of torchvision's, of one image whose samples are full."""
+
+    def draw(labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (mask,) = sampler(labels, [target])
+        assert mask.sum() == sampler.batch_size_per_image
+        return [mask & (labels[0] >= 1)], [mask & (labels[0] == 0)]
+
+    return draw
+
+
 def test_losses_of_one_image_are_those_of_torchvision(model, make, float64_labels):
     images, targets = make.four_images(masks=True)
     other = theirs(model).train()
     for index in (0, 2, 3):
         expected = model(images[index : index + 1], targets[index : index + 1])
         for part in ("rpn", "roi_heads"):  # that draw the same
-            getattr(other, part).fg_bg_sampler = getattr(model, part).fg_bg_sampler
+            getattr(other, part).fg_bg_sampler = drawing_as(getattr(model, part).sampler, targets[index])
         found = other(images[index : index + 1], targets[index : index + 1])
-        assert not model.roi_heads.fg_bg_sampler.missing
         assert found == expected
         assert found["loss_mask"] > 0
 

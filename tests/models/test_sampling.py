@@ -31,34 +31,45 @@ COUNTS = [(8, 40, 5), (2, 40, 5), (8, 3, 5), (1, 4, 9), (0, 30, 0), (12, 0, 0), 
 def test_numbers_and_kinds_are_those_of_torchvision(dtype, seeded):
     images = [labels(*counts, dtype) for counts in COUNTS]
     sampler = make()
-    sampler.seeds = list(range(len(images))) if seeded else None
-    ours, theirs = sampler(images), BalancedPositiveNegativeSampler(PER_IMAGE, FRACTION)(images)
-    for masks, expected, is_kind in zip(ours, theirs, (lambda row: row >= 1, lambda row: row == 0), strict=True):
-        for row, mask, wanted in zip(images, masks, expected, strict=True):
-            assert (mask.dtype, mask.shape) == (wanted.dtype, wanted.shape)
-            assert mask.sum() == wanted.sum()
-            assert is_kind(row[mask.bool()]).all()
-    drawn = sum(int(mask.sum()) for masks in theirs for mask in masks)
-    assert sampler.missing.item() == PER_IMAGE * len(images) - drawn
+    ours = sampler(images, [{"seed": index} if seeded else {} for index in range(len(images))])
+    theirs = BalancedPositiveNegativeSampler(PER_IMAGE, FRACTION)(images)
+    for row, mask, positives, negatives in zip(images, ours, *theirs, strict=True):
+        assert (mask.dtype, mask.shape) == (torch.bool, row.shape)
+        assert (row[mask] >= 1).sum() == positives.sum()
+        assert (row[mask] == 0).sum() == negatives.sum()
+        assert (row[mask] >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_a_mean_over_images_is_over_full_samples(dtype):
+    """By a loop over what is labelled: each place has a loss of its own."""
+    images = [labels(*counts, dtype)[: PER_IMAGE + 3] for counts in ((2, 5, 9), (0, 0, 4), (3, 7, 0))]
+    places = [float(1 + index) for index, label in enumerate(torch.cat(images).tolist()) if label >= 0]
+    loss = torch.tensor(sum(places) / len(places), dtype=torch.float64)
+    found = make().mean_over_images(loss, images)
+    assert found.item() == pytest.approx(sum(places) / (PER_IMAGE * len(images)), rel=1e-14)
+    nothing = torch.tensor(float("nan"), dtype=torch.float64)
+    assert make().mean_over_images(nothing, [labels(0, 0, 4, dtype)]).item() == 0
+    full = [labels(3, 7, 2, dtype)] * 3
+    assert make().mean_over_images(loss, full) == loss
 
 
 @pytest.mark.parametrize("seeded", [True, False])
 def test_every_place_is_drawn_equally_often(seeded):
     """3 out of 8 positives and 7 out of 20 negatives: within 4.5 standard deviations of that share."""
-    row, sampler, trials = labels(8, 20, 3), make(), 3000
-    sampler.seeds = list(range(trials)) if seeded else None
+    row, trials = labels(8, 20, 3), 3000
     torch.manual_seed(0)
-    positives, negatives = (torch.stack(masks).double().mean(0) for masks in sampler([row] * trials))
-    for shares, kind, expected in ((positives, row >= 1, 3 / 8), (negatives, row == 0, 7 / 20)):
+    masks = make()([row] * trials, [{"seed": trial} if seeded else {} for trial in range(trials)])
+    shares = torch.stack(masks).double().mean(0)
+    for kind, expected in ((row >= 1, 3 / 8), (row == 0, 7 / 20)):
         deviation = (expected * (1 - expected) / trials) ** 0.5
         assert (shares[kind] - expected).abs().max() < 4.5 * deviation
-        assert not shares[~kind].any()
+    assert not shares[row < 0].any()
 
 
-def draw(sampler: ImageSampler, images: list[torch.Tensor], seeds: list[int | None] | None) -> list[list[int]]:
-    sampler.seeds = seeds
-    positives, negatives = sampler(images)
-    return [(p | n).nonzero().flatten().tolist() for p, n in zip(positives, negatives, strict=True)]
+def draw(sampler: ImageSampler, images: list[torch.Tensor], seeds: list[int | None]) -> list[list[int]]:
+    targets = [{} if seed is None else {"seed": seed} for seed in seeds]
+    return [mask.nonzero().flatten().tolist() for mask in sampler(images, targets)]
 
 
 def test_what_is_drawn_belongs_to_the_image():
@@ -80,13 +91,12 @@ def test_a_seed_leaves_the_global_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("seeds", [None, [None, None]])
-def test_without_seeds_it_follows_the_global_state(seeds):
+def test_without_seeds_it_follows_the_global_state():
     images = [labels(8, 40, 5)] * 2
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(draw(make(), images, seeds))
+        drawn.append(draw(make(), images, [None, None]))
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0][0] != drawn[0][1]
 
@@ -105,9 +115,9 @@ def test_it_asks_the_device_for_no_number():
     """Tensors without content refuse what would wait for a GPU, such as `.item()` and the `torch.where` of theirs."""
     with FakeTensorMode():
         images = [torch.zeros(50), torch.zeros(60)]
-        sampler = make()
-        positives, _ = sampler(images)
-        assert [len(mask) for mask in positives] == [50, 60]
+        drawn = make()(images, [{}, {}])
+        assert [len(mask) for mask in drawn] == [50, 60]
+        make().mean_over_images(torch.zeros(()), images)
         with pytest.raises(DynamicOutputShapeException):
             BalancedPositiveNegativeSampler(PER_IMAGE, FRACTION)(images)
 
@@ -120,7 +130,6 @@ def test_on_a_gpu_without_waiting():
     assert [draw(sampler, [image], [seed])[0] for image, seed in zip(images, seeds, strict=True)] == whole
     torch.cuda.set_sync_debug_mode("error")
     try:
-        sampler.seeds = seeds
-        sampler(images)
+        sampler(images, [{"seed": seed} for seed in seeds])
     finally:
         torch.cuda.set_sync_debug_mode("default")

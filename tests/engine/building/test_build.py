@@ -61,8 +61,8 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert model.rpn.anchor_generator.sizes == ((8,), (16,), (24,))
     assert model.rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 3
     assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 31)
-    assert model.rpn.fg_bg_sampler.batch_size_per_image == 19
-    assert model.roi_heads.fg_bg_sampler.batch_size_per_image == 23
+    assert model.rpn.sampler.batch_size_per_image == 19
+    assert model.roi_heads.sampler.batch_size_per_image == 23
     assert model.roi_heads.box_roi_pool.canonical_scale == 50
     assert model.roi_heads.box_head.fc7.out_features == 24
     assert model.roi_heads.box_predictor.cls_score.out_features == 6
@@ -80,7 +80,7 @@ def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
     overrides = [f"model.detector={detector}", f"model.{detector}={{{', '.join(options)}}}"]
     heads = model_of(tiny_config, *overrides)[0].roi_heads
     assert isinstance(heads.box_roi_pool, AlignedRoIPool)
-    assert (heads.fg_bg_sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
+    assert (heads.sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
     assert heads.has_mask() == ("mask" in detector)
     assert not heads.has_mask() or heads.mask_predictor.mask_fcn_logits.in_channels == 12
     assert getattr(heads, "loss_weights", None) == ([3, 2, 1] if "cascade" in detector else None)
