@@ -9,15 +9,24 @@ import subprocess
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
+# One thread, here and in the processes that tests start, whatever is set outside: sums in another order are other
+# numbers, and on shared cores threads that wait for each other are ten times slower than none. They are read when torch
+# is first imported.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
 import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.models.detection import rpn
 
 # Without a GPU, Triton's kernels run in Python, if Triton knows before its first import.
 if not torch.cuda.is_available():
@@ -29,9 +38,6 @@ from data.synthetic import write_shapes
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-# One thread, also in the processes that tests start: on shared cores, threads that wait for each other are ten times
-# slower than none.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # The first backward pass counts the devices, and with any there no child may have one. torch.export makes some up.
@@ -237,6 +243,55 @@ def site() -> Iterator[Callable[[dict[str, bytes]], Site]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def formula_weights() -> Callable[[nn.Module], nn.Module]:
+    """`formula_weights(model)` fills a model with numbers in [-1, 1), which a formula of names and places gives.
+
+    They are scaled as usual initial values are. `torch.nn.init.normal_` rounds otherwise on other processors.
+    """
+
+    def hashed(name: str, tensor: Tensor) -> Tensor:
+        places = torch.arange(tensor.numel()) + zlib.crc32(name.encode())
+        places = places * 2_654_435_761 % 2**32
+        places = (places ^ places >> 15) * 2_246_822_519 % 2**32
+        return ((places ^ places >> 13).double() / 2**31 - 1).to(tensor.dtype).view_as(tensor)
+
+    def fill(model: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if tensor.ndim > 1:
+                    spread = 0.1 if ".conv_offset." in name else 2.0
+                    tensor.copy_(hashed(name, tensor) * spread / tensor[0].numel() ** 0.5)
+                elif tensor.is_floating_point():  # of norms, and biases
+                    tensor += 0.1 * hashed(name, tensor)
+        return model
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def widest_gap() -> Callable[[Tensor], float]:
+    """`widest_gap(scores)`: a threshold in their middle half that is as far as can be from all of them."""
+
+    def middle(scores: Tensor) -> float:
+        ordered = scores.double().sort().values
+        ordered = ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]
+        place = ordered.diff().argmax()
+        return ordered[place : place + 2].mean().item()
+
+    return middle
+
+
+@pytest.fixture
+def float64_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's RPN has float32 labels, which would make that loss one of 7 digits."""
+
+    def loss(logits: Tensor, labels: Tensor, **options) -> Tensor:
+        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
+
+    monkeypatch.setattr(rpn.F, "binary_cross_entropy_with_logits", loss)
 
 
 @pytest.fixture(scope="session")

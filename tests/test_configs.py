@@ -1,7 +1,7 @@
 """Every YAML in configs/: it loads, builds what it says, and can be trained.
 
 After a change that is meant to alter a model, record its numbers anew, and say why in the change:
-    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/training/test_trainer.py
+    UPDATE_GOLDEN=1 python -m pytest -k golden tests/test_configs.py tests/models tests/engine/training
 """
 
 import gc

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torchvision.models.detection import rpn
 
 from dcn import DeformConv2d
 from models import DETECTORS, resnet, resnet_fpn
@@ -144,6 +142,26 @@ def _with_masks(images: list[Tensor], targets: list[dict]) -> list[dict]:
     return masked
 
 
+def give_proposals(model: nn.Module, targets: list[dict], size: tuple[int, int]) -> None:
+    """Let the box heads of a detector of two stages see boxes that no rounding decides: moved true ones and others."""
+
+    def proposals(target: dict) -> Tensor:
+        boxes = target["boxes"].double()
+        sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+        moved = [
+            boxes + sides * torch.tensor(shift, dtype=torch.float64) for shift in ((0.1, 0, 0.1, -0.05), (0, 0.4) * 2)
+        ]
+        corners = torch.rand(40, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+        others = torch.cat([corners, corners + 0.5], 1) / 1.5 * torch.tensor([*size[::-1]] * 2)
+        return torch.cat([*moved, others])
+
+    def give(module: nn.Module, inputs: tuple, out: tuple) -> tuple:
+        return [proposals(target).to(boxes.dtype) for target, boxes in zip(targets, out[0], strict=True)], out[1]
+
+    if hasattr(model, "rpn"):
+        model.rpn.register_forward_hook(give)
+
+
 def losses_and_gradients(
     model: nn.Module, images: list[Tensor], targets: list[dict], split: list[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -177,15 +195,5 @@ def assert_equal_however_split(
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The functions of this file."""
-    functions: list[Callable] = [build, tiny, two_images, four_images, assert_equal_however_split]
+    functions: list[Callable] = [build, tiny, two_images, four_images, give_proposals, assert_equal_however_split]
     return SimpleNamespace(**{function.__name__: function for function in functions})
-
-
-@pytest.fixture
-def float64_labels(monkeypatch) -> None:
-    """torchvision's RPN has float32 labels, which would make that loss one of 7 digits."""
-
-    def loss(logits: Tensor, labels: Tensor, **options) -> Tensor:
-        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
-
-    monkeypatch.setattr(rpn.F, "binary_cross_entropy_with_logits", loss)

@@ -1,7 +1,7 @@
-"""The training loop: golden first losses, resuming bit for bit, and stopping before a bad update.
+"""The training loop: golden first losses, steps by hand, resuming bit for bit, and stopping before a bad update.
 
 After a change that is meant to alter the losses, record them anew, and say why in the change:
-    UPDATE_GOLDEN=1 python -m pytest tests/test_configs.py tests/engine/training/test_trainer.py
+    UPDATE_GOLDEN=1 python -m pytest -k golden tests/test_configs.py tests/models tests/engine/training
 """
 
 import copy
@@ -30,8 +30,6 @@ from engine.training.trainer import Trainer
 from engine.training.update import NonFiniteError, StepRecord
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
-# Other CPUs and numbers of threads add in another order; a fault in a loss, a rate or the order of images is larger.
-TOLERANCE = 1e-3
 
 
 def metrics(folder) -> list[dict]:
@@ -56,21 +54,40 @@ def fake_figures(model=None, ap=0.5) -> dict:
     return dict.fromkeys(COCO_FIGURES, ap) | {"per_class": {"arrow": ap}}
 
 
-@pytest.mark.parametrize(("name", "overrides"), [("plain", []), ("dcn", [DCN])])
-def test_first_losses_are_golden(make_trainer, golden, tmp_path, name, overrides):
-    make_trainer(tmp_path, "train.max_steps=5", *overrides).fit()
-    tags = ("train/loss", "train/loss_rpn_box_reg", "train/grad_norm")
-    found = {tag: list(logged(tmp_path, tag).values()) for tag in tags}
-    expected = golden("losses", name, found)
-    for tag in tags:
-        assert len(found[tag]) == 5
-        assert found[tag] == pytest.approx(expected[tag], rel=TOLERANCE)
+def test_first_losses_are_golden(make_trainer, golden, tmp_path, formula_weights, float64_labels):
+    """Those of the first batch, before proposals are chosen; images of the size that they have, in float64."""
+    whole = ["data.min_size=80", "data.max_size=96"]
+    trainer = make_trainer(tmp_path, "train.max_steps=1", *whole, dtype=torch.float64, evaluate=fake_figures)
+    formula_weights(trainer.updater.model)
+    trainer.fit()
+    found = {tag: logged(tmp_path, f"train/{tag}")[1] for tag in ("loss_objectness", "loss_rpn_box_reg")}
+    assert found == pytest.approx(golden("losses", "tiny", found), rel=1e-9)
 
 
-def test_a_dcn_run_starts_as_the_plain_one(golden):
-    plain, dcn = (golden("losses", name)["train/loss"] for name in ("plain", "dcn"))
-    assert dcn[0] == pytest.approx(plain[0], rel=1e-5)
-    assert dcn[3] != pytest.approx(plain[3], rel=1e-3)
+def test_steps_are_those_of_a_plain_loop(make_trainer, tmp_path):
+    """SGD in float64, by hand: momentum, weight decay, warm-up, and the smaller rate of offsets."""
+    options = [DCN, "train.max_steps=4", "train.weight_decay=0.01", "train.lr=0.01"]
+    trainer = make_trainer(tmp_path, *options, dtype=torch.float64, evaluate=fake_figures)
+    model = copy.deepcopy(trainer.updater.model).train()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    momenta = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    losses = {}
+    trainer.loader.batch_sampler.set_position(0)
+    for step, (batch, lr) in enumerate(zip(trainer.loader, (0.005, 0.0075, 0.01, 0.01), strict=False), start=1):
+        model.zero_grad()
+        targets = [target | {"boxes": target["boxes"].double()} for target in batch.targets]
+        loss = sum(model([image.double() / 255 for image in batch.images], targets).values())
+        loss.backward()
+        losses[step] = loss.item()
+        with torch.no_grad():
+            for name, p in parameters.items():
+                momenta[name] = 0.9 * momenta[name] + p.grad + 0.01 * p
+                p -= lr * (0.1 if ".conv_offset." in name else 1) * momenta[name]
+    trainer.fit()
+    assert logged(tmp_path) == pytest.approx(losses, rel=1e-7)  # the objectness loss has a float32 part
+    trained = trainer.updater.model.state_dict()
+    for name, p in parameters.items():
+        torch.testing.assert_close(trained[name], p.detach(), rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_losses_of_a_step_add_up(make_trainer, tmp_path):
@@ -82,7 +99,7 @@ def test_losses_of_a_step_add_up(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, tmp_path, workers):
+def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = [DCN, "train.max_steps=8", "train.checkpoint_every=3", f"data.workers={workers}"]
 
@@ -93,7 +110,6 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, t
 
     first = make_trainer(whole, *options, save=save)
     first.fit()
-    expected = golden("losses", "dcn")["train/loss"]
 
     state = load_checkpoint(whole / "step_3.pt")
     assert (state["step"], state["epoch"], state["batch"]) == (3, 0, 3)
@@ -103,7 +119,6 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, golden, t
     second.fit()
 
     assert list(logged(parts)) == [4, 5, 6, 7, 8]
-    assert [logged(parts)[step] for step in (4, 5)] == pytest.approx(expected[3:], rel=TOLERANCE)
     for tag in ("train/loss", "dcn_offset_p95_px/layer2.1.conv2", "dcn_grad_ratio/layer2.0.conv2"):
         assert logged(parts, tag) == {step: value for step, value in logged(whole, tag).items() if step > 3}
     assert_same(first.updater.model.state_dict(), second.updater.model.state_dict())
@@ -471,9 +486,9 @@ def test_bfloat16_trains(make_trainer, tmp_path):
     before = copy_of(dict(trainer.updater.model.named_parameters()))
     trainer.fit()
     make_trainer(tmp_path / "full", DCN, "train.max_steps=1", evaluate=fake_figures).fit()
-    for tag, distance in (("train/loss_objectness", 0.01), ("train/loss", 0.15)):  # other proposals are drawn
+    for tag in ("train/loss_objectness", "train/loss_rpn_box_reg"):  # other proposals are drawn
         half, full = logged(tmp_path, tag)[1], logged(tmp_path / "full", tag)[1]
-        assert half == pytest.approx(full, rel=distance)
+        assert half == pytest.approx(full, rel=0.02)
         assert half != full
     assert all(p.dtype == torch.float32 for p in trainer.updater.model.parameters())
     assert any(not torch.equal(p, before[key]) for key, p in trainer.updater.model.named_parameters())
@@ -482,7 +497,8 @@ def test_bfloat16_trains(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     "option", ["train.channels_last=true", "train.compile=true", "model.backbone.recompute_dcn_stages=true"]
 )
-def test_how_it_is_computed_changes_no_loss(make_trainer, golden, tmp_path, monkeypatch, option):
+def test_how_it_is_computed_changes_no_loss(make_trainer, tmp_path, monkeypatch, option):
+    """In float64, where another order of sums does not choose other proposals."""
     compiled = []
 
     def compile_fast(module, **options):
@@ -491,9 +507,12 @@ def test_how_it_is_computed_changes_no_loss(make_trainer, golden, tmp_path, monk
 
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", compile_fast)
-    trainer = make_trainer(tmp_path, DCN, "train.max_steps=3", option, evaluate=fake_figures)
+    common = {"dtype": torch.float64, "evaluate": fake_figures}
+    trainer = make_trainer(tmp_path / "other", DCN, "train.max_steps=3", option, **common)
     trainer.fit()
-    assert list(logged(tmp_path).values()) == pytest.approx(golden("losses", "dcn")["train/loss"][:3], rel=TOLERANCE)
+    make_trainer(tmp_path / "eager", DCN, "train.max_steps=3", **common).fit()
+    for tag in ("train/loss", "train/grad_norm"):
+        assert logged(tmp_path / "other", tag) == pytest.approx(logged(tmp_path / "eager", tag), rel=1e-6)
     assert compiled == ([trainer.updater.model.backbone] if "compile" in option else [])
 
 
