@@ -81,8 +81,14 @@ def test_the_judged_weights_are_the_default_and_a_file_is_as_good_as_a_folder(ru
     assert_same(one(files[0]), other(str(files[0])))
 
 
+def in_float64(predictor: Predictor) -> Predictor:
+    """The same detector, where another order of sums does not choose other detections."""
+    predictor.model.double().register_forward_pre_hook(lambda module, args: ([image.double() for image in args[0]],))
+    return predictor
+
+
 def test_a_list_is_one_by_one_and_in_batches(run, files):
-    predictor = Predictor.load(run, score_threshold=0)
+    predictor = in_float64(Predictor.load(run, score_threshold=0))
     alone = [predictor(file) for file in files]
     assert len(files) == 6
     for found, expected in zip(predictor(files), alone, strict=True):
@@ -90,7 +96,7 @@ def test_a_list_is_one_by_one_and_in_batches(run, files):
     for found, expected in zip(predictor(tuple(files), batch_size=4), alone, strict=True):
         assert found["labels"].tolist() == expected["labels"].tolist()
         for key in ("boxes", "scores"):
-            assert torch.allclose(found[key], expected[key], atol=1e-3)
+            torch.testing.assert_close(found[key], expected[key])
     assert predictor([]) == []
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         predictor(files, batch_size=0)
@@ -127,9 +133,9 @@ def test_batches_masks_and_names():
     assert found[0]["boxes"].dtype == torch.float32
 
 
-def test_the_score_threshold_leaves_the_rest_as_it_is(run, files):
+def test_the_score_threshold_leaves_the_rest_as_it_is(run, files, widest_gap):
     everything = Predictor.load(run, score_threshold=0)(files[1])
-    threshold = everything["scores"].sort().values[len(everything["scores"]) // 2].item()
+    threshold = widest_gap(everything["scores"])
     found = Predictor.load(run, score_threshold=threshold)(files[1])
     kept = everything["scores"] > threshold
     assert 0 < kept.sum() < len(kept)
@@ -138,28 +144,31 @@ def test_the_score_threshold_leaves_the_rest_as_it_is(run, files):
     assert not len(Predictor.load(run)(files[1])["boxes"])  # random weights are sure of nothing; the default is 0.5
 
 
-def test_the_threshold_of_the_config_holds_too(run, files):
+def test_the_threshold_of_the_config_holds_too(run, files, widest_gap):
     everything = Predictor.load(run, score_threshold=0)(files[1])
-    threshold = everything["scores"].median().item()
+    threshold = widest_gap(everything["scores"])
     strict = f"model.faster_rcnn.score_threshold={threshold}"
     found = Predictor.load(run, score_threshold=0, overrides=[strict])(files[1])
-    assert 0 < len(found["scores"]) < len(everything["scores"])
-    assert found["scores"].min() >= threshold
+    kept = everything["scores"] > threshold
+    assert 0 < kept.sum() < len(kept)
+    assert_same(found, {key: everything[key][kept] for key in KEYS})
 
 
-def test_mirror_images(run, direct, files):
-    plain, flip = (Predictor.load(run, score_threshold=0, overrides=[f"test.flip={on}"]) for on in ("false", "true"))
+def test_mirror_images(run, files):
+    plain, flip = (
+        in_float64(Predictor.load(run, score_threshold=0, overrides=[f"test.flip={on}"])) for on in ("false", "true")
+    )
     image = image_tensor(files[2])
     both = flip(image)
     assert both["scores"][0] == max(plain(image)["scores"].max(), plain(image.flip(2))["scores"].max())
     assert len(both["scores"]) > len(plain(image)["scores"])
     mirrored = flip(image.flip(2))
-    assert torch.equal(both["scores"], mirrored["scores"])
-    assert torch.allclose(both["boxes"][:, 0], 96 - mirrored["boxes"][:, 2], atol=1e-4)
+    torch.testing.assert_close(both["scores"], mirrored["scores"])
+    torch.testing.assert_close(both["boxes"][:, 0], 96 - mirrored["boxes"][:, 2], rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module", params=DETECTORS)
-def any_run(request, tiny_config, tmp_path_factory):
+def any_run(request, tiny_config, tmp_path_factory, formula_weights):
     """Folder of a run of each detector, with random weights, and its name."""
     name = request.param
     sizes = [f"model.{name}.anchor_sizes=[16, 32, 64]"] if hasattr(getattr(ModelConfig(), name), "anchor_sizes") else []
@@ -167,9 +176,7 @@ def any_run(request, tiny_config, tmp_path_factory):
     config = load_config(tiny_config, [f"model.detector={name}", *options, *sizes])
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, len(NAMES))
-    for part, parameter in model.named_parameters():
-        if "head" in part and parameter.ndim > 1:  # as they begin, scores are nearly the same
-            torch.nn.init.normal_(parameter, std=1.2 * parameter[0].numel() ** -0.5)
+    formula_weights(model)  # as it begins, scores are nearly the same
     about = {"config": config.model_dump(mode="json"), "class_names": NAMES, "category_ids": [1, 2, 3, 4, 5]}
     folder = tmp_path_factory.mktemp(name)
     save_checkpoint(folder / LAST, about | {"model": model.state_dict(), "ema": None, "step": 1})
@@ -177,10 +184,10 @@ def any_run(request, tiny_config, tmp_path_factory):
 
 
 @pytest.mark.parametrize("flip", ["false", "true"])
-def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run, files, flip):
+def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run, files, flip, widest_gap):
     folder, name = any_run
     everything = Predictor.load(folder, score_threshold=0, overrides=[f"test.flip={flip}"])(files[1])
-    threshold = everything["scores"][len(everything["scores"]) // 3].item()
+    threshold = widest_gap(everything["scores"])
     found = Predictor.load(folder, score_threshold=threshold, overrides=[f"test.flip={flip}"])(files[1])
     keys = (*KEYS, "masks") if name in MASK_DETECTORS else KEYS
     assert set(found) == {*keys, "names"}
