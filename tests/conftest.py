@@ -272,12 +272,15 @@ def formula_weights() -> Callable[[nn.Module], nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def widest_gap() -> Callable[[Tensor], float]:
-    """`widest_gap(scores)`: a threshold in their middle half that is as far as can be from all of them."""
+def widest_gap() -> Callable[..., float]:
+    """`widest_gap(scores)`: a threshold in their middle half, or from `low` to `high`, as far as can be from all."""
 
-    def middle(scores: Tensor) -> float:
+    def middle(scores: Tensor, low: float | None = None, high: float | None = None) -> float:
         ordered = scores.double().sort().values
-        ordered = ordered[len(ordered) // 4 : -(len(ordered) // 4) or None]
+        low = ordered[len(ordered) // 4].item() if low is None else low
+        high = ordered[-1 - len(ordered) // 4].item() if high is None else high
+        assert low < high
+        ordered = torch.cat([ordered.new_tensor([low, high]), ordered]).clamp(low, high).sort().values
         place = ordered.diff().argmax()
         return ordered[place : place + 2].mean().item()
 

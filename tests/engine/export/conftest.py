@@ -1,5 +1,8 @@
 """Small detectors of every kind that can be exported, whose layers look astray and whose heads find something."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -39,18 +42,14 @@ def _one_stage(detector: str, channels: int, **options) -> nn.Module:
 
 
 MAKERS = {
-    "faster_rcnn": lambda **options: _two_stage("faster_rcnn", [2, 3], **{"score_threshold": 0.297} | options),
-    "cascade_rcnn": lambda **options: _two_stage(
-        "cascade_rcnn", [3], **{"roi_aligned": True, "score_threshold": 0.285} | options
-    ),
-    "mask_rcnn": lambda **options: _two_stage(
-        "mask_rcnn", [2, 3], mask_head_channels=8, **{"score_threshold": 0.25} | options
-    ),
+    "faster_rcnn": lambda **options: _two_stage("faster_rcnn", [2, 3], **options),
+    "cascade_rcnn": lambda **options: _two_stage("cascade_rcnn", [3], roi_aligned=True, **options),
+    "mask_rcnn": lambda **options: _two_stage("mask_rcnn", [2, 3], mask_head_channels=8, **options),
     "cascade_mask_rcnn": lambda **options: _two_stage(
-        "cascade_mask_rcnn", [3], mask_head_channels=8, **{"roi_aligned": True, "score_threshold": 0.24} | options
+        "cascade_mask_rcnn", [3], mask_head_channels=8, roi_aligned=True, **options
     ),
-    "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2, score_threshold=0.15),
-    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2, modulation=False, offset_groups=2, score_threshold=0.235),
+    "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2),
+    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2, modulation=False, offset_groups=2),
 }
 # the layers that decide, and how far their weights are spread
 HEADS = {
@@ -70,10 +69,14 @@ HEADS = {
 
 
 @pytest.fixture(scope="session")
-def make_detector():
-    """`make_detector(name)`: in eval mode; the same every time; those of two stages take `dcn_v2_stages=()` too."""
+def make_detector(choose_threshold, pictures):
+    """`make_detector(name)`: in eval mode; the same every time; those of two stages take `dcn_v2_stages=()` too.
 
-    def make(name: str, **options) -> nn.Module:
+    Of the pictures, turned and moved too, some have fewer detections above its threshold than its limit, some more.
+    """
+
+    @functools.cache
+    def make_once(name: str, **options) -> nn.Module:
         torch.manual_seed(0)
         with torch.no_grad():
             model = MAKERS[name](**options).eval()
@@ -83,9 +86,29 @@ def make_detector():
                     nn.init.normal_(module.weight, std=spread)
                 elif "_head.conv." in path and isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight)
+        images = [image for picture in pictures for image in (picture, picture.flip(-1), picture.roll(20, -1))]
+        choose_threshold(model, images, some_at_most=35, some_at_least=45)
         return model
 
-    return make
+    return lambda name, **options: copy.deepcopy(make_once(name, **options))
+
+
+@pytest.fixture(scope="session")
+def choose_threshold(widest_gap):
+    """`choose_threshold(model, images, some_at_most=a, some_at_least=b)`, of detections: as far as can be from all."""
+
+    def choose(model: nn.Module, images: list[torch.Tensor], *, some_at_most: int, some_at_least: int) -> None:
+        heads = getattr(model, "roi_heads", model)
+        limit, heads.detections_per_img, heads.score_thresh = heads.detections_per_img, 1000, 0.01
+        heads.has_mask = lambda: False  # masks take long, and change no score
+        with torch.inference_mode():
+            scores = [model([image])[0]["scores"] for image in images]
+        low, high = min(one[some_at_most] for one in scores), max(one[some_at_least - 1] for one in scores)
+        del heads.has_mask
+        heads.detections_per_img = limit
+        heads.score_thresh = widest_gap(torch.cat(scores), low.item(), high.item())
+
+    return choose
 
 
 @pytest.fixture(scope="session")

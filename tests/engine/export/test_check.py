@@ -120,18 +120,19 @@ def test_pictures_are_resized_for_the_program_and_mirrored_for_a_batch():
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_masks_of_a_program_are_compared(name, make_detector, pictures):
-    """Also of pictures that the detector resizes, where pasted masks would have other sizes."""
-    model = make_detector(name)
-    graph = graph_of(name, model, suppress)
+    """Also of pictures that the detector resizes, where pasted masks would have other sizes; in float64."""
+    model, pictures = make_detector(name), [picture.double() for picture in pictures]
+    graph = graph_of(name, model, suppress).double()
+    model.double()
     large = torch.nn.functional.interpolate(pictures[1][None], (121, 96), mode="bilinear")[0]
     before = len(model.roi_heads._forward_hooks)
     rows = run_beside(model, graph, [("as it is", pictures[0]), ("large", large)])
     assert [row.size for row in rows] == [(64, 90)] * 2 + [(80, 64)] * 2
     assert all(row.difference.is_small and row.difference.detections >= 10 for row in rows), rows
-    assert all(row.difference.mask < 1e-4 for row in rows)
+    assert all(row.difference.mask < 1e-9 for row in rows)
     assert len(model.roi_heads._forward_hooks) == before
     # the last change is a small one, of the last image of a batch alone
-    last = torch.tensor([0.0, 0.002])
+    last = torch.tensor([0.0, 0.002], dtype=torch.float64)
     for change in (
         lambda masks: masks.flip(-1),
         lambda masks: masks.mT,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dcn import DeformConv2d
-from engine.export import OUTPUTS, check_requirements, export_to, load_exported, outputs_of, run_beside
+from engine.export import OUTPUTS, check_requirements, compare, export_to, load_exported, outputs_of, run_beside
 from engine.export import programs as module
 
 METADATA = {"class_names": ["a", "b", "c", "ü"], "min_size": 64}
@@ -21,11 +21,16 @@ CASES = {  # file: opset; faster_rcnn and mask_rcnn go through the tool, in test
     "mask_rcnn.pt2": 19,
     "fcos.onnx": 22,
 }
-OPTIONS = {"mask_rcnn.pt2": {"dcn_v2_stages": (), "score_threshold": 0.55}}
+OPTIONS = {"mask_rcnn.pt2": {"dcn_v2_stages": ()}}
 
 
 @pytest.fixture(scope="module")
-def exported(make_detector, tmp_path_factory):
+def blue(pictures):
+    return pictures[0] * 0 + torch.tensor([0.0, 0, 1])[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def exported(make_detector, choose_threshold, pictures, blue, tmp_path_factory):
     """`exported(name)`: the detector, its file and the operators in it; made once."""
     folder, made = tmp_path_factory.mktemp("exported"), {}
 
@@ -33,6 +38,8 @@ def exported(make_detector, tmp_path_factory):
         if name not in made:
             file = folder / name
             model = make_detector(file.stem, **OPTIONS.get(name, {}))
+            if name == "mask_rcnn.pt2":  # nothing in blue, and something in the pictures
+                choose_threshold(model, [blue, *pictures], some_at_most=0, some_at_least=20)
             made[name] = (model, file, export_to(file, file.stem, model, METADATA, opset=CASES[name]))
         return made[name]
 
@@ -45,6 +52,11 @@ def loaded(exported):
     return functools.cache(lambda name: load_exported(exported(name)[1]))
 
 
+def are_near(difference, images: int) -> bool:
+    """Whether all is as near as `is_small` wants, but for two detections an image that rounding may decide."""
+    return difference._replace(alone=0).is_small and difference.alone <= 2 * images
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
@@ -54,7 +66,7 @@ def test_detects_what_the_detector_detects(name, exported, loaded, pictures):
     rows = run_beside(model, run, [("", picture) for picture in pictures])
     assert [(row.size, row.images) for row in rows] == [((64, 90), 1), ((64, 90), 2), ((81, 64), 1), ((81, 64), 2)]
     assert all(row.difference.detections >= 10 * row.images for row in rows)
-    assert all(row.difference.is_small for row in rows), rows
+    assert all(are_near(row.difference, row.images) for row in rows), rows
     assert all((row.difference.mask is not None) == ("mask" in name) for row in rows)
 
 
@@ -108,19 +120,19 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
     model, file, _ = exported("cascade_mask_rcnn.onnx")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["detector"]) == METADATA
-    scores, counts = session.run(["scores", "num_detections"], {"images": pictures[0][None].numpy()})
-    with torch.inference_mode():
-        (expected,) = model([pictures[0]])
-    assert counts.tolist() == [len(expected["scores"])]
-    torch.testing.assert_close(torch.from_numpy(scores[0, : counts[0]]), expected["scores"], rtol=0, atol=1e-4)
+
+    def run(images):
+        found = session.run(list(outputs_of("cascade_mask_rcnn")), {"images": images.numpy()})
+        return dict(zip(outputs_of("cascade_mask_rcnn"), map(torch.from_numpy, found), strict=True))
+
+    rows = run_beside(model, run, [("", pictures[0])])
+    assert all(are_near(row.difference, row.images) for row in rows), rows
 
 
 @pytest.mark.slow
-def test_a_program_finds_nothing_in_one_picture(loaded, pictures):
-    """And something in the other one of the batch; in blue, the best score is 0.52."""
+def test_a_program_finds_nothing_in_one_picture(loaded, pictures, blue):
+    """And something in the other one of the batch."""
     run, _ = loaded("mask_rcnn.pt2")
-    blue = torch.zeros_like(pictures[0])
-    blue[2] = 1
     for images in ([blue], [blue, pictures[0]]):
         found = run(torch.stack(images))
         counts = found["num_detections"].tolist()
@@ -164,10 +176,10 @@ def test_program_runs_without_the_project(exported, pictures, tmp_path):
     found = torch.load(tmp_path / "found.pt")
     assert tuple(found) == OUTPUTS
     with torch.inference_mode():
-        expected = model(list(images))
-    assert found["num_detections"].tolist() == [len(theirs["scores"]) for theirs in expected]
-    for i, theirs in enumerate(expected):
-        torch.testing.assert_close(found["scores"][i, : len(theirs["scores"])], theirs["scores"], rtol=0, atol=1e-4)
+        for i, expected in enumerate(model(list(images))):
+            count = found["num_detections"][i]
+            difference = compare(expected, {key: found[key][i, :count] for key in ("boxes", "labels", "scores")})
+            assert are_near(difference, 1), difference
 
 
 @pytest.mark.parametrize(
