@@ -1,121 +1,299 @@
-"""`benchmark.py loop`: what the training loop costs beyond the training itself, and what an evaluation costs."""
+"""`benchmark.py loop` and `health`: what the trainer adds to a bare training step, and watching to the trainer's."""
 
 import argparse
+import contextlib
+import copy
+import io
+import itertools
+import statistics
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
-from _benchmark_eval import measure_evaluation
-from _benchmark_run import measure_run
-from _benchmark_turns import measure_overhead
+from _benchmark_step import bare_step
+from data import Batch
 from data.synthetic import write_shapes
-from engine.building import check_dcn_backend, images_in_step
-from engine.config import RunConfig
-from engine.config import load_config
-from engine.devices import set_tf32
-from engine.display import Progress
-from engine.display import format_table
+from engine.building import (
+    build_model,
+    build_optimization,
+    build_trainer,
+    check_dcn_backend,
+    images_in_step,
+    needs_masks,
+    read_split,
+)
+from engine.comparison import time_in_turns
+from engine.config import RunConfig, load_config
+from engine.devices import set_tf32, to_device
+from engine.display import PLAIN, Progress, format_table, log, start_logging
+from engine.distributed import StopRequest
+from engine.insight import Health, deformable_layers, watched
+from engine.runs import LAST, LOG_FILE, Checkpoints
+from engine.training import Board, Cadence, Trainer
 
+# Batches that the steps take in turn; read before, since no loader is measured.
+BATCHES = 4
 # Images as large as some configs want would take minutes to draw; the loader scales them.
 LARGEST_SIDE = 320
-# Rates so small that a detector stays as it is, whatever its config: what it learns does not change what a step costs.
-RUN = ["model.backbone.weights=null", "train.lr=1.0e-6", "train.epochs=1", "train.max_steps=null", "data.source=null"]
-# The bare loop has no schedule and does not clip; a bound that is never met takes as long as one that is.
-TURNS = [
-    "train.epochs=1000",
+# Steps that do the same work have the same loss, up to the order in which a GPU adds numbers up.
+LOSS_TOLERANCE = 0.01
+NEVER = 10**9
+# Rates so small that a detector stays as it is, whatever its config. The bare step has no schedule and does not clip.
+OVERRIDES = [
+    "model.backbone.weights=null",
+    "data.source=null",
+    "data.workers=0",
+    "train.lr=1.0e-6",
+    "train.epochs=1000000",
+    "train.max_steps=null",
     "train.schedule=step",
     "train.warmup_steps=0",
     "train.milestones=[1.0e+9]",
     "train.clip_norm=null",
     "train.accumulate=1",
     "train.compile=false",
-    "data.workers=0",
 ]
 
 
 def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Measure an evaluation, a run, and the trainer's steps against those of a bare loop."""
-    steps = args.steps * args.rounds
-    if steps < 2:
-        raise ValueError(f"--steps x --rounds must be at least 2, since a run's first step does not count, got {steps}")
-    with tempfile.TemporaryDirectory(prefix="resnet-dcn-") as name:
-        folder = Path(name)
-        workers = [] if args.workers is None else [f"data.workers={args.workers}"]
-        config, turns = (read_config(args, folder, extra) for extra in (workers, TURNS))
-        check_dcn_backend(config.model, device)
-        set_tf32(config.train.tf32)
-        print(f"evaluation of {args.images} images", flush=True)  # first: it forks, see `extra_memory`
-        figures = {"config": args.config, "batch_size": config.train.batch_size, "workers": config.data.workers}
-        figures |= {"steps": args.steps, "rounds": args.rounds} | measure_evaluation(args.images)
-        draw_data(config, folder, steps)
-        print(f"run of {steps} steps", flush=True)
-        figures |= measure_run(config, folder / "run", device)
-        print(f"{args.rounds} rounds of {args.steps} steps by the trainer and {args.steps} by a bare loop", flush=True)
-        figures |= measure_overhead(turns, folder / "turns", device, args)
-    figures["line_share"] = figures["line_s"] / config.train.log_every / figures["bare_step_s"]
+    """Time turns of the trainer's own steps and of bare ones, then parts of what the trainer does."""
+    with running(args, device) as (config, trainer, batches):
+        model = copy.deepcopy(trainer.updater.model)
+        optimizer, _ = build_optimization(config.train, model, steps_per_epoch=trainer.epoch_steps)
+        step = bare_step(model, optimizer, device, config.train.amp)
+        bare = lambda batch: step(*to_device(batch.images, batch.targets, device))  # noqa: E731
+        check_same_work(trainer, bare, batches[0])
+        pair = (lambda batch: trainer.train_step(iter([batch])), bare)
+        trainer_s, bare_s, figures = time_pair("turn", *pair, batches, device, rounds=args.rounds, steps=args.steps)
+        # the lines that the trainer writes every `log_every` steps: a median would leave them out
+        figures |= time_parts(loop_parts(trainer, batches[0]), device)
+    settings = config.train
+    figures |= {
+        "config": args.config,
+        "batch_size": settings.batch_size,
+        "steps": args.steps,
+        "rounds": args.rounds,
+        "trainer_step_s": trainer_s,
+        "bare_step_s": bare_s,
+        "line_share": figures["line_s"] / settings.log_every / bare_s,
+        "checkpoint_share": figures["checkpoint_s"] / settings.checkpoint_every / bare_s,
+    }
     figures["overhead_share"] = figures["turn_share"] + figures["line_share"]
-    figures["checkpoint_share"] = figures["checkpoint_s"] / config.train.checkpoint_every / figures["step_s"]
-    show(figures, config)
+    rows = [
+        ("bare step, s", f"{bare_s:.4f}", f"median of {args.rounds} turns"),
+        ("trainer's step, s", f"{trainer_s:.4f}", "without lines"),
+        ("more in a turn", percent(figures["turn_share"]), quartiles(figures, "turn")),
+        ("lines", percent(figures["line_share"]), f"{ms(figures['line_s'])}, one in {settings.log_every} steps"),
+        ("overhead", percent(figures["overhead_share"]), "both"),
+        ("norm of gradient", ms(figures["norm_s"]), "within overhead"),
+        ("record", ms(figures["record_s"]), "within overhead"),
+        (
+            "checkpoints",
+            percent(figures["checkpoint_share"]),
+            f"{ms(figures['checkpoint_s'])}, one in {settings.checkpoint_every} steps, not in overhead",
+        ),
+    ]
+    print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
     return figures
 
 
-def read_config(args: argparse.Namespace, folder: Path, extra: list[str]) -> RunConfig:
+def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Time the trainer's steps, all recorded, with its deformable layers watched and not; then the figures alone."""
+    with running(args, device) as (config, trainer, batches):
+        layers = len(deformable_layers(trainer.updater.model))
+        if not layers:
+            raise ValueError(f"{args.config} has no DCN stages to watch, choose one with model.backbone.dcn_v2_stages")
+        trainer.cadence = Cadence(1, NEVER, NEVER, NEVER)
+        health, nothing = trainer.health, Health(None, total_steps=NEVER, warmup_steps=0)
+
+        def step_under(health: Health, batch: Batch) -> None:
+            trainer.health = health
+            trainer.train_step(iter([batch]))
+
+        pair = (lambda batch: step_under(health, batch), lambda batch: step_under(nothing, batch))
+        _, step_s, figures = time_pair("watched", *pair, batches, device, rounds=args.rounds)
+        figures |= time_parts(health_parts(trainer, health, batches[0]), device)
+    # where the difference drowns in the noise of the steps, the figures' own time counts
+    watched_s = max(figures["watched_share"] * step_s, figures["figures_s"])
+    cadences = {"share": config.train, "default_share": Cadence()}
+    figures |= {
+        "config": args.config,
+        "batch_size": config.train.batch_size,
+        "rounds": args.rounds,
+        "layers": layers,
+        "step_s": step_s,
+        "watched_s": watched_s,
+    }
+    for name, cadence in cadences.items():
+        added_s = watched_s / cadence.log_every + figures["histograms_s"] / cadence.picture_every
+        figures[name] = added_s / step_s
+    rows = [
+        ("step, s", f"{step_s:.4f}", f"median of {args.rounds}, not watched"),
+        ("watched step, more", percent(figures["watched_share"]), quartiles(figures, "watched")),
+        ("figures", ms(figures["figures_s"]), f"of {layers} layers, within a watched step"),
+        ("histograms", ms(figures["histograms_s"]), ""),
+    ]
+    for label, (name, cadence) in zip(("share of the run", "by default"), cadences.items(), strict=True):
+        often = f"a record in {cadence.log_every} steps, histograms in {cadence.picture_every}"
+        rows.append((label, percent(figures[name]), often))
+    print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
+    return figures
+
+
+@contextlib.contextmanager
+def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[RunConfig, Trainer, list[Batch]]]:
+    """Put a run together as tools/train.py does, and read a few batches of drawn images.
+
+    Its bar, lines and log are written, but not seen, and nothing is due.
+    """
+    with tempfile.TemporaryDirectory(prefix="resnet-dcn-") as name:
+        folder = Path(name)
+        config = read_config(args, folder)
+        check_dcn_backend(config.model, device)
+        set_tf32(config.train.tf32)
+        draw_data(config, folder)
+        splits = [read_split(config.data, split, masks=needs_masks(config.model)) for split in ("train", "val")]
+        torch.manual_seed(config.seed)
+        model, _ = build_model(config.model, config.data, len(splits[0].class_names))
+        with contextlib.redirect_stderr(io.StringIO()):
+            progress = Progress(PLAIN)
+            progress.start_epoch(1, 1, NEVER, 0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            start_logging(folder / LOG_FILE)
+            board = Board(folder)
+            trainer = build_trainer(
+                config,
+                model.to(device),
+                *splits,
+                device=device,
+                stop=StopRequest(),
+                progress=progress,
+                save=Checkpoints(folder, {"config": config.model_dump(mode="json")}).save,
+                board=board,
+            )
+            trainer.cadence = Cadence(NEVER, NEVER, NEVER, NEVER)
+            try:
+                yield config, trainer, [*trainer.loader]
+            finally:
+                progress.end_epoch()
+                board.close()
+                for handler in [*log.handlers]:
+                    log.removeHandler(handler)
+                    handler.close()
+
+
+def read_config(args: argparse.Namespace, folder: Path) -> RunConfig:
     """Read the config, for the data set that will lie in `folder`."""
     places = [
         f"data.{split}.{key}={folder / place}"
         for split in ("train", "val")
         for key, place in (("images", split), ("annotations", f"annotations/{split}.json"))
     ]
-    return load_config(args.config, [*places, f"train.amp={args.amp}", *RUN, *extra])
+    return load_config(args.config, [*places, f"train.amp={args.amp}", *OVERRIDES])
 
 
-def draw_data(config: RunConfig, folder: Path, steps: int) -> None:
-    """Draw as many images as `steps` steps have, of the size that the config scales to, but not very large."""
+def draw_data(config: RunConfig, folder: Path) -> None:
+    """Draw as many images as the steps take, of the size that the config scales to, but not very large."""
     sizes = config.data.min_size
     height = max(64, min(LARGEST_SIDE, sizes if isinstance(sizes, int) else sizes[-1]))
-    write_shapes(
-        folder,
-        train=steps * images_in_step(config.train, 1),
-        val=1,
-        height=height,
-        width=round(1.2 * height),
-        progress=lambda items: Progress().track(items, "draw"),
+    count = BATCHES * images_in_step(config.train, 1)
+    write_shapes(folder, train=count, val=1, height=height, width=round(1.2 * height))
+
+
+def check_same_work(trainer: Trainer, bare: Callable[[Batch], torch.Tensor], batch: Batch) -> None:
+    """End where the trainer's step and the bare one have other losses: their times say nothing of each other."""
+    ours, theirs = trainer.updater([batch]).numbers["loss"], bare(batch).item()
+    if not abs(ours - theirs) <= LOSS_TOLERANCE * abs(theirs):
+        raise RuntimeError(f"not the same work: the trainer's loss is {ours:.6g}, that of a bare step {theirs:.6g}")
+
+
+def time_pair(
+    name: str,
+    first: Callable[[Batch], Any],
+    second: Callable[[Batch], Any],
+    batches: list[Batch],
+    device: torch.device,
+    *,
+    rounds: int,
+    steps: int = 1,
+) -> tuple[float, float, dict[str, float]]:
+    """Time turns of some steps of two kinds on the same batches.
+
+    Returns:
+        Median seconds of a step of each kind, and how much more the first takes: the differences of the turns of a
+        round over the second's median, as their median `<name>_share` and quartiles `<name>_share_low`, `..._high`.
+    """
+
+    def turns(step: Callable[[Batch], Any]) -> Callable[[], None]:
+        endless = itertools.cycle(batches)
+        return lambda: [step(batch) for batch in itertools.islice(endless, steps)]
+
+    found = time_in_turns(
+        {"first": turns(first), "second": turns(second)},
+        rounds=rounds,
+        device=device,
+        turn_s=1e-9,
+        track=lambda items: Progress().track(items, "rounds"),
     )
+    first_s, second_s = (statistics.median(seconds) / steps for seconds in found.values())
+    shares = [(one - other) / steps / second_s for one, other in zip(*found.values(), strict=True)]
+    low, middle, high = statistics.quantiles(shares, n=4, method="inclusive") if len(shares) > 1 else 3 * shares
+    return first_s, second_s, {f"{name}_share": middle, f"{name}_share_low": low, f"{name}_share_high": high}
 
 
-def show(figures: dict[str, Any], config: RunConfig) -> None:
-    """Print the tables."""
-    settings = config.train
+def time_parts(parts: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+    """Give the median seconds of each part."""
+    return {name: statistics.median(seconds) for name, seconds in time_in_turns(parts, rounds=5, device=device).items()}
 
-    def percent(name: str) -> str:
-        return f"{100 * figures[name]:.2f} %"
 
-    rows = [
-        ("run", "images/s", f"{figures['images_per_s']:.2f}", f"mean, {images_in_step(settings, 1)} images a step"),
-        ("", "step, s", f"{figures['step_s']:.4f}", f"median of {figures['counted_steps']}"),
-        ("", "wait for data", percent("data_wait_share"), f"data.workers {config.data.workers}"),
-        ("", "checkpoint, s", f"{figures['checkpoint_s']:.3f}", "median"),
-        ("", "checkpoints", percent("checkpoint_share"), f"one in {settings.checkpoint_every} steps, not in overhead"),
-        ("loop", "bare step, s", f"{figures['bare_step_s']:.4f}", f"median of {figures['rounds']} turns"),
-        ("", "trainer's step, s", f"{figures['trainer_step_s']:.4f}", "without lines"),
-        (
-            "",
-            "more in a turn",
-            percent("turn_share"),
-            f"half of the rounds: {percent('turn_share_low')} to {percent('turn_share_high')}",
-        ),
-        ("", "lines", percent("line_share"), f"{1000 * figures['line_s']:.2f} ms, one in {settings.log_every} steps"),
-        ("", "overhead", percent("overhead_share"), "both"),
-        ("", "norm of gradient", f"{1000 * figures['norm_s']:.2f} ms", "within overhead"),
-        ("", "record", f"{1000 * figures['record_s']:.2f} ms", "within overhead"),
-    ]
-    peak = figures["eval_peak_gib"]
-    rows += [
-        ("eval", "s", f"{figures['eval_s']:.1f}", f"{figures['eval_images']} images"),
-        ("", "s per 1000 images", f"{figures['eval_s_per_1000_images']:.2f}", ""),
-        ("", "peak, GiB", "-" if peak is None else f"{peak:.2f}", "beyond its inputs"),
-    ]
-    print(f"\n{figures['config']}")
-    print(format_table(("", "what", "figure", ""), rows))
+def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
+    """Give the norm of the gradient and the record, both in every step; a line in log, board and terminal; a save."""
+    record = trainer.updater([batch])
+    gradients = [p.grad for p in trainer.updater.model.parameters() if p.grad is not None]
+
+    def keep(log_every: int) -> None:
+        trainer.cadence = Cadence(log_every, NEVER, NEVER, NEVER)
+        trainer._record(record, {}, data_s=0.0, step_s=1.0, images=len(batch.images))
+
+    return {
+        "norm_s": lambda: get_total_norm(gradients),
+        "record_s": lambda: keep(NEVER),
+        "line_s": lambda: keep(1),
+        "checkpoint_s": lambda: trainer.save(trainer.state_dict(), LAST),
+    }
+
+
+def health_parts(trainer: Trainer, health: Health, batch: Batch) -> dict[str, Callable[[], Any]]:
+    """Give calls that log the figures and the histograms of a pass, beside the gradients of the last step."""
+    images, targets = to_device(batch.images, batch.targets, trainer.updater.device)
+    with torch.no_grad(), watched(trainer.updater.model) as seen:
+        trainer.updater.model(images, targets)
+
+    def log_histograms() -> None:
+        for tag, values in health.histograms(seen).items():
+            trainer.board.histogram(1, tag, values)
+
+    return {
+        "figures_s": lambda: trainer.board.scalars(1, health.report(1, seen).scalars),
+        "histograms_s": log_histograms,
+    }
+
+
+def percent(share: float) -> str:
+    """Show a share."""
+    return f"{100 * share:.2f} %"
+
+
+def ms(seconds: float) -> str:
+    """Show a short time."""
+    return f"{1000 * seconds:.2f} ms"
+
+
+def quartiles(figures: dict[str, float], name: str) -> str:
+    """Show between which shares half of the rounds are."""
+    low, high = (percent(figures[f"{name}_share_{end}"]) for end in ("low", "high"))
+    return f"half of the rounds: {low} to {high}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
 from dcn import DeformConv2d
@@ -105,15 +106,23 @@ def make_step(
             nn.init.normal_(module.conv_offset.bias[: module.offset_channels], std=OFFSET_PIXELS)
     model.to(device).train()
     optimizer, _ = build_optimization(config.train, model, steps_per_epoch=1000)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-    images, targets = batch
+    step = bare_step(model, optimizer, device, amp)
+    return lambda: step(*batch)
 
-    def step() -> None:
+
+def bare_step(
+    model: nn.Module, optimizer: Optimizer, device: torch.device, amp: str
+) -> Callable[[list[Tensor], list[dict]], Tensor]:
+    """Give a step of forward, backward and optimizer and nothing else; it returns the loss."""
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+
+    def step(images: list[Tensor], targets: list[dict]) -> Tensor:
         optimizer.zero_grad()
         with autocast(device, amp):
             loss = sum(model(images, targets).values())
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+        return loss.detach()
 
     return step

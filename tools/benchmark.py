@@ -9,8 +9,7 @@ import _clone
 # isort: split
 import torch
 
-from _benchmark_health import benchmark_health
-from _benchmark_loop import benchmark_loop
+from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
 from dcn import BACKENDS
@@ -25,17 +24,16 @@ EPILOG = """examples:
   python tools/benchmark.py loop --json loop.json
   python tools/benchmark.py health
 Times are medians of runs in turns. Let nothing else run meanwhile."""
-LOOP = """Measure what the training loop costs beyond the training itself, and what an evaluation costs.
+LOOP = """Measure what the training loop costs beyond the training itself.
 
-eval   pycocotools' judging of drawn detections: 80 classes, about 7 true boxes and 100 detections an image
-train  a run as tools/train.py does it, with its loader, log, TensorBoard and checkpoints, on drawn shapes
-loop   the trainer's steps against bare forward, backward and optimizer.step() on equal models and the same batches:
-       rounds of one turn each, the order changing; the overhead is the median difference of the two turns of a round"""
+The trainer's steps against bare forward, backward and optimizer.step() on equal models and the same batches: rounds of
+one turn each, the order changing; the overhead is the median difference of the two turns of a round. Then parts of what
+the trainer does by themselves, and a checkpoint. What a run waits for its data stands in its own log."""
 LOOP_EPILOG = """examples:
   python tools/benchmark.py loop
   python tools/benchmark.py loop --steps 2 --rounds 60 --json loop.json
-  python tools/benchmark.py loop --config r50_dcn.yaml --device cuda --amp bf16 --workers 8
-With the defaults it takes 5 minutes on two CPU cores. Let nothing else run meanwhile."""
+  python tools/benchmark.py loop --config r50_dcn.yaml --device cuda --amp bf16
+With the defaults it takes 2 minutes on two CPU cores. Let nothing else run meanwhile."""
 HEALTH = """Measure what it costs to watch the deformable layers of a run, for the log of offsets, masks and gradients.
 
 The trainer's steps, all of them recorded, with the layers watched and without: rounds of one step each on the same
@@ -111,18 +109,14 @@ def add_loop(commands: argparse._SubParsersAction, parents: list[argparse.Argume
     loop = commands.add_parser(
         "loop",
         parents=parents,
-        help="the training loop, and an evaluation",
+        help="the training loop",
         description=LOOP,
         epilog=LOOP_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     loop.add_argument("--config", default="demo_dcn.yaml", help="of the run (default: %(default)s)")
     loop.add_argument("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
-    loop.add_argument(
-        "--rounds", type=positive, default=20, help="the run has steps x rounds steps (default: %(default)s)"
-    )
-    loop.add_argument("--workers", type=whole, help="that load images in the run (default: the config's)")
-    loop.add_argument("--images", type=positive, default=5000, help="of the evaluation (default: %(default)s)")
+    loop.add_argument("--rounds", type=positive, default=20, help="turns of each kind (default: %(default)s)")
 
 
 def add_health(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
@@ -137,13 +131,6 @@ def add_health(commands: argparse._SubParsersAction, parents: list[argparse.Argu
     )
     health.add_argument("--config", default="demo_dcn.yaml", help="with DCN stages (default: %(default)s)")
     health.add_argument("--rounds", type=positive, default=50, help="steps of each kind (default: %(default)s)")
-
-
-def whole(text: str) -> int:
-    """Read a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text!r}")
-    return int(text)
 
 
 def positive(text: str) -> int:

@@ -1,7 +1,7 @@
 """Runs compared: accuracy with its uncertainty, cost, curves and images."""
 
 from .compare import compare_runs
-from .measure import extra_memory, time_in_pairs, time_in_turns
+from .measure import extra_memory, time_in_turns
 from .report import cost_rows, mean_and_spread, render_report, with_interval
 from .result import MASK_FIGURES, Comparison
 from .study import Study, render_study
@@ -16,7 +16,6 @@ __all__ = [
     "mean_and_spread",
     "render_report",
     "render_study",
-    "time_in_pairs",
     "time_in_turns",
     "with_interval",
 ]

@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-
-T = TypeVar("T")
 
 
 def time_in_turns(
@@ -24,6 +22,8 @@ def time_in_turns(
     track: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, list[float]]:
     """Time candidates in turns, so that a busy neighbour or a warm processor falls on all alike.
+
+    A round begins with the candidate that the one before ended with.
 
     Args:
         candidates: what to time, by name.
@@ -40,48 +40,10 @@ def time_in_turns(
     for name, run in candidates.items():
         run()
         repeats[name] = min(20, math.ceil(turn_s / _time(run, device)))
-    for _ in track(range(rounds)):
-        for name, run in candidates.items():
+    for number in track(range(rounds)):
+        for name, run in reversed(candidates.items()) if number % 2 else candidates.items():
             seconds[name] += [_time(run, device) for _ in range(repeats[name])]
     return seconds
-
-
-def time_in_pairs(
-    prepare: Callable[[], T],
-    first: Callable[[T], Any],
-    second: Callable[[T], Any],
-    *,
-    rounds: int,
-    device: torch.device,
-    track: Callable[[Iterable], Iterable] = iter,
-) -> list[tuple[float, float]]:
-    """Time two candidates side by side, for a difference that is small beside the noise of a machine.
-
-    What disturbs it for longer than a round falls on both and cancels in their difference; the median over the rounds
-    leaves out what is shorter. Each round begins with the candidate that the one before ended with.
-
-    Args:
-        prepare: makes what both work on in a round; its time does not count.
-        first: one candidate.
-        second: the other.
-        rounds: turns of each, after one that warms up and does not count.
-        device: that the candidates run on.
-        track: wraps the iteration over the rounds.
-
-    Returns:
-        Seconds of both in each round.
-    """
-    pairs = []
-    for number in track(range(rounds + 1)):
-        work = prepare()
-        if number % 2:
-            second_s = _time(lambda work=work: second(work), device)
-            first_s = _time(lambda work=work: first(work), device)
-        else:
-            first_s = _time(lambda work=work: first(work), device)
-            second_s = _time(lambda work=work: second(work), device)
-        pairs.append((first_s, second_s))
-    return pairs[1:]
 
 
 def extra_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:

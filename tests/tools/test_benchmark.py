@@ -3,24 +3,17 @@
 import importlib
 import inspect
 import json
-import math
 import re
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 import dcn
-from data import CocoDetection
 from dcn.functional import Backend
-from engine.evaluation.evaluator import coco_figures
-from engine.insight.health import Health
-from engine.runs.checkpoint import Checkpoints
-from engine.training.board import Board
-from engine.training.update import Updater
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 OP = (
@@ -44,34 +37,6 @@ def part(monkeypatch):
     """`part("loop")`: the module of the benchmark that the tool will find under that name."""
     monkeypatch.syspath_prepend(str(TOOLS))
     return lambda name: importlib.import_module(f"_benchmark_{name}")
-
-
-@pytest.fixture
-def run_loop(run_tool, tiny_config, tmp_path, monkeypatch):
-    """`run_loop(*arguments)`: the small loop benchmark on the tiny config, and its figures, None without any."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-
-    def run(*arguments):
-        file = tmp_path / "loop.json"
-        result = run_tool(
-            "benchmark",
-            "loop",
-            "--config",
-            tiny_config,
-            "--device",
-            "cpu",
-            "--images",
-            "20",
-            "--json",
-            file,
-            *arguments,
-        )
-        assert not [*scratch.iterdir()]
-        return result, json.loads(file.read_text()) if file.exists() else None
-
-    return run
 
 
 def test_operator_figures_fit_each_other(run_tool, tmp_path):
@@ -141,7 +106,7 @@ def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_p
 
     def look(steps, **options):
         for name, step in steps.items():
-            model = inspect.getclosurevars(step).nonlocals["model"]
+            model = inspect.getclosurevars(inspect.getclosurevars(step).nonlocals["step"]).nonlocals["model"]
             layers = [module for module in model.modules() if isinstance(module, dcn.DeformConv2d)]
             dtypes = []
             for layer in layers:
@@ -197,9 +162,6 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         (("train", "--config", "nothing.yaml"), "nothing.yaml"),
         (("loop", "--config", "nothing.yaml"), "nothing.yaml"),
         (("loop", "--steps", "0"), "argument --steps: must be a whole number from 1 on, got '0'"),
-        (("loop", "--images", "many"), "argument --images: must be a whole number from 1 on, got 'many'"),
-        (("loop", "--workers", "-1"), "argument --workers: must be a whole number from 0 on, got '-1'"),
-        (("loop", "--steps", "1", "--rounds", "1"), "--steps x --rounds must be at least 2"),
         (("loop", "--device", "nowhere"), "device 'nowhere' cannot be used here"),
         (("health", "--config", "demo.yaml"), "demo.yaml has no DCN stages to watch"),
         (("health", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
@@ -221,109 +183,57 @@ def test_a_backend_that_cannot_run_says_why(run_tool, monkeypatch):
     assert "DCN backend 'triton' cannot run here: it is made for GPUs" in err
 
 
-def test_loop_figures_fit_each_other(run_loop):
-    (code, out, err), figures = run_loop("--steps", "2", "--rounds", "3")
+def test_loop_figures_fit_each_other(run_tool, tiny_config, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    options = ["--config", tiny_config, "--device", "cpu", "--steps", 2, "--rounds", 3]
+    code, out, err = run_tool("benchmark", "loop", *options, "--json", tmp_path / "loop.json")
     assert (code, err) == (0, "")
+    assert not [*scratch.iterdir()]
+    figures = json.loads((tmp_path / "loop.json").read_text())
     assert torch.__version__ in figures["machine"]
-    plain = {"steps": 2, "rounds": 3, "batch_size": 2, "workers": 0, "eval_images": 20, "eval_detections": 2000}
-    assert plain.items() <= figures.items()
-    assert figures["counted_steps"] == 5
-    assert figures["images_per_s"] == 10 / figures["counted_s"]
-    assert 0.001 < figures["step_s"] < figures["counted_s"]
-    assert 0 < figures["data_wait_share"] < 1
+    assert {"steps": 2, "rounds": 3, "batch_size": 2}.items() <= figures.items()
     assert 0.001 < figures["bare_step_s"] < 10
-    assert figures["loss_difference"] == 0  # the loops do the same work
     assert figures["turn_share_low"] <= figures["turn_share"] <= figures["turn_share_high"]
     assert figures["line_share"] == figures["line_s"] / figures["bare_step_s"]  # tiny.yaml writes a line in every step
     assert figures["overhead_share"] == figures["turn_share"] + figures["line_share"]
-    assert figures["checkpoint_share"] == figures["checkpoint_s"] / 1000 / figures["step_s"]
+    assert figures["checkpoint_share"] == figures["checkpoint_s"] / 1000 / figures["bare_step_s"]
     assert 0 < figures["record_s"] < figures["line_s"]
-    assert figures["eval_s_per_1000_images"] == 50 * figures["eval_s"] > 0
-    assert 0.001 < figures["eval_peak_gib"] < 0.5
     assert re.search(rf"overhead +{100 * figures['overhead_share']:.2f} %", out)
-    assert f"images/s           {figures['images_per_s']:.2f}" in out
     assert "step 1:" not in out  # the run's own lines
 
 
-def test_no_overhead_over_other_work_is_shown(run_loop, monkeypatch, part):
-    turns = part("turns")
-    real = turns.to_device
-
-    def darkened(*arguments):
-        images, targets = real(*arguments)
-        return [image / 2 for image in images], targets
-
-    monkeypatch.setattr(turns, "to_device", darkened)
-    (code, out, _), figures = run_loop("--steps", "1", "--rounds", "2")
-    assert code == 1
-    assert "NOT THE SAME WORK: in step 1 the trainer's loss is " in out
-    assert "overhead  " not in out
-    assert figures is None
+def test_no_overhead_over_other_work_is_shown(part):
+    trainer = SimpleNamespace(updater=lambda batches: SimpleNamespace(numbers={"loss": 2.0}))
+    check = part("loop").check_same_work
+    check(trainer, lambda batch: torch.tensor(2.01), None)
+    for other in (2.1, 1.9, float("nan")):
+        with pytest.raises(RuntimeError, match="not the same work: the trainer's loss is 2, that of a bare step "):
+            check(trainer, lambda batch, other=other: torch.tensor(other), None)
 
 
-@pytest.mark.parametrize(
-    ("owner", "method", "figure"),
-    [
-        (Updater, "__call__", "turn_share"),
-        (Board, "scalars", "line_share"),
-        (Checkpoints, "save", "checkpoint_s"),
-        (CocoDetection, "__getitem__", "data_wait_share"),
-    ],
-)
-def test_what_is_slow_shows_where_it_belongs(run_loop, clock, monkeypatch, owner, method, figure):
-    real = getattr(owner, method)
+def test_a_pair_takes_turns_on_the_same_batches(part, clock):
+    seen = []
 
-    def slow(*arguments, **options):
-        time.sleep(0.3)
-        return real(*arguments, **options)
+    def step(name, seconds):
+        return lambda batch: (seen.append(f"{name}{batch}"), time.sleep(seconds))
 
-    monkeypatch.setattr(owner, method, slow)
-    (code, _, _), figures = run_loop("--steps", "1", "--rounds", "3")
-    assert code == 0
-    added_s = {name: figures[name] * figures["bare_step_s"] for name in ("turn_share", "line_share")}
-    added_s["checkpoint_s"] = figures["checkpoint_s"]
-    added_s["data_wait_share"] = figures["data_wait_share"] * figures["counted_s"] / 2
-    expected = 0.6 if owner is CocoDetection else 0.3  # two images in a step
-    assert added_s.pop(figure) == pytest.approx(expected, abs=0.05)
-    assert max(added_s.values()) < 0.05
+    pair = (step("a", 0.03), step("b", 0.02))
+    first_s, second_s, shares = part("loop").time_pair("x", *pair, "123", torch.device("cpu"), rounds=2, steps=2)
+    # each warms up twice; then the order changes
+    assert seen == ["a1", "a2", "a3", "a1", "b1", "b2", "b3", "b1", "a2", "a3", "b2", "b3", "b1", "b2", "a1", "a2"]
+    assert (first_s, second_s) == pytest.approx((0.0305, 0.0205))
+    assert shares == pytest.approx({f"x_share{end}": 0.01 / 0.0205 for end in ("", "_low", "_high")})
 
 
-def test_overhead_is_the_median_of_differences_over_the_bare_step(part):
-    # seconds of turns of two steps: the trainer's and the bare loop's; in one round another program got in the way
-    pairs = [(2.2, 2.0), (3.0, 2.9), (9.0, 2.0), (2.1, 2.1), (2.0, 1.9)]
-    figures = part("turns").compare(pairs, 2)
-    assert figures == pytest.approx(
-        {"trainer_step_s": 1.1, "bare_step_s": 1, "turn_share": 0.05, "turn_share_low": 0.05, "turn_share_high": 0.1}
-    )
-
-
-@pytest.fixture
-def run_health(run_tool, tiny_config, tmp_path):
-    """`run_health()`: the benchmark of watching on a tiny config with DCN, and its figures."""
-    config = tmp_path / "tiny_dcn.yaml"
+def test_health_figures_fit_each_other(run_tool, tiny_config, tmp_path):
+    config, file = tmp_path / "tiny_dcn.yaml", tmp_path / "health.json"
     config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\ntrain: {{log_every: 10}}\n")
-
-    def run() -> tuple[str, dict]:
-        file = tmp_path / "health.json"
-        options = ["--config", config, "--device", "cpu", "--rounds", "4", "--json", file]
-        code, out, err = run_tool("benchmark", "health", *options)
-        assert (code, err) == (0, "")
-        return out, json.loads(file.read_text())
-
-    return run
-
-
-def test_health_figures_fit_each_other(run_health, monkeypatch):
-    steps = []
-    real = Health.watching
-
-    def note(health, due):
-        steps.append(due and bool(health._layers))
-        return real(health, due)
-
-    monkeypatch.setattr(Health, "watching", note)
-    out, figures = run_health()
-    assert steps == [True, False, False, True] * 2 + [True, False]  # a round that warms up, and 4
+    options = ["--config", config, "--device", "cpu", "--rounds", "4", "--json", file]
+    code, out, err = run_tool("benchmark", "health", *options)
+    assert (code, err) == (0, "")
+    figures = json.loads(file.read_text())
     assert {"layers": 2, "batch_size": 2, "rounds": 4}.items() <= figures.items()
     assert 0.001 < figures["step_s"] < 10
     assert figures["watched_share_low"] <= figures["watched_share"] <= figures["watched_share_high"]
@@ -335,39 +245,3 @@ def test_health_figures_fit_each_other(run_health, monkeypatch):
         rf"share of the run +{100 * figures['share']:.2f} % +a record in 10 steps, histograms in 1000", out
     )
     assert re.search(rf"by default +{100 * figures['default_share']:.2f} % +a record in 50 steps", out)
-
-
-@pytest.mark.parametrize(
-    ("owner", "method", "figure", "times"),
-    [(Health, "report", "figures_s", 1), (Board, "histogram", "histograms_s", 4), (Health, "watching", "watched_s", 1)],
-)
-def test_what_is_slow_in_watching_shows(run_health, clock, monkeypatch, owner, method, figure, times):
-    real = getattr(owner, method)
-
-    def slow(self, *arguments):
-        if owner is Board or self._layers:
-            time.sleep(0.1)
-        return real(self, *arguments)
-
-    monkeypatch.setattr(owner, method, slow)
-    _, figures = run_health()
-    assert figures[figure] == pytest.approx(0.1 * times, abs=0.02)
-    if owner is Health:
-        assert figures["watched_share"] * figures["step_s"] == pytest.approx(0.1, abs=0.02)
-    assert figures["histograms_s"] < 0.02 or owner is Board
-
-
-def test_drawn_evaluation_is_like_a_detectors(part):
-    draw = part("eval").draw_evaluation
-    truth, results = draw(40)
-    assert (truth, results) == draw(40)
-    assert len(results) == 4000
-    assert 5 < len(truth["annotations"]) / 40 < 9
-    assert len({entry["category_id"] for entry in results}) == len(truth["categories"]) == 80
-    for entry in [*truth["annotations"], *results]:
-        assert min(entry["bbox"][2:]) > 0
-    assert np.ptp([entry["image_id"] for entry in results]) == 39
-    figures = coco_figures(truth, results)  # which also checks every entry
-    assert 0.1 < figures["AP"] < 0.9
-    assert figures["AP"] < figures["AP50"]
-    assert not any(map(math.isnan, (figures["APs"], figures["APm"], figures["APl"])))

@@ -36,7 +36,7 @@ def test_time_of_an_image(clock):
     assert seconds["slow"] == pytest.approx(2 * [0.03 + 0.001 / 3])
     # one image at a time, all of them, in turns
     counted = notes[-12:]
-    assert [note[0] for note in counted] == [0.01] * 3 + [0.03] * 3 + [0.01] * 3 + [0.03] * 3
+    assert [note[0] for note in counted] == [0.01] * 3 + [0.03] * 6 + [0.01] * 3
     assert [note[1].shape for note in counted] == [(3, 4, 5)] * 12
     assert [note[1].max().item() for note in counted[:3]] == pytest.approx([0.2, 0.4, 1.0])
     assert {(note[0], note[2]) for note in counted} == {(0.01, False), (0.03, True)}
