@@ -17,10 +17,10 @@ def sections(kind: type[BaseModel], prefix: str = ""):
             yield from sections(field.annotation, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize(("key", "field"), [pytest.param(*item, id=item[0]) for item in sections(RunConfig)])
-def test_every_option_is_described(key, field):
-    assert field.description
-    assert len(field.description) > 4
+def test_every_option_is_described():
+    fields = dict(sections(RunConfig))
+    assert "train.lr" in fields
+    assert not [key for key, field in fields.items() if len(field.description or "") <= 4]
 
 
 def test_the_data_set_alone_is_needed():
@@ -38,53 +38,52 @@ def test_nothing_changes_after_the_check():
         config.train.lr = 1.0
 
 
-@pytest.mark.parametrize(
-    ("key", "bad", "good"),
-    [
-        ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
-        ("device", [0, None], ["cuda:1"]),
-        ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
-        ("data.min_size", [0, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
-        ("data.max_size", [0, [800]], [1]),
-        ("data.workers", [-1, 0.5], [0]),
-        ("data.invalid_boxes", ["ignore", None], ["raise", "clip", "drop"]),
-        ("data.keep_empty", [1, "yes", "true"], [True]),
-        ("model.backbone.dcn_v2_stages", [3, "234", [2.0], None], [[], [2, 3, 4]]),
-        ("model.backbone.dcn_every", [0, 1.0, None], [1, 3]),
-        ("model.backbone.modulation", [0, "on"], [False]),
-        ("model.backbone.offset_groups", [0], [4]),
-        ("model.backbone.mask_scale", [0, -1.0, float("inf")], [1]),
-        ("model.backbone.stride_in_1x1", [1, "on"], [True]),
-        ("model.backbone.frozen_stages", [-2, 5], [-1, 0, 4]),
-        ("model.backbone.weights", [False, 1], [None, "DEFAULT"]),
-        ("model.fpn.levels", [[1, 2], [6]], [[2, 3]]),
-        ("model.faster_rcnn.aspect_ratios", [[], [0.0]], [[1]]),
-        ("model.faster_rcnn.score_threshold", [1.01], [0, 1.0]),
-        ("model.mask_rcnn.mask_head_channels", [0, 1.5], [1]),
-        ("model.cascade_rcnn.stage_loss_weights", [[1, 1], [1, 1, 0], [1] * 4], [[1, 1, 1]]),
-        ("model.cascade_mask_rcnn.roi_aligned", [0, None], [True]),
-        ("model.retinanet.scales_per_octave", [0, 1.5], [1]),
-        ("model.retinanet.positive_iou", [1.5, -0.1], [0.6]),
-        ("model.fcos.dcn_convs", [-1, 5, True], [0, 4]),
-        ("model.fcos.center_sampling_radius", [0, float("inf")], [2]),
-        ("train.epochs", [0, 1.0, True], [1]),
-        ("train.max_steps", [0], [None, 1]),
-        ("train.batch_size", [0], [1]),
-        ("train.reference_batch", [0], [None, 8]),
-        ("train.lr", [0, -1e-4, float("nan"), float("inf"), "fast", "1e-4", True], [1e-4, 1]),
-        ("train.momentum", [1.0, -0.1], [0, 0.99]),
-        ("train.weight_decay", [-1.0, float("inf")], [0]),
-        ("train.offset_lr_factor", [-0.1], [0, 1]),
-        ("train.warmup_factor", [0, 1.1], [1]),
-        ("train.milestones", [[0], ["8"], 8], [[], [6.5, 8]]),
-        ("train.clip_norm", [0, -35], [None, 35]),
-        ("train.amp", [False, "fp8", True], ["off", "bf16", "fp16"]),
-        ("train.log_every", [0], [1]),
-        ("test.flip", [1, "yes", None], [True, False]),
-    ],
-)
-def test_ranges(key, bad, good):
-    def values(value) -> dict:
+RANGES = [  # key, values that are refused, values that are taken
+    ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
+    ("device", [0, None], ["cuda:1"]),
+    ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
+    ("data.min_size", [0, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
+    ("data.max_size", [0, [800]], [1]),
+    ("data.workers", [-1, 0.5], [0]),
+    ("data.invalid_boxes", ["ignore", None], ["raise", "clip", "drop"]),
+    ("data.keep_empty", [1, "yes", "true"], [True]),
+    ("model.backbone.dcn_v2_stages", [3, "234", [2.0], None], [[], [2, 3, 4]]),
+    ("model.backbone.dcn_every", [0, 1.0, None], [1, 3]),
+    ("model.backbone.modulation", [0, "on"], [False]),
+    ("model.backbone.offset_groups", [0], [4]),
+    ("model.backbone.mask_scale", [0, -1.0, float("inf")], [1]),
+    ("model.backbone.stride_in_1x1", [1, "on"], [True]),
+    ("model.backbone.frozen_stages", [-2, 5], [-1, 0, 4]),
+    ("model.backbone.weights", [False, 1], [None, "DEFAULT"]),
+    ("model.fpn.levels", [[1, 2], [6]], [[2, 3]]),
+    ("model.faster_rcnn.aspect_ratios", [[], [0.0]], [[1]]),
+    ("model.faster_rcnn.score_threshold", [1.01], [0, 1.0]),
+    ("model.mask_rcnn.mask_head_channels", [0, 1.5], [1]),
+    ("model.cascade_rcnn.stage_loss_weights", [[1, 1], [1, 1, 0], [1] * 4], [[1, 1, 1]]),
+    ("model.cascade_mask_rcnn.roi_aligned", [0, None], [True]),
+    ("model.retinanet.scales_per_octave", [0, 1.5], [1]),
+    ("model.retinanet.positive_iou", [1.5, -0.1], [0.6]),
+    ("model.fcos.dcn_convs", [-1, 5, True], [0, 4]),
+    ("model.fcos.center_sampling_radius", [0, float("inf")], [2]),
+    ("train.epochs", [0, 1.0, True], [1]),
+    ("train.max_steps", [0], [None, 1]),
+    ("train.batch_size", [0], [1]),
+    ("train.reference_batch", [0], [None, 8]),
+    ("train.lr", [0, -1e-4, float("nan"), float("inf"), "fast", "1e-4", True], [1e-4, 1]),
+    ("train.momentum", [1.0, -0.1], [0, 0.99]),
+    ("train.weight_decay", [-1.0, float("inf")], [0]),
+    ("train.offset_lr_factor", [-0.1], [0, 1]),
+    ("train.warmup_factor", [0, 1.1], [1]),
+    ("train.milestones", [[0], ["8"], 8], [[], [6.5, 8]]),
+    ("train.clip_norm", [0, -35], [None, 35]),
+    ("train.amp", [False, "fp8", True], ["off", "bf16", "fp16"]),
+    ("train.log_every", [0], [1]),
+    ("test.flip", [1, "yes", None], [True, False]),
+]
+
+
+def test_ranges():
+    def values(key, value) -> dict:
         nested = {part: dict(section) for part, section in LEAST.items()}
         *parents, last = key.split(".")
         place = nested
@@ -93,12 +92,13 @@ def test_ranges(key, bad, good):
         place[last] = value
         return nested
 
-    for value in bad:
-        with pytest.raises(ConfigError) as caught:
-            check_config(values(value), "bad")
-        assert f"  - {key}" in str(caught.value)
-    for value in good:
-        found = check_config(values(value), "good")
-        for part in key.split("."):
-            found = getattr(found, part)
-        assert found == value
+    for key, bad, good in RANGES:
+        for value in bad:
+            with pytest.raises(ConfigError) as caught:
+                check_config(values(key, value), "bad")
+            assert f"  - {key}" in str(caught.value), (key, value)
+        for value in good:
+            found = check_config(values(key, value), "good")
+            for part in key.split("."):
+                found = getattr(found, part)
+            assert found == value, key
