@@ -1,5 +1,6 @@
 """What is the Triton backend's own: it compiles for GPUs that are not here, and its deterministic mode."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,65 +13,68 @@ from dcn import BACKENDS, deform_conv2d, fused
 
 pytestmark = pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is not installed")
 
-# Compiles a kernel for a compute capability, down to the assembler's code.
+# Compiles each kernel for compute capabilities, down to the assembler's code, and says what is in it.
 COMPILE = """
-import sys
+import json
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from dcn import fused, kernels
 
-name, capability, dtype, groups = sys.argv[1], int(sys.argv[2]), getattr(torch, sys.argv[3]), int(sys.argv[4])
-input, offset = torch.empty(1, 128, 9, 8, dtype=dtype), torch.empty(1, 18, 9, 8)
-weight, mask = torch.empty(256, 128 // groups, 3, 3), torch.empty(1, 9, 9, 8)
-constants = fused.choose_constants(name, input, offset, mask, weight)
-options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-# What a launch finds out by itself: strides of 1, and what is divisible by 16.
-constants |= {"offset_pixel": 1, "mask_pixel": 1, "output_pixel": 1}
-divisible = ("channels", "out_channels", "group_in", "group_out", "offset_group_in", "segment")
-constants |= {"HAS_BIAS": True, "NEED_IMAGES": True, "NEED_OFFSET": True, "NEED_MASK": True}
-pointer = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
-kernel = getattr(kernels, name)
-signature = {}
-for argument in kernel.arg_names:
-    if argument in constants:
-        signature[argument] = "constexpr"
-    elif argument in ("images", "weight", "output", "grad_output", "bias"):
-        signature[argument] = pointer
-    elif argument in ("offset", "mask", "grad_images", "grad_offset", "grad_mask", "grad_weight"):
-        signature[argument] = "*fp32"
-    else:
-        signature[argument] = "i32"
-used = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
-aligned = {
-    (index,): [["tt.divisibility", 16]]
-    for index, argument in enumerate(kernel.arg_names)
-    if signature[argument].startswith("*") or argument in divisible
-}
-target = GPUTarget("cuda", capability, 32)
-compiled = compile(ASTSource(kernel, signature, used, aligned), target=target, options=options)
-ptx = compiled.asm["ptx"]
-print(compiled.metadata.shared, "mma" in ptx, "cp.async" in ptx, len(compiled.asm["cubin"]))
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+
+def build(name, capability, dtype, groups):
+    input, offset = torch.empty(1, 128, 9, 8, dtype=dtype), torch.empty(1, 18, 9, 8)
+    weight, mask = torch.empty(256, 128 // groups, 3, 3), torch.empty(1, 9, 9, 8)
+    constants = fused.choose_constants(name, input, offset, mask, weight)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
+    # What a launch finds out by itself: strides of 1, and what is divisible by 16.
+    constants |= {"offset_pixel": 1, "mask_pixel": 1, "output_pixel": 1}
+    divisible = ("channels", "out_channels", "group_in", "group_out", "offset_group_in", "segment")
+    constants |= {"HAS_BIAS": True, "NEED_IMAGES": True, "NEED_OFFSET": True, "NEED_MASK": True}
+    kernel = getattr(kernels, name)
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument in ("images", "weight", "output", "grad_output", "bias"):
+            signature[argument] = POINTERS[dtype]
+        elif argument in ("offset", "mask", "grad_images", "grad_offset", "grad_mask", "grad_weight"):
+            signature[argument] = "*fp32"
+        else:
+            signature[argument] = "i32"
+    used = {(kernel.arg_names.index(name),): value for name, value in constants.items() if name in kernel.arg_names}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, argument in enumerate(kernel.arg_names)
+        if signature[argument].startswith("*") or argument in divisible
+    }
+    target = GPUTarget("cuda", capability, 32)
+    compiled = compile(ASTSource(kernel, signature, used, aligned), target=target, options=options)
+    ptx = compiled.asm["ptx"]
+    return [compiled.metadata.shared, "mma" in ptx, "cp.async" in ptx, len(compiled.asm["cubin"])]
+
+for name in ("forward", "backward_samples", "backward_weight"):
+    for capability, dtype, groups in ((80, "float32", 1), (80, "float16", 2), (90, "bfloat16", 1)):
+        print(json.dumps([name, dtype, *build(name, capability, getattr(torch, dtype), groups)]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton brings NVIDIA's assembler on Linux only")
-@pytest.mark.parametrize(
-    ("capability", "dtype", "groups"), [(80, "float32", 1), (80, "float16", 2), (90, "bfloat16", 1)]
-)
-@pytest.mark.parametrize("kernel", ["forward", "backward_samples", "backward_weight"])
-def test_kernels_compile_for_gpus(kernel, capability, dtype, groups):
+@pytest.mark.slow
+def test_kernels_compile_for_gpus():
     root, environment = Path(__file__).parents[2], os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE, kernel, str(capability), dtype, str(groups)],
-        cwd=root, env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [sys.executable, "-c", COMPILE], cwd=root, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
-    shared, tensor_cores, loads_ahead, size = done.stdout.split()
-    assert int(shared) <= 99 * 1024  # of compute capability 8.6, the least of those served
-    assert loads_ahead == str(dtype != "float32" or kernel != "backward_weight")
-    assert tensor_cores == str(dtype != "float32")
-    assert int(size) > 1000
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 9
+    for kernel, dtype, shared, tensor_cores, loads_ahead, size in rows:
+        assert shared <= 99 * 1024, kernel  # of compute capability 8.6, the least of those served
+        assert loads_ahead == (dtype != "float32" or kernel != "backward_weight"), (kernel, dtype)
+        assert tensor_cores == (dtype != "float32"), (kernel, dtype)
+        assert size > 1000
 
 
 @pytest.mark.parametrize("switch", ["ieee", "tf32"])
