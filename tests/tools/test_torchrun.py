@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import socket
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,14 @@ TRAIN, EVAL = TOOLS / "train.py", TOOLS / "eval.py"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 # one image in each of two processes, where the tiny config has two in one
 HALVES = ["train.batch_size=1", "data.workers=1"]
-FLOAT32 = 5e-3  # sums in another order, which now and then choose another proposal
 
 
 def metrics(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def losses(folder) -> dict[int, float]:
-    return {line["step"]: line["train/loss"] for line in metrics(folder) if "train/loss" in line}
+def losses(folder, tag="train/loss") -> dict[int, float]:
+    return {line["step"]: line[tag] for line in metrics(folder) if tag in line}
 
 
 def has_steps(folder, count):
@@ -48,8 +46,9 @@ def half_run(run_process, tiny_config, tmp_path_factory):
 def test_two_processes_train_as_one(half_run, plain_run):
     folder, (_, out, _) = half_run
     assert losses(folder).keys() == losses(plain_run).keys() == set(range(1, 13))
-    one, two = (list(losses(run).values())[:4] for run in (plain_run, folder))  # float32 drifts apart after that
-    assert two == pytest.approx(one, rel=FLOAT32)
+    for part in ("objectness", "rpn_box_reg"):  # before proposals are chosen, and weights drift apart in float32
+        one, two = (losses(run, f"train/loss_{part}")[1] for run in (plain_run, folder))
+        assert two == pytest.approx(one, rel=1e-4)
     assert out.count("effective batch 1 x 1 x 2 = 2, lr 0.005 ") == 1
     assert ", 2 processes" in out
     for text in (out, (folder / "train.log").read_text()):
@@ -62,29 +61,30 @@ def test_two_processes_train_as_one(half_run, plain_run):
 
 
 @pytest.mark.slow
-def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config, tmp_path):
+def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config, shapes, tmp_path):
     folder, _ = half_run
-    options = ["--config", tiny_config, "--checkpoint", folder / "last.pt"]
+    truth = json.loads((shapes / "annotations/val.json").read_text())
+    gone = truth["images"].pop()["id"]
+    truth["annotations"] = [entry for entry in truth["annotations"] if entry["image_id"] != gone]
+    (tmp_path / "five.json").write_text(json.dumps(truth))
+    options = ["--config", tiny_config, "--checkpoint", folder / "last.pt", "train.batch_size=1"]
+    options += [f"data.val.annotations={tmp_path}/five.json"]
     files = ["--json", tmp_path / "two.json", "--detections", tmp_path / "two.detections.json"]
-    # three images for each process, in batches of two: nothing comes out even
+    # five images, one by one, for two processes: it does not come out even
     code, out, err = run_process(*TWO, EVAL, *options, *files, cwd=tmp_path)
     assert code == 0, err
     assert out.count("figure  x100") == 1
     files = ["--json", tmp_path / "one.json", "--detections", tmp_path / "one.detections.json"]
-    assert run_tool("eval", *options, *files, "train.batch_size=1").code == 0
-    one, two = (json.loads((tmp_path / f"{name}.detections.json").read_text()) for name in ("one", "two"))
-    assert [entry["image_id"] for entry in two] == [entry["image_id"] for entry in one]
-    assert len(Counter(entry["image_id"] for entry in two)) == 6
-    for a, b in zip(one, two, strict=True):
-        assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-2)
-        assert a["score"] == pytest.approx(b["score"], abs=1e-4)
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    assert one["AP"] == pytest.approx(two["AP"], abs=1e-3)
-    # the training judged the same weights
-    assert metrics(folder)[-1]["val/AP"] == pytest.approx(two["AP"], abs=1e-3)
+    assert run_tool("eval", *options, *files).code == 0
+    for kind in ("json", "detections.json"):
+        one, two = (json.loads((tmp_path / f"{name}.{kind}").read_text()) for name in ("one", "two"))
+        assert one == two
+    assert len({entry["image_id"] for entry in one}) == 5
+    # the training judged the same weights, on all images
+    assert run_tool("eval", *options[:5], *files).code == 0
+    assert metrics(folder)[-1]["val/AP"] == json.loads((tmp_path / "one.json").read_text())["AP"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
