@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from data import CocoAnnotations, blank_batch, read_batches
 
@@ -16,7 +15,18 @@ from ..display import Progress
 from ..distributed import ALONE, StopRequest, World
 from ..evaluation import draw_detections, evaluate
 from ..insight import Health, box_centres, dcn_pictures
-from ..training import Board, Cadence, Ema, Trainer, Updater, build_optimizer, build_schedule, scaled_lr
+from ..training import (
+    Board,
+    Cadence,
+    Ema,
+    Schedule,
+    Trainer,
+    Updater,
+    build_optimizer,
+    build_schedule,
+    scaled_lr,
+    set_lrs,
+)
 from .data import build_eval_loader, build_train_loader, first_samples, samples_of
 from .model import needs_masks
 
@@ -26,8 +36,11 @@ PICTURES, PICTURE_POINTS = 4, 2
 
 def build_optimization(
     settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
-) -> tuple[Optimizer, LambdaLR]:
-    """Build the optimizer over a model, its rate scaled to the images in a step, and the schedule that goes with it."""
+) -> tuple[Optimizer, Schedule]:
+    """Build the optimizer over a model, at the rates of the first step, and the schedule that goes with it.
+
+    The rates are scaled to the images in a step.
+    """
     optimizer = build_optimizer(
         settings.optimizer,
         model,
@@ -38,9 +51,10 @@ def build_optimization(
         bias_weight_decay=settings.bias_weight_decay,
         backbone_lr_factor=settings.backbone_lr_factor,
         offset_lr_factor=settings.offset_lr_factor,
+        lr_factors=settings.lr_factors,
+        weight_decay_factors=settings.weight_decay_factors,
     )
     schedule = build_schedule(
-        optimizer,
         kind=settings.schedule,
         total_steps=total_steps(settings, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
@@ -51,6 +65,7 @@ def build_optimization(
         gamma=settings.gamma,
         min_lr_factor=settings.min_lr_factor,
     )
+    set_lrs(optimizer, schedule(0))
     return optimizer, schedule
 
 

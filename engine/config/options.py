@@ -255,6 +255,10 @@ class TrainConfig(Section):
     """Learning rate of the ResNet over `lr`; that of its offset layers is `offset_lr_factor`."""
     offset_lr_factor: NonNegativeFloat = 0.1
     """Learning rate of the layers that predict offsets and masks, over `lr`."""
+    lr_factors: dict[str, NonNegativeFloat] = {}
+    """Learning rate over `lr` of parameters by name, in place of the two factors above: a regular expression, searched
+    for in the names, and its factor; the first that is found decides. Those of the detector come after. One that
+    matches nothing is refused."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD; the first beta of AdamW."""
     weight_decay: NonNegativeFloat = 1e-4
@@ -263,6 +267,8 @@ class TrainConfig(Section):
     """Of weights and biases of norms; null: as the rest."""
     bias_weight_decay: NonNegativeFloat | None = None
     """Of all other biases; null: as the rest."""
+    weight_decay_factors: dict[str, NonNegativeFloat] = {}
+    """Weight decay over `weight_decay` of parameters by name, as `lr_factors`; in place of the two keys above."""
     clip_norm: PositiveFloat | None = 35.0
     """Bound on the norm of the whole gradient; null: none."""
 

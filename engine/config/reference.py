@@ -107,7 +107,7 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     if "$ref" in node:
         target = definitions[node["$ref"].rpartition("/")[2]]
         node = target | {key: value for key, value in node.items() if key != "$ref"}
-    dropped = {"$defs", "title"} | ({"default"} if isinstance(node.get("default"), dict) else set())
+    dropped = {"$defs", "title"} | ({"default"} if "properties" in node else set())
     inlined = {key: _inline(value, definitions) for key, value in node.items() if key not in dropped}
     if "properties" in node:
         inlined["properties"] = {key: _inline(value, definitions) for key, value in node["properties"].items()}
@@ -156,6 +156,8 @@ def _type(field: dict[str, Any], choices: list[str] | None = None) -> str:
         count = "" if not (least or most) else f"{least} " if least == most else f"{least} or more "
         kind, _, bounds = _type(field["items"]).partition(" ")
         return f"list of {count}{kind}s {bounds}".strip()
+    if values := field.get("additionalProperties"):
+        return f"mapping of names to {_type(values)}"
     bounds = [form.format(f"{field[key]:,}") for key, form in _BOUNDS.items() if key in field]
     return " ".join([field.get("type", "anything"), ", ".join(bounds)]).strip()
 

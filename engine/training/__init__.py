@@ -2,16 +2,8 @@
 
 from .board import METRICS_FILE, Board, NoBoard
 from .ema import Ema
-from .optimizer import (
-    OPTIMIZERS,
-    SCHEDULES,
-    build_optimizer,
-    build_schedule,
-    check_optimizer,
-    check_schedule,
-    scaled_lr,
-    summarize_groups,
-)
+from .optimizer import OPTIMIZERS, build_optimizer, check_optimizer, scaled_lr, set_lrs, summarize_groups
+from .schedule import SCHEDULES, Schedule, build_schedule, check_schedule
 from .trainer import Cadence, Trainer
 from .update import Updater
 
@@ -23,6 +15,7 @@ __all__ = [
     "Cadence",
     "Ema",
     "NoBoard",
+    "Schedule",
     "Trainer",
     "Updater",
     "build_optimizer",
@@ -30,5 +23,6 @@ __all__ = [
     "check_optimizer",
     "check_schedule",
     "scaled_lr",
+    "set_lrs",
     "summarize_groups",
 ]

@@ -1,15 +1,14 @@
-"""Parameter groups, optimizers and the learning-rate schedule."""
+"""Optimizers and their groups of parameters."""
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import pairwise
+import re
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from dcn import DeformConv2d
 
@@ -55,11 +54,16 @@ def build_optimizer(
     backbone_lr_factor: float = 1.0,
     norm_weight_decay: float | None = None,
     bias_weight_decay: float | None = None,
+    lr_factors: Mapping[str, float] = MappingProxyType({}),
+    weight_decay_factors: Mapping[str, float] = MappingProxyType({}),
+    detector_lr_factors: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizer:
-    """Build an optimizer over the trainable parameters, in groups that carry the name of their part of the model.
+    """Build an optimizer over the trainable parameters, in named groups of one learning rate and weight decay each.
 
-    The parts are "backbone" (the ResNet), "head" (the rest) and "conv_offset" (what predicts the offsets and masks of
-    deformable convolutions, wherever it is). A part has one rate, and a group for each weight decay found in it.
+    The name of a group says what decides its rate: the first pattern of `lr_factors`, then of `detector_lr_factors`,
+    that is found in the name of a parameter, with its factor, as in "sampling_offsets_x0.1"; else the part of the
+    model: "backbone" (the ResNet), "head" (the rest) or "conv_offset" (what predicts the offsets and masks of
+    deformable convolutions, wherever it is).
 
     Args:
         name: one of `OPTIMIZERS`.
@@ -71,22 +75,63 @@ def build_optimizer(
         backbone_lr_factor: rate of "backbone" over `lr`.
         norm_weight_decay: of the weights and biases of norm layers; None for `weight_decay`.
         bias_weight_decay: of all other biases; None for `weight_decay`.
+        lr_factors: the user's factors over `lr` by regular expression, searched for in the names of parameters.
+        weight_decay_factors: the user's factors over `weight_decay` in the same way; they come before the decays of
+            norms and biases.
+        detector_lr_factors: the detector's own `lr_factors`; its patterns may match nothing.
 
     Raises:
-        ValueError: if the optimizer is unknown.
+        ValueError: if the optimizer is unknown, or a pattern of the user is no regular expression or matches nothing.
     """
     check_optimizer(name)
-    lrs = {"backbone": lr * backbone_lr_factor, "head": lr, "conv_offset": lr * offset_lr_factor}
+    named = dict(model.named_parameters())
+    _check_patterns("lr_factors", lr_factors, [*named])
+    _check_patterns("weight_decay_factors", weight_decay_factors, [*named])
+    patterns = dict(lr_factors)
+    for pattern, factor in detector_lr_factors.items():
+        patterns.setdefault(pattern, factor)
+    factors = {"backbone": backbone_lr_factor, "head": 1.0, "conv_offset": offset_lr_factor}
+    factors |= {f"{pattern}_x{factor:g}": factor for pattern, factor in patterns.items()}
     norm_decay = weight_decay if norm_weight_decay is None else norm_weight_decay
     bias_decay = weight_decay if bias_weight_decay is None else bias_weight_decay
-    decays = _decays(model, weight_decay, norm_decay, bias_decay)
-    groups = [
-        {"name": part, "params": chosen, "weight_decay": decay, "lr": lrs[part]}
-        for part, parameters in _parts(model).items()
-        for decay in dict.fromkeys([weight_decay, norm_decay, bias_decay])
-        if (chosen := [parameter for parameter in parameters if decays[id(parameter)] == decay])
+    parts, decays = _parts(model), _decays(model, weight_decay, norm_decay, bias_decay)
+    all_decays = [weight_decay, norm_decay, bias_decay]
+    all_decays += [weight_decay * factor for factor in weight_decay_factors.values()]
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {key: [] for key in product(factors, all_decays)}
+    for key, parameter in named.items():
+        if not parameter.requires_grad:
+            continue
+        part, decay = parts[id(parameter)], decays[id(parameter)]
+        if pattern := _first_match(patterns, key):
+            part = f"{pattern}_x{patterns[pattern]:g}"
+        if pattern := _first_match(weight_decay_factors, key):
+            decay = weight_decay * weight_decay_factors[pattern]
+        groups[part, decay].append(parameter)
+    settings = [
+        {"name": part, "params": parameters, "weight_decay": decay, "lr": lr * factors[part]}
+        for (part, decay), parameters in groups.items()
+        if parameters
     ]
-    return OPTIMIZERS[name](groups, lr, momentum)
+    return OPTIMIZERS[name](settings, lr, momentum)
+
+
+def _check_patterns(option: str, factors: Mapping[str, float], names: list[str]) -> None:
+    """Raise `ValueError` unless every pattern is a regular expression that is found in one of the names."""
+    for pattern in factors:
+        try:
+            is_found = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"`{option}`: {pattern!r} is no regular expression: {error}") from None
+        if not is_found:
+            raise ValueError(
+                f"`{option}`: {pattern!r} matches no parameter of the model; their names are like {names[0]!r} and "
+                f"{names[-1]!r}"
+            )
+
+
+def _first_match(patterns: Iterable[str], name: str) -> str | None:
+    """Return the first pattern that is found in the name of a parameter, None without any."""
+    return next((pattern for pattern in patterns if re.search(pattern, name)), None)
 
 
 def check_optimizer(name: str) -> None:
@@ -95,20 +140,13 @@ def check_optimizer(name: str) -> None:
         raise ValueError(f"unknown optimizer {name!r}, known: {', '.join(OPTIMIZERS)}")
 
 
-def _parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters of each part."""
-    parts: dict[str, list[nn.Parameter]] = {"backbone": [], "head": [], "conv_offset": []}
-    offsets = {
-        id(parameter)
-        for layer in model.modules()
-        if isinstance(layer, DeformConv2d)
-        for parameter in layer.conv_offset.parameters()
-    }
-    body = {id(parameter) for parameter in model.backbone.body.parameters()}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            part = "conv_offset" if id(parameter) in offsets else "backbone" if id(parameter) in body else "head"
-            parts[part].append(parameter)
+def _parts(model: nn.Module) -> dict[int, str]:
+    """Return the part of the model that each parameter belongs to, by its id."""
+    parts = {id(parameter): "head" for parameter in model.parameters()}
+    parts |= {id(parameter): "backbone" for parameter in model.backbone.body.parameters()}
+    for layer in model.modules():
+        if isinstance(layer, DeformConv2d):
+            parts |= {id(parameter): "conv_offset" for parameter in layer.conv_offset.parameters()}
     return parts
 
 
@@ -147,95 +185,10 @@ def scaled_lr(lr: float, batch: int, reference_batch: int | None) -> float:
     return lr * batch / reference_batch if reference_batch else lr
 
 
-def build_schedule(
-    optimizer: Optimizer,
-    *,
-    kind: str,
-    total_steps: int,
-    steps_per_epoch: int,
-    unit: str,
-    warmup_steps: int,
-    warmup_factor: float,
-    milestones: Sequence[float],
-    gamma: float,
-    min_lr_factor: float,
-) -> LambdaLR:
-    """Build the schedule: a course of `SCHEDULES`, times a linear rise in front of it.
-
-    The rate depends on the number of the step alone, so that a resumed run has that of one in a piece.
-
-    Args:
-        optimizer: with the full rates.
-        kind: "step" or "cosine".
-        total_steps: steps of the run.
-        steps_per_epoch: steps of an epoch.
-        unit: "epoch" or "step": what `milestones` are counted in, and how often a cosine falls.
-        warmup_steps: steps of the rise.
-        warmup_factor: where the rise starts, over the full rate.
-        milestones: of "step"; the rate falls after each. Epochs may be fractions; those after the run have no effect.
-        gamma: of "step"; by what the rate is multiplied then.
-        min_lr_factor: of "cosine"; where it ends, over the full rate.
-
-    Raises:
-        ValueError: if the kind or unit is unknown, or the milestones of "step" do not fit.
-    """
-    check_schedule(kind)
-    if unit not in ("epoch", "step"):
-        raise ValueError(f"unknown unit of the schedule {unit!r}, known: epoch, step")
-    if kind == "step":
-        check_milestones(milestones, unit)
-    course = partial(
-        SCHEDULES[kind],
-        total_steps=total_steps,
-        unit_steps=steps_per_epoch if unit == "epoch" else 1,
-        milestones=milestones,
-        gamma=gamma,
-        min_lr_factor=min_lr_factor,
-    )
-    return LambdaLR(optimizer, lambda step: warmup(step, warmup_steps, warmup_factor) * course(step))
-
-
-def check_schedule(kind: str) -> None:
-    """Raise `ValueError` that lists the known schedules unless `kind` is one."""
-    if kind not in SCHEDULES:
-        raise ValueError(f"unknown schedule {kind!r}, known: {', '.join(SCHEDULES)}")
-
-
-def check_milestones(milestones: Sequence[float], unit: str) -> None:
-    """Raise `ValueError` unless milestones rise and can be counted in `unit`, "epoch" or "step"."""
-    if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise ValueError(f"`milestones` must rise, got {list(milestones)}")
-    if unit == "step" and any(milestone != round(milestone) for milestone in milestones):
-        raise ValueError(f"`milestones` counted in steps must be whole numbers, got {list(milestones)}")
-
-
-def warmup(step: int, steps: int, factor: float) -> float:
-    """Rise linearly from `factor` at step 0 to 1 at step `steps`."""
-    return factor + (1 - factor) * step / steps if step < steps else 1.0
-
-
-def step_course(step: int, *, unit_steps: int, milestones: Sequence[float], gamma: float, **_: object) -> float:
-    """Fall to `gamma` of what it was after each of `milestones` units of `unit_steps` steps."""
-    return gamma ** sum(step >= round(milestone * unit_steps) for milestone in milestones)
-
-
-def cosine_course(step: int, *, unit_steps: int, total_steps: int, min_lr_factor: float, **_: object) -> float:
-    """Fall from 1 to `min_lr_factor` at the end as half a cosine, every `unit_steps`, https://arxiv.org/abs/1608.03983."""
-    done = min((step - step % unit_steps) / total_steps, 1)
-    return min_lr_factor + (1 - min_lr_factor) * (1 + math.cos(math.pi * done)) / 2
-
-
-# factor of the learning rate of a step, counted from 0, by keyword arguments of which each takes its own
-SCHEDULES: dict[str, Callable[..., float]] = {"step": step_course, "cosine": cosine_course}
-
-
-def set_schedule_step(schedule: LambdaLR, step: int) -> None:
-    """Put a schedule where it is after `step` steps, at the rates that its optimizer was built with."""
-    schedule.last_epoch = step
-    for group, base, factor in zip(
-        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(step)
+def set_lrs(optimizer: Optimizer, factor: float) -> None:
+    """Set the rate of each group to `factor` times the one that it was built with."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
@@ -252,10 +205,11 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
             f"the saved optimizer has groups of {then} tensors and this one of {now}; what is trained, and which "
             "parameters have a weight decay of their own, must be as they were"
         )
-    options = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+    built = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, built in zip(optimizer.param_groups, options, strict=True):
-        group.update(built)
+    for group, options in zip(optimizer.param_groups, built, strict=True):
+        group.clear()
+        group.update(options)
 
 
 def current_lrs(optimizer: Optimizer) -> dict[str, float]:

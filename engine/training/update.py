@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from data import Batch
 
@@ -17,7 +16,8 @@ from ..devices import autocast, to_device
 from ..distributed import ALONE, OtherProcessError, World
 from ..insight import largest_offset
 from .ema import Ema
-from .optimizer import current_lrs, load_optimizer_state, set_schedule_step
+from .optimizer import current_lrs, load_optimizer_state, set_lrs
+from .schedule import Schedule
 
 # The loss scale of fp16 starts at 2**16 and halves with each step that overflows: by then it has done all it can.
 _MOST_OVERFLOWS = 30
@@ -54,8 +54,8 @@ class Updater:
     Args:
         model: on its device; `model(images, targets)` gives a dict of losses that are means over the images, or such
             means divided by `step_boxes`.
-        optimizer: with a "name" in each group.
-        schedule: stepped after every update.
+        optimizer: with a "name" in each group, at the rates of the first step.
+        schedule: gives the factor of the learning rates of each step.
         device: where the model is.
         seed: what is random in a step depends on it, on the step and on the process, and on nothing before.
         amp: "off", "bf16" or "fp16".
@@ -71,7 +71,7 @@ class Updater:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        schedule: LambdaLR,
+        schedule: Schedule,
         *,
         device: torch.device,
         seed: int = 0,
@@ -130,7 +130,7 @@ class Updater:
         self.scaler.update()
         lrs = current_lrs(self.optimizer)
         self.step += 1
-        set_schedule_step(self.schedule, self.step)
+        set_lrs(self.optimizer, self.schedule(self.step))
         if self.ema is not None:
             self.ema.update(self.model)
         return StepRecord(numbers, lrs, told["signals"] > 0, round(told["unreadable"]))
@@ -223,7 +223,7 @@ class Updater:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"] or {"model": state["model"], "updates": 0})
         load_optimizer_state(self.optimizer, state["optimizer"])
-        set_schedule_step(self.schedule, self.step)
+        set_lrs(self.optimizer, self.schedule(self.step))
         if state["scaler"]:  # empty where it was not in use
             self.scaler.load_state_dict(state["scaler"])
         self._overflows = state["overflows"]

@@ -1,9 +1,10 @@
-"""Parameter groups, the schedule against numbers worked out by hand, and going on."""
+"""Groups of parameters with their rates and decays, and going on."""
+
+import re
 
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR
 
 from dcn import DeformConv2d
 from engine.building.model import build_model
@@ -11,13 +12,11 @@ from engine.config.loading import load_config
 from engine.training.optimizer import (
     NORM_LAYERS,
     OPTIMIZERS,
-    SCHEDULES,
     build_optimizer,
-    build_schedule,
     current_lrs,
     load_optimizer_state,
     scaled_lr,
-    set_schedule_step,
+    set_lrs,
     summarize_groups,
 )
 from models import NORMS
@@ -31,26 +30,6 @@ def tiny_model(tiny_config, *overrides) -> nn.Module:
 def make(model, name="sgd", **options):
     defaults = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "offset_lr_factor": 0.1}
     return build_optimizer(name, model, **(defaults | options))
-
-
-def schedule_of(optimizer, **options):
-    defaults = {"kind": "step", "total_steps": 20, "steps_per_epoch": 4, "unit": "epoch", "warmup_steps": 0}
-    defaults |= {"warmup_factor": 0.5, "milestones": [], "gamma": 0.1, "min_lr_factor": 0.0}
-    return build_schedule(optimizer, **(defaults | options))
-
-
-def one_weight(lr: float = 2.0) -> torch.optim.Optimizer:
-    return torch.optim.SGD([{"name": "all", "params": [nn.Parameter(torch.zeros(1))], "lr": lr}])
-
-
-def rates(optimizer, schedule, steps: int) -> list[float]:
-    """Rates of the next `steps` steps, as a loop of training meets them."""
-    seen = []
-    for _ in range(steps):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return seen
 
 
 @pytest.fixture
@@ -96,7 +75,9 @@ def test_a_plain_network_has_no_group_of_offsets(tiny_config):
 
 def test_summary(deformable):
     optimizer = make(deformable)
-    schedule_of(optimizer, warmup_steps=4)
+    set_lrs(optimizer, 0.5)
+    set_lrs(optimizer, 0.25)
+    assert current_lrs(optimizer) == pytest.approx({"backbone": 0.025, "head": 0.025, "conv_offset": 0.0025})
     rows = summarize_groups(optimizer)
     assert [row.name for row in rows] == ["backbone", "head", "conv_offset"]
     # 27 channels out of 128 in, 3x3, and the bias, in each of two layers
@@ -194,112 +175,78 @@ def test_a_shared_parameter_is_listed_once():
     ]
 
 
-def test_step_schedule_with_numbers_worked_out_by_hand():
-    options = {"warmup_steps": 2, "milestones": [1.5, 2]}
-    optimizer = one_weight()
-    seen = rates(optimizer, schedule_of(optimizer, **options), 10)
-    assert seen == pytest.approx([1.0, 1.5, 2, 2, 2, 2, 0.2, 0.2, 0.02, 0.02])
+def test_rates_by_name_come_before_the_detectors_and_those_of_the_parts(tiny_config):
+    """Sorted here by a chain of conditions in the order of precedence."""
+    deformable = tiny_model(tiny_config, "model.backbone.dcn_v2_stages=[1, 2]")
+    optimizer = make(
+        deformable,
+        lr=0.5,
+        backbone_lr_factor=0.2,
+        lr_factors={r"rpn\..*bias$": 3.0, "rpn": 2.0, r"layer2.*conv_offset": 0.0},
+        detector_lr_factors={"box_head": 4.0, "rpn": 7.0, "layer2": 5.0, "found nowhere": 6.0},
+    )
+    expected = {}
+    for name, parameter in deformable.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if "rpn." in name:
+            group, factor = (r"rpn\..*bias$_x3", 3.0) if name.endswith("bias") else ("rpn_x2", 2.0)
+        elif "layer2" in name:
+            group, factor = ("layer2.*conv_offset_x0", 0.0) if "conv_offset" in name else ("layer2_x5", 5.0)
+        elif "box_head" in name:
+            group, factor = "box_head_x4", 4.0
+        elif "conv_offset" in name:
+            group, factor = "conv_offset", 0.1
+        else:
+            group, factor = ("backbone", 0.2) if name.startswith("backbone.body.") else ("head", 1.0)
+        expected[id(parameter)] = (group, pytest.approx(0.5 * factor))
+    found = {id(p): (group["name"], group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    assert found == expected
+    assert len({name for name, _ in expected.values()}) == 8
+    assert [group["name"] for group in optimizer.param_groups][:3] == ["backbone", "head", "conv_offset"]
 
 
-def test_a_drop_within_the_warmup():
-    optimizer = one_weight(1.0)
-    schedule = schedule_of(optimizer, unit="step", warmup_steps=4, warmup_factor=0.2, milestones=[2], gamma=0.5)
-    assert rates(optimizer, schedule, 5) == pytest.approx([0.2, 0.4, 0.3, 0.4, 0.5])
+def test_decays_by_name_come_before_those_of_norms_and_biases(deformable):
+    optimizer = make(deformable, weight_decay_factors={"rpn": 0.0, r"bn\d\.bias$": 2.0}, **DECAYS)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in deformable.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_norm = ".bn" in name or ".downsample.1." in name
+        wanted = 0.2 if is_norm else 0.1 if name.endswith("bias") else 0.3
+        if ".bn" in name and name.endswith("bias"):
+            wanted = 0.6
+        if "rpn" in name:
+            wanted = 0.0
+        assert decays[id(parameter)] == pytest.approx(wanted), name
+    assert {0.0, 0.6} < {group["weight_decay"] for group in optimizer.param_groups}
 
 
-@pytest.mark.parametrize(
-    ("unit", "milestones", "drops"),
-    [("step", [3, 7, 40], [3, 7, 40]), ("epoch", [0.75, 1.75, 10], [3, 7, 40]), ("epoch", [], [])],
-)
-def test_step_schedule_is_that_of_torch(unit, milestones, drops):
-    ours, theirs = one_weight(), one_weight()
-    schedule = schedule_of(ours, unit=unit, milestones=milestones, gamma=0.3)
-    expected = rates(theirs, MultiStepLR(theirs, drops, gamma=0.3), 21)
-    assert rates(ours, schedule, 21) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("least", [0.0, 0.05])
-def test_cosine_schedule_is_that_of_torch(least):
-    ours, theirs = one_weight(), one_weight()
-    schedule = schedule_of(ours, kind="cosine", unit="step", total_steps=20, min_lr_factor=least)
-    expected = rates(theirs, CosineAnnealingLR(theirs, 20, eta_min=2.0 * least), 21)
-    assert rates(ours, schedule, 21) == pytest.approx(expected, abs=1e-12)
-    assert expected[-1] == pytest.approx(2.0 * least, abs=1e-12)
-
-
-def test_cosine_schedule_that_falls_once_an_epoch():
-    ours, theirs = one_weight(), one_weight()
-    schedule = schedule_of(ours, kind="cosine", total_steps=20, min_lr_factor=0.1)
-    expected = rates(theirs, CosineAnnealingLR(theirs, 5, eta_min=0.2), 6)
-    seen = rates(ours, schedule, 21)
-    assert seen == pytest.approx([rate for rate in expected for _ in range(4)][:21], rel=1e-12)
-
-
-def test_cosine_schedule_stays_down_after_its_end():
-    optimizer = one_weight()
-    schedule = schedule_of(optimizer, kind="cosine", unit="step", total_steps=5, min_lr_factor=0.25)
-    assert rates(optimizer, schedule, 9)[5:] == pytest.approx([0.5] * 4)
-
-
-@pytest.mark.parametrize("unit", ["epoch", "step"])
-@pytest.mark.parametrize("kind", SCHEDULES)
-def test_warmup_in_front_of_every_schedule(kind, unit):
-    options = {"kind": kind, "unit": unit, "milestones": [3], "min_lr_factor": 0.1}
-    warm, cold = one_weight(), one_weight()
-    seen = rates(warm, schedule_of(warm, warmup_steps=5, warmup_factor=0.2, **options), 20)
-    full = rates(cold, schedule_of(cold, **options), 20)
-    rise = [0.2, 0.36, 0.52, 0.68, 0.84] + [1.0] * 15
-    assert seen == pytest.approx([a * b for a, b in zip(rise, full, strict=True)], rel=1e-12)
-
-
-@pytest.mark.parametrize("unit", ["epoch", "step"])
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("step", [0, 1, 6, 19])
-def test_a_schedule_goes_on_exactly_where_it_was(kind, unit, step):
-    options = {"kind": kind, "unit": unit, "milestones": [2, 4], "warmup_steps": 3, "min_lr_factor": 0.1}
-    whole, later = one_weight(), one_weight()
-    expected = rates(whole, schedule_of(whole, **options), 21)
-    schedule = schedule_of(later, **options)
-    set_schedule_step(schedule, step)
-    assert rates(later, schedule, 21 - step) == expected[step:]
-
-
-def test_a_schedule_goes_on_at_the_rates_of_now():
-    later = one_weight(3.0)
-    schedule = schedule_of(later, warmup_steps=2, milestones=[1.5, 2])
-    set_schedule_step(schedule, 5)
-    assert rates(later, schedule, 4) == pytest.approx([3, 0.3, 0.3, 0.03])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "cosin"}, "unknown schedule 'cosin', known: step, cosine"),
-        ({"unit": "epochs"}, "unknown unit of the schedule 'epochs', known: epoch, step"),
-        ({"milestones": [2, 1.5]}, r"`milestones` must rise, got \[2, 1.5\]"),
-        ({"milestones": [1, 2, 2]}, r"`milestones` must rise, got \[1, 2, 2\]"),
-        ({"milestones": [2, 2.5], "unit": "step"}, r"counted in steps must be whole numbers, got \[2, 2.5\]"),
-    ],
-)
-def test_bad_schedules(options, message):
-    with pytest.raises(ValueError, match=message):
-        schedule_of(one_weight(), **options)
-
-
-def test_milestones_are_for_the_step_schedule_alone():
-    schedule_of(one_weight(), kind="cosine", milestones=[2.5, 1], unit="step")
+@pytest.mark.parametrize("option", ["lr_factors", "weight_decay_factors"])
+def test_patterns_that_match_nothing(deformable, option):
+    message = (
+        f"`{option}`: 'sampling_ofsets' matches no parameter of the model; their names are like 'backbone.body.conv1"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(deformable, **{option: {"rpn": 1.0, "sampling_ofsets": 0.1}})
+    with pytest.raises(ValueError, match=re.escape(f"`{option}`: '(' is no regular expression: missing )")):
+        make(deformable, **{option: {"(": 0.1}})
+    make(deformable, **{option: {"backbone.body.conv1": 0.1}})  # which is frozen
 
 
 def test_going_on_keeps_what_was_gathered_and_the_options_of_now():
     weight = nn.Parameter(torch.zeros(2))
     before = OPTIMIZERS["sgd"]([{"name": "all", "params": [weight], "lr": 1.0, "weight_decay": 0.0}], 1.0, 0.9)
     weight.grad = torch.tensor([1.0, 2.0])
+    set_lrs(before, 0.1)
     before.step()
     after = OPTIMIZERS["sgd"]([{"name": "all", "params": [weight], "lr": 0.5, "weight_decay": 0.1}], 0.5, 0.8)
     load_optimizer_state(after, before.state_dict())
     assert after.state[weight]["momentum_buffer"].tolist() == [1.0, 2.0]
     (group,) = after.param_groups
     assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.5, 0.1, 0.8)
+    set_lrs(after, 0.1)
+    assert group["lr"] == pytest.approx(0.05)
 
 
 def test_going_on_with_other_groups(tiny_config):

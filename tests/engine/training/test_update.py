@@ -11,7 +11,8 @@ from data import Batch
 from dcn import DeformConv2d
 from engine.distributed.processes import World
 from engine.training.ema import Ema
-from engine.training.optimizer import build_schedule, current_lrs
+from engine.training.optimizer import current_lrs
+from engine.training.schedule import build_schedule
 from engine.training.update import NonFiniteError, Updater
 
 CPU = torch.device("cpu")
@@ -54,12 +55,11 @@ def make_updater(**options) -> Updater:
     torch.manual_seed(0)
     model = Toy()
     optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}], momentum=0.9)
-    return Updater(model, optimizer, schedule_of(optimizer), device=CPU, **options)
+    return Updater(model, optimizer, make_schedule(), device=CPU, **options)
 
 
-def schedule_of(optimizer):
+def make_schedule():
     return build_schedule(
-        optimizer,
         kind="step",
         total_steps=10,
         steps_per_epoch=10,
@@ -137,7 +137,7 @@ def gradient_per_box(world, shares):
     """The gradient of one step, of which each process has its share of micro-batches."""
     model = PerBox()
     optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}])
-    updater = Updater(model, optimizer, schedule_of(optimizer), device=CPU, world=world)
+    updater = Updater(model, optimizer, make_schedule(), device=CPU, world=world)
     record = updater(shares[world.rank])
     return record.numbers["loss"], model.factor.grad.tolist()
 
