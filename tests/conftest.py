@@ -1,13 +1,11 @@
 """What tests of several folders share."""
 
 import gc
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -169,80 +167,6 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     if folder.exists():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-class Site:
-    """A web server on this machine, and what went over it.
-
-    Attributes:
-        address: as `http://127.0.0.1:1234`.
-        files: content by path.
-        ranges: whether it can send from the middle of a file.
-        cuts: of the next answers, after how many bytes the connection ends; then answers are whole.
-        statuses: of the next answers, the status in place of the file.
-        length: whether answers say how long they are.
-        asked: (path, first byte asked for) of each request.
-        sent: bytes of files that went out, by request.
-    """
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files, self.ranges, self.length = files, True, True
-        self.cuts: list[int] = []
-        self.statuses: list[int] = []
-        self.asked: list[tuple[str, int]] = []
-        self.sent: list[int] = []
-        self.address = ""
-
-    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        """Send a file, or what was asked for in its place."""
-        path, wanted = request.path.lstrip("/"), request.headers.get("Range")
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-        self.asked.append((path, start))
-        self.sent.append(0)
-        if self.statuses or path not in self.files:
-            request.send_error(self.statuses.pop(0) if self.statuses else 404)
-            return
-        content = self.files[path]
-        if wanted and self.ranges and start >= len(content):
-            request.send_error(416)
-            return
-        part = content[start:] if self.ranges else content
-        request.send_response(206 if wanted and self.ranges else 200)
-        if wanted and self.ranges:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if self.length:
-            request.send_header("Content-Length", str(len(part)))
-        request.end_headers()
-        part = part[: self.cuts.pop(0)] if self.cuts else part
-        self.sent[-1] = len(part)
-        request.wfile.write(part)
-
-
-@pytest.fixture
-def site() -> Iterator[Callable[[dict[str, bytes]], Site]]:
-    """`site({path: content})` starts a web server that answers one request after the other."""
-    servers = []
-
-    def start(files: dict[str, bytes]) -> Site:
-        place = Site(files)
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                place.answer(self)
-
-            def log_message(self, *_args: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        place.address = f"http://127.0.0.1:{server.server_address[1]}"
-        return place
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture(scope="session")

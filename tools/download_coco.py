@@ -9,11 +9,9 @@ from pathlib import Path
 import _clone
 
 # isort: split
-from data import archives
-from data.archives import Archive
-from data.download import fetch
-from engine.display import Progress, log, start_logging
-from engine.display import format_table
+from data import download
+from data.download import Archive
+from engine.display import Progress, format_table, log, start_logging
 
 EPILOG = """examples:
   python tools/download_coco.py                        # 20 GB into datasets/coco
@@ -41,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mirror",
         metavar="URL",
-        default=archives.COCO_SERVER,
+        default=download.COCO_SERVER,
         help="server to ask instead, whose files must be the same (default: %(default)s)",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before the download starts")
@@ -56,10 +54,10 @@ def main() -> None:
     args = parse_arguments()
     start_logging()
     splits = [split for split in SPLITS if split in args.splits]
-    wanted = [archives.coco_annotations(splits)] if "annotations" in args.what else []
+    wanted = [download.coco_annotations(splits)] if "annotations" in args.what else []
     if "images" in args.what:
-        wanted += [archives.COCO_IMAGES[split] for split in reversed(splits)]  # the small first: they show mistakes
-    missing = [archive for archive in wanted if not archives.is_there(archive, args.out)]
+        wanted += [download.COCO_IMAGES[split] for split in reversed(splits)]  # the small first: they show mistakes
+    missing = [archive for archive in wanted if not download.is_there(archive, args.out)]
     if missing:
         show_plan(wanted, missing, args.out, args.keep_archives)
         if not (args.yes or agreed()):
@@ -78,15 +76,15 @@ def show_plan(wanted: Sequence[Archive], missing: Sequence[Archive], out: Path, 
     """Print what will be downloaded and how much room it takes; raises `ValueError` where there is too little."""
     rows = []
     for archive in wanted:
-        rest = archives.bytes_missing(archive, out) if archive in missing else 0
+        rest = download.bytes_missing(archive, out) if archive in missing else 0
         state = "is there" if archive not in missing else "goes on" if 0 < rest < archive.size else ""
         rows.append((archive.name, f"{rest / 1e9:.2f}", f"{archive.unpacked / 1e9:.2f}", state))
     print(format_table(("archive", "GB to download", "GB unpacked", ""), rows))
     above = out.resolve()
     while not above.is_dir():
         above = above.parent
-    free, needed = shutil.disk_usage(above).free, archives.peak_bytes(missing, out, keep_archives=keep)
-    total = sum(archives.bytes_missing(archive, out) for archive in missing)
+    free, needed = shutil.disk_usage(above).free, download.peak_bytes(missing, out, keep_archives=keep)
+    total = sum(download.bytes_missing(archive, out) for archive in missing)
     print(f"\n{total / 1e9:.2f} GB to download, which takes up to {needed / 1e9:.2f} GB in {out}; ", end="")
     print(f"{free / 1e9:.2f} GB are free there", flush=True)
     if free < needed:
@@ -103,9 +101,9 @@ def load(missing: Sequence[Archive], args: argparse.Namespace) -> None:
     progress = Progress()
     args.out.mkdir(parents=True, exist_ok=True)
     for archive in missing:
-        place = fetch(archive, args.out, progress.count_bytes, server=args.mirror)
+        place = download.fetch(archive, args.out, args.mirror, progress.count_bytes)
         log.info("%s: downloaded, its SHA-256 is right", archive.name)
-        archives.unpack(archive, place, args.out, progress.track)
+        download.unpack(archive, place, args.out, progress.track)
         if not args.keep_archives:
             place.unlink()
         log.info("%s: unpacked", archive.name)
@@ -115,7 +113,7 @@ def check(out: Path, splits: Sequence[str], what: Sequence[str]) -> None:
     """Hold the pictures against the annotations, where both are wanted; raises `ValueError` if some are missing."""
     for split in splits if len({*what}) == len(WHAT) else ():
         images, file = out / f"{split}2017", out / f"annotations/instances_{split}2017.json"
-        count, lost = archives.missing_pictures(file, images)
+        count, lost = download.missing_images(file, images)
         if lost:
             raise ValueError(
                 f"{len(lost):,} of the {count:,} pictures of {file} are not in {images}, the first: {lost[0]}; remove "

@@ -1,7 +1,9 @@
 """tools/download_coco.py: what it says before it starts, what it leaves, and that a killed one goes on."""
 
-import dataclasses
+import contextlib
+import errno
 import hashlib
+import http.server
 import io
 import json
 import random
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from data import archives
+from data import download
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/download_coco.py"
 COUNTS = {"train": 5, "val": 2}
@@ -25,10 +27,10 @@ Usage = namedtuple("Usage", "total used free")
 # Stands before the tool in a process of its own: COCO's table with the sizes of the small archives.
 PATCH = """
 import runpy, sys
-from data import archives
-from data.archives import Archive
-archives.COCO_IMAGES = {images!r}
-archives.coco_annotations = lambda splits: {annotations!r}
+from data import download
+from data.download import Archive
+download.COCO_IMAGES = {images!r}
+download.coco_annotations = lambda splits: {annotations!r}
 sys.argv = [{tool!r}, *{arguments!r}]
 sys.path.insert(0, {tools!r})
 runpy.run_path({tool!r}, run_name="__main__")
@@ -68,22 +70,65 @@ def content() -> dict[str, bytes]:
 def replace(archive, content, **changes):
     data = content[archive.path]
     fields = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "unpacked": len(data)} | changes
-    return archives.Archive(**vars(archive) | fields)
+    return archive._replace(**fields)
 
 
 @pytest.fixture
 def small_coco(content, monkeypatch):
     """The table of archives, with the sizes of the small ones."""
-    real = archives.coco_annotations
-    images = {split: replace(archive, content, files=COUNTS[split]) for split, archive in archives.COCO_IMAGES.items()}
-    monkeypatch.setattr(archives, "COCO_IMAGES", images)
-    monkeypatch.setattr(archives, "coco_annotations", lambda splits: replace(real(splits), content))
+    real = download.coco_annotations
+    images = {split: replace(archive, content, files=COUNTS[split]) for split, archive in download.COCO_IMAGES.items()}
+    monkeypatch.setattr(download, "COCO_IMAGES", images)
+    monkeypatch.setattr(download, "coco_annotations", lambda splits: replace(real(splits), content))
     return images
 
 
+class Server:
+    """A web server on this machine.
+
+    Attributes:
+        files: content by path.
+        ranges: whether it can send from the middle of a file.
+        cuts: of the next answers, after how many bytes the connection ends.
+        asked: (path, first byte asked for) of each request.
+        answer: sends a file for a request.
+    """
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files, self.ranges, self.cuts, self.asked = files, True, [], []
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        path, wanted = request.path.lstrip("/"), request.headers.get("Range")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        self.asked.append((path, start))
+        if path not in self.files:
+            request.send_error(404)
+            return
+        content = self.files[path][start if self.ranges else 0 :]
+        request.send_response(206 if wanted and self.ranges else 200)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content[: self.cuts.pop(0)] if self.cuts else content)
+
+
 @pytest.fixture
-def server(site, content, small_coco):
-    return site(dict(content))
+def server(content, small_coco):
+    """A server of the small COCO."""
+    place = Server(dict(content))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            place.answer(self)
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True).start()
+    place.address = f"http://127.0.0.1:{listening.server_address[1]}"
+    yield place
+    listening.shutdown()
+    listening.server_close()
 
 
 def load(run_tool, server, folder, *options):
@@ -160,7 +205,7 @@ def test_what_is_there_is_said(run_tool, server, tmp_path):
 
 def test_too_little_room_is_said_before_anything_is_asked_for(run_tool, server, small_coco, tmp_path, monkeypatch):
     asked = []
-    small_coco["train"] = dataclasses.replace(small_coco["train"], unpacked=15_000_000)
+    small_coco["train"] = small_coco["train"]._replace(unpacked=15_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(9, 9, 10_000_000))
     code, out, err = load(run_tool, server, tmp_path)
     assert code == 2
@@ -208,6 +253,102 @@ def test_a_mirror_with_other_files(run_tool, server, tmp_path):
     code, _, err = load(run_tool, server, tmp_path, "--splits", "val")
     assert code == 2
     assert "the server says 404 Not Found" in err
+
+
+def test_what_was_cut_off_goes_on(run_tool, server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(download.fetch, "__defaults__", (waits.append,))
+    server.cuts = [100, 200_000]
+    code, out, err = load(run_tool, server, tmp_path, "--splits", "val", "--what", "images")
+    assert (code, err) == (0, "")
+    path = "zips/val2017.zip"
+    assert server.asked == [(path, 0), (path, 100), (path, 200_100)]
+    assert waits == [1, 1]
+    assert (
+        f"val2017.zip: the connection was cut at 100 of {len(server.files[path]):,} bytes; trying again in 1 s" in out
+    )
+    assert files(tmp_path / "datasets/coco") == [f"val2017/{name}" for name in NAMES["val"]]
+
+
+def test_it_gives_up_and_keeps_what_came(run_tool, server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(download.fetch, "__defaults__", (waits.append,))
+    server.cuts = [300, *([0] * 99)]
+    options = ("--splits", "val", "--what", "images")
+    code, _, err = load(run_tool, server, tmp_path, *options)
+    assert code == 2
+    whole = len(server.files["zips/val2017.zip"])
+    assert f"gave up after 8 attempts. 300 of {whole:,} bytes are kept: the same command goes on from there" in err
+    assert waits == [1, 2, 4, 8, 16, 32, 60]
+    server.cuts, server.ranges = [], False
+    code, out, err = load(run_tool, server, tmp_path, *options)
+    assert (code, err) == (0, "")
+    assert "the server cannot go on in the middle; starting from the beginning" in out
+    assert files(tmp_path / "datasets/coco") == [f"val2017/{name}" for name in NAMES["val"]]
+
+
+def test_a_damaged_file_is_removed(run_tool, server, tmp_path):
+    path = "zips/val2017.zip"
+    whole = server.files[path]
+    server.files[path] = whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:]
+    options = ("--splits", "val", "--what", "images")
+    code, _, err = load(run_tool, server, tmp_path, *options)
+    assert code == 2
+    digest = hashlib.sha256(whole).hexdigest()
+    assert re.search(rf"val2017\.zip is damaged and was removed: its SHA-256 is [0-9a-f]+, not {digest}; the same", err)
+    assert files(tmp_path / "datasets/coco") == []
+    server.files[path] = whole
+    assert load(run_tool, server, tmp_path, *options).code == 0
+
+
+def test_a_full_disk_keeps_what_came(mounted, server, small_coco):
+    root = mounted("size=512k")
+    with pytest.raises(OSError, match="No space left on device; what came so far is kept") as caught:
+        download.fetch(small_coco["val"], root, server.address, lambda *_: contextlib.nullcontext(int))
+    assert caught.value.errno == errno.ENOSPC
+    assert (root / "val2017.zip.part").stat().st_size > 100_000
+
+
+OUTSIDE = [
+    "../out.jpg",
+    "/tmp/out.jpg",
+    "val2017/../../out.jpg",
+    "val2017/..",
+    "val2017\\..\\..\\out.jpg",
+    "C:/out.jpg",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_nothing_is_written_outside_the_folder(small_coco, tmp_path, name):
+    place, root = tmp_path / "some.zip", tmp_path / "a/root"
+    root.mkdir(parents=True)
+    wanted = {f"val2017/{picture}": b"1" for picture in NAMES["val"]}
+    place.write_bytes(zipped({name: b"out", **wanted}))
+    before = {path for path in Path("/tmp").iterdir() if path.name == "out.jpg"}
+    download.unpack(small_coco["val"], place, root, lambda items, _: items)
+    assert files(tmp_path) == sorted(["some.zip", *(f"a/root/{name}" for name in wanted)])
+    assert {path for path in Path("/tmp").iterdir() if path.name == "out.jpg"} == before
+
+
+def test_half_an_archive_leaves_nothing(small_coco, tmp_path):
+    place, root = tmp_path / "some.zip", tmp_path / "root"
+    root.mkdir()
+    names = [f"val2017/{picture}" for picture in NAMES["val"]]
+    place.write_bytes(zipped({names[0]: b"1"}))
+    with pytest.raises(ValueError, match=r"some\.zip holds 1 of the 2 files that are expected; nothing was unpacked"):
+        download.unpack(small_coco["val"], place, root, lambda items, _: items)
+    place.write_bytes(zipped({names[0]: b"1", names[1]: b"content"}).replace(b"content", b"damaged"))
+    with pytest.raises(ValueError, match=r"some\.zip cannot be unpacked: Bad CRC-32 for file .*; remove it"):
+        download.unpack(small_coco["val"], place, root, lambda items, _: items)
+    assert not [*root.iterdir()]
+
+
+def test_the_table_is_coco_s():
+    annotations = download.coco_annotations(["val"])
+    assert (annotations.name, annotations.files) == ("annotations_trainval2017.zip", 1)
+    sizes = {archive.folder: (archive.size, archive.files) for archive in download.COCO_IMAGES.values()}
+    assert sizes == {"train2017": (19_336_861_798, 118_287), "val2017": (815_585_330, 5_000)}
 
 
 def test_a_picture_that_went_away_later(run_tool, server, tmp_path):
@@ -277,7 +418,7 @@ def test_killed_in_the_middle_it_asks_for_the_rest_alone(start_process, run_proc
     script.write_text(
         PATCH.format(
             images=small_coco,
-            annotations=archives.coco_annotations(["train", "val"]),
+            annotations=download.coco_annotations(["train", "val"]),
             tool=str(TOOL),
             tools=str(TOOL.parent),
             arguments=["--mirror", server.address],
@@ -301,6 +442,5 @@ def test_killed_in_the_middle_it_asks_for_the_rest_alone(start_process, run_proc
     code, out, err = run_process(script, cwd=tmp_path, **environment)
     assert (code, err) == (0, "")
     assert server.asked[before:] == [(path, there)]
-    assert server.sent[-1] == whole - there
     assert files(tmp_path / "datasets/coco") == WHOLE
     assert "goes on" in out
