@@ -1,7 +1,8 @@
 """Data sets, transforms and loaders. Imports neither models nor engine."""
 
-from .annotations import CocoAnnotations, DatasetError, load_annotations, stated_size
+from .annotations import CocoAnnotations, load_annotations
 from .coco import CocoDetection
+from .coco_file import DatasetError, Problem, stated_size
 from .images import ImageError, read_image, rgb_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
@@ -19,6 +20,7 @@ __all__ = [
     "ImageError",
     "Inspection",
     "MicroBatch",
+    "Problem",
     "StepSampler",
     "WorkerError",
     "blank_batch",

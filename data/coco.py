@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from .annotations import CocoAnnotations, stated_size
+from .annotations import CocoAnnotations
 from .images import read_image
 from .segmentation import decode_masks
 
@@ -25,6 +26,9 @@ class CocoDetection(Dataset):
         transform: maps `(image, target)` to the same.
         keep_empty: whether images without any box to learn from are in the set.
         masks: whether targets have masks.
+
+    Raises:
+        ValueError: if masks are asked for and the annotations were loaded without.
     """
 
     def __init__(
@@ -35,36 +39,38 @@ class CocoDetection(Dataset):
         keep_empty: bool = True,
         masks: bool = False,
     ) -> None:
-        self.annotations = annotations
+        if masks and annotations.arrays.segmentations is None:
+            raise ValueError(f"`masks` needs annotations loaded with `invalid_masks`, got {annotations.path} without")
+        # nothing but arrays, see `AnnotationArrays`
+        self.image_dir = annotations.image_dir
+        self.arrays = annotations.arrays
         self.transform = transform
         self.masks = masks
-        self.entries = [e for e in annotations.images if keep_empty or annotations.boxes[e["id"]]]
-        self._labels = {category: label for label, category in enumerate(annotations.category_ids, start=1)}
+        self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_empty else 1))
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self.entries)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
         """Read, decode and transform image `index`; raises `ImageError` naming a file that cannot be read."""
-        entry = self.entries[index]
-        image = read_image(self.annotations.image_dir / entry["file_name"], stated_size(entry))
-        found = self.annotations.boxes[entry["id"]]
-        boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
+        place, arrays = self.images[index], self.arrays
+        image = read_image(self.image_dir / arrays.file_name(place), arrays.size(place))
+        span = arrays.span(place)
+        boxes = torch.tensor(arrays.boxes[span])
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
-            "labels": torch.tensor([self._labels[a["category_id"]] for a in found], dtype=torch.int64),
-            "image_id": entry["id"],
+            "labels": torch.tensor(arrays.labels[span]),
+            "image_id": int(arrays.image_ids[place]),
         }
         if self.masks:
             # of the stated size, which is that of the picture as it was read
-            masks = decode_masks([a["segmentation"] for a in found], image.size)
+            masks = decode_masks(arrays.segmentations_of(place), image.size)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return self.transform(image, target)
 
     @property
     def aspect_ratios(self) -> list[float]:
         """Width over height of each image as the annotation file states it, 1 where it does not."""
-        sizes = [stated_size(entry) for entry in self.entries]
-        return [size[0] / size[1] if size else 1.0 for size in sizes]
+        width, height = self.arrays.sizes[self.images].T
+        return np.divide(width, height, out=np.ones_like(width), where=height > 0).tolist()

@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .annotations import (
-    CocoAnnotations,
-    Problem,
-    category_names,
-    fill_in,
-    learnable_boxes,
-    picture_problems,
-    read_instances,
-    stated_size,
-    structure_problems,
-    with_boxes,
-    with_masks,
-)
+from .annotations import CocoAnnotations
+from .arrays import to_arrays
+from .coco_file import Problem, category_names, fill_in, read_instances, stated_size, structure_problems
+from .image_check import picture_problems
+from .objects import Learnable, learnable_boxes, with_boxes, with_masks
 from .segmentation import to_rle
 
 # COCO's classes of size, by area in pixels.
@@ -64,7 +56,7 @@ class Inspection:
     @property
     def has_masks(self) -> bool:
         """Whether every box to learn from has a mask."""
-        return self.masks == sum(map(len, self.usable.boxes.values())) > 0
+        return self.masks == len(self.usable.arrays.boxes) > 0
 
 
 def inspect_dataset(
@@ -94,25 +86,27 @@ def inspect_dataset(
     if masks:
         raw = masked
         errors += [unmasked] if unmasked.found else []
-    boxes, invalid = learnable_boxes(raw, "clip")
+    learnable, invalid = learnable_boxes(raw, "clip")
     if invalid.found:
         errors.append(invalid)
     names = category_names(raw)
-    learned = [annotation for found in boxes.values() for annotation in found]
+    learned = [found.annotation for found in learnable]
     counts = Counter(annotation["category_id"] for annotation in learned)
-    images_of = Counter(category for found in boxes.values() for category in {a["category_id"] for a in found})
-    doubts = _doubts(raw, boxes, names, counts)
+    images_of = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in learned})
+    doubts = _doubts(raw, learnable, names, counts)
     if masked["annotations"]:
         doubts += [_doubtful_masks(masked)] if masks else [unmasked._replace(hint=""), _doubtful_masks(masked)]
     readable = {annotation["id"] for annotation in masked["annotations"]}
+    readable_masks = sum(annotation["id"] in readable for annotation in learned)
+    arrays = to_arrays(raw["images"], learnable, [*names], masks=readable_masks == len(learned))
+    crowd = sum(annotation["iscrowd"] for annotation in raw["annotations"])
     usable = CocoAnnotations(
         image_dir=image_dir,
         path=path,
-        images=raw["images"],
-        boxes=boxes,
-        category_ids=list(names),
-        class_names=list(names.values()),
-        raw=with_boxes(raw),
+        arrays=arrays,
+        category_ids=[*names],
+        class_names=[*names.values()],
+        crowd_regions=crowd,
         fixed_boxes=len(invalid.found),
         dropped_masks=len(unmasked.found) if masks else 0,
         sha256=sha256,
@@ -123,9 +117,9 @@ def inspect_dataset(
         classes={name: {"images": images_of[key], "boxes": counts[key]} for key, name in names.items()},
         box_sizes={"small": 0, "medium": 0, "large": 0} | Counter(map(_size_class, learned)),
         image_sizes=Counter(stated_size(entry) for entry in raw["images"]),
-        boxes_per_image=Counter(len(found) for found in boxes.values()),
-        crowd=sum(annotation["iscrowd"] for annotation in raw["annotations"]),
-        masks=sum(annotation["id"] in readable for annotation in learned),
+        boxes_per_image=Counter(arrays.counts.tolist()),
+        crowd=crowd,
+        masks=readable_masks,
         usable=usable,
     )
 
@@ -146,8 +140,8 @@ def compare_splits(
     other = sorted(set.union(*categories) - set.intersection(*categories))
     owners: dict[Path, set[int]] = {}
     for number, split in enumerate(splits):
-        for entry in split.images:
-            owners.setdefault(split.image_dir / entry["file_name"], set()).add(number)
+        for image in range(len(split.arrays)):
+            owners.setdefault(split.image_dir / split.arrays.file_name(image), set()).add(number)
     leaks = [str(file) for file, numbers in owners.items() if len(numbers) > 1]
     within = []
     for group in find_copies(owners, progress):
@@ -194,12 +188,12 @@ def _doubtful_masks(raw: dict[str, Any]) -> Problem:
     )
 
 
-def _doubts(raw: dict[str, Any], boxes: dict[int, list[dict]], names: dict[int, str], counts: Counter) -> list[Problem]:
-    learned = [(image, annotation) for image, found in boxes.items() for annotation in found]
-    same = Counter((image, a["category_id"], *a["bbox"]) for image, a in learned)
+def _doubts(raw: dict[str, Any], learnable: list[Learnable], names: dict[int, str], counts: Counter) -> list[Problem]:
+    same = Counter((a["image_id"], a["category_id"], *bbox) for a, bbox in learnable)
+    learned = {a["image_id"] for a, _ in learnable}
     files = Counter(entry["file_name"] for entry in raw["images"])
     named = Counter(names.values())
-    sides = {(image, a["file_id"]): a["bbox"][2:] for image, a in learned}
+    sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in learnable}
     return [
         Problem("images without a stated width and height, so that boxes and picture cannot be compared", [
             entry["file_name"] for entry in raw["images"] if stated_size(entry) is None
@@ -211,7 +205,7 @@ def _doubts(raw: dict[str, Any], boxes: dict[int, list[dict]], names: dict[int, 
             f"{name} ({counts[key]})" for key, name in names.items() if 0 < counts[key] < _RARE
         ]),
         Problem("images without a box to learn from", [
-            entry["file_name"] for entry in raw["images"] if not boxes[entry["id"]]
+            entry["file_name"] for entry in raw["images"] if entry["id"] not in learned
         ]),
         Problem("boxes that stand twice, of the same class on the same place", [
             f"{names[category]} {box} in image {image}" for (image, category, *box), count in same.items() if count > 1

@@ -13,8 +13,7 @@ import _clone
 # isort: split
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data import CocoDetection, ImageError, Inspection, compare_splits, eval_transform, inspect_dataset
-from data.annotations import Problem
+from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
 from engine.building import needs_masks
 from engine.config import load_config
 from engine.evaluation import draw_truth
@@ -78,7 +77,7 @@ def main() -> None:
         )
         for name, place in places.items()
     }
-    if args.config and not any(found["train"].usable.boxes.values()):
+    if args.config and not len(found["train"].usable.arrays.boxes):
         found["train"].errors.append(Problem("splits to learn from that have no box", [places["train"][1]]))
     common = compare_splits(
         [inspection.usable for inspection in found.values()], lambda items: progress.track(items, "compare images")

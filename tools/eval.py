@@ -129,7 +129,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
             print(f"{describe_unused(unused)}\n")
         kind = "averaged weights" if weights == "ema" else "weights"
         mirrored = " and their mirror images" if config.test.flip else ""
-        images = f"{counted(len(split.images), 'image')} of {split.path}"
+        images = f"{counted(len(split.arrays), 'image')} of {split.path}"
         print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}{mirrored}, {device}")
         detections = args.detections or args.checkpoint.with_suffix(".detections.json")
         write_json(detections, gathered)
@@ -155,10 +155,10 @@ def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
         annotations,
         invalid_boxes="clip",
         invalid_masks="raise" if masks else None,
-        check_images=False,
+        check_images="never",
     )
     check_results(split.raw, detections)
-    images = counted(len(split.images), "image")
+    images = counted(len(split.arrays), "image")
     print(f"{counted(len(detections), 'detection')} of {results} on {images} of {annotations}\n")
     return coco_figures(split.raw, detections)
 

@@ -147,7 +147,7 @@ def find_pictures(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]
     """Read the first pictures of the val split that fit, or make noise where there are none."""
     try:
         split = read_split(trained.config.data, "val", check_images=False)
-        files = [split.image_dir / entry["file_name"] for entry in split.images[:PICTURES]]
+        files = [split.image_dir / entry["file_name"] for entry in split.raw["images"][:PICTURES]]
         pictures = [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
     except (ValueError, OSError):
         pictures = []

@@ -143,10 +143,10 @@ def check_videos(videos: Sequence[Source], args: argparse.Namespace) -> None:
 
 def read_annotations(file: Path, sources: Sequence[Source], trained: Trained) -> dict[Path, dict[str, Any]]:
     """Find the entry of an annotation file for each picture, and check that its categories are those of the run."""
-    split: CocoAnnotations = load_annotations(file.parent, file, invalid_boxes="clip", check_images=False)
+    split: CocoAnnotations = load_annotations(file.parent, file, invalid_boxes="clip", check_images="never")
     check_categories(trained.state, split.class_names, split.category_ids, trained.path, file)
     files = [source.path for source in sources]
-    return dict(zip(files, match_files(files, split.images, file), strict=True))
+    return dict(zip(files, match_files(files, split.raw["images"], file), strict=True))
 
 
 def look_at_pictures(

@@ -197,8 +197,8 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
             for text, is_loose in zip(wanted, loose, strict=True):
                 subjects.append(read_file(Path(text)) if is_loose else read_entry(dataset, find_entry(split, text)))
         else:
-            indices = [index for index, entry in enumerate(dataset.entries) if split.boxes[entry["id"]]]
-            subjects = [read_entry(dataset, index) for index in (indices or range(len(dataset)))[:count]]
+            indices = split.arrays.counts.nonzero()[0].tolist() or range(len(dataset))
+            subjects = [read_entry(dataset, index) for index in indices[:count]]
     names = [subject.name for subject in subjects]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -208,7 +208,7 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
 
 def find_entry(split: CocoAnnotations, text: str) -> int:
     """Find an image of a split by its id or file name."""
-    for index, entry in enumerate(split.images):
+    for index, entry in enumerate(split.raw["images"]):
         if (
             text in (str(entry["id"]), entry["file_name"])
             or Path(text).resolve() == (split.image_dir / entry["file_name"]).resolve()
@@ -223,7 +223,7 @@ def find_entry(split: CocoAnnotations, text: str) -> int:
 def read_entry(dataset: CocoDetection, index: int) -> Subject:
     """Read an image of a split, with its truth."""
     image, target = dataset[index]
-    return Subject(Path(dataset.entries[index]["file_name"]).stem, image, target)
+    return Subject(Path(dataset.arrays.file_name(index)).stem, image, target)
 
 
 def read_file(path: Path) -> Subject:

@@ -46,7 +46,8 @@ def read_split(
         invalid_boxes=policy,
         invalid_masks=mask_policy if masks else None,
         source=data.source,
-        check_images=check_images,
+        check_images="always" if check_images else "never",
+        keep_raw=split == "val",
         progress=track,
     )
     unmasked = (
@@ -54,7 +55,7 @@ def read_split(
         if found.dropped_masks
         else ""
     )
-    if not any(found.boxes.values()) and (split == "train" or unmasked):
+    if not len(found.arrays.boxes) and (split == "train" or unmasked):
         purpose = "learn from" if split == "train" else "judge by"
         raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
     return found

@@ -40,9 +40,9 @@ def show_start(
     log.info("%s:\n%s", config.train.optimizer, format_table(header, rows))
     log.info("%s", describe_batch(config, processes))
     rows = []
-    for name, split, used in (("train", train, len(trainer.loader.dataset)), ("val", val, len(val.images))):
-        crowd = sum(bool(annotation["iscrowd"]) for annotation in split.raw["annotations"])
-        rows.append((name, len(split.images), used, sum(map(len, split.boxes.values())), crowd, len(split.class_names)))
+    for name, split, used in (("train", train, len(trainer.loader.dataset)), ("val", val, len(val.arrays))):
+        arrays = split.arrays
+        rows.append((name, len(arrays), used, len(arrays.boxes), split.crowd_regions, len(split.class_names)))
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     if train.fixed_boxes:
         log.warning("invalid training boxes: %d (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes)

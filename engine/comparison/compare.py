@@ -85,7 +85,7 @@ def compare_runs(
             if pictures
         },
         contrasted={other: (one.folder, two.folder) for other, (one, two) in pairs.items()},
-        settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.images))}
+        settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.arrays))}
         | _circumstances(split, target, detected),
     )
 
@@ -107,8 +107,8 @@ def _circumstances(split: CocoAnnotations, device: torch.device, detected: Mappi
         "revision": git_revision(),
         "annotations": str(split.path),
         "annotations_sha256": split.sha256,
-        "images": len(split.images),
-        "boxes": sum(map(len, split.boxes.values())),
+        "images": len(split.arrays),
+        "boxes": len(split.arrays.boxes),
         "detected_anew": [str(folder) for folder, found in detected.items() if found.anew],
     }
 

@@ -64,21 +64,22 @@ def find_contrasts(
     dataset = CocoDetection(split, eval_transform(), masks=any(has_masks(results) for results in (base, other)))
     sides = [by_image(split, results, score_threshold) for results in (base, other)]
     found = {}
-    for entry in dataset.entries:
-        truth = _tensors(split, split.boxes[entry["id"]])
-        found[entry["id"]] = [_count(_tensors(split, side[entry["id"]]), truth) for side in sides]
+    arrays = split.arrays
+    for place, image_id in enumerate(arrays.image_ids.tolist()):
+        truth = [torch.from_numpy(values[arrays.span(place)]) for values in (arrays.boxes, arrays.labels)]
+        found[image_id] = [_count(_tensors(split, side[image_id]), *truth) for side in sides]
     chosen = choose_images({key: mistakes(one) - mistakes(two) for key, (one, two) in found.items()}, count)
-    place = {entry["id"]: index for index, entry in enumerate(dataset.entries)}
+    places = {image_id: place for place, image_id in enumerate(found)}
     contrasts = []
     for image_id in chosen:
-        image, target = dataset[place[image_id]]
+        image, target = dataset[places[image_id]]
         size = image.shape[2], image.shape[1]
         drawn = [_tensors(split, side[image_id]) | _masks(side[image_id], size) for side in sides]
         one, two = (
             draw_verdicts(image, target, detections, split.class_names, score_threshold=score_threshold)
             for detections in drawn
         )
-        name = dataset.entries[place[image_id]]["file_name"]
+        name = arrays.file_name(places[image_id])
         truth = draw_objects(image, target, split.class_names)
         contrasts.append(Contrast(image_id, name, *found[image_id], (one, two), truth))
     return contrasts
@@ -105,7 +106,7 @@ def by_image(
     split: CocoAnnotations, results: Iterable[Mapping[str, Any]], score_threshold: float = 0.0
 ) -> dict[int, list[Mapping[str, Any]]]:
     """Give each image of a split its COCO results with so high a score, also where it has none."""
-    entries: dict[int, list[Mapping[str, Any]]] = {entry["id"]: [] for entry in split.images}
+    entries: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in split.arrays.image_ids.tolist()}
     for result in results:
         if result["score"] >= score_threshold:
             entries[result["image_id"]].append(result)
@@ -113,13 +114,13 @@ def by_image(
 
 
 def _tensors(split: CocoAnnotations, found: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Turn results or annotations of one image into `boxes` (xyxy), `labels` and `scores`, 1 for those without."""
+    """Turn results of one image into `boxes` (xyxy), `labels` and `scores`."""
     label = {category_id: index for index, category_id in enumerate(split.category_ids, start=1)}
     boxes = torch.tensor([entry["bbox"] for entry in found], dtype=torch.float32).reshape(-1, 4)
     return {
         "boxes": box_convert(boxes, "xywh", "xyxy"),
         "labels": torch.tensor([label[entry["category_id"]] for entry in found], dtype=torch.int64),
-        "scores": torch.tensor([entry.get("score", 1.0) for entry in found], dtype=torch.float32),
+        "scores": torch.tensor([entry["score"] for entry in found], dtype=torch.float32),
     }
 
 
@@ -130,8 +131,8 @@ def _masks(found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[st
     return {"masks": torch.from_numpy(decode_masks([entry["segmentation"] for entry in found], size))}
 
 
-def _count(detections: dict[str, Tensor], truth: dict[str, Tensor]) -> Counter[str]:
+def _count(detections: dict[str, Tensor], true_boxes: Tensor, true_labels: Tensor) -> Counter[str]:
     verdicts = judge_detections(
-        detections["boxes"], detections["labels"], detections["scores"], truth["boxes"], truth["labels"]
+        detections["boxes"], detections["labels"], detections["scores"], true_boxes, true_labels
     )
     return Counter(verdicts.detections) + Counter({MISSED: len(verdicts.missed)})

@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, inspect_dataset, load_annotations
-from data.annotations import INVALID_BOX_POLICIES
+from data.objects import INVALID_BOX_POLICIES
 
 WIDTH, HEIGHT = 64, 48
 # ids are sparse and out of order, as other tools write them
@@ -71,13 +71,20 @@ def with_boxes(*boxes: Any) -> dict:
     return copy.deepcopy(CONTENT) | {"annotations": annotations}
 
 
+def boxes_of(found: CocoAnnotations, image_id: int) -> list[list[float]]:
+    """Boxes (x, y, width, height) to learn from in an image."""
+    arrays = found.arrays
+    boxes = arrays.boxes[arrays.span(arrays.image_ids.tolist().index(image_id))].tolist()
+    return [[left, top, right - left, bottom - top] for left, top, right, bottom in boxes]
+
+
 def test_everything_finds_its_place(folder):
     found = load(folder, CONTENT)
     assert found.category_ids == [1, 18, 90]
     assert found.class_names == ["person", "dog", "toothbrush"]
-    assert [entry["id"] for entry in found.images] == [7, 3, 20]
-    assert [annotation["bbox"] for annotation in found.boxes[7]] == [[1, 2, 30, 20], [10.5, 4, 20.25, 40]]
-    assert found.boxes[3] == []
+    assert found.arrays.image_ids.tolist() == [7, 3, 20]
+    assert boxes_of(found, 7) == [[1, 2, 30, 20], [10.5, 4, 20.25, 40]]
+    assert boxes_of(found, 3) == []
     assert (found.fixed_boxes, found.image_dir, found.path) == (0, folder, folder / "annotations.json")
 
 
@@ -123,7 +130,8 @@ def test_crowd_regions_are_kept_for_evaluation_alone(folder):
     content["annotations"].append({"image_id": 3, "category_id": 1, "iscrowd": 1, "bbox": [-9, 0, 5, 5]})
     content["annotations"].append({"image_id": 3, "category_id": 1, "iscrowd": 1})
     found = load(folder, content)
-    assert [len(boxes) for boxes in found.boxes.values()] == [1, 0, 1]
+    assert found.arrays.counts.tolist() == [1, 0, 1]
+    assert found.crowd_regions == 2
     assert [a["iscrowd"] for a in found.raw["annotations"]] == [1, 0, 0, 1], "one has no box to judge by"
     assert found.fixed_boxes == 0
 
@@ -233,7 +241,7 @@ def test_missing_images_are_counted_and_named(folder):
     message = r"images that are not in .*: 5 of 8; to get it: make coco; the first: lost0.png, lost1.png, .*, \.\.\.$"
     with pytest.raises(DatasetError, match=message):
         load(folder, content, source="make coco")
-    assert len(load(folder, content, check_images=False).images) == 8
+    assert len(load(folder, content, check_images="never").arrays) == 8
 
 
 def test_broken_image_is_named_before_training(folder):
@@ -245,7 +253,7 @@ def test_broken_image_is_named_before_training(folder):
         DatasetError, match=r"images that cannot be used: 2; .*cut\.png cannot be read.*c\.png is 64x48"
     ):
         load(folder, content)
-    assert load(folder, content, check_images=False).images == content["images"]
+    assert load(folder, content, check_images="never").raw["images"] == content["images"]
 
 
 def test_every_image_is_looked_at_under_progress(folder):
@@ -283,7 +291,7 @@ def test_invalid_box_by_policy(folder, name):
         load(folder, content, invalid_boxes="raise")
     for policy, left in (("drop", None), ("clip", clipped)):
         found = load(folder, content, invalid_boxes=policy)
-        assert [a["bbox"] for a in found.boxes[7]] == [VALID, *([left] if left else []), VALID], policy
+        assert boxes_of(found, 7) == [VALID, *([left] if left else []), VALID], policy
         assert found.fixed_boxes == 1
 
 
@@ -310,7 +318,7 @@ def test_invalid_boxes_are_counted(folder):
 )
 def test_rounding_is_cut_without_a_word(folder, box, inside):
     found = load(folder, with_boxes(box))
-    assert found.boxes[7][0]["bbox"] == pytest.approx(inside)
+    assert boxes_of(found, 7)[0] == pytest.approx(inside, rel=1e-6)
     assert found.fixed_boxes == 0
     assert found.raw["annotations"][0]["bbox"] == box, "evaluation judges by the file as it stands"
 
@@ -318,7 +326,7 @@ def test_rounding_is_cut_without_a_word(folder, box, inside):
 def test_boxes_of_an_image_without_a_stated_size(folder):
     content = with_boxes([50, 5, 100, 9])
     del content["images"][0]["width"]
-    assert load(folder, content).boxes[7][0]["bbox"] == [50, 5, 100, 9]
+    assert boxes_of(load(folder, content), 7) == [[50, 5, 100, 9]]
 
 
 EVERYWHERE = np.ones((HEIGHT, WIDTH), dtype=np.uint8, order="F")
@@ -339,7 +347,7 @@ def with_outlines(*outlines: Any) -> dict:
 
 def test_good_masks_pass(folder):
     found = load(folder, with_outlines(*OUTLINES.values()), invalid_masks="raise")
-    assert [annotation["segmentation"] for annotation in found.boxes[7]] == [*OUTLINES.values()]
+    assert found.arrays.segmentations_of(0) == [*OUTLINES.values()]
     assert found.dropped_masks == 0
 
 
@@ -356,11 +364,12 @@ def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
     with pytest.raises(DatasetError, match=message):
         load(folder, content, invalid_masks="raise")
     found = load(folder, content, invalid_masks="drop")
-    assert [annotation["segmentation"] for annotation in found.boxes[7]] == [good, good]
+    assert found.arrays.segmentations_of(0) == [good, good]
     assert [annotation["file_id"] for annotation in found.raw["annotations"]] == [1, 4]
     assert found.dropped_masks == 4
     found = load(folder, content)
-    assert len(found.boxes[7]) == 5, "without a need for masks nobody looks"
+    assert len(boxes_of(found, 7)) == 5, "without a need for masks nobody looks"
+    assert found.arrays.segmentations is None
     assert found.dropped_masks == 0
 
 
@@ -379,7 +388,7 @@ def test_odd_masks_load_or_raise_a_dataset_error(folder, data):
         key = data.draw(st.sampled_from([*place] if isinstance(place, dict) else range(len(place))))
     place[key] = data.draw(st.sampled_from(ODD_VALUES))
     found = load(folder, content, invalid_masks="drop")
-    assert len(found.boxes[7]) == 3 - found.dropped_masks
+    assert len(boxes_of(found, 7)) == 3 - found.dropped_masks
     with pytest.raises(DatasetError, match=": 1; mend") if found.dropped_masks else nullcontext():
         load(folder, content, invalid_masks="raise")
     _, target = CocoDetection(found, eval_transform(), masks=True)[0]
@@ -388,29 +397,33 @@ def test_odd_masks_load_or_raise_a_dataset_error(folder, data):
 
 
 def check_sound(found: CocoAnnotations) -> None:
-    """What was loaded can be learned from and judged by."""
-    sizes = {entry["id"]: (entry.get("width") or math.inf, entry.get("height") or math.inf) for entry in found.images}
-    assert len(sizes) == len(found.images) == len(found.raw["images"]) == len(found.boxes) > 0
+    """What was loaded can be learned from."""
+    arrays = found.arrays
+    assert len(arrays) == len(set(arrays.image_ids.tolist())) == len(arrays.file_names) > 0
+    assert len(found.class_names) == len(found.category_ids) > 0
+    assert found.category_ids == sorted(set(found.category_ids))
+    assert all(-(2**63) <= key < 2**63 for key in found.category_ids), "ids become numbers of tensors"
+    "".join([*found.class_names, *map(arrays.file_name, range(len(arrays)))]).encode()  # to be shown and logged
+    assert (arrays.offsets[0], arrays.offsets[-1]) == (0, len(arrays.boxes))
+    assert ((arrays.labels > 0) & (arrays.labels <= len(found.category_ids))).all()
+    for image in range(len(arrays)):
+        sides = np.tile(arrays.size(image) or (math.inf, math.inf), 2)
+        assert (arrays.boxes[arrays.span(image)] >= 0).all()
+        assert (arrays.boxes[arrays.span(image)] <= sides.astype(np.float32)).all()
+    assert (arrays.boxes[:, 2:] > arrays.boxes[:, :2]).all()
+    assert all(0 < ratio < math.inf for ratio in CocoDetection(found, eval_transform()).aspect_ratios)
+
+
+def check_judged(found: CocoAnnotations) -> None:
+    """What was loaded can be judged by."""
+    assert [entry["id"] for entry in found.raw["images"]] == found.arrays.image_ids.tolist()
     assert found.category_ids == sorted({category["id"] for category in found.raw["categories"]})
-    assert len(found.class_names) == len(found.category_ids) == len(found.raw["categories"]) > 0
-    assert all(-(2**63) <= key < 2**63 for key in (*sizes, *found.category_ids)), "ids become numbers of tensors"
-    "".join([*found.class_names, *(entry["file_name"] for entry in found.images)]).encode()  # to be shown and logged
-    for image_id, boxes in found.boxes.items():
-        width, height = sizes[image_id]
-        for annotation in boxes:
-            x, y, w, h = annotation["bbox"]
-            assert 0 <= x < x + w <= width + 1e-9
-            assert 0 <= y < y + h <= height + 1e-9
-            assert annotation["category_id"] in found.category_ids
-            assert annotation["image_id"] == image_id
-    dataset = CocoDetection(found, eval_transform())
-    assert all(0 < ratio < math.inf for ratio in dataset.aspect_ratios)
     annotations = found.raw["annotations"]
     assert [annotation["id"] for annotation in annotations] == sorted({annotation["id"] for annotation in annotations})
     assert all(annotation["id"] > 0 for annotation in annotations)
-    assert sum(map(len, found.boxes.values())) <= sum(not annotation["iscrowd"] for annotation in annotations)
+    assert len(found.arrays.boxes) <= len(annotations) - found.crowd_regions
     for annotation in annotations:
-        assert annotation["image_id"] in sizes
+        assert annotation["image_id"] in found.arrays.image_ids
         assert annotation["category_id"] in found.category_ids
         assert annotation["iscrowd"] in (0, 1)
         assert 0 <= annotation["area"] < math.inf
@@ -428,7 +441,7 @@ def check_items(found: CocoAnnotations) -> None:
 
 def check_usable(folder: Path, content: Any) -> None:
     """Load, and if that is refused, by no other error; what is loaded is sound."""
-    for policy, check_images in itertools.product(INVALID_BOX_POLICIES, (True, False)):
+    for policy, check_images in itertools.product(INVALID_BOX_POLICIES, ("always", "never")):
         complaint = "annotations.json"
         try:
             found = load(folder, content, invalid_boxes=policy, check_images=check_images)
@@ -436,7 +449,8 @@ def check_usable(folder: Path, content: Any) -> None:
             complaint = str(error)
         else:
             check_sound(found)
-            if check_images:
+            check_judged(found)
+            if check_images == "always":
                 check_items(found)
         assert "annotations.json" in complaint
         complaint.encode()
@@ -446,7 +460,7 @@ def check_usable(folder: Path, content: Any) -> None:
         return
     for problem in inspection.errors + inspection.warnings:
         str(problem).encode()
-    if inspection.usable.images and inspection.usable.class_names:
+    if len(inspection.usable.arrays) and inspection.usable.class_names:
         check_sound(inspection.usable)
 
 

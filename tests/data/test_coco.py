@@ -1,6 +1,7 @@
 """Items of the data set obey torchvision's detector contract."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,17 @@ def test_keep_empty(annotations, keep, ids):
     assert dataset.aspect_ratios == [2.0, 0.5, 0.8][: len(ids)]
 
 
-def test_aspect_ratio_of_an_image_without_a_stated_size(annotations):
-    dataset = CocoDetection(annotations, eval_transform())
-    dataset.entries = [{"id": 1, "file_name": "a.png", "width": 30}, {"id": 2, "file_name": "b.png"}]
-    assert dataset.aspect_ratios == [1.0, 1.0]
+def test_aspect_ratio_of_an_image_without_a_stated_size(tmp_path):
+    entries = [
+        {"id": 1, "width": 30},
+        {"id": 2},
+        {"id": 3, "width": 0, "height": 9},
+        {"id": 4, "width": 30, "height": 9},
+    ]
+    content = {"images": [entry | {"file_name": "a.png"} for entry in entries], "categories": [{"id": 1}]}
+    (tmp_path / "a.json").write_text(json.dumps(content | {"annotations": []}))
+    annotations = load_annotations(tmp_path, tmp_path / "a.json", check_images="never")
+    assert CocoDetection(annotations, eval_transform()).aspect_ratios == [1.0, 1.0, 1.0, 30 / 9]
 
 
 def test_transform_gets_picture_and_target(annotations):
@@ -70,11 +78,17 @@ def test_transform_gets_picture_and_target(annotations):
     assert dataset[0] == ((80, 40), (40, 80))
 
 
-def test_vanished_image_is_named(annotations):
-    dataset = CocoDetection(annotations, eval_transform())
-    dataset.entries = [{"id": 11, "file_name": "gone.png"}]
-    with pytest.raises(ImageError, match=r"gone\.png does not exist"):
+def test_vanished_image_is_named(annotations, tmp_path):
+    dataset = CocoDetection(replace(annotations, image_dir=tmp_path), eval_transform())
+    with pytest.raises(ImageError, match=r"wide\.png does not exist"):
         dataset[0]
+
+
+def test_masks_that_were_not_loaded_are_refused(annotations):
+    with pytest.raises(
+        ValueError, match=r"`masks` needs annotations loaded with `invalid_masks`, got .*a\.json without"
+    ):
+        CocoDetection(annotations, eval_transform(), masks=True)
 
 
 def masked(folder, size=(80, 40), exif=None, **image):
@@ -118,7 +132,8 @@ def test_masks_lie_where_the_boxes_do(tmp_path):
 
 
 def test_an_image_without_an_object_has_no_mask(annotations):
-    _, target = CocoDetection(annotations, eval_transform(), masks=True)[1]
+    without = load_annotations(annotations.image_dir, annotations.path, invalid_masks="drop")
+    _, target = CocoDetection(without, eval_transform(), masks=True)[1]
     assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, 80, 40))
 
 

@@ -180,7 +180,8 @@ def test_masks_that_cannot_be_read_are_errors_where_they_are_needed(tmp_path):
     assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
     assert UNREADABLE not in said(found.warnings)
     assert (found.masks, found.has_masks, found.crowd) == (2, True, 1)
-    assert [annotation["id"] for annotation in found.usable.boxes[3]] == [5, 8]
+    assert found.usable.arrays.counts.tolist() == [0, 0, 2]
+    assert len(found.usable.arrays.segmentations) == 2
 
 
 def test_masks_that_cannot_be_read_are_doubts_where_they_are_not_needed(tmp_path):
@@ -189,7 +190,7 @@ def test_masks_that_cannot_be_read_are_doubts_where_they_are_not_needed(tmp_path
     assert len(said(found.warnings)[UNREADABLE]) == 5
     assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
     assert (found.masks, found.has_masks, found.crowd) == (2, False, 2)
-    assert sum(map(len, found.usable.boxes.values())) == 6
+    assert len(found.usable.arrays.boxes) == 6
     without = inspect_dataset(*write(tmp_path))
     assert UNREADABLE not in said(without.warnings), "a file without masks is none with wrong ones"
     assert (without.masks, without.has_masks) == (0, False)

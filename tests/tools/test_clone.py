@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -79,14 +80,16 @@ def test_a_value_error_of_a_library_is_a_bug(clone):
 
 
 def test_a_mistake_met_in_a_loader_worker_is_told_without_its_traceback(clone, capsys, shapes, tmp_path):
-    split = load_annotations(shapes / "train", shapes / "annotations/train.json")
+    folder = shutil.copytree(shapes / "train", tmp_path / "train")
+    split = load_annotations(folder, shapes / "annotations/train.json")
     dataset = CocoDetection(split, eval_transform())
-    split.images[0]["file_name"] = "gone.png"  # after the check
+    gone = folder / split.arrays.file_name(0)
+    gone.unlink()  # after the check
     loader = train_loader(dataset, batch_size=2, workers=1, seed=0)
     with pytest.raises(SystemExit) as end:
         clone.run(lambda: list(loader))
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"error: image {shapes / 'train/gone.png'} does not exist\n"
+    assert capsys.readouterr().err == f"error: image {gone} does not exist\n"
 
 
 def test_a_bug_in_a_process_of_its_own_keeps_its_traceback(run_process, tmp_path):

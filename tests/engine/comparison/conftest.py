@@ -23,8 +23,8 @@ def make_up(split, quality, seed=0, wrong=None):
     """COCO results that find each object with probability `quality`, with some noise and some nonsense."""
     draw = random.Random(seed)
     results = []
-    for entry in split.images:
-        for truth in split.boxes[entry["id"]]:
+    for entry in split.raw["images"]:
+        for truth in (truth for truth in split.raw["annotations"] if truth["image_id"] == entry["id"]):
             x, y, w, h = truth["bbox"]
             if draw.random() < quality:
                 bbox = [x + draw.uniform(-2, 2), y + draw.uniform(-2, 2), w, h]
@@ -48,7 +48,7 @@ def outline_all(split, shift, quality=0.8):
     """COCO results that find objects with the very boxes of the truth, and their masks moved to the right."""
     draw = random.Random(0)
     results = []
-    for truth in (truth for entry in split.raw["images"] for truth in split.boxes[entry["id"]]):
+    for truth in split.raw["annotations"]:
         size = {entry["id"]: (entry["height"], entry["width"]) for entry in split.raw["images"]}[truth["image_id"]]
         packed = coco_mask.merge(coco_mask.frPyObjects(truth["segmentation"], *size))
         moved = np.roll(coco_mask.decode(packed), shift, axis=1)
@@ -68,7 +68,7 @@ def outlined(val_split):
 
 @pytest.fixture(scope="session")
 def val_split(tiny_config):
-    return read_split(load_config(tiny_config).data, "val")
+    return read_split(load_config(tiny_config).data, "val", masks=True)
 
 
 @pytest.fixture(scope="session")

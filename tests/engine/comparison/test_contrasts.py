@@ -35,14 +35,14 @@ def test_choice(fewer, count):
 
 
 def test_results_by_image(val_split):
-    first, *_, last = (entry["id"] for entry in val_split.images)
+    first, *_, last = val_split.arrays.image_ids.tolist()
     category = val_split.category_ids[2]
     results = [
         {"image_id": last, "category_id": category, "bbox": [1.0, 2.0, 10.0, 30.0], "score": 0.25},
         {"image_id": last, "category_id": val_split.category_ids[0], "bbox": [3.0, 1.0, 5.0, 4.0], "score": 0.75},
     ]
     found = by_image(val_split, results)
-    assert [*found] == [entry["id"] for entry in val_split.images]
+    assert [*found] == val_split.arrays.image_ids.tolist()
     assert (found[first], found[last]) == ([], results)
     assert by_image(val_split, results, 0.25)[last] == results
     assert by_image(val_split, results, 0.3)[last] == results[1:]
@@ -53,28 +53,27 @@ def perfect(split, wrong=()):
     names = split.category_ids
     return [
         {
-            "image_id": entry["id"],
+            "image_id": truth["image_id"],
             "category_id": names[names.index(truth["category_id"]) - 1]
-            if entry["id"] in wrong
+            if truth["image_id"] in wrong
             else truth["category_id"],
             "bbox": truth["bbox"],
             "score": 0.9,
         }
-        for entry in split.images
-        for truth in split.boxes[entry["id"]]
+        for truth in split.raw["annotations"]
     ]
 
 
 def test_contrasts(val_split):
-    ids = [entry["id"] for entry in val_split.images]
-    counts = {image_id: len(val_split.boxes[image_id]) for image_id in ids}
+    ids = val_split.arrays.image_ids.tolist()
+    counts = Counter(truth["image_id"] for truth in val_split.raw["annotations"])
     nonsense = {"image_id": ids[1], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.8}
     unsure = {"image_id": ids[3], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.4}
     base = [*perfect(val_split, wrong=ids[4:5]), unsure]
     other = [*perfect(val_split), nonsense, nonsense]
     better, worse = find_contrasts(val_split, base, other, 6)
     assert (better.image_id, worse.image_id) == (ids[4], ids[1])
-    assert better.file_name == val_split.images[4]["file_name"]
+    assert better.file_name == val_split.raw["images"][4]["file_name"]
     assert better.base == Counter({"wrong class": counts[ids[4]], "missed": counts[ids[4]]})
     assert better.other == Counter({"right": counts[ids[4]]})
     assert better.fewer == 2 * counts[ids[4]] == mistakes(better.base)
@@ -85,7 +84,7 @@ def test_contrasts(val_split):
 
 
 def test_pictures(val_split):
-    entry = val_split.images[2]
+    entry = val_split.raw["images"][2]
     (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
     image, target = CocoDetection(val_split, eval_transform())[2]
     right = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.full((len(target["labels"]),), 0.9)}
@@ -98,7 +97,7 @@ def test_masks_are_drawn_of_those_that_have_them(val_split, outlined):
     """One side has masks, 3 pixels beside those of the truth, of every fourth object; the other has boxes alone."""
     masked = [result | {"score": 0.9} for index, result in enumerate(outlined(3)) if index % 4 == 0]
     contrast = find_contrasts(val_split, masked, perfect(val_split), 1)[0]
-    index = [entry["id"] for entry in val_split.images].index(contrast.image_id)
+    index = val_split.arrays.image_ids.tolist().index(contrast.image_id)
     image, target = CocoDetection(val_split, eval_transform(), masks=True)[index]
     found = [result for result in masked if result["image_id"] == contrast.image_id]
     masks = [coco_mask.decode(result["segmentation"]) for result in found]

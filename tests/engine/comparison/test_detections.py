@@ -114,10 +114,14 @@ def test_a_folder_that_cannot_be_written(finish_run, by_model, val_split, tmp_pa
 def test_the_val_split_of_a_run(finish_run, val_split, tmp_path):
     folder = finish_run(tmp_path / "run", weights=False)
     found = read_val_split(read_run(folder))
-    assert (found.images, found.boxes.keys()) == (val_split.images, val_split.boxes.keys())
+    assert (found.path, found.sha256, found.raw["images"]) == (
+        val_split.path,
+        val_split.sha256,
+        val_split.raw["images"],
+    )
     seen = []
     read_val_split(read_run(folder), lambda items: seen.extend(items) or iter(seen))
-    assert len(seen) == len(val_split.images)
+    assert len(seen) == len(val_split.arrays)
 
 
 def test_a_val_split_that_is_not_there(finish_run, tmp_path):

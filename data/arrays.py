@@ -1,0 +1,119 @@
+"""Annotations of many images as arrays, which forked processes share.
+
+A process that reads a Python object writes its reference count, and a forked one then gets its own copy of that page of
+memory. Of millions of objects every loader worker would copy all; arrays stay shared.
+"""
+
+import pickle
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .coco_file import stated_size
+from .objects import Learnable
+
+
+class PackedBytes:
+    """A list of byte strings in one buffer.
+
+    Args:
+        items: what it holds.
+    """
+
+    def __init__(self, items: Iterable[bytes]) -> None:
+        self._buffer, ends = bytearray(), array("q", [0])
+        for item in items:
+            self._buffer += item
+            ends.append(len(self._buffer))
+        self._ends = np.array(ends)
+
+    def __len__(self) -> int:
+        """Count the items."""
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        """Return a copy of item `index`, counted from 0."""
+        return bytes(self._buffer[self._ends[index] : self._ends[index + 1]])
+
+
+@dataclass(frozen=True)
+class AnnotationArrays:
+    """Images and the annotations to learn from, in the order of the images.
+
+    Attributes:
+        image_ids: `(images,)` int64.
+        file_names: of the images, UTF-8, relative to their folder.
+        sizes: `(images, 2)` float64, (width, height) in pixels as the annotation file states them, 0 where it does not.
+        offsets: `(images + 1,)` int64; image i has the annotations from `offsets[i]` to below `offsets[i + 1]`.
+        boxes: `(annotations, 4)` float32 xyxy pixels, inside the image.
+        labels: `(annotations,)` int64, counted from 1.
+        segmentations: pickled, one for each annotation; None if masks are not needed.
+    """
+
+    image_ids: NDArray[np.int64]
+    file_names: PackedBytes
+    sizes: NDArray[np.float64]
+    offsets: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    segmentations: PackedBytes | None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.image_ids)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of annotations of each image, `(images,)`."""
+        return np.diff(self.offsets)
+
+    def file_name(self, image: int) -> str:
+        """Return the file name of an image, by its place."""
+        return self.file_names[image].decode()
+
+    def size(self, image: int) -> tuple[float, float] | None:
+        """Return the stated (width, height) of an image, by its place; None if the file does not state them."""
+        width, height = (int(side) if side.is_integer() else side for side in self.sizes[image].tolist())
+        return (width, height) if width else None
+
+    def span(self, image: int) -> slice:
+        """Return where the annotations of an image are."""
+        return slice(*self.offsets[image : image + 2].tolist())
+
+    def segmentations_of(self, image: int) -> list[list | dict[str, Any]]:
+        """Return the segmentations of an image, as in the annotation file."""
+        span = self.span(image)
+        return [pickle.loads(self.segmentations[index]) for index in range(span.start, span.stop)]
+
+
+def to_arrays(
+    images: Sequence[dict[str, Any]], learnable: Sequence[Learnable], category_ids: Sequence[int], *, masks: bool
+) -> AnnotationArrays:
+    """Pack checked annotations.
+
+    Args:
+        images: entries of the annotation file.
+        learnable: annotations to learn from, in the order of `images`.
+        category_ids: label l stands for `category_ids[l - 1]`.
+        masks: whether to keep the segmentations.
+    """
+    labels = {category: label for label, category in enumerate(category_ids, start=1)}
+    places = {entry["id"]: place for place, entry in enumerate(images)}
+    owners = np.fromiter((places[found.annotation["image_id"]] for found in learnable), np.int64, len(learnable))
+    boxes = np.array([found.bbox for found in learnable], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
+    return AnnotationArrays(
+        image_ids=np.array([*places], dtype=np.int64),
+        file_names=PackedBytes(entry["file_name"].encode() for entry in images),
+        sizes=np.array([stated_size(entry) or (0, 0) for entry in images], dtype=np.float64).reshape(-1, 2),
+        offsets=np.append(0, np.cumsum(np.bincount(owners, minlength=len(images)))),
+        boxes=boxes,
+        labels=np.fromiter((labels[found.annotation["category_id"]] for found in learnable), np.int64, len(learnable)),
+        segmentations=PackedBytes(pickle.dumps(found.annotation["segmentation"]) for found in learnable)
+        if masks
+        else None,
+    )

@@ -1,0 +1,45 @@
+"""Checking the image files of a data set, and remembering that they were checked."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .coco_file import Problem, stated_size
+from .images import ImageError, check_image
+
+CHECK_POLICIES = ("first_time", "always", "never")
+
+
+def check_stamp(sha256: str, images: Sequence[dict[str, Any]], image_dir: Path) -> dict[str, Any]:
+    """Return plain values that change when a check of the images has to be repeated.
+
+    They are the SHA-256 of the annotation file and the modification time of each image folder, in ns: adding, removing
+    and renaming files changes it, writing into a file does not.
+    """
+    folders = {image_dir / parent for parent in {Path(entry["file_name"]).parent for entry in images}}
+    times = {str(folder.resolve()): folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()}
+    return {"annotations": sha256, "folders": times}
+
+
+def picture_problems(
+    images: Sequence[dict[str, Any]],
+    image_dir: Path,
+    source: str | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Iterator[Problem]:
+    """Yield which pictures are missing, and which cannot be used; arguments as of `load_annotations`."""
+    missing, broken = [], []
+    for entry in progress(images):
+        file = image_dir / entry["file_name"]
+        try:
+            if file.is_file():
+                check_image(file, stated_size(entry))
+            else:
+                missing.append(entry["file_name"])
+        except (ImageError, OSError) as error:
+            broken.append(str(error))
+    if missing:
+        hint = f"; to get it: {source}" if source else ""
+        yield Problem(f"images that are not in {image_dir}", missing, f" of {len(images)}{hint}")
+    if broken:
+        yield Problem("images that cannot be used", broken)
