@@ -1,6 +1,7 @@
 """What ruff and import-linter (see pyproject.toml) cannot say of imports and exits."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,19 @@ def test_rules(rule):
             found = re.finditer(pattern.format(folder=folder), file.read_text(encoding="utf-8"), re.MULTILINE)
             offenders += [f"{file.relative_to(ROOT)}: {match.group().strip()}" for match in found]
     assert not offenders, rule
+
+
+def test_the_rooms_are_drawn_as_they_are():
+    """CONTRIBUTING.md has a line for each room with those that it imports, in the order of import-linter's layers."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (contract["layers"] for contract in contracts if "containers" in contract)
+    order = [room for layer in layers for room in layer.split(" | ")]
+    drawn = ""
+    for room in order:
+        text = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "engine" / room).rglob("*.py"))
+        below = {*re.findall(r"^\s*from \.\.(\w+) import", text, re.MULTILINE)}
+        arrow = f" -> {', '.join(name for name in order if name in below)}" if below else ""
+        drawn += f"{room:<12}{arrow}".rstrip() + "\n"
+    assert drawn in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), f"draw the rooms so:\n{drawn}"
