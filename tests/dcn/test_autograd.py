@@ -69,7 +69,7 @@ def test_gradients_equal_finite_differences(backend, case):
     assert torch.autograd.gradcheck(lambda *tensors: run(*tensors, backend), tensors)
 
 
-@pytest.mark.parametrize("layout", [list, channels_last])
+@pytest.mark.parametrize("layout", [list, pytest.param(channels_last, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "case", [{}, {"mask": False, "bias": False}, {"groups": 2, "offset_groups": 2, "size": (3, 4)}], ids=str
 )
