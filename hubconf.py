@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections.abc
 import contextlib
-import difflib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -78,6 +77,10 @@ def _short_names() -> collections.abc.Iterator[None]:
 _import("dcn")
 _add_package()
 _models = _import(f"{_PACKAGE}.models")
+_options = _import(f"{_PACKAGE}.models.options")
+# Options of all detectors beside those of their heads, and of those whose heads can be deformable.
+_SIZES = ("min_size", "max_size")
+_DCN = ("dcn_backend", "modulation", "offset_groups", "mask_scale")
 
 
 def resnet(name: str = "resnet50", *, weights: str | None = None, **options: object) -> torch.nn.Module:
@@ -93,7 +96,7 @@ def resnet(name: str = "resnet50", *, weights: str | None = None, **options: obj
     Returns:
         The network, of torchvision's class; `layer1`..`layer4` are its stages.
     """
-    _check_options("resnet", options, resnet, _models.resnet)
+    _options.check_options(options, [*_keywords(resnet), *_keywords(_models.resnet)], "resnet")
     network = _models.resnet(name, **options)
     if weights is not None:
         _models.load_backbone_weights(network, name, weights)
@@ -124,17 +127,9 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
     return model
 
 
-def _check_options(what: str, options: object, *functions: collections.abc.Callable) -> None:
-    """Raise `ValueError` unless options are keyword arguments of one of some functions."""
-    if not isinstance(options, dict):
-        raise ValueError(f"options of {what} must be a dict, got {options!r:.60}")
-    parameters = [p for function in functions for p in inspect.signature(function).parameters.values()]
-    known = ["name"] if what == "`backbone`" else []
-    known += [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
-    for key in options.keys() - {*known}:
-        close = difflib.get_close_matches(str(key), known, 1)
-        hint = f", did you mean {close[0]!r}?" if close else ";"
-        raise ValueError(f"unknown option {key!r} of {what}{hint} known: {', '.join(known)}")
+def _keywords(function: collections.abc.Callable) -> list[str]:
+    """Names of what a function takes by keyword alone."""
+    return [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
 
 
 def _dcn_entry(name: str) -> collections.abc.Callable:
@@ -145,27 +140,39 @@ def _dcn_entry(name: str) -> collections.abc.Callable:
     return entry
 
 
-def _detector_entry(name: str, build: collections.abc.Callable) -> collections.abc.Callable:
+def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Callable:
+    head = [*_options.hints_of(spec.options)]
+    # a head with deformable layers of its own takes how they are made
+    deforms = any(_options.Deforms.LAYERS in kind.__metadata__ for kind in _options.hints_of(spec.options).values())
+    dcn = [*_DCN] if deforms else []
+
     def entry(
         num_classes: int, *, backbone: dict | None = None, fpn: dict | None = None, **options: object
     ) -> torch.nn.Module:
-        _check_options("`backbone`", backbone or {}, resnet, _models.resnet)
-        _check_options("`fpn`", fpn or {}, _models.resnet_fpn)
-        _check_options(name, options, build)
-        pyramid = _models.resnet_fpn(resnet(**(backbone or {})), **(fpn or {}))
-        return build(pyramid, num_classes, **options)
+        known = ["name", *_keywords(resnet), *_keywords(_models.resnet)]
+        _options.check_options({} if backbone is None else backbone, known, "`backbone`")
+        _options.check_options({} if fpn is None else fpn, [*_options.hints_of(_models.FpnOptions)], "`fpn`")
+        _options.check_options(options, [*_SIZES, *head, *dcn], name)
+        model = {"detector": name, "fpn": fpn or {}, name: {key: options[key] for key in head if key in options}}
+        model["backbone"] = {key: options[key] for key in dcn[1:] if key in options}
+        model["dcn_backend"] = options.get("dcn_backend", "auto")
+        sizes = {key: options[key] for key in _SIZES if key in options}
+        return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**(backbone or {})))
 
+    lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.docs_of(spec.options).items()]
     entry.__doc__ = f"""Build {name} on a ResNet and its pyramid; the heads start at random.
 
     Args:
         num_classes: foreground classes, without background.
         backbone: options of the entry point `resnet`, as in {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
-        fpn: options of `resnet_dcn.models.resnet_fpn`, as in {{"channels": 128}}.
-        options: those of `resnet_dcn.models.{name}`, whose text follows.
+        fpn: options of `resnet_dcn.models.FpnOptions`, as in {{"channels": 128}}.
+        options: `min_size` and `max_size`, to which images are scaled in evaluation, and those of the heads.
 
-    {build.__doc__}"""
+    {spec.build.__doc__}
+    Options:
+{chr(10).join(lines)}"""
     return entry
 
 
 globals().update({f"{name}_dcn": _dcn_entry(name) for name in _models.RESNETS})
-globals().update({name: _detector_entry(name, build) for name, build in _models.DETECTORS.items()})
+globals().update({name: _detector_entry(name, spec) for name, spec in _models.DETECTORS.items()})

@@ -1,39 +1,23 @@
 """Networks: ResNet backbones with deformable convolutions, FPN, detectors. Imports dcn and torchvision."""
 
-from .cascade_rcnn import cascade_mask_rcnn, cascade_rcnn
-from .faster_rcnn import faster_rcnn
-from .fcos import fcos
-from .fpn import resnet_fpn
-from .mask_rcnn import mask_rcnn
+from .detector import DeformOptions, DetectorSpec
+from .detectors import DETECTORS, build_body, build_detector
+from .fpn import FpnOptions, resnet_fpn
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
-from .retinanet import retinanet
 from .weights import load_backbone_weights
-
-DETECTORS = {
-    "faster_rcnn": faster_rcnn,
-    "mask_rcnn": mask_rcnn,
-    "cascade_rcnn": cascade_rcnn,
-    "cascade_mask_rcnn": cascade_mask_rcnn,
-    "retinanet": retinanet,
-    "fcos": fcos,
-}
-# Those that learn and find masks.
-MASK_DETECTORS = ("mask_rcnn", "cascade_mask_rcnn")
 
 __all__ = [
     "DETECTORS",
-    "MASK_DETECTORS",
     "NORMS",
     "RESNETS",
+    "DeformOptions",
+    "DetectorSpec",
+    "FpnOptions",
     "ReplacedConvs",
-    "cascade_mask_rcnn",
-    "cascade_rcnn",
-    "faster_rcnn",
-    "fcos",
+    "build_body",
+    "build_detector",
     "load_backbone_weights",
-    "mask_rcnn",
     "replaced_convs",
     "resnet",
     "resnet_fpn",
-    "retinanet",
 ]

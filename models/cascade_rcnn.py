@@ -1,18 +1,21 @@
 """Cascade R-CNN, https://arxiv.org/abs/1712.00726: three box heads, each of which starts from the last one's boxes."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.resnet import ResNet
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from .boxes import Float32BoxCoder, at_least_float32
-from .faster_rcnn import faster_rcnn
-from .mask_rcnn import add_mask_head
+from .detector import DetectorSpec
+from .faster_rcnn import TINY, FasterRcnnOptions, faster_rcnn
+from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
+from .options import Affects, Bounds, PositiveFloat
 from .roi_heads import ImagewiseRoIHeads, Samples
 from .two_stage import TwoStageDetector
 
@@ -22,52 +25,49 @@ STAGE_BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30
 STAGES = len(STAGE_IOUS)
 
 
-def cascade_rcnn(
-    backbone: BackboneWithFPN,
-    num_classes: int,
-    *,
-    stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
-    **options: Any,
-) -> TwoStageDetector:
-    """Build Cascade R-CNN on a pyramid; the defaults are the common COCO recipe.
+@dataclass(frozen=True)
+class CascadeRcnnOptions(FasterRcnnOptions):
+    """Cascade R-CNN: three box heads in a row."""
+
+    stage_loss_weights: Annotated[list[PositiveFloat], Bounds(min_length=STAGES, max_length=STAGES), Affects.RESULT] = (
+        field(default_factory=lambda: [1.0, 0.5, 0.25])
+    )
+    """Weight of each stage's losses; detectron2 has [1, 1, 1]."""
+
+
+@dataclass(frozen=True)
+class CascadeMaskRcnnOptions(CascadeRcnnOptions, MaskRcnnOptions):
+    """Cascade R-CNN and a mask of each object."""
+
+
+def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **parts: Any) -> TwoStageDetector:
+    """Build Cascade R-CNN on a pyramid, see `DetectorSpec.build`.
 
     It is `faster_rcnn` with three box heads in a row: a stage's boxes, moved and clipped to the image, are the next
     one's proposals. What is positive needs IoUs of 0.5, 0.6 and 0.7 in turn, and boxes are moved alike for all classes.
     A detection's score is the mean of the stages' probabilities, its box the last one's. The losses are
-    `loss_classifier_1` to `_3` and `loss_box_reg_1` to `_3`, their weights included.
+    `loss_classifier_1` to `_3` and `loss_box_reg_1` to `_3`, their weights included; mmdetection has the default
+    weights, and with detectron2's a third of the heads' gradient goes into the pyramid.
 
     In training, samples are drawn once, with the true boxes among the proposals; the later stages see what became of
     those samples and label them anew, without a draw and without the true boxes. So do detectron2 and PaddleDetection;
     mmdetection draws anew for each stage from the last one's boxes and the true ones.
 
-    Args:
-        backbone: from `resnet_fpn`.
-        num_classes: foreground classes, without background.
-        stage_loss_weights: of the losses of each stage. The default is mmdetection's; detectron2 has 1, 1, 1, and lets
-            a third of the heads' gradient into the pyramid.
-        options: those of `faster_rcnn`.
-
     Raises:
         ValueError: as `faster_rcnn`, or if there are not three weights.
     """
-    if len(stage_loss_weights) != STAGES:
+    weights = options.stage_loss_weights
+    if len(weights) != STAGES:
         raise ValueError(
-            f"`stage_loss_weights` must be one for each of the {STAGES} stages, "
-            f"got {len(stage_loss_weights)}: {list(stage_loss_weights)}"
+            f"`stage_loss_weights` must be one for each of the {STAGES} stages, got {len(weights)}: {[*weights]}"
         )
-    detector = faster_rcnn(backbone, num_classes, **options)
-    detector.roi_heads = CascadeRoIHeads(detector.roi_heads, stage_loss_weights)
+    detector = faster_rcnn(body, num_classes, options, **parts)
+    detector.roi_heads = CascadeRoIHeads(detector.roi_heads, weights)
     return detector
 
 
 def cascade_mask_rcnn(
-    backbone: BackboneWithFPN,
-    num_classes: int,
-    *,
-    mask_head_channels: int = 256,
-    roi_canonical_size: int = 224,
-    roi_aligned: bool = False,
-    **options: Any,
+    body: ResNet, num_classes: int, options: CascadeMaskRcnnOptions, **parts: Any
 ) -> TwoStageDetector:
     """Build Cascade R-CNN with the mask head of Mask R-CNN.
 
@@ -75,20 +75,11 @@ def cascade_mask_rcnn(
     positive, and in evaluation looks at the boxes of the last one. mmdetection has one for each stage and takes the
     mean of their masks.
 
-    Args:
-        backbone: from `resnet_fpn`.
-        num_classes: foreground classes, without background.
-        mask_head_channels: see `mask_rcnn`.
-        roi_canonical_size: see `mask_rcnn`.
-        roi_aligned: see `mask_rcnn`.
-        options: the other ones of `cascade_rcnn`.
-
     Raises:
         ValueError: as `cascade_rcnn`.
     """
-    pooling = {"roi_canonical_size": roi_canonical_size, "roi_aligned": roi_aligned}
-    detector = cascade_rcnn(backbone, num_classes, **pooling, **options)
-    add_mask_head(detector, num_classes, channels=mask_head_channels, **pooling)
+    detector = cascade_rcnn(body, num_classes, options, **parts)
+    add_mask_head(detector, num_classes, options)
     return detector
 
 
@@ -176,3 +167,22 @@ def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:
 def _for_all_classes(codes: Tensor, logits: Tensor) -> Tensor:
     """Repeat the codes `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
     return codes.repeat(1, logits.shape[1])
+
+
+# boxes are moved alike for all classes
+CASCADE_ROWS = {r"roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)": 1}
+CASCADE_RCNN_SPEC = DetectorSpec(
+    cascade_rcnn,
+    CascadeRcnnOptions,
+    class_rows=CASCADE_ROWS,
+    export="engine.export.two_stage:CascadeRCNNGraph",
+    tiny=TINY,
+)
+CASCADE_MASK_RCNN_SPEC = replace(
+    CASCADE_RCNN_SPEC,
+    build=cascade_mask_rcnn,
+    options=CascadeMaskRcnnOptions,
+    has_masks=True,
+    class_rows=CASCADE_ROWS | MASK_ROWS,
+    tiny=TINY | MASK_TINY,
+)

@@ -1,89 +1,116 @@
 """Faster R-CNN, https://arxiv.org/abs/1506.01497, from torchvision's parts."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.resnet import ResNet
 
-from .fpn import check_anchor_sizes, level_names
+from .detector import IMAGENET_MEAN, IMAGENET_STD, DeformOptions, DetectorSpec
+from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
+from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 from .roi_heads import ImagewiseRoIHeads
 from .roi_pool import roi_pool
 from .two_stage import ImagewiseRPN, TwoStageDetector
 
 ROI_SIZE = 7
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@dataclass(frozen=True)
+class FasterRcnnOptions:
+    """Faster R-CNN."""
+
+    anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    """One anchor size in pixels for each pyramid map, those on top included."""
+    aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
+        default_factory=lambda: [0.5, 1.0, 2.0]
+    )
+    """Height over width of the anchors."""
+    roi_canonical_size: Annotated[PositiveInt, Affects.NETWORK] = 224
+    """Side in pixels of the boxes pooled from P4; half the side is pooled one level lower. Small images want less."""
+    roi_aligned: Annotated[bool, Affects.MEANING] = False
+    """Whether features of boxes are pooled as in mmdetection, detectron2 and PaddleDetection: shifted by half a pixel,
+    and with more points in larger boxes. Needed for weights from there; false is torchvision's way."""
+    box_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 1024
+    """Width of the box head's two fully connected layers."""
+    rpn_proposals_train: Annotated[PositiveInt, Affects.RESULT] = 2000
+    """Proposals kept in training, per level before NMS and per image after it."""
+    rpn_proposals_test: Annotated[PositiveInt, Affects.RESULT] = 1000
+    """The same in evaluation."""
+    rpn_batch_size: Annotated[PositiveInt, Affects.RESULT] = 256
+    """Anchors per image that the RPN learns from."""
+    box_batch_size: Annotated[PositiveInt, Affects.RESULT] = 512
+    """Proposals per image that the box head learns from."""
+    score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
+    """Detections below are dropped."""
+    nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
+    """IoU above which the weaker of two detections of a class is dropped."""
+    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    """The most detections of an image."""
 
 
 def faster_rcnn(
-    backbone: BackboneWithFPN,
+    body: ResNet,
     num_classes: int,
+    options: FasterRcnnOptions,
     *,
-    min_size: int = 800,
-    max_size: int = 1333,
-    anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    roi_canonical_size: int = 224,
-    roi_aligned: bool = False,
-    box_head_channels: int = 1024,
-    rpn_proposals_train: int = 2000,
-    rpn_proposals_test: int = 1000,
-    rpn_batch_size: int = 256,
-    box_batch_size: int = 512,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    detections_per_image: int = 100,
+    fpn: FpnOptions,
+    min_size: int,
+    max_size: int,
+    dcn: DeformOptions,
 ) -> TwoStageDetector:
-    """Build Faster R-CNN on a pyramid; the defaults are the common COCO recipe.
+    """Build Faster R-CNN on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
 
-    It follows torchvision's contract: in train mode `model(images, targets)` gives a dict of losses, in eval mode
-    `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels` and `scores`. Images are
-    `(3, H, W)` in [0, 1]; labels count from 1, since 0 is the background. In training, images are taken as they come,
-    and targets may hold a "seed", see `TwoStageDetector`.
-
-    Args:
-        backbone: from `resnet_fpn`.
-        num_classes: foreground classes, without background.
-        min_size: shorter side in pixels to which images are scaled in evaluation.
-        max_size: bound on the longer side after that.
-        anchor_sizes: one size in pixels for each map of the pyramid, those on top included.
-        aspect_ratios: heights over widths of the anchors, at every level.
-        roi_canonical_size: side in pixels of the boxes that are pooled from level 4 of the pyramid; half the side is
-            pooled one level lower (eq. (1) of the FPN paper). Small images want a smaller one.
-        roi_aligned: whether boxes are pooled as mmdetection, detectron2 and PaddleDetection do; see `AlignedRoIPool`.
-        box_head_channels: width of the two fully connected layers.
-        rpn_proposals_train: proposals kept per level before, and per image after NMS, in training.
-        rpn_proposals_test: the same in evaluation.
-        rpn_batch_size: anchors per image that the RPN is trained on.
-        box_batch_size: proposals per image that the box head is trained on.
-        score_threshold: detections below are dropped.
-        nms_threshold: IoU above which the lower of two detections of a class is dropped.
-        detections_per_image: the most that are kept.
+    Targets may hold a "seed", see `TwoStageDetector`.
 
     Raises:
         ValueError: if the number of anchor sizes is not that of the maps, or `num_classes` is below 1.
     """
-    check_anchor_sizes(backbone, anchor_sizes)
+    backbone = resnet_fpn(body, fpn)
+    check_anchor_sizes(backbone, options.anchor_sizes)
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
-    pool = roi_pool(level_names(backbone), ROI_SIZE, canonical_size=roi_canonical_size, aligned=roi_aligned)
+    pool = roi_pool(
+        level_names(backbone), ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
+    )
     heads = ImagewiseRoIHeads(
         pool,
-        TwoMLPHead(backbone.out_channels * ROI_SIZE**2, box_head_channels),
-        FastRCNNPredictor(box_head_channels, num_classes + 1),  # the background is class 0
-        batch_size=box_batch_size,
-        score_threshold=score_threshold,
-        nms_threshold=nms_threshold,
-        detections_per_image=detections_per_image,
+        TwoMLPHead(backbone.out_channels * ROI_SIZE**2, options.box_head_channels),
+        FastRCNNPredictor(options.box_head_channels, num_classes + 1),  # the background is class 0
+        batch_size=options.box_batch_size,
+        score_threshold=options.score_threshold,
+        nms_threshold=options.nms_threshold,
+        detections_per_image=options.detections_per_image,
     )
     rpn = ImagewiseRPN(
         backbone.out_channels,
-        anchor_sizes=anchor_sizes,
-        aspect_ratios=aspect_ratios,
-        proposals_train=rpn_proposals_train,
-        proposals_test=rpn_proposals_test,
-        batch_size=rpn_batch_size,
+        anchor_sizes=options.anchor_sizes,
+        aspect_ratios=options.aspect_ratios,
+        proposals_train=options.rpn_proposals_train,
+        proposals_test=options.rpn_proposals_test,
+        batch_size=options.rpn_batch_size,
     )
     # images are scaled in evaluation alone
-    transform = GeneralizedRCNNTransform(min_size, max_size, IMAGENET_MEAN, IMAGENET_STD, _skip_resize=True)
+    transform = GeneralizedRCNNTransform(min_size, max_size, [*IMAGENET_MEAN], [*IMAGENET_STD], _skip_resize=True)
     return TwoStageDetector(backbone, rpn, heads, transform)
+
+
+CLASS_ROWS = {
+    r"roi_heads\.box_predictor\.cls_score\.(weight|bias)": 1,
+    r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)": 4,
+}
+TINY = {
+    "anchor_sizes": [16, 32, 64],
+    "box_head_channels": 32,
+    "rpn_proposals_train": 100,
+    "rpn_batch_size": 64,
+    "box_batch_size": 32,
+}
+FASTER_RCNN_SPEC = DetectorSpec(
+    faster_rcnn,
+    FasterRcnnOptions,
+    class_rows=CLASS_ROWS,
+    export="engine.export.two_stage:FasterRCNNGraph",
+    tiny=TINY,
+)

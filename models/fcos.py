@@ -1,16 +1,22 @@
 """FCOS, https://arxiv.org/abs/1904.01355, from torchvision's parts, whose head may be deformable too."""
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.resnet import ResNet
 
 from dcn import DeformConv2d
 
 from .boxes import Float32Anchors
-from .fpn import map_strides
+from .detector import DeformOptions, DetectorSpec
+from .fpn import FpnOptions, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
+from .options import Affects, Bounds, Deforms, Fraction, PositiveFloat, PositiveInt
+from .retinanet import CLASS_ROWS
 
 HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
@@ -62,54 +68,47 @@ class ImagewiseFCOS(FCOS):
         return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
-def fcos(
-    backbone: BackboneWithFPN,
-    num_classes: int,
-    *,
-    min_size: int = 800,
-    max_size: int = 1333,
-    center_sampling_radius: float = 1.5,
-    score_threshold: float = 0.2,
-    nms_threshold: float = 0.6,
-    topk_candidates: int = 1000,
-    detections_per_image: int = 100,
-    dcn_convs: int = 0,
-    modulation: bool = True,
-    offset_groups: int = 1,
-    mask_scale: float = 2.0,
-    dcn_backend: str = "auto",
-) -> ImagewiseFCOS:
-    """Build FCOS on a pyramid; the defaults are the common COCO recipe, on P3 to P7.
+@dataclass(frozen=True)
+class FcosOptions:
+    """Heads of FCOS; the defaults are the common COCO recipe, on levels 3 to 7."""
 
-    It follows torchvision's contract, as `faster_rcnn` does: in train mode `model(images, targets)` gives a dict of
-    losses, in eval mode `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels` and
-    `scores`. Images are `(3, H, W)` in [0, 1]; labels count from 1, and output 0 of the head stays unused. In training,
-    images are taken as they come.
+    dcn_convs: Annotated[int, Bounds(ge=0, le=HEAD_CONVS), Affects.NETWORK, Deforms.LAYERS] = 0
+    """How many of the four convolutions of each tower of the head are deformable, counted from the last; modulation,
+    offset_groups and mask_scale are those of the backbone."""
+    center_sampling_radius: Annotated[PositiveFloat, Affects.RESULT] = 1.5
+    """Places that learn to detect a box lie so many strides from its centre at most."""
+    score_threshold: Annotated[Fraction, Affects.RESULT] = 0.2
+    """Detections below are dropped. The score is the root of class score times centre-ness, and so higher than that of
+    other detectors: 0.2 drops products below 0.04."""
+    nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.6
+    """IoU above which the weaker of two detections of a class is dropped; other detectors have 0.5."""
+    topk_candidates: Annotated[PositiveInt, Affects.RESULT] = 1000
+    """The most detections of a pyramid map, before NMS."""
+    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    """The most detections of an image."""
+
+
+def fcos(
+    body: ResNet,
+    num_classes: int,
+    options: FcosOptions,
+    *,
+    fpn: FpnOptions,
+    min_size: int,
+    max_size: int,
+    dcn: DeformOptions,
+) -> ImagewiseFCOS:
+    """Build FCOS on a pyramid, see `DetectorSpec.build`.
 
     A map of stride s detects the boxes whose farthest side is 4s to 8s pixels from the place that detects them; the
-    finest one has the smaller ones too, the coarsest the larger ones.
-
-    Args:
-        backbone: from `resnet_fpn`, of a width that the head's group norms of 32 groups can have: 64, 96, 128, ...
-        num_classes: foreground classes.
-        min_size: shorter side in pixels to which images are scaled in evaluation.
-        max_size: bound on the longer side after that.
-        center_sampling_radius: places that are to detect a box lie so many strides from its centre at most, along x and
-            along y.
-        score_threshold: detections below are dropped. The score is the square root of class score times centre-ness:
-            0.2 drops what has a product below 0.04.
-        nms_threshold: IoU above which the lower of two detections of a class is dropped.
-        topk_candidates: the most detections of a level, before NMS.
-        detections_per_image: the most that are kept.
-        dcn_convs: how many of the four 3x3 convolutions of each tower are deformable, counted from the last.
-        modulation: of these; True for DCNv2, False for DCNv1.
-        offset_groups: of these; channel groups with offsets of their own.
-        mask_scale: of these; 2 makes the head start as the plain one.
-        dcn_backend: of these; a name in `dcn.BACKENDS`, or "auto".
+    finest one has the smaller ones too, the coarsest the larger ones. Output 0 of the head stays unused, since labels
+    count from 1.
 
     Raises:
         ValueError: if the width of the pyramid, the number of deformable convolutions or `num_classes` does not fit.
+            The head has group norms of 32 groups, so that the width must be 64, 96, 128, ...
     """
+    backbone = resnet_fpn(body, fpn)
     channels = backbone.out_channels
     # a group of one channel has nothing to compare on a map of one pixel, and PyTorch refuses it
     if channels % NORM_GROUPS or channels == NORM_GROUPS:
@@ -119,18 +118,11 @@ def fcos(
         )
     if num_classes < 1:
         raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
-    if not 0 <= dcn_convs <= HEAD_CONVS:
-        raise ValueError(f"`dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {dcn_convs}")
+    if not 0 <= options.dcn_convs <= HEAD_CONVS:
+        raise ValueError(f"`dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {options.dcn_convs}")
     head = ImagewiseFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)
     for tower in (head.classification_head.conv, head.regression_head.conv):
-        _deform_last(
-            tower,
-            dcn_convs,
-            modulation=modulation,
-            offset_groups=offset_groups,
-            mask_scale=mask_scale,
-            backend=dcn_backend,
-        )
+        _deform_last(tower, options.dcn_convs, dcn)
     return ImagewiseFCOS(
         backbone,
         num_classes + 1,
@@ -141,19 +133,28 @@ def fcos(
             tuple((stride,) for stride in map_strides(backbone).values()), ((1.0,),) * len(map_strides(backbone))
         ),
         head=head,
-        center_sampling_radius=center_sampling_radius,
-        score_thresh=score_threshold,
-        nms_thresh=nms_threshold,
-        topk_candidates=topk_candidates,
-        detections_per_img=detections_per_image,
+        center_sampling_radius=options.center_sampling_radius,
+        score_thresh=options.score_threshold,
+        nms_thresh=options.nms_threshold,
+        topk_candidates=options.topk_candidates,
+        detections_per_img=options.detections_per_image,
         _skip_resize=True,  # in training
     )
 
 
-def _deform_last(tower: nn.Sequential, count: int, **options: object) -> None:
+def _deform_last(tower: nn.Sequential, count: int, dcn: DeformOptions) -> None:
     """Make the last convolutions of a tower deformable."""
     convs = [index for index, layer in enumerate(tower) if isinstance(layer, nn.Conv2d)]
     # New layers draw numbers: apart from the global state, so that what comes after starts as without them.
     with torch.random.fork_rng(devices=[]):
         for index in convs[len(convs) - count :]:
-            tower[index] = DeformConv2d.from_conv(tower[index], **options)
+            tower[index] = DeformConv2d.from_conv(tower[index], **vars(dcn))
+
+
+FCOS_SPEC = DetectorSpec(
+    fcos,
+    FcosOptions,
+    class_rows=CLASS_ROWS,
+    export="engine.export.one_stage:FCOSGraph",
+    tiny_fpn={"levels": [2, 3], "channels": 2 * NORM_GROUPS},
+)

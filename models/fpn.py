@@ -1,6 +1,8 @@
 """Feature pyramid network over a ResNet, https://arxiv.org/abs/1612.03144, from torchvision's parts."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from torch import nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -9,6 +11,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from dcn import DeformConv2d
 
+from .options import Affects, Bounds, Choices, PositiveInt
 from .resnet import check_name, stage_channels
 
 P6P7 = ("p6", "p7")
@@ -28,22 +31,30 @@ EXTRA_LEVELS: dict[str, Callable[[int, int], ExtraFPNBlock]] = {
 }
 
 
-def resnet_fpn(
-    network: ResNet,
-    *,
-    levels: Sequence[int] = (2, 3, 4, 5),
-    channels: int = 256,
-    extra_levels: str = "pool",
-) -> BackboneWithFPN:
+@dataclass(frozen=True)
+class FpnOptions:
+    """Feature pyramid."""
+
+    levels: Annotated[list[Annotated[int, Bounds(ge=2, le=5)]], Affects.NETWORK] = field(
+        default_factory=lambda: [2, 3, 4, 5]
+    )
+    """Levels taken from the backbone, P2..P5."""
+    channels: Annotated[PositiveInt, Affects.NETWORK] = 256
+    """Width of the pyramid."""
+    extra_levels: Annotated[str, Choices(EXTRA_LEVELS), Affects.MEANING] = "pool"
+    """What comes on top of them: pool (the last one, halved once more), p6p7 (two convolutions of stride 2, the first
+    from P5), or p6p7_c5 (the first from C5)."""
+
+
+def resnet_fpn(network: ResNet, options: FpnOptions) -> BackboneWithFPN:
     """Put an FPN on a ResNet.
+
+    Level l has stride 2**l and comes from C{l}. "p6p7" is on top of it as FCOS has it, "p6p7_c5" as in the paper of
+    RetinaNet; both follow level 5.
 
     Args:
         network: a ResNet of `models.resnet`; its classifier is dropped, and so are stages above the last level.
-        levels: pyramid levels, neighbours in rising order out of 2..5; level l has stride 2**l and comes from C{l}.
-        channels: width of the pyramid.
-        extra_levels: what comes on top. "pool": the last level, halved once more; "p6p7": two 3x3 convolutions of
-            stride 2, P6 from P5 and P7 from P6, as FCOS has them; "p6p7_c5": the same with P6 from C5, as in the paper
-            of RetinaNet. The last two follow level 5.
+        options: of the pyramid; its levels are neighbours in rising order.
 
     Returns:
         A module that maps images `(B, 3, H, W)` to an ordered dict of maps `(B, channels, H/2**l, W/2**l)` named
@@ -53,8 +64,8 @@ def resnet_fpn(
         ValueError: if the levels do not form a pyramid, or leave out a stage that was made deformable, or the extra
             levels do not exist or do not follow the last level.
     """
+    levels, channels, extra_levels = [*options.levels], options.channels, options.extra_levels
     check_name("extra levels", extra_levels, list(EXTRA_LEVELS))
-    levels = list(levels)
     if not levels or levels != list(range(levels[0], levels[-1] + 1)) or not {*levels} <= {2, 3, 4, 5}:
         raise ValueError(f"`levels` must be neighbours in rising order out of 2, 3, 4, 5, got {levels}")
     if channels < 1:

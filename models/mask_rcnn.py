@@ -1,12 +1,15 @@
 """Mask R-CNN, https://arxiv.org/abs/1703.06870: Faster R-CNN with a head for the pixels of each object."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.resnet import ResNet
 
-from .faster_rcnn import faster_rcnn
+from .detector import DetectorSpec
+from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, faster_rcnn
 from .fpn import level_names
+from .options import Affects, PositiveInt
 from .roi_pool import roi_pool
 from .two_stage import TwoStageDetector
 
@@ -14,45 +17,46 @@ MASK_ROI_SIZE = 14
 MASK_CONVS = 4
 
 
-def mask_rcnn(
-    backbone: BackboneWithFPN,
-    num_classes: int,
-    *,
-    mask_head_channels: int = 256,
-    roi_canonical_size: int = 224,
-    roi_aligned: bool = False,
-    **options: Any,
-) -> TwoStageDetector:
-    """Build Mask R-CNN on a pyramid; the defaults are the common COCO recipe.
+@dataclass(frozen=True)
+class MaskRcnnOptions(FasterRcnnOptions):
+    """Mask R-CNN: Faster R-CNN and a mask of each object."""
+
+    mask_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 256
+    """Width of the mask head's convolutions."""
+
+
+def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts: Any) -> TwoStageDetector:
+    """Build Mask R-CNN on a pyramid, see `DetectorSpec.build`.
 
     It is `faster_rcnn` with masks: targets hold `masks`, uint8 `(n, H, W)`, beside their boxes, the losses
     `loss_mask`, and detections `masks`, `(n, 1, H, W)` with probabilities in the image given. The loss is a mean over
     images of the mean over the positive samples of each, see `ImagewiseRoIHeads`.
 
-    Args:
-        backbone: from `resnet_fpn`.
-        num_classes: foreground classes, without background.
-        mask_head_channels: width of the mask head's convolutions.
-        roi_canonical_size: see `faster_rcnn`; of boxes and masks.
-        roi_aligned: see `faster_rcnn`; of boxes and masks.
-        options: the other ones of `faster_rcnn`.
-
     Raises:
         ValueError: as `faster_rcnn`.
     """
-    pooling = {"roi_canonical_size": roi_canonical_size, "roi_aligned": roi_aligned}
-    detector = faster_rcnn(backbone, num_classes, **pooling, **options)
-    add_mask_head(detector, num_classes, channels=mask_head_channels, **pooling)
+    detector = faster_rcnn(body, num_classes, options, **parts)
+    add_mask_head(detector, num_classes, options)
     return detector
 
 
-def add_mask_head(
-    detector: TwoStageDetector, num_classes: int, *, channels: int, roi_canonical_size: int, roi_aligned: bool
-) -> None:
+def add_mask_head(detector: TwoStageDetector, num_classes: int, options: MaskRcnnOptions) -> None:
     """Give the heads of a detector torchvision's mask head; see `mask_rcnn`."""
-    heads, backbone = detector.roi_heads, detector.backbone
+    heads, backbone, channels = detector.roi_heads, detector.backbone, options.mask_head_channels
     heads.mask_roi_pool = roi_pool(
-        level_names(backbone), MASK_ROI_SIZE, canonical_size=roi_canonical_size, aligned=roi_aligned
+        level_names(backbone), MASK_ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
     )
     heads.mask_head = MaskRCNNHeads(backbone.out_channels, [channels] * MASK_CONVS, dilation=1)
     heads.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)  # the background is class 0
+
+
+MASK_ROWS = {r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)": 1}
+MASK_TINY = {"mask_head_channels": 16}
+MASK_RCNN_SPEC = DetectorSpec(
+    mask_rcnn,
+    MaskRcnnOptions,
+    has_masks=True,
+    class_rows=CLASS_ROWS | MASK_ROWS,
+    export=FASTER_RCNN_SPEC.export,
+    tiny=TINY | MASK_TINY,
+)

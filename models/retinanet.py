@@ -1,14 +1,17 @@
 """RetinaNet, https://arxiv.org/abs/1708.02002, from torchvision's parts."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import ResNet
 
 from .boxes import Float32Anchors
-from .fpn import check_anchor_sizes
+from .detector import DeformOptions, DetectorSpec
+from .fpn import FpnOptions, check_anchor_sizes, resnet_fpn
 from .one_stage import in_float32, without_background
+from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 
 
 class ImagewiseRetinaNet(RetinaNet):
@@ -34,69 +37,84 @@ class ImagewiseRetinaNet(RetinaNet):
         return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
+@dataclass(frozen=True)
+class RetinaNetOptions:
+    """Heads of RetinaNet; the defaults are the common COCO recipe, on levels 3 to 7."""
+
+    anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    """One anchor size in pixels for each pyramid map, those on top included."""
+    scales_per_octave: Annotated[PositiveInt, Affects.NETWORK] = 3
+    """n: the anchors of a map are its size times 2**(0/n), 2**(1/n), ..., in whole pixels."""
+    aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
+        default_factory=lambda: [0.5, 1.0, 2.0]
+    )
+    """Height over width of the anchors."""
+    positive_iou: Annotated[Fraction, Affects.RESULT] = 0.5
+    """IoU with a box from which an anchor learns to detect it; the best anchors of a box always do."""
+    negative_iou: Annotated[Fraction, Affects.RESULT] = 0.4
+    """IoU below which an anchor learns to detect nothing; those in between are ignored."""
+    score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
+    """Detections below are dropped."""
+    nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
+    """IoU above which the weaker of two detections of a class is dropped."""
+    topk_candidates: Annotated[PositiveInt, Affects.RESULT] = 1000
+    """The most detections of a pyramid map, before NMS."""
+    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    """The most detections of an image."""
+
+
 def retinanet(
-    backbone: BackboneWithFPN,
+    body: ResNet,
     num_classes: int,
+    options: RetinaNetOptions,
     *,
-    min_size: int = 800,
-    max_size: int = 1333,
-    anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
-    scales_per_octave: int = 3,
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    positive_iou: float = 0.5,
-    negative_iou: float = 0.4,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.5,
-    topk_candidates: int = 1000,
-    detections_per_image: int = 100,
+    fpn: FpnOptions,
+    min_size: int,
+    max_size: int,
+    dcn: DeformOptions,
 ) -> ImagewiseRetinaNet:
-    """Build RetinaNet on a pyramid; the defaults are the common COCO recipe, on P3 to P7.
+    """Build RetinaNet on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
 
-    It follows torchvision's contract, as `faster_rcnn` does: in train mode `model(images, targets)` gives a dict of
-    losses, in eval mode `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels` and
-    `scores`. Images are `(3, H, W)` in [0, 1]; labels count from 1, and output 0 of the head stays unused. In training,
-    images are taken as they come.
-
-    Args:
-        backbone: from `resnet_fpn`.
-        num_classes: foreground classes.
-        min_size: shorter side in pixels to which images are scaled in evaluation.
-        max_size: bound on the longer side after that.
-        anchor_sizes: one size in pixels for each map of the pyramid, those on top included.
-        scales_per_octave: n: anchors at a level are the size times 2**(0/n), 2**(1/n), ..., in whole pixels.
-        aspect_ratios: heights over widths of the anchors, at every level.
-        positive_iou: IoU with a box from which an anchor is to detect it. The best anchors of each box always are.
-        negative_iou: IoU below which an anchor is to detect nothing; those in between are ignored.
-        score_threshold: detections below are dropped.
-        nms_threshold: IoU above which the lower of two detections of a class is dropped.
-        topk_candidates: the most detections of a level, before NMS.
-        detections_per_image: the most that are kept.
+    Output 0 of the head stays unused, since labels count from 1.
 
     Raises:
         ValueError: if the number of anchor sizes is not that of the maps, a number is below 1, or the IoUs are not in
             order.
     """
-    check_anchor_sizes(backbone, anchor_sizes)
-    for name, count in (("num_classes", num_classes), ("scales_per_octave", scales_per_octave)):
+    backbone = resnet_fpn(body, fpn)
+    check_anchor_sizes(backbone, options.anchor_sizes)
+    for name, count in (("num_classes", num_classes), ("scales_per_octave", options.scales_per_octave)):
         if count < 1:
             raise ValueError(f"`{name}` must be at least 1, got {count}")
-    if negative_iou > positive_iou:
-        raise ValueError(f"`negative_iou` must be at most `positive_iou` = {positive_iou}, got {negative_iou}")
-    scales = [2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
+    if options.negative_iou > options.positive_iou:
+        raise ValueError(
+            f"`negative_iou` must be at most `positive_iou` = {options.positive_iou}, got {options.negative_iou}"
+        )
+    scales = [2 ** (step / options.scales_per_octave) for step in range(options.scales_per_octave)]
     return ImagewiseRetinaNet(
         backbone,
         num_classes + 1,
         min_size=min_size,
         max_size=max_size,
         anchor_generator=Float32Anchors(
-            tuple(tuple(int(size * scale) for scale in scales) for size in anchor_sizes),
-            (tuple(aspect_ratios),) * len(anchor_sizes),
+            tuple(tuple(int(size * scale) for scale in scales) for size in options.anchor_sizes),
+            (tuple(options.aspect_ratios),) * len(options.anchor_sizes),
         ),
-        fg_iou_thresh=positive_iou,
-        bg_iou_thresh=negative_iou,
-        score_thresh=score_threshold,
-        nms_thresh=nms_threshold,
-        topk_candidates=topk_candidates,
-        detections_per_img=detections_per_image,
+        fg_iou_thresh=options.positive_iou,
+        bg_iou_thresh=options.negative_iou,
+        score_thresh=options.score_threshold,
+        nms_thresh=options.nms_threshold,
+        topk_candidates=options.topk_candidates,
+        detections_per_img=options.detections_per_image,
         _skip_resize=True,  # in training
     )
+
+
+CLASS_ROWS = {r"head\.classification_head\.cls_logits\.(weight|bias)": None}
+RETINANET_SPEC = DetectorSpec(
+    retinanet,
+    RetinaNetOptions,
+    class_rows=CLASS_ROWS,
+    export="engine.export.one_stage:RetinaNetGraph",
+    tiny={"anchor_sizes": [16, 32, 64]},
+)

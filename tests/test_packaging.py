@@ -20,13 +20,15 @@ INSTALLED = {"dcn": "dcn", "models": "resnet_dcn/models"}
 # A program beside a folder `models` of its own, which trains a small detector for a step and runs it.
 PROGRAM = """
 import dcn, models, resnet_dcn.models, torch
-from resnet_dcn.models import faster_rcnn, replaced_convs, resnet, resnet_fpn
+from resnet_dcn.models import build_detector, replaced_convs, resnet
 
 assert models.WHOSE == "own"
 assert resnet_dcn.models.__file__.startswith({site!r}) and dcn.__file__.startswith({site!r})
 body = resnet("resnet18_vd", dcn_v2_stages=[3, 4], norm="gn")
 assert [row.count for row in replaced_convs(body)] == [2, 2]
-model = faster_rcnn(resnet_fpn(body, channels=16), 3, min_size=64, max_size=96, box_head_channels=32)
+config = {{"data": {{"min_size": 64, "max_size": 96}}}}
+config["model"] = {{"detector": "faster_rcnn", "fpn": {{"channels": 16}}, "faster_rcnn": {{"box_head_channels": 32}}}}
+model = build_detector(config, 3, body=body)
 image = torch.rand(3, 64, 90)
 target = dict(boxes=torch.tensor([[8.0, 10, 40, 50]]), labels=torch.tensor([2]))
 sum(model([image], [target]).values()).backward()

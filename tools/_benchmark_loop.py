@@ -23,7 +23,6 @@ from engine.building import (
     build_trainer,
     check_dcn_backend,
     images_in_step,
-    needs_masks,
     read_split,
 )
 from engine.comparison import time_in_turns
@@ -156,7 +155,7 @@ def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Ru
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
         draw_data(config, folder)
-        splits = [read_split(config.data, split, masks=needs_masks(config.model)) for split in ("train", "val")]
+        splits = [read_split(config.data, split, masks=config.model.spec.has_masks) for split in ("train", "val")]
         torch.manual_seed(config.seed)
         model, _ = build_model(config.model, config.data, len(splits[0].class_names))
         with contextlib.redirect_stderr(io.StringIO()):

@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
 from dcn import DeformConv2d
 from engine.building import build_model, build_optimization
-from engine.config import RunConfig
-from engine.config import load_config
+from engine.config import RunConfig, load_config, options_that_deform
 from engine.comparison import time_in_turns
 from engine.devices import autocast
 from engine.display import Progress
@@ -36,7 +35,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
     backends = choose_backends(args.backends, torch.empty(0, dtype=DTYPES[args.amp], device=device))
     if not args.backends:
         backends.remove("reference")  # which would hold gigabytes
-    plain = ["model.backbone.dcn_v2_stages=[]", "model.fcos.dcn_convs=0"]
+    plain = [f"{key}={value}" for key, value in options_that_deform().items()]
     variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
     batch = make_batch(args.batch, (height, width), device)
     steps = {

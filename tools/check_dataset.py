@@ -14,7 +14,6 @@ import _clone
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
-from engine.building import needs_masks
 from engine.config import load_config
 from engine.evaluation import draw_truth
 from data.files import in_one_piece, write_text
@@ -65,7 +64,7 @@ def main() -> None:
     if args.config:
         config = load_config(args.config, args.overrides)
         splits = {"train": config.data.train, "val": config.data.val}
-        masks = needs_masks(config.model)
+        masks = config.model.spec.has_masks
         places = {name: (split.images, split.annotations) for name, split in splits.items()}
     else:
         places = {"data": (args.images, args.annotations)}

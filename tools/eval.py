@@ -9,7 +9,7 @@ import _clone
 
 # isort: split
 from data import load_annotations, read_batches
-from engine.building import build_eval_loader, build_model, check_dcn_backend, needs_masks, read_split
+from engine.building import build_eval_loader, build_model, check_dcn_backend, read_split
 from engine.runs import load_checkpoint
 from engine.weights import check_categories, check_same_model
 from engine.config import load_config
@@ -111,7 +111,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
             config.data,
             "val",
             lambda items: progress.track(items, "check val images"),
-            masks=needs_masks(config.model),
+            masks=config.model.spec.has_masks,
             check_images=world.local_rank == 0,
         )
         check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
@@ -136,7 +136,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         print(f"detections: {detections} ({len(gathered)})\n")
         if split.dropped_masks:
             print(f"left out: {counted(split.dropped_masks, 'annotation')} without a mask that can be read\n")
-        return coco_figures(split.raw, gathered, masks=needs_masks(config.model))
+        return coco_figures(split.raw, gathered, masks=config.model.spec.has_masks)
 
     return world.from_main(judge)
 

@@ -15,7 +15,7 @@ from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
-from engine.building import check_dcn_backend, needs_masks, read_split
+from engine.building import check_dcn_backend, read_split
 from engine.evaluation import draw_detections, draw_found
 from engine.devices import pick_device
 from engine.insight import box_centres, dcn_pictures
@@ -188,7 +188,7 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
     if wanted and all(loose):
         subjects = [read_file(Path(text)) for text in wanted]
     else:
-        masks = needs_masks(trained.config.model)
+        masks = trained.config.model.spec.has_masks
         split = read_split(
             trained.config.data, "val", lambda items: progress.track(items, "check val images"), masks=masks
         )

@@ -1,7 +1,7 @@
 """From a checked config to built objects, and to a running training."""
 
 from .data import build_eval_loader, read_split
-from .model import build_model, build_started, check_dcn_backend, needs_masks
+from .model import build_model, build_started, check_dcn_backend
 from .start import RunResult, train
 from .training import build_optimization, build_trainer, images_in_step
 
@@ -14,7 +14,6 @@ __all__ = [
     "build_trainer",
     "check_dcn_backend",
     "images_in_step",
-    "needs_masks",
     "read_split",
     "train",
 ]

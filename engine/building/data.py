@@ -19,7 +19,6 @@ from data import (
 from ..config import DataConfig, RunConfig
 from ..display import Progress
 from ..distributed import ALONE, World
-from .model import needs_masks
 
 Track = Callable[[Iterable], Iterable]
 
@@ -29,7 +28,7 @@ def read_split(
 ) -> CocoAnnotations:
     """Read and check the "train" or "val" split; `track` wraps the iteration over its images.
 
-    `masks` says whether the detector needs them, see `needs_masks`. `check_images` is False where another process on
+    `masks` says whether the detector needs them, see `DetectorSpec`. `check_images` is False where another process on
     the machine looks at them.
 
     Raises:
@@ -72,7 +71,7 @@ def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) ->
             config.data,
             name,
             lambda items, name=name: progress.track(items, f"check {name} images"),
-            masks=needs_masks(config.model),
+            masks=config.model.spec.has_masks,
             check_images=check_images,
         )
         for name in ("train", "val")
@@ -99,7 +98,7 @@ def build_train_loader(
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
     return train_loader(
-        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=needs_masks(config.model)),
+        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=config.model.spec.has_masks),
         batch_size=config.train.batch_size,
         workers=data.workers,
         seed=config.seed,
@@ -133,7 +132,7 @@ def first_samples(
     config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_empty: bool = True
 ) -> list[tuple[Tensor, dict]]:
     """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
-    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=needs_masks(config.model))
+    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=config.model.spec.has_masks)
     batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.unreadable)
     return next((samples_of(batch) for batch in batches if batch.images), [])
 

@@ -28,7 +28,6 @@ from ..training import (
     set_lrs,
 )
 from .data import build_eval_loader, build_train_loader, first_samples, samples_of
-from .model import needs_masks
 
 # Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
 PICTURES, PICTURE_POINTS = 4, 2
@@ -178,7 +177,7 @@ def _evaluator(
             batches,
             val.category_ids,
             val.raw,
-            masks=needs_masks(config.model),
+            masks=config.model.spec.has_masks,
             device=device,
             amp=config.train.amp,
             world=world,

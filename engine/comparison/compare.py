@@ -9,7 +9,6 @@ import torch
 
 from data import CocoAnnotations, CocoDetection, eval_transform
 
-from ..building import needs_masks
 from ..devices import describe, git_revision, pick_device, to_device
 from ..display import Progress
 from .contrasts import SCORE_THRESHOLD, find_contrasts
@@ -56,7 +55,7 @@ def compare_runs(
     target = pick_device(device)
     runs = [run for group in grouped.values() for run in group]
     # with masks, if one of them is judged by these
-    reader = next((run for run in runs if needs_masks(run.config.model)), runs[0])
+    reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
     split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
     pairs = _pairs(grouped)
     shown = {run.folder for pair in pairs.values() for run in pair} if pictures else set()

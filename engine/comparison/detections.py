@@ -12,7 +12,7 @@ from torch import nn
 from data import CocoAnnotations, DatasetError, read_batches
 from data.files import write_json
 
-from ..building import build_eval_loader, check_dcn_backend, needs_masks, read_split
+from ..building import build_eval_loader, check_dcn_backend, read_split
 from ..devices import set_tf32
 from ..display import log
 from ..evaluation import MASK_PREFIX, check_results, detect, has_masks
@@ -64,7 +64,7 @@ def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> Co
         ValueError: if it is missing, with how to say where it is, or is not what the runs were judged on.
     """
     try:
-        split = read_split(run.config.data, "val", track, masks=needs_masks(run.config.model))
+        split = read_split(run.config.data, "val", track, masks=run.config.model.spec.has_masks)
     except DatasetError as error:
         raise DatasetError(
             f"{error}; that is where the config of {run.folder} says; to say where the val split is, add "
@@ -128,7 +128,7 @@ def load_model(run: Run) -> nn.Module:
 
 
 def _judge(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, anew: bool) -> Detected:
-    masks = judge_images(split.raw, results, "segm") if needs_masks(run.config.model) else None
+    masks = judge_images(split.raw, results, "segm") if run.config.model.spec.has_masks else None
     return Detected(results, judge_images(split.raw, results), masks, anew)
 
 
@@ -147,7 +147,7 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Det
         check_results(split.raw, results)
     except (OSError, ValueError):
         return None
-    if results and has_masks(results) != needs_masks(run.config.model):
+    if results and has_masks(results) != run.config.model.spec.has_masks:
         return None
     found = _judge(results, split, run, anew=False)
     same = [

@@ -9,27 +9,13 @@ from statistics import median
 from typing import Any
 
 from models import DETECTORS
+from models.options import Affects
 
-from ..config import RunConfig, check_config, flatten
+from ..config import RunConfig, check_config, flatten, keys_that_affect
 from ..display import log
 from ..runs import LAST
 from ..training import METRICS_FILE
 from ..weights import load_trained
-
-# Options that runs of one config may differ in, since they change nothing in what is learned: the seed, by which they
-# are told apart; places, in lieu of which the annotation files' SHA-256 count; and who computes, what is written.
-IRRELEVANT = {
-    "seed",
-    "device",
-    *(f"data.{split}.{place}" for split in ("train", "val") for place in ("images", "annotations")),
-    "data.source",
-    "data.workers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.picture_every",
-    "test.flip",
-}
 
 
 @dataclass(frozen=True)
@@ -198,7 +184,9 @@ def _used_options(config: RunConfig) -> dict[str, Any]:
 
 
 def _what_is_learned(run: Run) -> str:
-    options = {key: value for key, value in run.options.items() if key not in IRRELEVANT}
+    """What runs of one config have in common: all but the seed, and places, for which the files' SHA-256 count."""
+    irrelevant = keys_that_affect(Affects.NOTHING)
+    options = {key: value for key, value in run.options.items() if key not in irrelevant}
     return json.dumps([options, run.annotations, run.images_in_step], sort_keys=True)
 
 

@@ -1,8 +1,16 @@
 """The options of a run: what they are, how YAML files are read, and which of them change nothing."""
 
 from .loading import check_config, dump_config, flatten, load_config, with_overrides
-from .options import BackboneConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
-from .unused import describe_unused, unused_options, unused_overrides
+from .options import (
+    BackboneConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    keys_that_affect,
+    options_that_deform,
+)
+from .unused import describe_unused, is_used, unused_options, unused_overrides
 
 __all__ = [
     "BackboneConfig",
@@ -14,7 +22,10 @@ __all__ = [
     "describe_unused",
     "dump_config",
     "flatten",
+    "is_used",
+    "keys_that_affect",
     "load_config",
+    "options_that_deform",
     "unused_options",
     "unused_overrides",
     "with_overrides",

@@ -4,16 +4,16 @@ import copy
 import difflib
 import os
 import re
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from .options import RunConfig
+from .sections import keys_of
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -195,7 +195,7 @@ def _describe(problem: dict[str, Any]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"] if not _is_union_member(part))
     if problem["type"] == "extra_forbidden":
         dotted = ".".join(map(str, problem["loc"]))
-        return f"{dotted}: unknown key{_guess(dotted, [key for key, _ in _keys(RunConfig)])}"
+        return f"{dotted}: unknown key{_guess(dotted, [key for key, _ in keys_of(RunConfig)])}"
     if problem["type"] == "missing":
         return f"{dotted}: is missing"
     return f"{dotted}: {problem['msg'].replace('Input should be', 'expected', 1)}, got {problem['input']!r}"
@@ -215,15 +215,3 @@ def _guess(name: str, known: Sequence[str]) -> str:
     close = by_last.get(last) or difflib.get_close_matches(name, known, 1, 0.75)
     close = close or [key for match in difflib.get_close_matches(last, list(by_last), 1, 0.7) for key in by_last[match]]
     return f", did you mean {close[0]!r}?" if close else ""
-
-
-def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every dotted key of a schema with its field, sections included."""
-    for name, field in section.model_fields.items():
-        yield f"{prefix}{name}", field
-        kinds = (
-            typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else (field.annotation,)
-        )
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _keys(kind, f"{prefix}{name}.")

@@ -4,22 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from dcn import BACKENDS
-from models import DETECTORS, NORMS
-from models.fpn import EXTRA_LEVELS
-
-from ..training import OPTIMIZERS, SCHEDULES
 from .options import RunConfig
 
-# Keys that are plain strings in the config, as what they name is a table elsewhere.
-_CHOICES = {
-    "model.detector": [*DETECTORS],
-    "model.dcn_backend": ["auto", *BACKENDS],
-    "model.backbone.norm": [*NORMS],
-    "model.fpn.extra_levels": [*EXTRA_LEVELS],
-    "train.optimizer": [*OPTIMIZERS],
-    "train.schedule": [*SCHEDULES],
-}
 _BASE = "Another YAML file, beside this one or in configs/: this one is laid over it, section by section."
 _BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
 _HEAD = """# Every key of a config
@@ -60,8 +46,6 @@ def config_schema() -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     inlined = _inline(schema, schema["$defs"])
     demands = _without_requirements(inlined)
-    for key, names in _CHOICES.items():
-        _find(inlined, key)["enum"] = names
     inlined["properties"] = {"base": {"type": "string", "description": _BASE}} | inlined["properties"]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -91,7 +75,7 @@ def reference_page() -> str:
             if _section_of(field):
                 kind, default = f"section, see [below](#{_anchor(dotted)})", _default(field, "its keys'")
             else:
-                kind = _type(field, _CHOICES.get(dotted))
+                kind = _type(field)
                 default = "required" if key in required else _default(field, "")
             lines.append(f"| `{dotted}` | {kind} | {default} | {_one_line(field['description'])} |")
         lines.append("")
@@ -139,17 +123,11 @@ def _sections(section: dict[str, Any], name: str) -> Iterator[tuple[str, dict[st
             yield from _sections(below, f"{name}.{key}" if name else key)
 
 
-def _find(schema: dict[str, Any], dotted: str) -> dict[str, Any]:
-    for key in dotted.split("."):
-        schema = schema["properties"][key]
-    return schema
-
-
-def _type(field: dict[str, Any], choices: list[str] | None = None) -> str:
+def _type(field: dict[str, Any]) -> str:
     """A field's type and range in words."""
     if "anyOf" in field:
         return " or ".join(_type(kind) for kind in field["anyOf"])
-    if names := choices or field.get("enum"):
+    if names := field.get("enum"):
         return ", ".join(f"`{name}`" for name in names)
     if field.get("type") == "array" and "items" in field:
         least, most = field.get("minItems", 0), field.get("maxItems")

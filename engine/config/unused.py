@@ -4,22 +4,17 @@ They are told and not refused: runs that are compared differ in one option, as i
 `model.backbone.dcn_v2_stages=[]`, and what goes with that one stays where it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+
+from pydantic.fields import FieldInfo
 
 from models import DETECTORS
+from models.options import UsedIf
 
 from .loading import flatten
 from .options import RunConfig
-
-_OF_STAGES = ("model.backbone.dcn_every", "model.backbone.recompute_dcn_stages")
-_OF_ALL_DEFORMABLE = (
-    "model.backbone.modulation",
-    "model.backbone.offset_groups",
-    "model.backbone.mask_scale",
-    "model.dcn_backend",
-    "train.offset_lr_factor",
-)
-_OF_SCHEDULES = {"train.milestones": "step", "train.gamma": "step", "train.min_lr_factor": "cosine"}
+from .sections import options_of
 
 
 def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str, str]:
@@ -33,27 +28,37 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
     Returns:
         By dotted key, why nothing uses it.
     """
-    model, train, data = config.model, config.train, config.data
-    stages = model.backbone.dcn_v2_stages
-    deformable = bool(stages) or getattr(getattr(model, model.detector, None), "dcn_convs", 0) > 0
+    model, data = config.model, config.data
+    changed = _changed(config)
     why: dict[str, str] = {}
-    if not stages:
-        why |= dict.fromkeys(_OF_STAGES, "model.backbone.dcn_v2_stages is empty")
-    if not deformable:
-        why |= dict.fromkeys(_OF_ALL_DEFORMABLE, "nothing is deformable")
-    elif not model.backbone.modulation:
-        why["model.backbone.mask_scale"] = "DCNv1 has no mask"
     if data.large_scale_jitter and not isinstance(data.min_size, int):
         why["data.min_size"] = "data.large_scale_jitter scales in training, and evaluation uses the last size alone"
-    others = tuple(f"model.{name}." for name in DETECTORS if name != model.detector)
-    changed = _changed(config)
-    unchosen = {key: f"model.detector is {model.detector}" for key in changed if key.startswith(others)}
-    schedule = _OF_SCHEDULES.items()
-    unchosen |= {key: f"train.schedule is {train.schedule}" for key, kind in schedule if kind != train.schedule}
-    if not train.warmup_steps:
-        unchosen["train.warmup_factor"] = "train.warmup_steps is 0"
-    why |= {key: reason for key, reason in unchosen.items() if _is_said(key, overrides)}
+    for key, field in options_of(RunConfig).items():
+        for mark, reason in _reasons(config, key, field):
+            if not mark.if_given or _is_said(key, overrides):
+                why.setdefault(key, reason)
+    unchosen = {f"model.{name}.": f"model.detector is {model.detector}" for name in {*DETECTORS} - {model.detector}}
+    if not model.spec.uses_fpn:
+        unchosen["model.fpn."] = f"{model.detector} has no feature pyramid"
+    for section, reason in unchosen.items():
+        why |= {key: reason for key in changed if key.startswith(section) and _is_said(key, overrides)}
     return {key: reason for key, reason in why.items() if key in changed}
+
+
+def is_used(config: RunConfig, key: str) -> bool:
+    """Whether an option changes anything, by the marks at its field."""
+    return not any(_reasons(config, key, options_of(RunConfig)[key]))
+
+
+def _reasons(config: RunConfig, key: str, field: FieldInfo) -> Iterator[tuple[UsedIf, str]]:
+    """Yield each mark by which nothing uses an option, with the reason in words."""
+    for mark in field.metadata:
+        if not isinstance(mark, UsedIf):
+            continue
+        other = mark.option if "." in mark.option else f"{key.rpartition('.')[0]}.{mark.option}"
+        value = attrgetter(other)(config)
+        if value not in mark.values if mark.values else not value:
+            yield mark, mark.otherwise or f"{other} is {'empty' if value == [] else value}"
 
 
 def unused_overrides(config: RunConfig, overrides: Sequence[str]) -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 from .batches import OUTPUTS
 from .check import BOX_TOLERANCE, MASK_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
-from .graphs import GRAPHS, check_exportable, graph_of, least_side, outputs_of
+from .graphs import check_exportable, graph_of, least_side, outputs_of
 from .programs import FORMATS, OLDEST_OPSET, check_requirements, export_to, load_exported
 
 __all__ = [
     "BOX_TOLERANCE",
     "FORMATS",
-    "GRAPHS",
     "MASK_TOLERANCE",
     "OLDEST_OPSET",
     "OUTPUTS",

@@ -1,38 +1,29 @@
 """Which detectors can be exported, and what of them."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
-from models import MASK_DETECTORS
+from models import DETECTORS
 
 from .batches import MASKS, OUTPUTS
 from .layers import standardized
-from .one_stage import FCOSGraph, RetinaNetGraph
-from .two_stage import CascadeRCNNGraph, FasterRCNNGraph
 
-# by the names of `models.DETECTORS`
-GRAPHS: dict[str, Callable[..., nn.Module]] = {
-    "faster_rcnn": FasterRCNNGraph,
-    "mask_rcnn": FasterRCNNGraph,
-    "cascade_rcnn": CascadeRCNNGraph,
-    "cascade_mask_rcnn": CascadeRCNNGraph,
-    "retinanet": RetinaNetGraph,
-    "fcos": FCOSGraph,
-}
 _PROBE = 512
 
 
 def check_exportable(detector: str) -> None:
     """Raise `ValueError` unless a detector of this name can be exported."""
-    if detector not in GRAPHS:
-        raise ValueError(f"{detector} cannot be exported; these can: {', '.join(GRAPHS)}")
+    if detector not in DETECTORS or not DETECTORS[detector].export:
+        known = ", ".join(name for name, spec in DETECTORS.items() if spec.export)
+        raise ValueError(f"{detector} cannot be exported; these can: {known}")
 
 
 def outputs_of(detector: str) -> tuple[str, ...]:
     """Name what the graph of a detector gives, in this order; see `batches.OUTPUTS` and `batches.MASKS`."""
-    return (*OUTPUTS, MASKS) if detector in MASK_DETECTORS else OUTPUTS
+    return (*OUTPUTS, MASKS) if DETECTORS[detector].has_masks else OUTPUTS
 
 
 def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
@@ -53,7 +44,8 @@ def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -
     model = standardized(model).eval().requires_grad_(False)
     with torch.inference_mode():
         model([torch.zeros(3, _PROBE, _PROBE)])  # RoI pooling finds its scales
-    return GRAPHS[detector](model, suppress).eval()
+    module, _, graph = DETECTORS[detector].export.partition(":")
+    return getattr(import_module(module), graph)(model, suppress).eval()
 
 
 @torch.inference_mode()

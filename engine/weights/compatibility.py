@@ -5,28 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from models import DETECTORS
+from models.options import Affects
 
-from ..config import ModelConfig, flatten
+from ..config import ModelConfig, flatten, keys_that_affect
 from ..display import counted
 from ..runs import CheckpointError
-
-# Options of a model that change neither its tensors nor what they mean
-_FREE = (
-    "dcn_backend",
-    "weights",
-    "positive_iou",
-    "negative_iou",
-    "center_sampling_radius",
-    "topk_candidates",
-    "rpn_proposals_train",
-    "rpn_proposals_test",
-    "rpn_batch_size",
-    "box_batch_size",
-    "score_threshold",
-    "nms_threshold",
-    "detections_per_image",
-    "recompute_dcn_stages",
-)
 
 
 def check_categories(
@@ -62,13 +45,16 @@ def model_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> lis
     Returns:
         (dotted key, value of the first, value of the second) of each option that differs.
     """
-    first, second = (dict(flatten(values["model"])) for values in (saved, asked))
-    first = dict(flatten(ModelConfig().model_dump(mode="json"))) | first
-    others = {*DETECTORS} - {second["detector"]}
+    first, second = (dict(flatten({"model": values["model"]})) for values in (saved, asked))
+    first = dict(flatten({"model": ModelConfig().model_dump(mode="json")})) | first
+    unused = [f"model.{name}." for name in {*DETECTORS} - {second["model.detector"]}]
+    if not DETECTORS[second["model.detector"]].uses_fpn:
+        unused.append("model.fpn.")
+    network = keys_that_affect(Affects.MEANING, Affects.NETWORK)
     return [
-        (f"model.{key}", first[key], second[key])
+        (key, first[key], second[key])
         for key in second
-        if first[key] != second[key] and key.rpartition(".")[2] not in _FREE and key.partition(".")[0] not in others
+        if key in network and first[key] != second[key] and not key.startswith(tuple(unused))
     ]
 
 

@@ -7,25 +7,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from models import DETECTORS
+from models.options import Affects
 from models.weights import names_file
 
-from ..config import ModelConfig
+from ..config import ModelConfig, check_config, is_used, keys_that_affect, options_that_deform
 from ..display import first_lines
 from ..runs import CheckpointError
 from .compatibility import model_differences
 from .trained import choose_weights, load_trained
 
-# Layers with outputs for each class, the background (or an output that stays unused) first: how many a class has in a
-# row. None: one for each anchor of a place, the classes of an anchor side by side.
-_BY_CLASS = {
-    r"roi_heads\.box_predictor\.(\d\.)?cls_score\.(weight|bias)": 1,
-    r"roi_heads\.box_predictor\.(\d\.)?bbox_pred\.(weight|bias)": 4,
-    r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)": 1,
-    r"head\.classification_head\.cls_logits\.(weight|bias)": None,
-}
-# Options with which the same tensors compute something else, and that nobody needs to change
-_MEANING = ("stride_in_1x1", "extra_levels", "roi_aligned")
-_MEANING_OF_OFFSETS = ("mask_scale",)
 _OFFSET = ".conv_offset."
 _COUNTER = "num_batches_tracked"
 _SHOWN = 8  # tensors of a kind in an error
@@ -134,8 +125,9 @@ def take_over(model: nn.Module, source: Source, class_names: Sequence[str], conf
     own, theirs = model.state_dict(), source.tensors
     differ = model_differences(source.config, config)
     rows = _matching_rows(source.class_names, class_names)
+    class_rows = DETECTORS[config["model"]["detector"]].class_rows
     counts = len(source.class_names) + 1, len(class_names) + 1
-    layouts = {key: _layout(key, theirs[key], own[key], *counts) for key in own if key in theirs}
+    layouts = {key: _layout(key, theirs[key], own[key], class_rows, *counts) for key in own if key in theirs}
     _check_fit(source, own, layouts, differ)
     _check_meaning(source, differ)
     taken = {}
@@ -174,15 +166,17 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
 
 
-def _layout(key: str, theirs: Tensor, own: Tensor, their_classes: int, classes: int) -> tuple[int, int] | None:
+def _layout(
+    key: str, theirs: Tensor, own: Tensor, class_rows: Mapping[str, int | None], their_classes: int, classes: int
+) -> tuple[int, int] | None:
     """Give a layer's anchors and outputs of a class in a row, if both tensors have rows by class and else one shape.
 
     Classes count the background in. None: the tensor does not depend on them, or does not fit.
     """
-    pattern = next((pattern for pattern in _BY_CLASS if re.fullmatch(pattern, key)), None)
+    pattern = next((pattern for pattern in class_rows if re.fullmatch(pattern, key)), None)
     if pattern is None or own.shape[1:] != theirs.shape[1:]:
         return None
-    each = _BY_CLASS[pattern]
+    each = class_rows[pattern]
     anchors, each = (len(own) // classes, 1) if each is None else (1, each)
     fits = [len(own), len(theirs)] == [anchors * classes * each, anchors * their_classes * each]
     return (anchors, each) if fits else None
@@ -220,16 +214,15 @@ def _check_fit(
     if any(_OFFSET in key for key in unused):
         lines.append(
             "Deformable layers can be added to a plain detector, but not taken away: without their offsets the others "
-            "would compute something else. Let model.backbone.dcn_v2_stages, and model.fcos.dcn_convs, hold those of "
-            "the file"
+            f"would compute something else. Let {', and '.join(sorted(options_that_deform()))}, hold those of the file"
         )
     raise ValueError("\n".join(lines))
 
 
 def _check_meaning(source: Source, differ: Sequence[tuple[str, Any, Any]]) -> None:
     """Raise `ValueError` if the same tensors would compute something else by the options of the config."""
-    keys = _MEANING + _MEANING_OF_OFFSETS if any(_OFFSET in key for key in source.tensors) else _MEANING
-    wrong = [option for option in differ if option[0].rpartition(".")[2] in keys]
+    keys, config = keys_that_affect(Affects.MEANING), check_config(source.config, str(source.path))
+    wrong = [option for option in differ if option[0] in keys and is_used(config, option[0])]
     if wrong:
         head = f"under these options of the config, the weights of {source.path} would compute something else:"
         raise ValueError("\n".join([head, *_told_options(wrong)]))

@@ -1,72 +1,17 @@
-"""How each detector is built for tests, and batches for all of them.
+"""How each detector is built for tests, and batches for all of them; `tiny` of its record makes it small."""
 
-To add a detector: a line in `CASES`; every test that takes the fixture `case` runs with it then.
-"""
-
-from collections.abc import Callable, Mapping
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dcn import DeformConv2d
-from models import DETECTORS, resnet, resnet_fpn
-
-SIZES = {"min_size": 64, "max_size": 96}
-
-
-class Case(NamedTuple):
-    """A detector of the table.
-
-    Attributes:
-        losses: names of what it gives in train mode.
-        channels: width of its pyramid.
-        head_dcn: options that make its head deformable too.
-        head_layers: deformable layers that it then has in the head.
-        tiny: options that make it small and fit three maps of strides 4, 8, 16 and images of a hundred pixels.
-        variants: further options under which its losses must not depend on how a batch is split.
-        has_masks: whether it learns from masks and detects them.
-    """
-
-    losses: set[str]
-    channels: int = 16
-    head_dcn: Mapping[str, Any] = MappingProxyType({})
-    head_layers: int = 0
-    tiny: Mapping[str, Any] = MappingProxyType({})
-    variants: tuple[Mapping[str, Any], ...] = ({},)
-    has_masks: bool = False
-
-
-TWO_STAGE_LOSSES = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
-TWO_STAGE_TINY = {
-    "anchor_sizes": [16, 32, 64],
-    "box_head_channels": 32,
-    "rpn_proposals_train": 100,
-    "rpn_batch_size": 64,
-    "box_batch_size": 32,
-}
-MASK_TINY = {**TWO_STAGE_TINY, "mask_head_channels": 16}
-CASCADE_LOSSES = {"loss_objectness", "loss_rpn_box_reg"} | {
-    f"loss_{kind}_{stage}" for kind in ("classifier", "box_reg") for stage in (1, 2, 3)
-}
-# more than there is: an image has 3024 anchors and at most 300 proposals
-NOT_FULL = {"box_batch_size": 400, "rpn_batch_size": 4000}
-CASES = {
-    "faster_rcnn": Case(TWO_STAGE_LOSSES, tiny=TWO_STAGE_TINY, variants=({}, NOT_FULL)),
-    "mask_rcnn": Case(TWO_STAGE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, variants=({}, NOT_FULL), has_masks=True),
-    "cascade_rcnn": Case(CASCADE_LOSSES, tiny=TWO_STAGE_TINY, variants=({"roi_aligned": True}, NOT_FULL)),
-    "cascade_mask_rcnn": Case(CASCADE_LOSSES | {"loss_mask"}, tiny=MASK_TINY, has_masks=True),
-    "retinanet": Case({"loss_classification", "loss_bbox_regression"}, tiny={"anchor_sizes": [16, 32, 64]}),
-    "fcos": Case(
-        {"loss_classification", "loss_bbox_regression", "loss_bbox_ctrness"},
-        channels=64,
-        head_dcn={"dcn_convs": 1},
-        head_layers=2,
-        variants=({"dcn_convs": 2},),
-    ),
-}
+from models import DETECTORS, DetectorSpec, resnet
+from models.options import Deforms, hints_of
+from tests.detectors import SIZES, assemble
 
 
 @pytest.fixture(params=DETECTORS)
@@ -76,24 +21,31 @@ def detector(request) -> str:
 
 
 @pytest.fixture
-def case(detector) -> Case:
-    """What is known of `detector`."""
-    return CASES[detector]
+def spec(detector) -> DetectorSpec:
+    """The record of `detector`."""
+    return DETECTORS[detector]
+
+
+@pytest.fixture
+def head_dcn(spec) -> dict[str, int]:
+    """Options that make a layer of each part of its head deformable, if it has such options."""
+    return {name: 1 for name, kind in hints_of(spec.options).items() if Deforms.LAYERS in get_args(kind)}
 
 
 def build(detector: str, num_classes: int = 3, *, stages: tuple[int, ...] = (2, 3, 4), **options) -> nn.Module:
     """A detector on levels 2 to 5 and "pool", with six deformable layers in its ResNet-18."""
     torch.manual_seed(0)
-    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=stages, norm="gn"), channels=CASES[detector].channels)
-    return DETECTORS[detector](pyramid, num_classes, **SIZES | options)
+    body = resnet("resnet18", dcn_v2_stages=stages, norm="gn")
+    fpn = {**DETECTORS[detector].tiny_fpn, "levels": [2, 3, 4, 5]}
+    return assemble(detector, body, num_classes, fpn=fpn, **SIZES | options)
 
 
 def tiny(detector: str, norm: str = "frozen_bn", **options) -> nn.Module:
     """A detector in float64 with sizes in hundreds of pixels, whose offsets are not whole numbers."""
     torch.manual_seed(0)
     network = resnet("resnet18", dcn_v2_stages=[2], norm=norm)
-    pyramid = resnet_fpn(network, levels=[2, 3], channels=CASES[detector].channels)
-    model = DETECTORS[detector](pyramid, 3, **{**CASES[detector].tiny, **options})
+    spec = DETECTORS[detector]
+    model = assemble(detector, network, fpn=spec.tiny_fpn, **{**spec.tiny, **options})
     for module in model.modules():
         if isinstance(module, DeformConv2d):
             nn.init.normal_(module.conv_offset.weight, std=0.01)

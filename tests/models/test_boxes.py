@@ -32,8 +32,8 @@ def test_codes_of_half_precision(dtype):
     assert torch.equal(found, BoxCoder((10, 10, 5, 5)).decode(codes.to(wide), [boxes]))
 
 
-def test_detections_and_losses_under_autocast(detector, case, make):
-    images, targets = make.two_images(masks=case.has_masks)
+def test_detections_and_losses_under_autocast(detector, spec, make):
+    images, targets = make.two_images(masks=spec.has_masks)
     model = make.build(detector, score_threshold=0.0, detections_per_image=20).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = model(images)
@@ -52,7 +52,7 @@ def test_proposals_under_autocast(make):
     assert [boxes.dtype for boxes in seen] == [torch.float32] * 2
 
 
-def test_losses_of_far_boxes_under_autocast(detector, case, make, formula_weights):
+def test_losses_of_far_boxes_under_autocast(detector, spec, make, formula_weights):
     """On a wide image, where bfloat16 has steps of 8 pixels, they are those of float32 to a few percent.
 
     Box heads see the same proposals in both: those of the network are others where it rounds otherwise.

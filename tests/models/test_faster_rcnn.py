@@ -6,8 +6,9 @@ import pytest
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from models import faster_rcnn, resnet, resnet_fpn
+from models import resnet
 from models.sampling import ImageSampler
+from tests.detectors import assemble
 
 
 def test_options_arrive(make):
@@ -58,10 +59,10 @@ def test_wrong_number_of_anchor_sizes(sizes, make):
 
 
 def test_anchor_sizes_count_the_levels_of_the_pyramid():
-    pyramid = resnet_fpn(resnet("resnet18"), levels=[3, 4], channels=16)
+    body, fpn = resnet("resnet18"), {"levels": [3, 4], "channels": 16}
     with pytest.raises(ValueError, match="each of the 3 maps p3, p4, pool, got 5"):
-        faster_rcnn(pyramid, 3)
-    assert len(faster_rcnn(pyramid, 3, anchor_sizes=[16, 32, 64]).rpn.anchor_generator.sizes) == 3
+        assemble("faster_rcnn", body, fpn=fpn)
+    assert len(assemble("faster_rcnn", body, fpn=fpn, anchor_sizes=[16, 32, 64]).rpn.anchor_generator.sizes) == 3
 
 
 # an image has 3024 anchors and at most 300 proposals
@@ -170,5 +171,5 @@ def test_targets_without_seeds_follow_the_global_state(make):
 
 
 def test_state_dict_keys_are_those_of_torchvision():
-    pyramid = resnet_fpn(resnet("resnet18"), channels=16)
-    assert faster_rcnn(pyramid, 3).state_dict().keys() == FasterRCNN(pyramid, 4, box_roi_pool=None).state_dict().keys()
+    ours = assemble("faster_rcnn", resnet("resnet18"))
+    assert ours.state_dict().keys() == FasterRCNN(ours.backbone, 4, box_roi_pool=None).state_dict().keys()

@@ -7,16 +7,17 @@ import torch
 from torchvision.models.detection import FCOS, fcos_resnet50_fpn
 
 from dcn import DeformConv2d
-from models import fcos, resnet, resnet_fpn
+from models import resnet
 from models.fpn import map_strides
+from tests.detectors import assemble
 
 BOXES = torch.tensor([[10.0, 20, 75, 90], [60, 30, 130, 70]])
 LABELS = torch.tensor([2, 3])
 
 
 def ours(**options) -> torch.nn.Module:
-    pyramid = resnet_fpn(resnet("resnet50", norm="bn"), levels=[3, 4, 5], extra_levels="p6p7")
-    return fcos(pyramid, 3, min_size=96, max_size=160, **options).double()
+    fpn = {"levels": [3, 4, 5], "extra_levels": "p6p7"}
+    return assemble("fcos", resnet("resnet50", norm="bn"), fpn=fpn, min_size=96, max_size=160, **options).double()
 
 
 def dcn_names(model) -> list[str]:
@@ -190,22 +191,22 @@ def test_defaults_are_those_of_torchvision(theirs):
 
 
 def test_ranges_follow_the_strides_of_the_pyramid(make):
-    pyramid = resnet_fpn(resnet("resnet18"), levels=[2, 3, 4], channels=64)
-    assert fcos(pyramid, 3).anchor_generator.sizes == ((4,), (8,), (16,), (32,))
-    assert [*map_strides(pyramid).values()] == [4, 8, 16, 32]
+    model = assemble("fcos", resnet("resnet18"), fpn={"levels": [2, 3, 4], "channels": 64})
+    assert model.anchor_generator.sizes == ((4,), (8,), (16,), (32,))
+    assert [*map_strides(model.backbone).values()] == [4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("channels", [16, 32, 48, 100])
 def test_a_pyramid_that_the_norms_of_the_head_do_not_fit(channels):
     message = f"`?.*multiple of 32 and at least 64, got {channels}"
     with pytest.raises(ValueError, match=message):
-        fcos(resnet_fpn(resnet("resnet18"), channels=channels), 3)
+        assemble("fcos", resnet("resnet18"), fpn={"channels": channels})
 
 
 def test_the_smallest_map_is_one_pixel():
     """Group norm of one image with one pixel works with the narrowest pyramid that is let through."""
-    pyramid = resnet_fpn(resnet("resnet18", norm="gn"), levels=[3, 4, 5], channels=64, extra_levels="p6p7")
-    model = fcos(pyramid, 3, min_size=64, max_size=64).train()
+    fpn = {"levels": [3, 4, 5], "channels": 64, "extra_levels": "p6p7"}
+    model = assemble("fcos", resnet("resnet18", norm="gn"), fpn=fpn, min_size=64, max_size=64).train()
     assert model([torch.rand(3, 64, 64)], [{"boxes": BOXES[:1] / 2, "labels": LABELS[:1]}])
 
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from models import replaced_convs, resnet, resnet_fpn
+from models import FpnOptions, replaced_convs, resnet, resnet_fpn
 from models.fpn import level_names, map_strides
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("levels", [[2, 3, 4, 5], [3, 4, 5], [2, 3], [4]])
 def test_maps(name, levels):
-    pyramid = resnet_fpn(resnet(name), levels=levels, channels=24)
+    pyramid = resnet_fpn(resnet(name), FpnOptions(levels=levels, channels=24))
     with torch.no_grad():
         maps = pyramid(torch.zeros(1, 3, 128, 64))
     assert list(maps) == [*(f"p{level}" for level in levels), "pool"]
@@ -24,7 +24,9 @@ def test_maps(name, levels):
 @pytest.mark.parametrize(("kind", "source"), [("p6p7", "p5"), ("p6p7_c5", "c5")])
 @pytest.mark.parametrize("channels", [24, 512])  # 512 is the width of C5, by which torchvision would take P5 for it
 def test_levels_6_and_7(kind, source, channels):
-    pyramid = resnet_fpn(resnet("resnet18"), levels=[3, 4, 5], channels=channels, extra_levels=kind).double()
+    pyramid = resnet_fpn(
+        resnet("resnet18"), FpnOptions(levels=[3, 4, 5], channels=channels, extra_levels=kind)
+    ).double()
     image = torch.rand(1, 3, 256, 128, dtype=torch.float64)
     with torch.no_grad():
         maps, stages = pyramid(image), pyramid.body(image)
@@ -45,17 +47,17 @@ def test_levels_6_and_7(kind, source, channels):
 def test_levels_6_and_7_follow_level_5(kind):
     message = rf"`extra_levels` {kind} adds P6 and P7, so that `levels` must end with 5, got \[2, 3\]"
     with pytest.raises(ValueError, match=message):
-        resnet_fpn(resnet("resnet18"), levels=[2, 3], extra_levels=kind)
+        resnet_fpn(resnet("resnet18"), FpnOptions(levels=[2, 3], extra_levels=kind))
 
 
 def test_extra_levels_that_do_not_exist():
     with pytest.raises(ValueError, match="unknown extra levels 'p6', known: pool, p6p7, p6p7_c5"):
-        resnet_fpn(resnet("resnet18"), extra_levels="p6")
+        resnet_fpn(resnet("resnet18"), FpnOptions(extra_levels="p6"))
 
 
 def test_level_comes_from_its_stage():
     network = resnet("resnet18")
-    pyramid = resnet_fpn(network, levels=[3, 4], channels=8)
+    pyramid = resnet_fpn(network, FpnOptions(levels=[3, 4], channels=8))
     seen = {}
     for stage in (2, 3):
         getattr(network, f"layer{stage}").register_forward_hook(
@@ -68,7 +70,7 @@ def test_level_comes_from_its_stage():
 
 
 def test_stages_above_the_last_level_are_dropped():
-    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[2]), levels=[2, 3])
+    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[2]), FpnOptions(levels=[2, 3]))
     names = {name for name, _ in pyramid.body.named_children()}
     assert {"conv1", "layer1", "layer2"} <= names
     assert not {"layer3", "layer4", "fc"} & names
@@ -80,15 +82,15 @@ def test_deformable_stage_that_is_left_out(levels, stage):
     network = resnet("resnet18", dcn_v2_stages=[stage])
     message = rf"`levels` \[.*\] leave out stage {stage} \(C{stage + 1}\), which `dcn_v2_stages` makes deformable"
     with pytest.raises(ValueError, match=message):
-        resnet_fpn(network, levels=levels)
+        resnet_fpn(network, FpnOptions(levels=levels))
 
 
 @pytest.mark.parametrize("levels", [[], [1, 2], [5, 6], [2, 4], [3, 2], [2, 2]])
 def test_levels_that_are_no_pyramid(levels):
     with pytest.raises(ValueError, match=rf"neighbours in rising order out of 2, 3, 4, 5, got \[{str(levels)[1:-1]}\]"):
-        resnet_fpn(resnet("resnet18"), levels=levels)
+        resnet_fpn(resnet("resnet18"), FpnOptions(levels=levels))
 
 
 def test_channels_below_one():
     with pytest.raises(ValueError, match="`channels` must be at least 1, got 0"):
-        resnet_fpn(resnet("resnet18"), channels=0)
+        resnet_fpn(resnet("resnet18"), FpnOptions(channels=0))

@@ -10,8 +10,9 @@ from torchvision.models import get_model
 from torchvision.ops import FrozenBatchNorm2d
 
 from dcn import DeformConv2d
-from models import DETECTORS, NORMS, ReplacedConvs, replaced_convs, resnet, resnet_fpn
+from models import DETECTORS, NORMS, FpnOptions, ReplacedConvs, replaced_convs, resnet, resnet_fpn
 from models.resnet import _freeze, stage_channels
+from tests.detectors import assemble
 
 NAMES = ["resnet18", "resnet50", "resnext50_32x4d"]
 
@@ -84,7 +85,7 @@ def test_table_of_replaced_convolutions():
     ]
     network = build("resnet50", dcn_v2_stages=[4, 2])
     assert replaced_convs(network) == rows
-    assert replaced_convs(resnet_fpn(network)) == rows, "also inside a pyramid"
+    assert replaced_convs(resnet_fpn(network, FpnOptions())) == rows, "also inside a pyramid"
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("resnet18", [2, 2, 2, 2]), ("resnet50", [3, 4, 6, 3])])
@@ -111,7 +112,7 @@ def test_deformable_convolution_keeps_the_shape_of_the_replaced_one():
 
 def test_a_deformable_head_is_a_row_of_its_own():
     network = build("resnet18", dcn_v2_stages=[3])
-    model = DETECTORS["fcos"](resnet_fpn(network, channels=64), 3, dcn_convs=2, modulation=False)
+    model = assemble("fcos", network, fpn={"channels": 64}, dcn_convs=2, modulation=False)
     head = ReplacedConvs("head", "all", None, 4, 4 * (64 * 9 + 1) * 18)
     assert replaced_convs(model) == [*replaced_convs(network), head]
     assert head not in replaced_convs(model.backbone)
@@ -121,7 +122,7 @@ def test_a_deformable_head_is_a_row_of_its_own():
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_conv_offset_is_zero_when_the_detector_is_built(name, detector):
     network = build(name, dcn_v2_stages=[1, 2, 3, 4])
-    model = DETECTORS[detector](resnet_fpn(network, channels=64), 3)
+    model = assemble(detector, network, fpn={"channels": 64})
     predictors = [module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d)]
     assert len(predictors) == (8 if name == "resnet18" else 16)
     for predictor in predictors:
@@ -327,7 +328,7 @@ def test_recomputing_in_a_detector(detector):
     models = []
     for network in pair():
         torch.manual_seed(0)
-        models.append(DETECTORS[detector](resnet_fpn(network, channels=64), 3).train())
+        models.append(assemble(detector, network, fpn={"channels": 64}).train())
         losses = models[-1]([torch.ones(3, 64, 96)], [target])
         sum(losses.values()).backward()
     assert_trained_alike(*models)
@@ -400,7 +401,7 @@ def test_recomputing_in_a_compiled_pyramid(norm, monkeypatch):
     """As in the plain network; also where a block cannot be compiled in one piece."""
     monkeypatch.setitem(NORMS, "unseen", Unseen)
     torch._dynamo.reset()
-    plain, other = (resnet_fpn(network, levels=[2, 3], channels=8) for network in pair(norm, (2,)))
+    plain, other = (resnet_fpn(network, FpnOptions(levels=[2, 3], channels=8)) for network in pair(norm, (2,)))
     with torch.no_grad():
         for mine, theirs in zip(other.parameters(), plain.parameters(), strict=True):
             mine.copy_(theirs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from dcn import DeformConv2d
-from models import RESNETS, load_backbone_weights, replaced_convs, resnet, resnet_fpn
+from models import RESNETS, FpnOptions, load_backbone_weights, replaced_convs, resnet, resnet_fpn
 from models.resnet import stage_channels
 
 BLOCKS = {"18": [2, 2, 2, 2], "34": [3, 4, 6, 3], "50": [3, 4, 6, 3], "101": [3, 4, 23, 3], "152": [3, 8, 36, 3]}
@@ -236,7 +236,7 @@ def test_the_deep_stem_freezes_as_a_whole(norm):
 
 
 def test_pyramid_over_vd():
-    pyramid = resnet_fpn(resnet("resnet18_vd", dcn_v2_stages=[3]), levels=[2, 3, 4], channels=8)
+    pyramid = resnet_fpn(resnet("resnet18_vd", dcn_v2_stages=[3]), FpnOptions(levels=[2, 3, 4], channels=8))
     shapes = {name: tuple(level.shape) for name, level in pyramid(torch.zeros(1, 3, 70, 38)).items()}
     assert shapes == {"p2": (1, 8, 18, 10), "p3": (1, 8, 9, 5), "p4": (1, 8, 5, 3), "pool": (1, 8, 3, 2)}
 

@@ -7,15 +7,16 @@ import torch
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.ops import box_iou
 
-from models import resnet, resnet_fpn, retinanet
+from models import resnet
+from tests.detectors import assemble
 
 BOXES = torch.tensor([[10.0, 20, 75, 90], [60, 30, 130, 70]])
 LABELS = torch.tensor([2, 3])
 
 
 def ours(extra_levels: str, norm: str = "bn", **options) -> torch.nn.Module:
-    pyramid = resnet_fpn(resnet("resnet50", norm=norm), levels=[3, 4, 5], extra_levels=extra_levels)
-    return retinanet(pyramid, 3, min_size=96, max_size=160, **options)
+    fpn = {"levels": [3, 4, 5], "extra_levels": extra_levels}
+    return assemble("retinanet", resnet("resnet50", norm=norm), fpn=fpn, min_size=96, max_size=160, **options)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +139,12 @@ def test_defaults_are_those_of_torchvision_but_for_the_detections(theirs):
 
 
 def test_anchor_sizes_count_the_maps_of_the_pyramid():
-    pyramid = resnet_fpn(resnet("resnet18"), levels=[3, 4, 5], channels=16)
+    fpn = {"levels": [3, 4, 5], "channels": 16}
     with pytest.raises(ValueError, match="each of the 4 maps p3, p4, p5, pool, got 5"):
-        retinanet(pyramid, 3)
-    pyramid = resnet_fpn(resnet("resnet18"), levels=[3, 4, 5], channels=16, extra_levels="p6p7")
+        assemble("retinanet", resnet("resnet18"), fpn=fpn)
+    fpn["extra_levels"] = "p6p7"
     with pytest.raises(ValueError, match=r"each of the 5 maps p3, p4, p5, p6, p7, got 3: \[8, 16, 32\]"):
-        retinanet(pyramid, 3, anchor_sizes=[8, 16, 32])
+        assemble("retinanet", resnet("resnet18"), fpn=fpn, anchor_sizes=[8, 16, 32])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from dcn import DeformConv2d
 from engine.inference.restored import restore_model
 from engine.weights.trained import load_trained
-from models import DETECTORS, RESNETS, faster_rcnn, load_backbone_weights, resnet, resnet_fpn
+from models import DETECTORS, RESNETS, FpnOptions, faster_rcnn, load_backbone_weights, resnet, resnet_fpn
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))
@@ -90,7 +90,7 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
         load_backbone_weights(network, "resnet18", str(weights))
         assert out["resnet"] == network.eval()(IMAGE[None]).tolist()
         torch.manual_seed(0)
-        model = faster_rcnn(resnet_fpn(resnet(**BACKBONE), channels=16), 3, **OPTIONS).eval()
+        model = faster_rcnn(resnet_fpn(resnet(**BACKBONE), FpnOptions(channels=16)), 3, **OPTIONS).eval()
         assert sum(isinstance(module, DeformConv2d) for module in model.modules()) == 2
         assert out["faster_rcnn"] == as_lists(model([IMAGE]))
         trained = load_trained(dcn_run)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from data import DatasetError, ImageError
 from dcn import DeformConv2d, fused
 from engine.building.data import build_eval_loader, build_train_loader, read_split
-from engine.building.model import build_model, check_dcn_backend, needs_masks
+from engine.building.model import build_model, check_dcn_backend
 from engine.building.training import build_trainer
 from engine.config.loading import load_config
 from engine.display.progress import Progress
@@ -20,7 +21,7 @@ from engine.distributed.processes import World
 from engine.evaluation.drawing import LINE
 from engine.insight.pictures import dcn_pictures
 from engine.training.board import NoBoard
-from models import resnet
+from models import DETECTORS, resnet
 from models.roi_pool import AlignedRoIPool
 
 
@@ -170,7 +171,6 @@ def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_confi
     for deformable in (["model.backbone.dcn_v2_stages=[2]"], head):
         with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
             check_dcn_backend(load_config(tiny_config, [*asked, *deformable]).model, torch.device("cpu"))
-    check_dcn_backend(load_config(tiny_config, [*asked, "model.detector=none"]).model, torch.device("cpu"))
 
 
 def test_splits_and_loaders(tiny_config):
@@ -359,9 +359,8 @@ def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, nam
 def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatch):
     config = load_config(tiny_config)
     splits = {name: read_split(config.data, name, masks=True) for name in ("train", "val")}
-    for detectors, has_masks in (((), False), (("faster_rcnn",), True)):
-        monkeypatch.setattr("engine.building.model.MASK_DETECTORS", detectors)
-        assert needs_masks(config.model) == has_masks
+    for has_masks in (False, True):
+        monkeypatch.setitem(DETECTORS, "faster_rcnn", replace(DETECTORS["faster_rcnn"], has_masks=has_masks))
         for batch in build_train_loader(config, splits["train"], pin_memory=False):
             assert [("masks" in target) for target in batch.targets] == [has_masks] * len(batch.targets)
         assert all(

@@ -1,17 +1,16 @@
-"""Every detector learns: a small one is trained on six drawn images until it finds what is on them.
-
-To add a detector: its section in `SECTIONS`.
-"""
+"""Every detector learns: a small one is trained on six drawn images until it finds what is on them."""
 
 import pytest
 import torch
 
 from engine.building.data import build_eval_loader, build_train_loader, read_split
-from engine.building.model import build_model, needs_masks
+from engine.building.model import build_model
 from engine.building.training import build_updater
 from engine.config.loading import load_config
+from engine.config.options import options_that_deform
 from engine.evaluation.evaluator import evaluate
-from models import DETECTORS, MASK_DETECTORS
+from models import DETECTORS
+from models.options import hints_of
 
 CPU = torch.device("cpu")
 COMMON = {
@@ -27,23 +26,16 @@ COMMON = {
     "train.epochs": 1000,
     "train.max_steps": 80,
 }
-# What each needs on maps of strides 4, 8 and 16, and objects of 20 to 40 pixels.
-TWO_STAGE = {
+# What is better for maps of strides 4, 8 and 16, and objects of 20 to 40 pixels; each takes what it knows of it.
+OPTIONS = {
     "anchor_sizes": [12, 24, 48],
+    "scales_per_octave": 2,
     "roi_canonical_size": 32,
     "box_head_channels": 64,
+    "mask_head_channels": 32,
     "rpn_proposals_train": 60,
     "rpn_proposals_test": 60,
-    "rpn_batch_size": 64,
     "box_batch_size": 64,
-}
-SECTIONS = {
-    "faster_rcnn": TWO_STAGE,
-    "mask_rcnn": TWO_STAGE | {"mask_head_channels": 32},
-    "cascade_rcnn": TWO_STAGE,
-    "cascade_mask_rcnn": TWO_STAGE | {"mask_head_channels": 32},
-    "retinanet": {"anchor_sizes": [12, 24, 48], "scales_per_octave": 2, "aspect_ratios": [1.0]},
-    "fcos": {},
 }
 # Its head has no norms and starts with weights so small that it needs longer, and a wider one less long.
 SLOW = {
@@ -53,9 +45,8 @@ SLOW = {
     "train.schedule": "step",
     "train.milestones": [100],
 }
-MORE = {"retinanet": SLOW}
+MORE = {"retinanet": SLOW | {"model.retinanet.aspect_ratios": [1.0]}}
 DCN = {"model.backbone.dcn_v2_stages": [2]}
-HEAD_DCN = {"fcos": {"dcn_convs": 1}}
 
 
 def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict]]:
@@ -63,7 +54,7 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
     places = {"images": str(shapes / "val"), "annotations": str(shapes / "annotations/val.json")}
     asked = COMMON | {"data.train": places, "model.detector": detector} | options
     config = load_config(config_file, [f"{key}={value}" for key, value in asked.items()])
-    split = read_split(config.data, "train", masks=needs_masks(config.model))
+    split = read_split(config.data, "train", masks=config.model.spec.has_masks)
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, len(split.class_names))
     loader = build_train_loader(config, split, pin_memory=False)
@@ -71,7 +62,7 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
     updater = build_updater(config, model, steps_per_epoch=len(loader), device=CPU)
 
     def judge() -> dict:
-        masks = needs_masks(config.model)
+        masks = config.model.spec.has_masks
         return evaluate(model, judged, split.category_ids, split.raw, masks=masks, device=CPU)
 
     losses, before = [], judge()
@@ -91,14 +82,17 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
     ],
 )
 def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
-    section = SECTIONS[detector] | (HEAD_DCN.get(detector, {}) if dcn else {})
+    spec = DETECTORS[detector]
+    section = {**spec.tiny, **{key: value for key, value in OPTIONS.items() if key in hints_of(spec.options)}}
     options = {f"model.{detector}": section} | MORE.get(detector, {}) | (DCN if dcn else {})
+    if dcn:
+        options |= {key: 1 for key in options_that_deform() if key.startswith(f"model.{detector}.")}
     losses, (before, after) = train(tiny_config, shapes, detector, options)
     course = [numbers["loss"] for numbers in losses]
     assert sum(course[-4:]) < 0.7 * sum(course[:4])
     assert before["AP"] < 0.02
     assert after["AP"] > 0.1
-    if detector in MASK_DETECTORS:
+    if DETECTORS[detector].has_masks:
         course = [numbers["loss_mask"] for numbers in losses]
         assert sum(course[-4:]) / 4 < 0.6, "ln 2 = 0.69 is what one has who knows nothing"
         assert before["mask_AP50"] < 0.02

@@ -10,7 +10,7 @@ from dcn.fused import can_run as triton_can_run
 from engine.building.model import build_model
 from engine.comparison.flops import count_flops, deform_conv2d_flops
 from engine.config.loading import load_config
-from models import resnet, resnet_fpn
+from models import FpnOptions, resnet, resnet_fpn
 
 BACKENDS = ["torch", "torchvision", "reference", "auto"]
 
@@ -160,7 +160,7 @@ def test_a_detector_by_its_parts(tiny_config):
 
 
 def test_compiled_code_is_counted():
-    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[4]))
+    pyramid = resnet_fpn(resnet("resnet18", dcn_v2_stages=[4]), FpnOptions())
     batch = torch.rand(1, 3, 64, 96)
     expected = count_flops(pyramid, batch)
     pyramid.compile(backend="eager")

@@ -5,6 +5,10 @@ from pydantic import BaseModel, ValidationError
 
 from engine.config.loading import ConfigError, check_config
 from engine.config.options import RunConfig
+from engine.config.sections import options_of
+from engine.training.optimizer import OPTIMIZERS
+from engine.training.schedule import SCHEDULES
+from models.options import Affects, Choices
 
 PLACE = {"images": "a", "annotations": "b"}
 LEAST = {"data": {"train": PLACE, "val": PLACE}}
@@ -102,3 +106,20 @@ def test_ranges():
             for part in key.split("."):
                 found = getattr(found, part)
             assert found == value, key
+
+
+def test_every_option_says_once_what_it_affects():
+    """It decides which checkpoints fit, which weights are taken over, and which runs are seeds of one config."""
+    for key, field in options_of(RunConfig).items():
+        assert [isinstance(mark, Affects) for mark in field.metadata].count(True) == 1, key
+
+
+def test_names_of_tables_that_lie_higher():
+    choices = {
+        key: [*mark.names]
+        for key, field in options_of(RunConfig).items()
+        for mark in field.metadata
+        if isinstance(mark, Choices)
+    }
+    assert choices["train.optimizer"] == [*OPTIMIZERS]
+    assert choices["train.schedule"] == [*SCHEDULES]

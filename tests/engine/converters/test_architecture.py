@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.converters.architecture import describe_backbone, describe_pyramid, missing_in_backbone
-from models import RESNETS, resnet, resnet_fpn
+from models import RESNETS, FpnOptions, resnet, resnet_fpn
 
 
 def body(name, **options):
@@ -54,7 +54,7 @@ def test_every_missing_tensor_of_a_norm_and_its_convolution_is_seen(name):
 @pytest.mark.parametrize("extra_levels", ["pool", "p6p7", "p6p7_c5"])
 def test_pyramids_are_told(extra_levels):
     with torch.device("meta"):
-        pyramid = resnet_fpn(resnet("resnet18"), channels=96, extra_levels=extra_levels)
+        pyramid = resnet_fpn(resnet("resnet18"), FpnOptions(channels=96, extra_levels=extra_levels))
     tensors = {f"backbone.{key}": value for key, value in pyramid.state_dict().items()}
     assert describe_pyramid(tensors) == {"channels": 96, "extra_levels": extra_levels}
     assert describe_pyramid(body("resnet18")) == {}

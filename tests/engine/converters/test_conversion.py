@@ -5,7 +5,8 @@ import torch
 
 from engine.converters.conversion import classes_of, convert_backbone, convert_detector
 from engine.converters.recognition import SOURCES
-from models import faster_rcnn, resnet, resnet_fpn
+from models import resnet
+from tests.detectors import assemble
 
 CLASSES = 5
 
@@ -53,8 +54,8 @@ def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated
 
 
 def small_detector(peer, *, classes=CLASSES, **options):
-    pyramid = resnet_fpn(resnet("resnet50", **options), channels=peer.channels)
-    return faster_rcnn(pyramid, classes, box_head_channels=peer.fc).double().eval()
+    fpn, body = {"channels": peer.channels}, resnet("resnet50", **options)
+    return assemble("faster_rcnn", body, classes, fpn=fpn, box_head_channels=peer.fc).double().eval()
 
 
 def shapes_of_detector(peer, **options):

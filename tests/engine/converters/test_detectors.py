@@ -7,7 +7,8 @@ from torchvision.models import detection
 from engine.converters.conversion import convert_detector
 from engine.converters.guesses import COCO
 from engine.converters.recognition import SOURCES, recognise
-from models import DETECTORS, resnet, resnet_fpn
+from models import resnet
+from tests.detectors import assemble
 
 CLASSES = 5
 SIZES = {"min_size": 96, "max_size": 160, "score_threshold": 0.0, "detections_per_image": 25}
@@ -36,7 +37,7 @@ def test_torchvisions_detectors_find_the_same(key, make, pyramid, outputs):
                 rows[:, gaps[1:] if key == "mask_rcnn" else gaps] = 0
                 module.bias.unflatten(0, (-1, 91))[:, gaps[1:] if key == "mask_rcnn" else gaps] = -1e4
     theirs = theirs.double().eval()
-    ours = DETECTORS[key](resnet_fpn(resnet("resnet50"), **pyramid), 80, **SIZES).double().eval()
+    ours = assemble(key, resnet("resnet50"), 80, fpn=pyramid, **SIZES).double().eval()
     state = theirs.state_dict()
     source = recognise(state)
     assert source is SOURCES["torchvision"]
@@ -170,8 +171,9 @@ def shapes_of(peer, framework, detector):
 def test_another_pyramid_is_told(framework, peer):
     state = shapes_of(peer, framework, "retinanet")
     with torch.device("meta"):
-        network = resnet_fpn(resnet("resnet50", dcn_v2_stages=(4,)), channels=64, levels=[3, 4, 5], extra_levels="p6p7")
-        wanted = DETECTORS["retinanet"](network, CLASSES).state_dict()
+        body = resnet("resnet50", dcn_v2_stages=(4,))
+        fpn = {"channels": 64, "levels": [3, 4, 5], "extra_levels": "p6p7"}
+        wanted = assemble("retinanet", body, CLASSES, fpn=fpn).state_dict()
     options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
     asked = {"fpn.channels": 64, "fpn.extra_levels": "p6p7", "fpn.levels": [3, 4, 5]}
     with pytest.raises(ValueError, match="of another network") as error:
@@ -198,8 +200,8 @@ def test_every_tensor_of_the_others_has_its_place(framework, detector, peer):
     pyramid = {"levels": [3, 4, 5], "extra_levels": "p6p7_c5"} if detector == "retinanet" else {}
     heads = {} if detector == "retinanet" else {"box_head_channels": 48}
     with torch.device("meta"):
-        network = resnet_fpn(resnet("resnet50", dcn_v2_stages=(4,)), channels=32, **pyramid)
-        wanted = DETECTORS[detector](network, CLASSES, **heads).double().state_dict()
+        body, fpn = resnet("resnet50", dcn_v2_stages=(4,)), {"channels": 32, **pyramid}
+        wanted = assemble(detector, body, CLASSES, fpn=fpn, **heads).double().state_dict()
     options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
     converted = convert_detector(state, SOURCES[framework], wanted, **options)
     assert {key: value.shape for key, value in converted.tensors.items()} == {

@@ -15,7 +15,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from engine.converters.conversion import classes_of, convert_backbone, convert_detector
 from engine.converters.mapping import map_tensors
 from engine.converters.torchvision_keys import TORCHVISION
-from models import faster_rcnn, resnet, resnet_fpn
+from models import resnet
+from tests.detectors import assemble
 
 NAMES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by category id
 IDS = [index for index, name in enumerate(NAMES) if index and name != "N/A"]
@@ -42,7 +43,7 @@ def theirs():
 
 def test_the_whole_detector_finds_the_same(theirs):
     options = {"min_size": 96, "max_size": 160, "score_threshold": 0.0, "rpn_proposals_test": 1000}
-    ours = faster_rcnn(resnet_fpn(resnet("resnet50")), 80, **options).double().eval()
+    ours = assemble("faster_rcnn", resnet("resnet50"), 80, **options).double().eval()
     state = theirs.state_dict()
     assert len(IDS) == 80
     assert classes_of(state, TORCHVISION) == 90

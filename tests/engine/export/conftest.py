@@ -8,21 +8,20 @@ import torch
 from torch import nn
 
 from dcn import DeformConv2d
-from models import DETECTORS, resnet, resnet_fpn
+from models import resnet
+from tests.detectors import assemble
 
 SIZES = (16, 32, 64)
 SMALL = {"min_size": 64, "max_size": 96}
 
 
-def _pyramid(levels: list[int], channels: int, **options) -> nn.Module:
-    return resnet_fpn(resnet("resnet18", norm="gn", **options), levels=levels, channels=channels)
-
-
 def _two_stage(detector: str, levels: list[int], *, dcn_v2_stages: tuple[int, ...] = (2,), **options) -> nn.Module:
     """DCNv2. The maps of strides 4, 8 and 16 have 1440, 360 or 90 anchors for 80 x 96 pixels."""
-    return DETECTORS[detector](
-        _pyramid(levels, 16, dcn_v2_stages=dcn_v2_stages),
+    return assemble(
+        detector,
+        resnet("resnet18", norm="gn", dcn_v2_stages=dcn_v2_stages),
         4,
+        fpn={"levels": levels, "channels": 16},
         **SMALL,
         anchor_sizes=SIZES[-len(levels) - 1 :],
         box_head_channels=16,
@@ -35,10 +34,13 @@ def _two_stage(detector: str, levels: list[int], *, dcn_v2_stages: tuple[int, ..
 def _one_stage(detector: str, channels: int, **options) -> nn.Module:
     """DCNv1 with 2 offset groups, and maps of strides 8 and 16."""
     deform = {"modulation": False, "offset_groups": 2}
-    pyramid = _pyramid([3], channels, dcn_v2_stages=[2], **deform)
-    first = pyramid.body["layer2"][0]
+    body = resnet("resnet18", norm="gn", dcn_v2_stages=[2], **deform)
+    first = body.layer2[0]
     first.conv1 = DeformConv2d.from_conv(first.conv1, **deform)  # which has a stride of 2
-    return DETECTORS[detector](pyramid, 4, **SMALL, topk_candidates=80, detections_per_image=40, **options)
+    fpn = {"levels": [3], "channels": channels}
+    return assemble(
+        detector, body, 4, fpn=fpn, **deform, **SMALL, topk_candidates=80, detections_per_image=40, **options
+    )
 
 
 MAKERS = {
@@ -49,7 +51,7 @@ MAKERS = {
         "cascade_mask_rcnn", [3], mask_head_channels=8, roi_aligned=True, **options
     ),
     "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2),
-    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2, modulation=False, offset_groups=2),
+    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2),
 }
 # the layers that decide, and how far their weights are spread
 HEADS = {

@@ -8,12 +8,13 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from engine.export import GRAPHS, check_exportable, graph_of, least_side, outputs_of
+from engine.export import check_exportable, graph_of, least_side, outputs_of
 from engine.export.batches import prepare
 from engine.export.suppression import suppress, suppress_as_operator
 from models import DETECTORS
 
-CASES = [(name, {}) for name in GRAPHS] + [(name, {"dcn_v2_stages": ()}) for name in ("mask_rcnn", "cascade_mask_rcnn")]
+CASES = [(name, {}) for name in DETECTORS]
+CASES += [(name, {"dcn_v2_stages": ()}) for name in ("mask_rcnn", "cascade_mask_rcnn")]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from engine.config.options import ModelConfig
 from engine.inference.predictor import Predictor, image_tensor
 from engine.runs.checkpoint import save_checkpoint
 from engine.runs.folder import LAST
-from models import DETECTORS, MASK_DETECTORS
+from models import DETECTORS
 
 NAMES = ["bar", "cross", "star", "tee", "triangle"]
 KEYS = ("boxes", "labels", "scores")
@@ -189,7 +189,7 @@ def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run,
     everything = Predictor.load(folder, score_threshold=0, overrides=[f"test.flip={flip}"])(files[1])
     threshold = widest_gap(everything["scores"])
     found = Predictor.load(folder, score_threshold=threshold, overrides=[f"test.flip={flip}"])(files[1])
-    keys = (*KEYS, "masks") if name in MASK_DETECTORS else KEYS
+    keys = (*KEYS, "masks") if DETECTORS[name].has_masks else KEYS
     assert set(found) == {*keys, "names"}
     kept = everything["scores"] > threshold
     assert 0 < kept.sum() < len(kept)

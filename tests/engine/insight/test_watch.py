@@ -6,7 +6,7 @@ from torch import nn
 
 from dcn import DeformConv2d
 from engine.insight.watch import deformable_layers, watched
-from models import resnet, resnet_fpn
+from models import FpnOptions, resnet, resnet_fpn
 
 NAMES = ["layer2.0.conv2", "layer2.1.conv2"]
 
@@ -17,7 +17,7 @@ class Detector(nn.Module):
     def __init__(self, **options) -> None:
         super().__init__()
         body = resnet("resnet18", dcn_v2_stages=[2], norm="gn", **options)
-        self.backbone = resnet_fpn(body, levels=[2, 3], channels=8)
+        self.backbone = resnet_fpn(body, FpnOptions(levels=[2, 3], channels=8))
 
     def forward(self, images):
         return sum(level.sum() for level in self.backbone(images).values())

@@ -1,0 +1,69 @@
+"""The table of detectors, and detectors built from plain values, as a config or a checkpoint holds them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torchvision.models.resnet import ResNet
+
+from .cascade_rcnn import CASCADE_MASK_RCNN_SPEC, CASCADE_RCNN_SPEC
+from .detector import DeformOptions, DetectorSpec
+from .faster_rcnn import FASTER_RCNN_SPEC
+from .fcos import FCOS_SPEC
+from .fpn import FpnOptions
+from .mask_rcnn import MASK_RCNN_SPEC
+from .options import read_options
+from .resnet import check_name, resnet
+from .retinanet import RETINANET_SPEC
+
+DETECTORS: dict[str, DetectorSpec] = {
+    "faster_rcnn": FASTER_RCNN_SPEC,
+    "mask_rcnn": MASK_RCNN_SPEC,
+    "cascade_rcnn": CASCADE_RCNN_SPEC,
+    "cascade_mask_rcnn": CASCADE_MASK_RCNN_SPEC,
+    "retinanet": RETINANET_SPEC,
+    "fcos": FCOS_SPEC,
+}
+
+
+def build_body(config: Mapping[str, Any]) -> ResNet:
+    """Build the ResNet of a config, see `build_detector`, with random weights."""
+    model = config["model"]
+    options = {key: value for key, value in model.get("backbone", {}).items() if key != "weights"}
+    return resnet(**options, dcn_backend=model.get("dcn_backend", "auto"))
+
+
+def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet | None = None) -> nn.Module:
+    """Build the detector of a config, with random weights.
+
+    What is deformable in its head is so in the same way as in the ResNet.
+
+    Args:
+        config: plain values by the keys of a config, of which "model" and, for the size of images, "data" are read.
+            What is left out has its default, as in `{"model": {"detector": "fcos", "fcos": {"dcn_convs": 1}}}`.
+        num_classes: foreground classes.
+        body: the ResNet; None builds it.
+
+    Returns:
+        The detector in train mode, see `models.detector`.
+
+    Raises:
+        ValueError: if a name is unknown, or parts do not fit each other.
+    """
+    model, data = config["model"], config.get("data", {})
+    name = model.get("detector", "faster_rcnn")
+    check_name("detector", name, [*DETECTORS])
+    spec = DETECTORS[name]
+    body = build_body(config) if body is None else body
+    backbone = model.get("backbone", {})
+    dcn = {key: backbone[key] for key in ("modulation", "offset_groups", "mask_scale") if key in backbone}
+    min_size = data.get("min_size", 800)
+    return spec.build(
+        body,
+        num_classes,
+        read_options(spec.options, model.get(name, {}), f"model.{name}"),
+        **({"fpn": read_options(FpnOptions, model.get("fpn", {}), "model.fpn")} if spec.uses_fpn else {}),
+        min_size=min_size if isinstance(min_size, int) else min_size[-1],
+        max_size=data.get("max_size", 1333),
+        dcn=DeformOptions(**dcn, backend=model.get("dcn_backend", "auto")),
+    )
