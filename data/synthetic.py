@@ -5,13 +5,14 @@ outline; a fixed 3x3 grid is at a disadvantage that grows with `deformation`.
 """
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .files import write_json
 
 # Corners of each shape in its own frame, within [-1, 1]; joined by straight lines before it is deformed.
 _TRIANGLE = [(-0.8, -0.9), (1, 0), (-0.8, 0.9)]
@@ -87,10 +88,7 @@ def _write_split(root, split, count, size, deformation, seed, progress) -> None:
             annotations.append(_annotation(len(annotations) + 1, image_id, category, outline))
     categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, start=1)]
     file = root / "annotations" / f"{split}.json"
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    partial.replace(file)
+    write_json(file, {"images": images, "annotations": annotations, "categories": categories})
 
 
 def _annotation(annotation_id: int, image_id: int, category: int, outline: np.ndarray) -> dict:

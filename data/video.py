@@ -1,7 +1,7 @@
 """Videos, read and written frame by frame by PyAV, which is needed for nothing else and may be missing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from .files import atomic_path
 
 # Quality of the video: libx264's constant rate factor, and for other encoders the bits of a pixel.
 _CRF, _BITS_PER_PIXEL = "20", 0.2
@@ -80,64 +82,51 @@ def _images(av: ModuleType, container: Any, path: Path) -> Iterator[Tensor]:
         raise VideoError(f"video {path} cannot be read after frame {count}: {error}") from None
 
 
-class VideoWriter:
-    """Writes an .mp4 without sound; a context in whose end the file appears, and which an error leaves without one.
+@contextmanager
+def video_writer(path: Path, rate: Fraction, comment: str) -> Iterator[Callable[[Tensor], None]]:
+    """Write an .mp4 without sound, atomically; nothing is written without a frame.
 
     H.264 where PyAV has libx264, else MPEG-4. An odd width or height grows by a pixel, which both need.
 
     Args:
-        path: the file.
+        path: the file, whose folder is made.
         rate: frames in a second.
         comment: what the file says of itself.
+
+    Yields:
+        A function that adds a frame, `(3, H, W)` uint8, all of one size.
     """
+    av = load_av()
+    stream = None
+    with ExitStack() as files:
 
-    def __init__(self, path: Path, rate: Fraction, comment: str) -> None:
-        self.path = path
-        self.rate = Fraction(rate).limit_denominator(_FINEST_RATE)
-        self.comment = comment
-        self._av = load_av()
-        self._partial = path.with_name(f"{path.name}.partial")
-        self._container: Any = None
-        self._stream: Any = None
+        def write(image: Tensor) -> None:
+            nonlocal stream
+            height, width = image.shape[1:]
+            array = np.pad(image.permute(1, 2, 0).numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if stream is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = files.enter_context(atomic_path(path))
+                container = files.enter_context(av.open(str(partial), "w", format="mp4"))
+                container.metadata["comment"] = comment
+                stream = _add_stream(av, container, rate, array.shape[1], array.shape[0])
+            stream.container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
 
-    def __enter__(self) -> "VideoWriter":
-        """Begin; the file is opened with the first frame."""
-        return self
+        yield write
+        if stream is not None:
+            stream.container.mux(stream.encode())  # what the encoder held back
 
-    def write(self, image: Tensor) -> None:
-        """Add a frame, `(3, H, W)` uint8, all of one size."""
-        height, width = image.shape[1:]
-        array = np.pad(image.permute(1, 2, 0).numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self._container is None:
-            self._open(array.shape[1], array.shape[0])
-        for packet in self._stream.encode(self._av.VideoFrame.from_ndarray(array, format="rgb24")):
-            self._container.mux(packet)
 
-    def _open(self, width: int, height: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = self._av.open(str(self._partial), "w", format="mp4")
-        self._container.metadata["comment"] = self.comment
-        codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
-        self._stream = self._container.add_stream(codec, rate=self.rate)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        if codec == "libx264":
-            self._stream.options = {"crf": _CRF}
-        else:
-            self._stream.bit_rate = int(width * height * self.rate * _BITS_PER_PIXEL)
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        """Finish the file, or after an error take it away."""
-        if self._container is None:
-            return
-        try:
-            if kind is None:
-                for packet in self._stream.encode():
-                    self._container.mux(packet)
-            self._container.close()
-            if kind is None:
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+def _add_stream(av: ModuleType, container: Any, rate: Fraction, width: int, height: int) -> Any:
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    rate = Fraction(rate).limit_denominator(_FINEST_RATE)
+    stream = container.add_stream(codec, rate=rate)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    if codec == "libx264":
+        stream.options = {"crf": _CRF}
+    else:
+        stream.bit_rate = int(width * height * rate * _BITS_PER_PIXEL)
+    return stream
 
 
 def video_comment(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data.sources import Source
 from data.video import video_comment
 from engine.evaluation import coco_results
-from data.files import in_one_piece
+from data.files import atomic_path
 from engine.display import log
 
 SOFTWARE = "resnet-dcn tools/predict.py"
@@ -104,11 +104,12 @@ def plan_files(sources: Iterable[Source], folder: Path) -> dict[Source, Path]:
 
 
 def write_picture(file: Path, picture: Tensor) -> None:
-    """Write a `(3, H, W)` uint8 picture that says what drew it, in one piece."""
+    """Write a `(3, H, W)` uint8 picture that says what drew it, and make its folder."""
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     kind = {"format": "PNG"} if file.suffix.lower() == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
-    with in_one_piece(file) as partial:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as partial:
         to_pil_image(picture).save(partial, exif=exif, **kind)
 
 

@@ -12,6 +12,7 @@ import torch
 from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
+from data.files import write_text
 from dcn import BACKENDS
 from engine.devices import describe, pick_device
 
@@ -150,7 +151,7 @@ def main() -> None:
     print(f"{figures['machine']}; amp {args.amp}", flush=True)
     figures |= COMMANDS[args.command](args, device)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_text(args.json, json.dumps(figures, indent=1))
         print(f"\nfigures: {args.json}")
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
 from engine.config import load_config
 from engine.evaluation import draw_truth
-from data.files import in_one_piece, write_text
+from data.files import atomic_path, write_text
 from engine.display import COLOURS, PLAIN, Progress, wants_colour
 from engine.display import counted, format_table
 
@@ -156,7 +156,8 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
     if not samples:
         print("\nno picture could be drawn")
         return
-    with in_one_piece(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
         to_pil_image(draw_truth(samples, names)).save(partial, format=KINDS[path.suffix.lower()])
     print(f"\nsamples with their boxes: {path}")
 

@@ -17,7 +17,7 @@ from engine.runs import save_checkpoint
 from engine.config import RunConfig
 from engine.config import dump_config, flatten, load_config, with_overrides
 from engine.devices import git_revision
-from data.files import write_json, write_text
+from data.files import atomic_path, write_json, write_text
 from engine.converters import INPUTS
 from engine.converters import Converted, classes_of, convert_backbone, convert_detector
 from engine.converters import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
@@ -111,14 +111,9 @@ def write_backbone(
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
     converted = convert_backbone(foreign.tensors, source, fed=fed, eps=eps, mask_scale=mask_scale)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.out.with_name(args.out.name + ".partial")
-    with partial.open("wb") as sink:  # where that fails, torch.save itself raises a RuntimeError that names no file
-        try:
-            torch.save(converted.tensors, sink)
-        except BaseException:
-            partial.unlink()
-            raise
-    partial.replace(args.out)
+    # where open fails, torch.save itself raises a RuntimeError that names no file
+    with atomic_path(args.out) as partial, partial.open("wb") as sink:
+        torch.save(converted.tensors, sink)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}
     stride_in_1x1 = guess_stride_in_1x1(foreign, fed)

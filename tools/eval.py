@@ -22,11 +22,10 @@ from engine.evaluation import (
     check_results,
     coco_figures,
     detect,
-    for_json,
     gather_results,
     has_masks,
 )
-from data.files import write_json
+from data.files import without_nan, write_json
 from engine.devices import set_tf32
 from engine.display import Progress
 from engine.display import counted, format_table, percent
@@ -92,7 +91,7 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
     print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
     if file:
-        write_json(file, for_json(figures))
+        write_json(file, without_nan(figures))
         print(f"\nfigures: {file}")
 
 

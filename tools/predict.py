@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data import CocoAnnotations, ImageError, load_annotations, read_image, stated_size
 from data.sources import Source, find_sources
-from data.video import VideoError, VideoWriter, load_av, open_video
+from data.video import VideoError, load_av, open_video, video_writer
 from engine.evaluation import coco_dataset, match_files
 from engine.weights import check_categories
 from engine.evaluation import draw_found
@@ -201,16 +201,16 @@ def look_at_video(
 
     try:
         with open_video(source.path) as video:
-            writer = VideoWriter(file, video.rate / args.every, SOFTWARE) if file else nullcontext()
+            drawn = video_writer(file, video.rate / args.every, SOFTWARE) if file else nullcontext()
             frames = Progress().track(video.images, source.name, video.frames, unit=" frames")
-            with writer:
+            with drawn as write:
                 for batch in in_batches(readable(frames), args.batch):
                     found = predictor([image for _, image in batch], batch_size=args.batch)
                     for (index, image), detections in zip(batch, found, strict=True):
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)
                         if file:
-                            writer.write(draw(image, detections, predictor, args))
+                            write(draw(image, detections, predictor, args))
                         if index % (LINE_EVERY * args.every) == 0:
                             line = (source.name, index, video.frames or "?", in_words(detections))
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})

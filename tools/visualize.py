@@ -15,6 +15,7 @@ from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
+from data.files import atomic_path
 from engine.building import check_dcn_backend, read_split
 from engine.evaluation import draw_detections, draw_found
 from engine.devices import pick_device
@@ -285,9 +286,8 @@ def write_picture(file: Path, picture: Tensor, trained: Trained) -> None:
     origin = PngImagePlugin.PngInfo()
     origin.add_text("Software", SOFTWARE)
     origin.add_text("Source", f"{trained.path} step {trained.state['step']}")
-    partial = file.with_name(f"{file.name}.partial")
-    to_pil_image(picture).save(partial, format="PNG", pnginfo=origin)
-    partial.replace(file)
+    with atomic_path(file) as partial:
+        to_pil_image(picture).save(partial, format="PNG", pnginfo=origin)
 
 
 def describe(trained: Trained, model: nn.Module, weights: str | None, device: torch.device) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data import CocoAnnotations, WorkerError
+from data.files import write_text
 from models.weights import LoadReport
 
 from ..config import RunConfig, describe_unused, dump_config, flatten, load_config, unused_options
@@ -188,5 +189,5 @@ def _carry_out(plan: _Plan) -> None:
 def _open_outputs(plan: _Plan) -> None:
     """Open what is written during the run, and write its config."""
     start_logging(plan.folder / LOG_FILE)
-    (plan.folder / CONFIG_FILE).write_text(dump_config(plan.config), encoding="utf-8")
+    write_text(plan.folder / CONFIG_FILE, dump_config(plan.config))
     plan.trainer.board = Board(plan.folder, plan.trainer.step)

@@ -2,12 +2,13 @@
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from data.files import without_nan
 
 from ..evaluation import COCO_FIGURES, MASK_PREFIX
 from .contrasts import Contrast
@@ -141,12 +142,3 @@ class Comparison:
             "settings": self.settings,
         }
         return without_nan(found)
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None in place of NaN, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.files import without_nan
+
 from .differences import Difference
 from .plots import group_colours, plot_curves, plot_gains
 from .report import report_parts, templates
-from .result import Comparison, without_nan
+from .result import Comparison
 from .trend import explain_trend, gain_trend, say_trend
 
 FIGURE = "AP"

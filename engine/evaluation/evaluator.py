@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -309,9 +309,3 @@ def _size(entry: dict[str, Any], sizes: dict[int, tuple[int, int] | None]) -> tu
     own = rle.get("size") if isinstance(rle, dict) else None
     is_size = isinstance(own, list) and [type(v) for v in own] == [int, int] and min(own) > 0
     return sizes[entry["image_id"]] or ((own[1], own[0]) if is_size else None)
-
-
-def for_json(figures: dict[str, Any]) -> dict[str, Any]:
-    """The same figures with None in place of NaN, which JSON lacks."""
-    convert: Callable[[Any], Any] = lambda v: None if isinstance(v, float) and math.isnan(v) else v  # noqa: E731
-    return {key: for_json(value) if isinstance(value, dict) else convert(value) for key, value in figures.items()}

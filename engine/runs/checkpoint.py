@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from data.files import atomic_path
+
 from .folder import LAST, step_file, step_files
 
 FORMAT = 2
@@ -138,27 +140,22 @@ class Checkpoints:
 
 
 def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
-    """Write a checkpoint beside `path`, then let it take the name; what had it before becomes `former`, if given."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a checkpoint atomically; what had its name before becomes `former`, if given."""
     state = {"format": FORMAT, **state}
     try:
-        with partial.open("wb") as file:
-            _write(file, state)
-        if former is not None and path.exists():
-            _give_second_name(path, former)
-        partial.replace(path)
+        with atomic_path(path) as partial:
+            with partial.open("wb") as file:
+                _write(file, state)
+            if former is not None and path.exists():
+                _give_second_name(path, former)
         _sync_folder(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CheckpointWriteError(
-                error.errno,
-                f"checkpoint {path} cannot be written: {error.strerror or error}; it needs {_size_mib(state):.1f} MiB, "
-                f"{_free_mib(path.parent)} MiB are free. The earlier checkpoints are intact: put that right, and go on "
-                "by --resume auto",
-            ) from error
-        raise
+    except OSError as error:
+        raise CheckpointWriteError(
+            error.errno,
+            f"checkpoint {path} cannot be written: {error.strerror or error}; it needs {_size_mib(state):.1f} MiB, "
+            f"{_free_mib(path.parent)} MiB are free. The earlier checkpoints are intact: put that right, and go on "
+            "by --resume auto",
+        ) from error
 
 
 def _write(file: BinaryIO, state: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
+from data.files import atomic_path
+
 from ..display import log
 
 METRICS_FILE = "metrics.jsonl"
@@ -146,10 +148,8 @@ def _reopen(path: Path, step: int) -> BinaryIO:
     if None in steps[:-1]:  # the last line of a run that was killed is no news
         log.warning("%s has %d damaged lines, which are left out", path, steps[:-1].count(None))
     kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step is not None and its_step <= step]
-    partial = path.with_name(path.name + ".partial")
-    with _naming(path):
+    with atomic_path(path) as partial:
         partial.write_bytes(b"".join(line + b"\n" for line in kept))
-        partial.replace(path)
     return path.open("ab")
 
 

@@ -1,10 +1,10 @@
-"""Files in one piece."""
+"""Files written atomically."""
 
 import json
 
 import pytest
 
-from data.files import in_one_piece, write_json, write_text
+from data.files import atomic_path, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -37,13 +37,13 @@ def test_a_full_disk_is_named_and_keeps_the_file(mounted):
 
 
 def test_an_error_leaves_nothing_beside_the_file(tmp_path):
-    file = tmp_path / "new/a.png"
+    file = tmp_path / "a.png"
 
     def write():
-        with in_one_piece(file) as partial:
+        with atomic_path(file) as partial:
             partial.touch()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write()
-    assert [*file.parent.iterdir()] == []
+    assert [*tmp_path.iterdir()] == []

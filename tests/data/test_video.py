@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.video import VideoError, VideoWriter, load_av, open_video, video_comment
+from data.video import VideoError, load_av, open_video, video_comment, video_writer
 
 av = pytest.importorskip("av")
 
@@ -69,9 +69,9 @@ def test_what_is_written_is_read_by_av(tmp_path, monkeypatch, codecs, height, wi
     file = tmp_path / "deep/written.mp4"
     if codecs is not None:  # without libx264
         monkeypatch.setattr(av, "codecs_available", codecs)
-    with VideoWriter(file, Fraction(30000, 1001), "by this test") as writer:
+    with video_writer(file, Fraction(30000, 1001), "by this test") as write:
         for index in range(5):
-            writer.write(torch.from_numpy(frame(index, height, width)).permute(2, 0, 1))
+            write(torch.from_numpy(frame(index, height, width)).permute(2, 0, 1))
             assert not file.exists()
     with av.open(str(file)) as container:
         stream = container.streams.video[0]
@@ -92,9 +92,9 @@ def test_an_error_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path):
     image = torch.from_numpy(frame(0)).permute(2, 0, 1)
 
     def write_some():
-        with VideoWriter(file, Fraction(25), "") as writer:
+        with video_writer(file, Fraction(25), "") as write:
             for _ in range(80):  # the encoder holds some back before it writes
-                writer.write(image)
+                write(image)
             assert (tmp_path / "written.mp4.partial").exists()
             raise KeyboardInterrupt
 
@@ -102,7 +102,7 @@ def test_an_error_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path):
         write_some()
     assert file.read_text() == "earlier"
     assert [*tmp_path.iterdir()] == [file]
-    with VideoWriter(tmp_path / "none.mp4", Fraction(25), ""):
+    with video_writer(tmp_path / "none.mp4", Fraction(25), ""):
         pass  # not a frame
     assert [*tmp_path.iterdir()] == [file]
 

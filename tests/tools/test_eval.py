@@ -9,7 +9,8 @@ import pytest
 from torchvision.ops import box_convert
 
 from data import CocoDetection, eval_transform, load_annotations
-from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks, for_json
+from data.files import without_nan
+from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 
@@ -170,7 +171,7 @@ def test_results_with_masks_are_judged_by_both(run_tool, with_masks, tmp_path):
     code, out, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == for_json(coco_figures(split.raw, results))
+    assert figures == without_nan(coco_figures(split.raw, results))
     assert figures["AP"] == pytest.approx(1)
     assert 0.3 < figures["mask_AP"] < 0.95
     shown = f"{100 * figures['mask_AP']:.1f}"
@@ -189,7 +190,7 @@ def test_results_without_boxes(run_tool, with_masks, tmp_path):
     code, _, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == for_json(coco_figures(split.raw, results))
+    assert figures == without_nan(coco_figures(split.raw, results))
     assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
 
 

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
+from data.files import without_nan
 from engine.display.progress import log
 from engine.distributed.preemption import StopRequest
 from engine.distributed.processes import ALONE
@@ -24,7 +25,6 @@ from engine.evaluation.evaluator import (
     coco_figures,
     detect,
     evaluate,
-    for_json,
     gather_results,
 )
 
@@ -126,7 +126,7 @@ def test_without_truth_there_is_no_figure():
     figures = coco_figures(truth(), [found(1, 3, [1, 2, 3, 4])])
     assert all(math.isnan(figures[name]) for name in COCO_FIGURES)
     assert all(math.isnan(ap) for ap in figures["per_class"].values())
-    written = json.loads(json.dumps(for_json(figures), allow_nan=False))
+    written = json.loads(json.dumps(without_nan(figures), allow_nan=False))
     assert written == dict.fromkeys(COCO_FIGURES) | {"per_class": {"cat": None, "hen": None, "dog": None}}
     some = coco_figures(truth((1, 3, [10, 10, 20, 20])), [])
     assert (some["AP"], some["APs"]) == (0, 0)

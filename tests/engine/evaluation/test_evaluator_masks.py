@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
+from data.files import without_nan
 from engine.evaluation.evaluator import (
     COCO_FIGURES,
     check_results,
@@ -22,7 +23,6 @@ from engine.evaluation.evaluator import (
     detect,
     encode_masks,
     evaluate,
-    for_json,
     gather_results,
     match_results,
     number_figures,
@@ -165,7 +165,7 @@ def test_one_object_has_one_figure_whatever_its_outline_is_written_as():
     results = [found(1, 3, mask, 0.6), found(1, 3, shifted, 0.9)]
     outlines = [rows, runs(mask), packed(mask)]
     figures = [coco_figures(truth((1, 3, outline, mask)), results) for outline in outlines]
-    assert for_json(figures[0]) == for_json(figures[1]) == for_json(figures[2])
+    assert without_nan(figures[0]) == without_nan(figures[1]) == without_nan(figures[2])
     assert figures[0]["mask_AP"] == pytest.approx(0.5 + 6 / 20)  # the shifted one counts up to an IoU of 0.75
 
 
@@ -202,7 +202,7 @@ def test_masks_are_judged_though_nothing_was_found():
     assert math.isnan(figures["mask_APl"])
     assert describe_figures(figures) == "AP 0.0, AP50 0.0, AP75 0.0, mask AP 0.0"
     assert "mask_AP" not in coco_figures(truth((1, 3, None, mask)), [])
-    json.dumps(for_json(figures), allow_nan=False)
+    json.dumps(without_nan(figures), allow_nan=False)
 
 
 SMALL = ellipse(40, 40, 20, 20)
@@ -303,7 +303,7 @@ def test_masks_of_the_data_set_come_back(drawn):
         assert area == pytest.approx(annotation["area"], rel=0.15)
     figures = evaluate(Oracle(dataset), loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1), pytest.approx(1))
-    assert for_json(coco_figures(split.raw, results)) == for_json(figures)
+    assert without_nan(coco_figures(split.raw, results)) == without_nan(figures)
     shifted = Oracle(dataset, lambda masks: masks.roll(3, -1))
     figures = evaluate(shifted, loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert figures["AP"] == pytest.approx(1)
@@ -332,5 +332,5 @@ def test_masks_of_several_processes_come_together(together, drawn):
     assert gathered == detections
     assert other is None
     one, two = together(2, judge_share, *drawn)
-    assert for_json(one) == for_json(two)
+    assert without_nan(one) == without_nan(two)
     assert one["mask_AP"] == pytest.approx(1)
