@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 # A polygon needs three corners; pycocotools would take four numbers for a box.
 _LEAST_NUMBERS = 6
 # As of boxes; pycocotools walks along every outline point by point, also outside of the image.
 _MOST_PX = 1e5
+# Probability from which on a pixel belongs to the object.
+MASK_THRESHOLD = 0.5
 # pycocotools hands its masks to NumPy in the way of version 1, which works in 2 as well; users can do nothing about it.
 warnings.filterwarnings(
     "ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning, "pycocotools.mask"
@@ -67,6 +71,18 @@ def decode_masks(segmentations: Sequence[list | dict[str, Any]], size: Size) -> 
         return np.zeros((0, height, width), dtype=np.uint8)
     masks = coco_mask.decode([to_rle(segmentation, size) for segmentation in segmentations])  # (height, width, n)
     return np.ascontiguousarray(masks.transpose(2, 0, 1))
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Pack the masks of one image into run lengths of pycocotools, with `counts` as a string that JSON can hold.
+
+    Args:
+        masks: `(n, 1, H, W)` or `(n, H, W)` probabilities; a pixel belongs to the object from `MASK_THRESHOLD` on.
+    """
+    # pycocotools counts along the columns, so a copy that has them in a row is packed without another
+    by_column = (masks.flatten(0, -3) >= MASK_THRESHOLD).to(torch.uint8).transpose(1, 2).contiguous()
+    packed = coco_mask.encode(by_column.cpu().numpy().transpose(2, 1, 0))
+    return [rle | {"counts": rle["counts"].decode("ascii")} for rle in packed]
 
 
 def _polygon_problem(polygon: Any) -> str | None:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
 from engine.config import load_config
-from engine.evaluation import draw_truth
+from engine.display import draw_truth
 from data.files import atomic_path, write_text
 from engine.display import COLOURS, PLAIN, Progress, wants_colour
 from engine.display import counted, format_table

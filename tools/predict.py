@@ -28,7 +28,7 @@ from data.sources import Source, find_sources
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.evaluation import coco_dataset, match_files
 from engine.weights import check_categories
-from engine.evaluation import draw_found
+from engine.display import draw_found
 from data.files import write_json
 from engine.inference import Predictor, predictor_of
 from engine.display import Progress, log, start_logging

@@ -10,7 +10,8 @@ from torchvision.ops import box_convert
 
 from data import CocoAnnotations, CocoDetection, decode_masks, eval_transform
 
-from ..evaluation import MISSED, RIGHT, draw_objects, draw_verdicts, has_masks, judge_detections
+from ..display import draw_objects
+from ..evaluation import MISSED, RIGHT, draw_verdicts, has_masks, judge_detections
 
 SCORE_THRESHOLD = 0.5
 

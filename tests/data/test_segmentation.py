@@ -1,5 +1,6 @@
 """Polygons and both kinds of run lengths are read alike, and nothing that pycocotools would misread passes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from data import decode_masks, segmentation_problem, to_rle
+from data import decode_masks, encode_masks, segmentation_problem, to_rle
 
 WIDTH, HEIGHT = 20, 12
 SIZE = (WIDTH, HEIGHT)
@@ -192,3 +194,17 @@ def test_users_are_not_told_of_pycocotools_ways_with_numpy():
     command = [sys.executable, "-W", "always::DeprecationWarning:pycocotools.mask", "-c", script]
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.stdout, ended.stderr) == ("6\n", "")
+
+
+def test_probabilities_become_masks_from_a_half_on():
+    probabilities = torch.zeros(2, 1, 7, 11)
+    probabilities[0, 0, 2:5, 3:9] = 0.5
+    probabilities[0, 0, 2, 3] = 0.49
+    probabilities[1, 0, 6, 0] = 1.0
+    expected = probabilities[:, 0].numpy() > 0.495
+    for masks in (probabilities, probabilities[:, 0], probabilities.bfloat16()):
+        rles = encode_masks(masks)
+        assert all(type(rle["counts"]) is str and rle["size"] == [7, 11] for rle in rles)
+        assert np.array_equal(coco_mask.decode(rles).transpose(2, 0, 1), expected)
+    assert encode_masks(torch.zeros(0, 1, 7, 11)) == []
+    json.dumps(encode_masks(probabilities))

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_FIGURES
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import LAST
 

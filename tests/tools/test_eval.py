@@ -10,7 +10,8 @@ from torchvision.ops import box_convert
 
 from data import CocoDetection, eval_transform, load_annotations
 from data.files import without_nan
-from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks
+from data.segmentation import encode_masks
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from data import decode_masks
-from engine.evaluation.evaluator import COCO_FIGURES, coco_figures, encode_masks
+from data.segmentation import encode_masks
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

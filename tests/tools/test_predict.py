@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from data import read_image
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.evaluation.drawing import draw_found
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.display.drawing import draw_found
+from engine.evaluation.coco_eval import COCO_FIGURES
 from engine.inference.predictor import Predictor, image_tensor
 from engine.runs.checkpoint import save_checkpoint
 
@@ -398,7 +398,7 @@ def test_stopped_by_the_user_all_pictures_are_whole(start_process, dcn_run, phot
         shutil.copy(photos / "one.png", photos / f"{index:03d}.png")
     process = start_process(TOOL, dcn_run, "photos", "--out", "out", "--score", "0", cwd=tmp_path)
     deadline = time.monotonic() + 600
-    while len(written(tmp_path / "out")) < 3 and time.monotonic() < deadline:
+    while sum(name.endswith(".png") for name in written(tmp_path / "out")) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=600)

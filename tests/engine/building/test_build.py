@@ -15,10 +15,10 @@ from engine.building.data import build_eval_loader, build_train_loader, read_spl
 from engine.building.model import build_model, check_dcn_backend
 from engine.building.training import build_trainer
 from engine.config.loading import load_config
+from engine.display.drawing import LINE
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest
 from engine.distributed.processes import World
-from engine.evaluation.drawing import LINE
 from engine.insight.pictures import dcn_pictures
 from engine.training.board import NoBoard
 from models import DETECTORS, resnet

@@ -8,7 +8,7 @@ from engine.building.model import build_model
 from engine.building.training import build_updater
 from engine.config.loading import load_config
 from engine.config.options import options_that_deform
-from engine.evaluation.evaluator import evaluate
+from engine.evaluation.detect import evaluate
 from models import DETECTORS
 from models.options import hints_of
 

@@ -9,7 +9,7 @@ import pytest
 from engine.building.report import describe_batch, show_end, show_model
 from engine.config.loading import load_config
 from engine.display.progress import log
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_FIGURES
 
 
 @pytest.mark.parametrize(

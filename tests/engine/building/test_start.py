@@ -9,7 +9,7 @@ import pytest
 
 from engine.building.start import train
 from engine.config.loading import load_config
-from engine.evaluation.evaluator import number_figures
+from engine.evaluation.figures import number_figures
 from engine.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -14,7 +14,7 @@ from engine.building.model import build_model
 from engine.comparison.compare import compare_runs
 from engine.comparison.result import Comparison
 from engine.config.loading import load_config
-from engine.evaluation.evaluator import coco_figures
+from engine.evaluation.coco_eval import coco_figures
 from engine.runs.checkpoint import save_checkpoint
 from engine.runs.folder import LAST
 

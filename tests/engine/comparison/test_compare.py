@@ -23,7 +23,7 @@ from engine.comparison.loaded_runs import read_run
 from engine.comparison.resampling import bootstrap, judge_images
 from engine.config.loading import load_config
 from engine.display.progress import Progress
-from engine.evaluation.evaluator import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
 
 
 def test_figures_of_each_run(comparison, val_split, made_up):

@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from data import CocoDetection, eval_transform
 from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
-from engine.evaluation.drawing import draw_objects, draw_verdicts
+from engine.display.drawing import draw_objects
+from engine.evaluation.verdicts import draw_verdicts
 
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(-5, 5)), st.integers(0, 12))

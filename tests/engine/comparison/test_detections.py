@@ -11,7 +11,8 @@ from engine.building.data import build_eval_loader
 from engine.comparison.detections import detect_with, load_model, read_val_split
 from engine.comparison.loaded_runs import read_run
 from engine.display.progress import log
-from engine.evaluation.evaluator import coco_figures, detect
+from engine.evaluation.coco_eval import coco_figures
+from engine.evaluation.detect import detect
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from engine.comparison import resampling
 from engine.comparison.resampling import IOUS, RECALLS, bootstrap, judge_images
-from engine.evaluation.evaluator import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "all"}]
 SIDES = (12, 50, 130)  # small, medium, large

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from engine.distributed.processes import ALONE, OtherProcessError, World, read_world
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_FIGURES
 from engine.training.board import NoBoard
 
 DCN = "model.backbone.dcn_v2_stages=[2]"

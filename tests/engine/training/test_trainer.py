@@ -20,7 +20,7 @@ from data import ImageError
 from engine.display.progress import log
 from engine.distributed.preemption import PreemptedError, StopRequest
 from engine.distributed.processes import World
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_FIGURES
 from engine.insight import health
 from engine.insight.health import Health
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint

@@ -5,7 +5,7 @@ import torch
 
 from dcn import DeformConv2d
 from engine.config.loading import load_config
-from engine.evaluation.evaluator import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_FIGURES
 from engine.inference.restored import restore_model
 from engine.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from engine.runs.folder import BEST, LAST

@@ -1,34 +1,20 @@
-"""COCO figures against pycocotools used as its authors do, and the way from boxes to COCO results and back."""
+"""COCO figures against pycocotools used as its authors do."""
 
 import contextlib
 import io
-import itertools
 import json
-import logging
 import math
 
 import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import nn
 
-from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
+from data import load_annotations
 from data.files import without_nan
-from engine.display.progress import log
-from engine.distributed.preemption import StopRequest
-from engine.distributed.processes import ALONE
-from engine.evaluation.evaluator import (
-    COCO_FIGURES,
-    check_results,
-    coco_figures,
-    detect,
-    evaluate,
-    gather_results,
-)
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.results import check_results
 
-CPU = torch.device("cpu")
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
 
 
@@ -168,119 +154,3 @@ def test_bad_results_name_the_entry(results, said):
         coco_figures(truth((1, 3, [10, 10, 20, 20])), results)
     with pytest.raises(ValueError, match=said):
         check_results(truth(), results)
-
-
-class Oracle(nn.Module):
-    """Gives prepared outputs, one an image."""
-
-    def __init__(self, outputs):
-        super().__init__()
-        self.outputs = itertools.chain(outputs)
-        self.modes, self.shapes = [], []
-
-    def forward(self, images):
-        self.modes.append(self.training)
-        self.shapes += [(image.dtype, tuple(image.shape), torch.is_grad_enabled()) for image in images]
-        return [next(self.outputs) for _ in images]
-
-
-def test_sparse_category_ids_come_back(shapes, tmp_path):
-    """Ids become labels 1, 2, ... in the data set and ids again in the results: repeating the truth has AP 1."""
-    raw = json.loads((shapes / "annotations/val.json").read_text())
-    ids = {1: 90, 2: 5, 3: 44, 4: 1, 5: 13}
-    for category in raw["categories"]:
-        category["id"] = ids[category["id"]]
-    for annotation in raw["annotations"]:
-        annotation["category_id"] = ids[annotation["category_id"]]
-    (tmp_path / "val.json").write_text(json.dumps(raw))
-    split = load_annotations(shapes / "val", tmp_path / "val.json")
-    assert split.category_ids == [1, 5, 13, 44, 90]
-
-    dataset = CocoDetection(split, eval_transform())
-    targets = [dataset[index][1] for index in range(len(dataset))]
-    outputs = [{key: t[key] for key in ("boxes", "labels")} | {"scores": torch.ones(len(t["labels"]))} for t in targets]
-    oracle = Oracle(outputs)
-    loader = eval_loader(dataset, batch_size=4, workers=0)
-    results = detect(oracle, loader, split.category_ids, device=CPU)
-    expected = [(a["image_id"], a["category_id"]) for a in raw["annotations"]]
-    assert [(entry["image_id"], entry["category_id"]) for entry in results] == expected
-    for entry, annotation in zip(results, raw["annotations"], strict=True):
-        assert entry["bbox"] == pytest.approx(annotation["bbox"], abs=0.01)
-    assert oracle.shapes == [(torch.float32, (3, 80, 96), False)] * 6
-
-    figures = evaluate(Oracle(outputs), loader, split.category_ids, split.raw, device=CPU)
-    assert figures["AP"] > 0.99
-    wrong = evaluate(Oracle(outputs), loader, split.category_ids[::-1], split.raw, device=CPU)
-    assert wrong["AP"] < 0.5
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_is_restored(training):
-    batch = Batch([torch.zeros(3, 8, 8, dtype=torch.uint8)], [{"image_id": 1}], 1.0, True, [])
-    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
-    model = Oracle([nothing]).train(training)
-    figures = evaluate(model, [batch], [3, 17, 90], truth((1, 3, [1, 1, 9, 9])), device=CPU)
-    assert figures["AP"] == 0
-    assert model.modes == [False]
-    assert model.training is training
-    with pytest.raises(StopIteration):  # no output is left
-        detect(model, [batch], [3, 17, 90], device=CPU)
-    assert model.modes == [False, False]
-    assert model.training is training
-
-
-NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
-IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
-
-
-def test_an_image_that_could_not_be_read_has_no_detection_and_is_told(caplog):
-    box = {"boxes": torch.tensor([[1.0, 1, 10, 10]]), "labels": torch.tensor([1]), "scores": torch.ones(1)}
-    batches = [Batch([], [], 0.0, True, ["image 2.png is gone"]), Batch([IMAGE], [{"image_id": 1}], 0.5, True, [])]
-    ground_truth = truth((1, 3, [1, 1, 9, 9]), (2, 3, [1, 1, 9, 9]), images=2)
-    caplog.set_level(logging.WARNING, logger=log.name)
-    figures = evaluate(Oracle([box]), batches, [3, 17, 90], ground_truth, device=CPU)
-    assert figures["AR100"] == pytest.approx(0.5)
-    assert "counts as without a detection: image 2.png is gone" in caplog.text
-
-
-def test_a_stop_request_ends_an_evaluation_without_figures():
-    stop, model = StopRequest(), Oracle([NOTHING] * 3)
-
-    def batches():
-        for image_id in (1, 2, 3):
-            if image_id == 2:
-                stop.received = "SIGTERM"
-            yield Batch([IMAGE], [{"image_id": image_id}], 1.0, True, [])
-
-    assert evaluate(model, batches(), [3, 17, 90], truth(images=3), device=CPU, stop=stop) is None
-    assert len(model.shapes) == 1
-
-
-def gather_share(world, ground_truth, detections):
-    images = [entry["id"] for entry in ground_truth["images"]][world.rank :: world.size]
-    mine = [entry for image_id in images for entry in detections if entry["image_id"] == image_id]
-    return gather_results(mine, ground_truth, world)
-
-
-def test_results_of_several_processes_come_in_the_order_of_one(together):
-    ground_truth, detections = random_case(0)
-    ground_truth["images"].reverse()
-    order = [entry["id"] for entry in ground_truth["images"]]
-    detections.sort(key=lambda entry: order.index(entry["image_id"]))
-    assert gather_results(detections, ground_truth, ALONE) is detections
-    gathered, others = together(3, gather_share, ground_truth, detections)[:2]
-    assert gathered == detections
-    assert others is None
-
-
-def interrupt_one(world):
-    stop = StopRequest()
-    if world.rank == 1:
-        stop.received = "SIGTERM"
-    batches = [Batch([IMAGE], [{"image_id": world.rank + 1}], 1.0, True, [])]
-    ground_truth = truth((1, 3, [1, 1, 9, 9]), images=2)
-    return evaluate(Oracle([NOTHING]), batches, [3, 17, 90], ground_truth, device=CPU, world=world, stop=stop)
-
-
-def test_one_process_that_is_asked_to_stop_stops_all(together):
-    assert together(2, interrupt_one) == [None, None]

@@ -15,18 +15,10 @@ from pycocotools.cocoeval import COCOeval
 
 from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
 from data.files import without_nan
-from engine.evaluation.evaluator import (
-    COCO_FIGURES,
-    check_results,
-    coco_figures,
-    describe_figures,
-    detect,
-    encode_masks,
-    evaluate,
-    gather_results,
-    match_results,
-    number_figures,
-)
+from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures, match_results
+from engine.evaluation.detect import detect, evaluate, gather_results
+from engine.evaluation.figures import describe_figures, number_figures
+from engine.evaluation.results import check_results
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 160
@@ -246,20 +238,6 @@ def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
     ground_truth["annotations"][0]["image_id"] = 2
     with pytest.raises(ValueError, match="its image no stated width and height"):
         coco_figures(ground_truth, [GOOD])
-
-
-def test_probabilities_become_masks_from_a_half_on():
-    probabilities = torch.zeros(2, 1, 7, 11)
-    probabilities[0, 0, 2:5, 3:9] = 0.5
-    probabilities[0, 0, 2, 3] = 0.49
-    probabilities[1, 0, 6, 0] = 1.0
-    expected = probabilities[:, 0].numpy() > 0.495
-    for masks in (probabilities, probabilities[:, 0], probabilities.bfloat16()):
-        rles = encode_masks(masks)
-        assert all(type(rle["counts"]) is str and rle["size"] == [7, 11] for rle in rles)
-        assert np.array_equal(coco_mask.decode(rles).transpose(2, 0, 1), expected)
-    assert encode_masks(torch.zeros(0, 1, 7, 11)) == []
-    json.dumps(encode_masks(probabilities))
 
 
 class Oracle(torch.nn.Module):

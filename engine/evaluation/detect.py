@@ -1,0 +1,109 @@
+"""A detector run over a data set: its detections as COCO results, and their figures."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import box_convert
+
+from data import Batch, encode_masks
+
+from ..devices import autocast, to_device
+from ..display import log
+from ..distributed import ALONE, StopRequest, World
+from .coco_eval import coco_figures
+
+
+@torch.inference_mode()
+def detect(
+    model: nn.Module, loader: Iterable[Batch], category_ids: Sequence[int], *, device: torch.device, amp: str = "off"
+) -> list[dict[str, Any]]:
+    """Run a detector over a loader; the model is left in the mode it was in.
+
+    Returns:
+        COCO results: dicts of `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`, and where
+        the detector gives masks `segmentation`, see `encode_masks`. An image that could not be read, where the loader
+        leaves such images out, has none.
+    """
+    was_training = model.training
+    model.eval()
+    results = []
+    try:
+        for batch in loader:
+            for message in batch.unreadable:
+                log.warning("counts as without a detection: %s", message)
+            if not batch.images:
+                continue
+            images, targets = to_device(batch.images, batch.targets, device)
+            with autocast(device, amp):
+                outputs = model(images)
+            for output, target in zip(outputs, targets, strict=True):
+                results += coco_results(output, target["image_id"], category_ids)
+    finally:
+        model.train(was_training)
+    return results
+
+
+def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Turn the detections of one image into COCO results, see `detect`."""
+    boxes_xywh = box_convert(output["boxes"].float().cpu(), "xyxy", "xywh")
+    results = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": bbox, "score": score}
+        for bbox, label, score in zip(
+            boxes_xywh.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True
+        )
+    ]
+    if "masks" in output:
+        for result, rle in zip(results, encode_masks(output["masks"]), strict=True):
+            result["segmentation"] = rle
+    return results
+
+
+def gather_results(results: list[dict[str, Any]], ground_truth: dict, world: World) -> list[dict[str, Any]] | None:
+    """Put together what all processes detected, in the order of the images, as one process would have.
+
+    Returns:
+        COCO results in the main process, None in the others.
+    """
+    parts = world.gather_on_main(results)
+    if parts is None or len(parts) == 1:
+        return parts and parts[0]
+    place = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}
+    return sorted((entry for part in parts for entry in part), key=lambda entry: place[entry["image_id"]])
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    category_ids: Sequence[int],
+    ground_truth: dict,
+    *,
+    masks: bool = False,
+    device: torch.device,
+    amp: str = "off",
+    world: World = ALONE,
+    stop: StopRequest | None = None,
+) -> dict[str, Any] | None:
+    """Detect and judge: `coco_figures` of what `detect` finds, in all processes.
+
+    Args:
+        model: detector.
+        loader: of `data.eval_loader`, in each process of its share of the images.
+        category_ids: of the labels, see `CocoAnnotations`.
+        ground_truth: a COCO instances file, as loaded; the main process judges.
+        masks: whether the model gives masks, which are then judged beside the boxes.
+        device: that the model is on.
+        amp: as in training.
+        world: the processes that share the images.
+        stop: asked before each batch whether to give up.
+
+    Returns:
+        The figures, or None if some process was asked to stop.
+    """
+    with world.together():
+        results = detect(model, stop.until(loader) if stop else loader, category_ids, device=device, amp=amp)
+    if any(world.gather(stop is not None and stop.received is not None)):
+        return None
+    gathered = gather_results(results, ground_truth, world)
+    return world.from_main(lambda: coco_figures(ground_truth, gathered, masks=masks))
