@@ -1,32 +1,27 @@
 """Entry points of torch.hub: backbones, detectors on them, and detectors that were trained in this clone.
 
-A program that loads them may have folders `models`, `data` and `engine` of its own, imported or not. Those of this
-clone are imported as `resnet_dcn.models` and so on, the name that the wheel has too; under the short names the program
-keeps its own. What is callable here and has no underscore is an entry point, so modules are imported whole.
+A program that loads them may have a folder `models` of its own, imported or not. That of this clone is imported as
+`resnet_dcn.models`, the name that the wheel has too. What is callable here and has no underscore is an entry point, so
+modules are imported whole.
 """
 
 from __future__ import annotations
 
 import collections.abc
-import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
 import inspect
 import pathlib
-import pkgutil
 import sys
 import types
 
 import torch
 
-# Of every entry point; `detector` says itself what it needs on top.
 dependencies = ["torch", "torchvision"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _PACKAGE = "resnet_dcn"
-# Folders that engine/ imports by their short names.
-_SHARED = ("models", "data")
 
 
 def _import(name: str) -> types.ModuleType:
@@ -47,31 +42,6 @@ def _add_package() -> None:
         spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
         spec.submodule_search_locations = [str(_ROOT)]
         sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
-
-
-def _import_engine(name: str) -> types.ModuleType:
-    """Import a module of engine/, whose imports of `models` and `data` are answered by those of this clone."""
-    for folder in _SHARED:
-        for module in pkgutil.iter_modules(_import(f"{_PACKAGE}.{folder}").__path__):
-            _import(f"{_PACKAGE}.{folder}.{module.name}")
-    with _short_names():
-        return _import(f"{_PACKAGE}.engine.{name}")
-
-
-@contextlib.contextmanager
-def _short_names() -> collections.abc.Iterator[None]:
-    """Let `models` and `data` be this clone's, and afterwards the program's own again."""
-    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] in _SHARED}
-    packages = tuple(f"{_PACKAGE}.{folder}" for folder in _SHARED)
-    loaded = {name: module for name, module in sys.modules.items() if name.startswith(packages)}
-    sys.modules.update({name.removeprefix(f"{_PACKAGE}."): module for name, module in loaded.items()})
-    try:
-        yield
-    finally:
-        for name in [*sys.modules]:
-            if name.split(".")[0] in _SHARED:
-                del sys.modules[name]
-        sys.modules.update(own)
 
 
 _import("dcn")
@@ -104,7 +74,7 @@ def resnet(name: str = "resnet50", *, weights: str | None = None, **options: obj
 
 
 def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
-    """Load a detector that was trained in this clone; needs all of requirements.txt.
+    """Load a detector that was trained in a clone, or converted from another framework's weights.
 
     Args:
         path: folder of a run, as in "runs/demo_dcn", or a checkpoint.
@@ -115,16 +85,7 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
         with `boxes` (xyxy pixels), `labels`, `scores` and, from those that find them, `masks`. Label 1 is the first of
         its `class_names`.
     """
-    try:
-        trained = _import_engine("trained")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"a trained detector needs all packages of {_ROOT / 'requirements.txt'}, and {error.name} is missing"
-        ) from error
-    found = trained.load_trained(pathlib.Path(path))
-    model = trained.restore_model(found, weights=weights)
-    model.class_names = [*found.state["class_names"]]
-    return model
+    return _models.load_detector(path, weights=weights)
 
 
 def _keywords(function: collections.abc.Callable) -> list[str]:

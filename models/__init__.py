@@ -1,5 +1,6 @@
 """Networks: ResNet backbones with deformable convolutions, FPN, detectors. Imports dcn and torchvision."""
 
+from .checkpoint import load_detector
 from .detector import DeformOptions, DetectorSpec
 from .detectors import DETECTORS, build_body, build_detector
 from .fpn import FpnOptions, resnet_fpn
@@ -17,6 +18,7 @@ __all__ = [
     "build_body",
     "build_detector",
     "load_backbone_weights",
+    "load_detector",
     "replaced_convs",
     "resnet",
     "resnet_fpn",

@@ -29,7 +29,7 @@ from data.files import without_nan, write_json
 from engine.devices import set_tf32
 from engine.display import Progress
 from engine.display import counted, format_table, percent
-from engine.weights import choose_weights
+from models.checkpoint import choose_weights
 from engine.inference import as_tested
 from engine.config import describe_unused, unused_overrides
 

@@ -31,7 +31,8 @@ from engine.export import (
 )
 from engine.display import Progress
 from engine.display import format_table
-from engine.weights import Trained, choose_weights, load_trained
+from engine.weights import Trained, load_trained
+from models.checkpoint import choose_weights
 from engine.inference import restore_model
 
 EPILOG = """examples:

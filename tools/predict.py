@@ -33,7 +33,8 @@ from data.files import write_json
 from engine.inference import Predictor, predictor_of
 from engine.display import Progress, log, start_logging
 from engine.display import counted, format_table
-from engine.weights import Trained, choose_weights, load_trained
+from engine.weights import Trained, load_trained
+from models.checkpoint import choose_weights
 from engine.config import describe_unused, unused_overrides
 
 EPILOG = """examples:
@@ -244,7 +245,7 @@ def describe(
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
     flip = ", mirror images too" if trained.config.test.flip else ""
     detector = trained.config.model.detector
-    own = getattr(trained.config.model, detector).score_threshold
+    own = trained.config.model.options.score_threshold
     least = f"{args.score:g}" if args.score >= own else f"{own:g} (model.{detector}.score_threshold)"
     lines = [f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, scores from {least}{flip}"]
     rows = findings.rows()

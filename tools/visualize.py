@@ -23,7 +23,8 @@ from engine.insight import box_centres, dcn_pictures
 from engine.insight import deformable_layers
 from engine.devices import set_tf32, to_device
 from engine.display import Progress, draw_found, format_table
-from engine.weights import Trained, choose_weights, load_trained
+from engine.weights import Trained, load_trained
+from models.checkpoint import choose_weights
 from engine.inference import restore_model
 
 EPILOG = """examples:
@@ -131,7 +132,7 @@ def main() -> None:
     folder = args.out or trained.path.parent / "pictures"
     names = run_names(args.run, args.against)
     # which the detector keeps to itself, and of which the legend is to say nothing else
-    own_threshold = getattr(trained.config.model, trained.config.model.detector).score_threshold
+    own_threshold = trained.config.model.options.score_threshold
     rows = []
     for subject in progress.track(subjects, "draw"):
         pictures = draw(

@@ -116,7 +116,7 @@ def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str
     config, detector = trained.config, trained.config.model.detector
     # The detector itself leaves them out, before it makes their masks. NMS goes from the best on, so that what is below
     # changes nothing above.
-    least = max(score_threshold, getattr(config.model, detector).score_threshold)
+    least = max(score_threshold, config.model.options.score_threshold)
     override = f"model.{detector}.score_threshold={least}"
     config = with_overrides(config.model_dump(mode="json"), [override], str(trained.path))
     device = pick_device(config.device)

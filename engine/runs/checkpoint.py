@@ -1,10 +1,8 @@
-"""Checkpoints: plain dicts of state, written atomically, read as data and never as code."""
+"""Checkpoints: plain dicts of state, written atomically; `models/checkpoint.py` reads them."""
 
 import math
 import os
-import re
 import shutil
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,15 +11,9 @@ from typing import Any, BinaryIO
 import torch
 
 from data.files import atomic_path
+from models.checkpoint import FORMAT, CheckpointError, load_checkpoint
 
 from .folder import LAST, step_file, step_files
-
-FORMAT = 2
-_FOLDER = 0x10  # among the attributes of a record in a zip archive
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file."""
 
 
 class CheckpointWriteError(OSError):
@@ -38,25 +30,6 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         CheckpointWriteError: if the system refuses; nothing is left of the new one then.
     """
     _save(path, state)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint` onto the CPU, after comparing all content with its checksums.
-
-    Raises:
-        CheckpointError: if it is missing, damaged, of another version of this project, or none of its checkpoints.
-    """
-    state = _read(path)
-    written = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(written, int):
-        found = sorted(map(str, state))[:5] if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"checkpoint {path} was not written by this project's trainer; it holds {found}")
-    if written != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} was written by another version of this project: its format must be {FORMAT}, and is "
-            f"{written}; use it with that version, or train anew"
-        )
-    return state
 
 
 def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
@@ -188,37 +161,6 @@ class _Sink:
 
     def flush(self) -> None:
         """Nothing is held back here."""
-
-
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            _check_records(file)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist (resolved: {path.resolve()})") from None
-    except Exception as error:
-        # torch.load raises a dozen types, by what is broken, and soon explains how to run what is inside
-        reason = getattr(error, "strerror", None) or re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
-        is_archive = not isinstance(error, zipfile.BadZipFile)
-        hint = "" if is_archive else "; it is cut short, or none of this project's checkpoints"
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from error
-
-
-def _check_records(file: BinaryIO) -> None:
-    """Compare the records of PyTorch's zip archive with their CRC-32: torch.load returns the numbers of a damaged one.
-
-    Raises:
-        ValueError: if a record is damaged.
-        BadZipFile: if the file is no archive.
-    """
-    with zipfile.ZipFile(file) as archive:
-        # torch.load does not read a record that is marked as a folder, and returns whatever was in memory
-        marked = (record.filename for record in archive.infolist() if record.external_attr & _FOLDER)
-        damaged = next(marked, None) or archive.testzip()
-    if damaged:
-        raise ValueError(f"it is damaged: its record {damaged} does not have the checksum that was written with it")
 
 
 def _give_second_name(path: Path, second: Path) -> None:

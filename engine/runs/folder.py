@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from models.checkpoint import LAST
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
 CONFIG_FILE, LOG_FILE = "config.yaml", "train.log"
-LAST, BEST = "last.pt", "best.pt"
+BEST = "best.pt"
 
 
 class RunFolderError(ValueError):

@@ -45,14 +45,3 @@ def load_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
     file = path / LAST if path.is_dir() else path
     state = load_checkpoint(file)
     return Trained(file, with_overrides(copy.deepcopy(state["config"]), overrides, str(file)), state)
-
-
-def choose_weights(state: dict[str, Any], asked: str | None, path: Path) -> str:
-    """Choose between the "raw" weights of a checkpoint and their average "ema"; by default the ones it was judged by.
-
-    Raises:
-        ValueError: if it has no average.
-    """
-    if asked == "ema" and state["ema"] is None:
-        raise ValueError(f"{path} holds no averaged weights, since its run was without train.ema_decay: --weights raw")
-    return asked or ("raw" if state["ema"] is None else "ema")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from models import DETECTORS
+from models.checkpoint import choose_weights
 from models.options import Affects
 from models.weights import names_file
 
@@ -15,7 +16,7 @@ from ..config import ModelConfig, check_config, is_used, keys_that_affect, optio
 from ..display import first_lines
 from ..runs import CheckpointError
 from .compatibility import model_differences
-from .trained import choose_weights, load_trained
+from .trained import load_trained
 
 _OFFSET = ".conv_offset."
 _COUNTER = "num_batches_tracked"

@@ -220,7 +220,7 @@ def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path} cannot be read: Is a directory$"):
         load_checkpoint(tmp_path)
     save_checkpoint(tmp_path / LAST, STATE)
-    monkeypatch.setattr(checkpoint, "_check_records", fail_as_a_broken_disk)
+    monkeypatch.setattr("models.checkpoint._check_records", fail_as_a_broken_disk)
     with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path / LAST} cannot be read: Input/output error$"):
         load_checkpoint(tmp_path / LAST)
 

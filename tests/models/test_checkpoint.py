@@ -1,0 +1,94 @@
+"""A trained detector comes out of a checkpoint as it was, by plain values and with PyTorch alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engine.config.loading import check_config
+from models import DETECTORS, build_detector, load_detector
+from models.checkpoint import CheckpointError
+
+IMAGES = [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))]
+
+
+@pytest.fixture
+def config(detector):
+    """As a config has it, but only what is not the default."""
+    spec = DETECTORS[detector]
+    own = {**spec.tiny, "score_threshold": 0.0, "detections_per_image": 7}
+    backbone = {"name": "resnet18", "norm": "gn", "dcn_v2_stages": [2], "mask_scale": 1.5, "weights": "DEFAULT"}
+    model = {"detector": detector, "backbone": backbone, "fpn": dict(spec.tiny_fpn), detector: own}
+    return {"model": model, "data": {"min_size": [48, 64], "max_size": 96}, "train": {"lr": 0.1}}
+
+
+@pytest.fixture
+def state(config):
+    torch.manual_seed(1)
+    tensors, others = (build_detector(config, 2).state_dict() for _ in range(2))
+    assert not all(torch.equal(tensors[key], others[key]) for key in tensors)
+    return {"format": 2, "config": config, "class_names": ["cat", "dog"], "model": tensors, "ema": {"model": others}}
+
+
+def test_it_is_built_by_its_config_and_has_its_weights(state, config, tmp_path):
+    torch.save(state, tmp_path / "last.pt")
+    for asked, kind in ((None, "ema"), ("ema", "ema"), ("raw", "raw")):
+        found = load_detector(tmp_path, weights=asked)  # a folder of a run
+        assert (found.training, found.class_names) == (False, ["cat", "dog"])
+        assert [found.backbone.body.layer2[i].conv2.mask_scale for i in (0, 1)] == [1.5, 1.5]
+        expected = state["ema"]["model"] if kind == "ema" else state["model"]
+        assert found.state_dict().keys() == expected.keys()
+        assert all(torch.equal(found.state_dict()[key], value) for key, value in expected.items())
+        with torch.inference_mode():
+            assert len(found(IMAGES)[0]["boxes"]) == 7
+    by_hand = build_detector(config, 2)
+    by_hand.load_state_dict(state["model"])
+    torch.save(state | {"ema": None}, tmp_path / "raw.pt")
+    with torch.inference_mode():
+        expected, (found,) = by_hand.eval()(IMAGES)[0], load_detector(str(tmp_path / "raw.pt"))(IMAGES)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
+@pytest.mark.parametrize("detector", ["fcos"])
+def test_what_does_not_fit_is_named(state, tmp_path, detector):
+    file = tmp_path / "x.pt"
+
+    def refused(match: str, changed: dict, **options) -> None:
+        torch.save({key: value for key, value in (state | changed).items() if value != "gone"}, file)
+        with pytest.raises(ValueError, match=match):
+            load_detector(file, **options)
+
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_detector(tmp_path / "none.pt")
+    refused("its format must be 2, and is 3", {"format": 3})
+    refused("was not written by this project's trainer; it holds", {"format": "gone"})
+    for key in ("config", "class_names", "model"):
+        refused(f"must hold {key!r}", {key: "gone"})
+    refused("unknown detector 'ssd', known: faster_rcnn, ", {"config": {"model": {"detector": "ssd"}}})
+    changed = {"config": {"model": state["config"]["model"] | {"fcos": {"dcn_conv": 1}}}}
+    refused("unknown option 'dcn_conv' of model.fcos, did you mean 'dcn_convs'", changed)
+    refused("do not fit the detector of its config", {"class_names": ["cat"]})
+    refused("holds no averaged weights", {"ema": None}, weights="ema")
+    refused("weights must be raw or ema, got 'EMA'", {}, weights="EMA")
+
+
+@pytest.mark.parametrize("detector", ["fcos"])
+def test_nothing_in_a_file_is_run(state, tmp_path, detector):
+    class Command:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save(state | {"step": Command()}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_detector(tmp_path / "x.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_defaults_are_those_of_the_config(detector, monkeypatch):
+    """Of all that plain values leave out: the config has its own record of the ResNet's options and of the sizes."""
+    given = replace(DETECTORS[detector], build=lambda body, *arguments, **options: (str(body), arguments, options))
+    monkeypatch.setitem(DETECTORS, detector, given)
+    place = {"images": "a", "annotations": "b"}
+    whole = check_config({"data": {"train": place, "val": place}, "model": {"detector": detector}}, "x")
+    with torch.device("meta"):
+        assert build_detector({"model": {"detector": detector}}, 2) == build_detector(whole.model_dump(), 2)
