@@ -13,8 +13,7 @@ RULES = {
     "imports within a folder are relative": (LIBRARY, r"^\s*(from|import) {folder}\b"),
     "tools and other rooms import from a room, not from its modules": (
         ("engine", "tools"),
-        # the pages are made by a tool, of what trains
-        r"^\s*from (\.\.|engine\.)(?!config\.reference\b)\w+\.\w+|^\s*import engine\.",
+        r"^\s*from (\.\.|engine\.)\w+\.\w+|^\s*import engine\.",
     ),
     "tools import each other by name alone": (("tools",), r"^\s*(from|import) (tools\b|\.)"),
     "only tools leave the program": (LIBRARY, r"raise SystemExit"),

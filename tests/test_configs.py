@@ -4,7 +4,6 @@ After a change that is meant to alter a model, record its numbers anew, and say 
     UPDATE_GOLDEN=1 python -m pytest -k golden tests/test_configs.py tests/models tests/engine/training
 """
 
-import gc
 import json
 import math
 import re
@@ -23,6 +22,8 @@ from models import DETECTORS, replaced_convs
 from models.options import hints_of
 
 CONFIGS = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
+# one of each detector, and those of the README
+QUICK = {"demo.yaml", "demo_dcn.yaml", "r50_dcn.yaml", *(name for name in CONFIGS if name.endswith("_r50_dcn.yaml"))}
 COCO_CLASSES = 80
 SMALL = [
     "model.backbone.weights=null",
@@ -38,26 +39,24 @@ SMALL = [
 ]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def built(request, shapes):
-    """Name, config and model of each YAML, on small images of `shapes`."""
+@pytest.fixture(scope="session")
+def load(shapes):
+    """`load(name)`: the config of a YAML, on small images of `shapes`."""
     places = [f"data.{split}.images={shapes}/{split}" for split in ("train", "val")]
     places += [f"data.{split}.annotations={shapes}/annotations/{split}.json" for split in ("train", "val")]
-    config = load_config(request.param, [*SMALL, *places])
-    torch.manual_seed(0)
-    model, report = build_model(config.model, config.data, COCO_CLASSES)
-    assert report is None
-    yield request.param, config, model
-    del model
-    gc.collect()
+    return lambda name: load_config(name, [*SMALL, *places])
 
 
 def golden_models() -> dict:
     return json.loads((Path(__file__).parent / "golden/models.json").read_text())
 
 
-def test_numbers_are_golden(built, golden):
-    name, _, model = built
+@pytest.mark.parametrize("name", CONFIGS)
+def test_numbers_are_golden(name, load, golden):
+    config = load(name)
+    with torch.device("meta"):  # without memory for the weights
+        model, report = build_model(config.model, config.data, COCO_CLASSES)
+    assert report is None
     found = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -66,8 +65,13 @@ def test_numbers_are_golden(built, golden):
     assert found == golden("models", name, found)
 
 
-def test_a_step_of_training(built, shapes):
-    _, config, model = built
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
+def test_a_step_of_training(name, load):
+    config = load(name)
+    torch.manual_seed(0)
+    model, _ = build_model(config.model, config.data, COCO_CLASSES)
     split = read_split(config.data, "train", masks=config.model.spec.has_masks)
     batch = next(iter(build_train_loader(config, split, pin_memory=False)))
     images, targets = to_device(batch.images, batch.targets, torch.device("cpu"))

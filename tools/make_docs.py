@@ -5,7 +5,7 @@ import argparse
 import _clone
 
 # isort: split
-from engine.config.reference import reference_page, schema_text
+from engine.config import reference_page, schema_text
 from data.files import write_text
 
 

@@ -10,6 +10,7 @@ from .options import (
     keys_that_affect,
     options_that_deform,
 )
+from .reference import reference_page, schema_text
 from .unused import describe_unused, is_used, unused_options, unused_overrides
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "keys_that_affect",
     "load_config",
     "options_that_deform",
+    "reference_page",
+    "schema_text",
     "unused_options",
     "unused_overrides",
     "with_overrides",
