@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dcn import DeformConv2d
 
-_BACKBONE, _HEAD = "backbone.body.", "head."
+_BACKBONE = "backbone.body."
 
 
 class Sampling(NamedTuple):
@@ -20,7 +20,7 @@ class Sampling(NamedTuple):
             or float64.
         mask: `(B, G*K, Ho, Wo)`, None for DCNv1.
         input_size: height and width of the layer's input.
-        more: of a layer of a head, which runs on every map of a pyramid: the same on the maps after the first.
+        more: of a layer outside the ResNet that runs on several maps: the same on the maps after the first.
     """
 
     offset: Tensor
@@ -47,16 +47,17 @@ def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
 def watched(model: nn.Module) -> Iterator[dict[str, Sampling]]:
     """Within this context each deformable layer that runs notes what it predicted, by its name, detached.
 
-    What a layer did in the last pass through the model counts; one of a head runs on all maps of the pyramid in it. A
+    What a layer did in the last pass through the model counts; one outside the ResNet may run on several maps in it. A
     layer that `torch.compile` has taken in is run eagerly meanwhile, since compiled code does not see the hooks.
     """
     seen: dict[str, Sampling] = {}
+    in_body = {name.removeprefix(_BACKBONE) for name, _ in model.named_modules() if name.startswith(_BACKBONE)}
 
     def note(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
         offset, mask = layer.interpret(predicted.detach())
         found = Sampling(offset, mask, tuple(input.shape[-2:]))
-        # those of the backbone have one map, even where they run again to be recomputed
-        if name.startswith(_HEAD) and name in seen:
+        # those of the ResNet have one map, even where they run again to be recomputed
+        if name not in in_body and name in seen:
             found = seen[name]._replace(more=(*seen[name].more, found))
         seen[name] = found
 
