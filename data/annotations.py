@@ -25,7 +25,8 @@ class CocoAnnotations:
         fixed_boxes: how many invalid boxes were clipped or dropped.
         dropped_masks: how many annotations were left out because they have no mask.
         sha256: hex digest of the annotation file's bytes, which tells whether it is still the same.
-        checked: the stamp of its image files, see `check_stamp`, if they are known to be good.
+        checked: the stamp of its image files, see `check_stamp`, if they were checked, now or earlier.
+        check_skipped: whether that was earlier.
         raw: the whole file for evaluation; annotation ids are counted from 1, and missing areas and crowd flags filled
             in. None if it was not asked for.
     """
@@ -40,6 +41,7 @@ class CocoAnnotations:
     dropped_masks: int
     sha256: str
     checked: dict[str, Any] | None = None
+    check_skipped: bool = False
     raw: dict[str, Any] | None = None
 
 
@@ -85,11 +87,10 @@ def load_annotations(
     raw, sha256 = read_instances(image_dir, path, source)
     _raise_first(path, structure_problems(raw))
     fill_in(raw)
-    stamp = None
-    if check_images != "never":
-        stamp = check_stamp(sha256, raw["images"], image_dir)
-        if check_images == "always" or stamp not in checked:
-            _raise_first(path, picture_problems(raw["images"], image_dir, source, progress))
+    stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir)
+    skipped = check_images == "first_time" and stamp in checked
+    if stamp and not skipped:
+        _raise_first(path, picture_problems(raw["images"], image_dir, source, progress))
     dropped_masks = 0
     if invalid_masks is not None:
         raw, unmasked = with_masks(raw)
@@ -112,6 +113,7 @@ def load_annotations(
         dropped_masks=dropped_masks,
         sha256=sha256,
         checked=stamp,
+        check_skipped=skipped,
         raw=raw if keep_raw else None,
     )
 

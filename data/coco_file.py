@@ -1,5 +1,6 @@
 """Reading a COCO annotation file, and checking the fields, ids and names in it."""
 
+import gc
 import hashlib
 import json
 from collections import Counter
@@ -49,6 +50,8 @@ def read_instances(image_dir: Path, path: Path, source: str | None = None) -> tu
     """
     _check_exists(image_dir, "image folder", Path.is_dir, source)
     _check_exists(path, "annotation file", Path.is_file, source)
+    collects = gc.isenabled()
+    gc.disable()  # it would search the growing tree again and again, for more than half of the time
     try:
         content = path.read_bytes()
         raw = json.loads(content)
@@ -56,6 +59,9 @@ def read_instances(image_dir: Path, path: Path, source: str | None = None) -> tu
         raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"annotation file {path} is no JSON: {error}") from None
+    finally:
+        if collects:
+            gc.enable()
     for part in _FIELDS:
         if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
             raise DatasetError(f"annotation file {path} is no COCO instances file: it has no list {part!r}")

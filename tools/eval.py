@@ -9,7 +9,13 @@ import _clone
 
 # isort: split
 from data import load_annotations, read_batches
-from engine.building import build_eval_loader, build_model, check_dcn_backend, read_split
+from engine.building import (
+    build_eval_loader,
+    build_model,
+    check_dcn_backend,
+    describe_skipped_check,
+    read_split,
+)
 from engine.runs import load_checkpoint
 from engine.weights import check_categories, check_same_model
 from engine.config import load_config
@@ -112,6 +118,7 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
             lambda items: progress.track(items, "check val images"),
             masks=config.model.spec.has_masks,
             check_images=world.local_rank == 0,
+            run=args.checkpoint.parent,
         )
         check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
@@ -126,6 +133,8 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
     def judge() -> dict[str, Any]:
         if unused := unused_overrides(config, args.overrides):
             print(f"{describe_unused(unused)}\n")
+        if skipped := describe_skipped_check(config.data, {"val": split}):
+            print(skipped)
         kind = "averaged weights" if weights == "ema" else "weights"
         mirrored = " and their mirror images" if config.test.flip else ""
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"

@@ -191,7 +191,11 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
     else:
         masks = trained.config.model.spec.has_masks
         split = read_split(
-            trained.config.data, "val", lambda items: progress.track(items, "check val images"), masks=masks
+            trained.config.data,
+            "val",
+            lambda items: progress.track(items, "check val images"),
+            masks=masks,
+            run=trained.path.parent,
         )
         dataset = CocoDetection(split, eval_transform(), masks=masks)
         if wanted:

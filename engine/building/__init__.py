@@ -1,6 +1,6 @@
 """From a checked config to built objects, and to a running training."""
 
-from .data import build_eval_loader, read_split
+from .data import build_eval_loader, describe_skipped_check, read_split
 from .model import build_model, build_started, check_dcn_backend
 from .start import RunResult, train
 from .training import build_optimization, build_trainer, images_in_step
@@ -13,6 +13,7 @@ __all__ = [
     "build_started",
     "build_trainer",
     "check_dcn_backend",
+    "describe_skipped_check",
     "images_in_step",
     "read_split",
     "train",

@@ -1,6 +1,9 @@
 """From the data section of a config to annotations, loaders and single samples."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,21 +18,35 @@ from data import (
     train_loader,
     train_transform,
 )
+from data.files import write_json
 
 from ..config import DataConfig, RunConfig
 from ..display import Progress
 from ..distributed import ALONE, World
+from ..runs import CHECKED_FILE
 
 Track = Callable[[Iterable], Iterable]
 
 
 def read_split(
-    data: DataConfig, split: str, track: Track = iter, *, masks: bool = False, check_images: bool = True
+    data: DataConfig,
+    split: str,
+    track: Track = iter,
+    *,
+    masks: bool = False,
+    check_images: bool = True,
+    run: Path | None = None,
 ) -> CocoAnnotations:
-    """Read and check the "train" or "val" split; `track` wraps the iteration over its images.
+    """Read and check the "train" or "val" split.
 
-    `masks` says whether the detector needs them, see `DetectorSpec`. `check_images` is False where another process on
-    the machine looks at them.
+    Args:
+        data: options of the data set.
+        split: which of the two.
+        track: wraps the iteration over the images.
+        masks: whether the detector needs them, see `DetectorSpec`.
+        check_images: False where another process on the machine checks them, or nobody has to.
+        run: folder of the run that the split is read for; what it has checked is not checked again, see
+            `data.check_images`.
 
     Raises:
         ValueError: if something is missing or wrong, or nothing is there to learn from.
@@ -45,7 +62,8 @@ def read_split(
         invalid_boxes=policy,
         invalid_masks=mask_policy if masks else None,
         source=data.source,
-        check_images="always" if check_images else "never",
+        check_images=data.check_images if check_images else "never",
+        checked=_read_checked(run) if run else (),
         keep_raw=split == "val",
         progress=track,
     )
@@ -60,7 +78,31 @@ def read_split(
     return found
 
 
-def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) -> dict[str, CocoAnnotations]:
+def _read_checked(run: Path) -> list[dict[str, Any]]:
+    """Stamps of the images that a run has checked; none if they cannot be read."""
+    try:
+        stamps = json.loads((run / CHECKED_FILE).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return stamps if isinstance(stamps, list) else []
+
+
+def write_checked(run: Path, splits: Iterable[CocoAnnotations]) -> None:
+    """Note in the folder of a run which images were checked, for `read_split`."""
+    if stamps := [split.checked for split in splits if split.checked]:
+        write_json(run / CHECKED_FILE, stamps)
+
+
+def describe_skipped_check(data: DataConfig, splits: Mapping[str, CocoAnnotations]) -> str | None:
+    """Say which splits, by name, have images that were not checked now, and why; None if there are none."""
+    if data.check_images == "never":
+        return f"images of {' and '.join(splits)} are not checked (data.check_images: never)"
+    skipped = [name for name, split in splits.items() if split.check_skipped]
+    why = "no file was added or removed since the last check (data.check_images: first_time)"
+    return f"images of {' and '.join(skipped)} are not checked again: {why}" if skipped else None
+
+
+def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_images: bool) -> dict[str, CocoAnnotations]:
     """Read and check the "train" and the "val" split, see `read_split`.
 
     Raises:
@@ -73,6 +115,7 @@ def read_splits(config: RunConfig, progress: Progress, *, check_images: bool) ->
             lambda items, name=name: progress.track(items, f"check {name} images"),
             masks=config.model.spec.has_masks,
             check_images=check_images,
+            run=run,
         )
         for name in ("train", "val")
     }

@@ -15,6 +15,7 @@ from ..evaluation import MASK_PREFIX, describe_figures
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
+from .data import describe_skipped_check
 from .training import images_in_step
 
 _NAMED = 3
@@ -44,6 +45,8 @@ def show_start(
         arrays = split.arrays
         rows.append((name, len(arrays), used, len(arrays.boxes), split.crowd_regions, len(split.class_names)))
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
+    if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
+        log.info("%s", skipped)
     if train.fixed_boxes:
         log.warning("invalid training boxes: %d (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes)
     for split in (train, val):

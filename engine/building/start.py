@@ -28,7 +28,7 @@ from ..weights import (
     check_start,
     read_source,
 )
-from .data import read_splits
+from .data import read_splits, write_checked
 from .model import build_started, check_dcn_backend, check_norm
 from .report import show_end, show_resumption, show_start
 from .training import build_trainer, images_in_step
@@ -120,7 +120,7 @@ def _prepare(
     folder, candidates = world.from_main(lambda: choose_run(run_dir, resume, default))
     with world.together():
         start = read_source(config.model.weights) if config.model.weights and not candidates else None
-        splits = read_splits(config, progress, check_images=world.local_rank == 0)
+        splits = read_splits(config, progress, folder, check_images=world.local_rank == 0)
     checkpoint, state, broken = world.from_main(lambda: load_newest(candidates) if candidates else (None, None, []))
     with world.together():
         names, ids = splits["train"].class_names, splits["train"].category_ids
@@ -190,4 +190,5 @@ def _open_outputs(plan: _Plan) -> None:
     """Open what is written during the run, and write its config."""
     start_logging(plan.folder / LOG_FILE)
     write_text(plan.folder / CONFIG_FILE, dump_config(plan.config))
+    write_checked(plan.folder, plan.splits.values())
     plan.trainer.board = Board(plan.folder, plan.trainer.step)

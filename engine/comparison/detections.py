@@ -64,7 +64,7 @@ def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> Co
         ValueError: if it is missing, with how to say where it is, or is not what the runs were judged on.
     """
     try:
-        split = read_split(run.config.data, "val", track, masks=run.config.model.spec.has_masks)
+        split = read_split(run.config.data, "val", track, masks=run.config.model.spec.has_masks, run=run.folder)
     except DatasetError as error:
         raise DatasetError(
             f"{error}; that is where the config of {run.folder} says; to say where the val split is, add "

@@ -56,6 +56,9 @@ class DataConfig(Section):
     invalid_boxes: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT] = "raise"
     """What to do with training boxes that have no size or leave their image by more than a pixel. With a detector of
     masks also with annotations of both splits whose mask is missing or cannot be read: clip and drop leave them out."""
+    check_images: Annotated[Literal["first_time", "always", "never"], Affects.NOTHING] = "first_time"
+    """When to open every image file before a start: at the first start of a run (its later starts and evaluations check
+    again only after the annotation file or an image folder has changed), always, or never."""
     keep_empty: Annotated[bool, Affects.RESULT] = False
     """Whether to train on images without any box too."""
     unreadable: Annotated[Literal["raise", "skip"], Affects.RESULT] = "raise"

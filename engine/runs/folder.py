@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-CONFIG_FILE, LOG_FILE = "config.yaml", "train.log"
+CONFIG_FILE, LOG_FILE, CHECKED_FILE = "config.yaml", "train.log", "checked_images.json"
 BEST = "best.pt"
 
 

@@ -1,12 +1,13 @@
 """A COCO file is read as it stands, or refused with what is wrong, how often and where."""
 
 import copy
+import gc
 import hashlib
 import itertools
 import json
 import math
 import re
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -497,3 +498,12 @@ def test_odd_values_load_or_raise_a_dataset_error(folder, data):
         place = place[key]
     place[key] = data.draw(st.sampled_from(ODD_VALUES))
     check_usable(folder, content)
+
+
+@pytest.mark.parametrize("content", [CONTENT, b"{"])
+def test_reading_leaves_the_garbage_collector_as_it_was(folder, content):
+    for collects in (False, True):
+        (gc.enable if collects else gc.disable)()
+        with suppress(DatasetError):
+            load(folder, content)
+        assert gc.isenabled() is collects

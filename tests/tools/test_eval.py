@@ -43,6 +43,7 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
     for name, ap in figures["per_class"].items():
         assert re.search(rf"^  {name} +{100 * ap:.1f}$", out, re.MULTILINE), name
     assert "(weights of step 12) on 6 images of" in out
+    assert "images of val are not checked again: " in out
     assert "\x1b" not in out
 
 

@@ -32,6 +32,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
     assert (code, err) == (0, "")
     assert sorted(path.name for path in plain_run.iterdir() if "tfevents" not in path.name) == [
         "best.pt",
+        "checked_images.json",
         "config.yaml",
         "last.pt",
         "metrics.jsonl",
@@ -53,6 +54,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
         ):
             assert said in text
     assert "\x1b" not in out
+    assert "not checked" not in out
     assert "\r" not in out
 
     config = load_config(plain_run / "config.yaml")
@@ -155,6 +157,7 @@ def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, 
     assert (code, err) == (0, "")
     assert f"going on from {folder / 'last.pt'}, step {reached} of {total}" in out
     assert f"changed since then: train.max_steps: None -> {total}" in out
+    assert "images of train and val are not checked again: no file was added or removed since the last check" in out
     assert trained_steps(folder) == list(range(1, total + 1))
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, total + 1))

@@ -11,7 +11,13 @@ import torch
 
 from data import DatasetError, ImageError
 from dcn import DeformConv2d, fused
-from engine.building.data import build_eval_loader, build_train_loader, read_split
+from engine.building.data import (
+    build_eval_loader,
+    build_train_loader,
+    describe_skipped_check,
+    read_split,
+    write_checked,
+)
 from engine.building.model import build_model, check_dcn_backend
 from engine.building.training import build_trainer
 from engine.config.loading import load_config
@@ -441,3 +447,45 @@ def test_a_dcn_network_has_pictures_of_its_own(tiny_config, monkeypatch, tmp_pat
     assert image.shape == (3, entry["height"], entry["width"])
     expected = [(x + w / 2 - 0.5, y + h / 2 - 0.5) for x, y, w, h in boxes[:2]]
     assert [tuple(pixel) for pixel in pixels] == [pytest.approx(place, abs=1e-4) for place in expected]
+
+
+def test_a_run_checks_its_images_once(tiny_config, shapes, tmp_path):
+    places = {name: shutil.copytree(shapes / name, tmp_path / name) for name in ("train", "val")}
+    overrides = [f"data.{name}.images={place}" for name, place in places.items()]
+    config = load_config(tiny_config, overrides)
+    opened = []
+
+    def read(*more, run=tmp_path / "run", **options):
+        opened.clear()
+        data = load_config(tiny_config, [*overrides, *more]).data
+        splits = {n: read_split(data, n, lambda i: opened.append(len(i)) or i, run=run, **options) for n in places}
+        return splits, describe_skipped_check(data, splits)
+
+    first, skipped = read()
+    assert (opened, skipped) == ([12, 6], None)
+    write_checked(tmp_path / "run", first.values())
+    _, skipped = read()
+    assert opened == []
+    assert skipped.startswith("images of train and val are not checked again: ")
+    assert read("data.check_images=always")[1] is None
+    assert opened == [12, 6]
+    _, skipped = read("data.check_images=never")
+    assert (opened, skipped) == ([], "images of train and val are not checked (data.check_images: never)")
+    assert read(run=None)[1] is None
+    assert opened == [12, 6], "of another run nothing is known"
+    (places["val"] / "new.png").touch()
+    unseen, skipped = read(check_images=False)
+    assert (opened, skipped) == ([], None), "another process checks"
+    write_checked(tmp_path / "run", unseen.values())
+    splits, skipped = read()
+    assert opened == [6]
+    assert skipped.startswith("images of train are not checked again: ")
+    write_checked(tmp_path / "run", splits.values())
+    assert read()[1].startswith("images of train and val ")
+    for content in ("[", "{}", "3", '[null, "a"]'):
+        (tmp_path / "run/checked_images.json").write_text(content)
+        assert read()[1] is None
+        assert opened == [12, 6]
+    assert splits["train"].raw is None, "only evaluation needs it"
+    assert len(splits["val"].raw["images"]) == 6
+    assert config.data.check_images == "first_time"
