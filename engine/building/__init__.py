@@ -4,17 +4,3 @@ from .data import build_eval_loader, describe_skipped_check, read_split
 from .model import build_model, build_started, check_dcn_backend
 from .start import RunResult, train
 from .training import build_optimization, build_trainer, images_in_step
-
-__all__ = [
-    "RunResult",
-    "build_eval_loader",
-    "build_model",
-    "build_optimization",
-    "build_started",
-    "build_trainer",
-    "check_dcn_backend",
-    "describe_skipped_check",
-    "images_in_step",
-    "read_split",
-    "train",
-]

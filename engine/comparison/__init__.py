@@ -5,17 +5,3 @@ from .measure import extra_memory, time_in_turns
 from .report import cost_rows, mean_and_spread, render_report, with_interval
 from .result import MASK_FIGURES, Comparison
 from .study import Study, render_study
-
-__all__ = [
-    "MASK_FIGURES",
-    "Comparison",
-    "Study",
-    "compare_runs",
-    "cost_rows",
-    "extra_memory",
-    "mean_and_spread",
-    "render_report",
-    "render_study",
-    "time_in_turns",
-    "with_interval",
-]

@@ -12,24 +12,3 @@ from .options import (
 )
 from .reference import reference_page, schema_text
 from .unused import describe_unused, is_used, unused_options, unused_overrides
-
-__all__ = [
-    "BackboneConfig",
-    "DataConfig",
-    "ModelConfig",
-    "RunConfig",
-    "TrainConfig",
-    "check_config",
-    "describe_unused",
-    "dump_config",
-    "flatten",
-    "is_used",
-    "keys_that_affect",
-    "load_config",
-    "options_that_deform",
-    "reference_page",
-    "schema_text",
-    "unused_options",
-    "unused_overrides",
-    "with_overrides",
-]

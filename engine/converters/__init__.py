@@ -6,21 +6,3 @@ from .guesses import choose_classes, guess_eps, guess_input, guess_stride_in_1x1
 from .reading import Foreign, read_foreign
 from .recognition import SOURCES, recognise
 from .source import Source
-
-__all__ = [
-    "INPUTS",
-    "SOURCES",
-    "Converted",
-    "Foreign",
-    "Source",
-    "choose_classes",
-    "classes_of",
-    "convert_backbone",
-    "convert_detector",
-    "guess_eps",
-    "guess_input",
-    "guess_stride_in_1x1",
-    "read_foreign",
-    "recognise",
-    "shown_settings",
-]

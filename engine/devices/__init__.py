@@ -2,13 +2,3 @@
 
 from .environment import describe, git_revision, peak_memory_gib, pick_device
 from .precision import autocast, set_tf32, to_device
-
-__all__ = [
-    "autocast",
-    "describe",
-    "git_revision",
-    "peak_memory_gib",
-    "pick_device",
-    "set_tf32",
-    "to_device",
-]

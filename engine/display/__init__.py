@@ -3,24 +3,3 @@
 from .drawing import GAP, SHORT_SIDE, draw_boxes, draw_found, draw_legend, draw_objects, draw_truth, masks_of
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
 from .tables import counted, first_lines, format_table, percent
-
-__all__ = [
-    "COLOURS",
-    "GAP",
-    "PLAIN",
-    "SHORT_SIDE",
-    "Progress",
-    "counted",
-    "draw_boxes",
-    "draw_found",
-    "draw_legend",
-    "draw_objects",
-    "draw_truth",
-    "first_lines",
-    "format_table",
-    "log",
-    "masks_of",
-    "percent",
-    "start_logging",
-    "wants_colour",
-]

@@ -7,30 +7,3 @@ from .figures import COCO_FIGURES, FIGURE_MEANINGS, MASK_PREFIX, describe_figure
 from .matching import RIGHT, VERDICTS, judge_detections
 from .results import check_results, has_masks
 from .verdicts import MISSED, VERDICT_COLOURS, draw_detections, draw_verdicts, explain_verdict
-
-__all__ = [
-    "COCO_FIGURES",
-    "FIGURE_MEANINGS",
-    "MASK_PREFIX",
-    "MISSED",
-    "RIGHT",
-    "VERDICTS",
-    "VERDICT_COLOURS",
-    "check_results",
-    "class_keys",
-    "coco_dataset",
-    "coco_figures",
-    "coco_results",
-    "describe_figures",
-    "detect",
-    "draw_detections",
-    "draw_verdicts",
-    "evaluate",
-    "explain_verdict",
-    "gather_results",
-    "has_masks",
-    "judge_detections",
-    "match_files",
-    "match_results",
-    "number_figures",
-]

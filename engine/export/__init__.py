@@ -4,23 +4,3 @@ from .batches import OUTPUTS
 from .check import BOX_TOLERANCE, MASK_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
 from .graphs import check_exportable, graph_of, least_side, outputs_of
 from .programs import FORMATS, OLDEST_OPSET, check_requirements, export_to, load_exported
-
-__all__ = [
-    "BOX_TOLERANCE",
-    "FORMATS",
-    "MASK_TOLERANCE",
-    "OLDEST_OPSET",
-    "OUTPUTS",
-    "SCORE_TOLERANCE",
-    "Difference",
-    "Row",
-    "check_exportable",
-    "check_requirements",
-    "compare",
-    "export_to",
-    "graph_of",
-    "least_side",
-    "load_exported",
-    "outputs_of",
-    "run_beside",
-]

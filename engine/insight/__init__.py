@@ -4,13 +4,3 @@ from .diagnosis import largest_offset
 from .health import Health
 from .pictures import box_centres, dcn_pictures
 from .watch import Sampling, deformable_layers, watched
-
-__all__ = [
-    "Health",
-    "Sampling",
-    "box_centres",
-    "dcn_pictures",
-    "deformable_layers",
-    "largest_offset",
-    "watched",
-]

@@ -2,19 +2,3 @@
 
 from .checkpoint import CheckpointError, Checkpoints, load_checkpoint, load_newest, save_checkpoint
 from .folder import BEST, CHECKED_FILE, CONFIG_FILE, LAST, LOG_FILE, choose_run, own_run, step_files
-
-__all__ = [
-    "BEST",
-    "CHECKED_FILE",
-    "CONFIG_FILE",
-    "LAST",
-    "LOG_FILE",
-    "CheckpointError",
-    "Checkpoints",
-    "choose_run",
-    "load_checkpoint",
-    "load_newest",
-    "own_run",
-    "save_checkpoint",
-    "step_files",
-]

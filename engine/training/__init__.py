@@ -6,23 +6,3 @@ from .optimizer import OPTIMIZERS, build_optimizer, check_optimizer, scaled_lr, 
 from .schedule import SCHEDULES, Schedule, build_schedule, check_schedule
 from .trainer import Cadence, Trainer
 from .update import Updater
-
-__all__ = [
-    "METRICS_FILE",
-    "OPTIMIZERS",
-    "SCHEDULES",
-    "Board",
-    "Cadence",
-    "Ema",
-    "NoBoard",
-    "Schedule",
-    "Trainer",
-    "Updater",
-    "build_optimizer",
-    "build_schedule",
-    "check_optimizer",
-    "check_schedule",
-    "scaled_lr",
-    "set_lrs",
-    "summarize_groups",
-]

@@ -3,17 +3,3 @@
 from .compatibility import check_categories, check_same_model, check_same_optimizer, check_same_step
 from .trained import Trained, load_trained
 from .transfer import Source, Transfer, check_start, read_source, take_over
-
-__all__ = [
-    "Source",
-    "Trained",
-    "Transfer",
-    "check_categories",
-    "check_same_model",
-    "check_same_optimizer",
-    "check_same_step",
-    "check_start",
-    "load_trained",
-    "read_source",
-    "take_over",
-]
