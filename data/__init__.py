@@ -5,8 +5,8 @@ from .coco import CocoDetection
 from .coco_file import DatasetError, Problem, stated_size
 from .images import ImageError, read_image, rgb_image
 from .inspection import Inspection, compare_splits, inspect_dataset
-from .loaders import UNREADABLE_POLICIES, blank_batch, eval_loader, train_loader
+from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader
 from .segmentation import MASK_THRESHOLD, decode_masks, encode_masks, segmentation_problem, to_rle
 from .steps import Batch, MicroBatch, StepSampler
-from .transforms import eval_transform, train_transform
+from .transforms import TrainTransform, eval_transform
 from .workers import WorkerError, read_batches

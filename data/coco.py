@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -11,6 +12,8 @@ from torchvision import tv_tensors
 from .annotations import CocoAnnotations
 from .images import read_image
 from .segmentation import decode_masks
+
+_BLANK_PX = 64
 
 
 class CocoDetection(Dataset):
@@ -23,7 +26,8 @@ class CocoDetection(Dataset):
 
     Args:
         annotations: of `load_annotations`; for masks with its `invalid_masks`.
-        transform: maps `(image, target)` to the same.
+        transform: `transform(image, target, size=, strong=)` returns the same of tensors; a `TrainTransform` or that
+            of `eval_transform`.
         keep_empty: whether images without any box to learn from are in the set.
         masks: whether targets have masks.
 
@@ -53,7 +57,20 @@ class CocoDetection(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        """Read, decode and transform image `index`; raises `ImageError` naming a file that cannot be read."""
+        """Read image `index` with all augmentations of the transform; see `read`."""
+        return self.read(index)
+
+    def read(self, index: int, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
+        """Read, decode and transform image `index`.
+
+        Args:
+            index: counted from 0.
+            size: to which it is resized; None: to a size of its own.
+            strong: whether the strong augmentations are on.
+
+        Raises:
+            ImageError: naming a file that cannot be read.
+        """
         place, arrays = self.images[index], self.arrays
         image = read_image(self.image_dir / arrays.file_name(place), arrays.size(place))
         span = arrays.span(place)
@@ -67,7 +84,16 @@ class CocoDetection(Dataset):
             # of the stated size, which is that of the picture as it was read
             masks = decode_masks(arrays.segmentations_of(place), image.size)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
-        return self.transform(image, target)
+        return self.transform(image, target, size=size, strong=strong)
+
+    def blank(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
+        """Transform a black image without any object, as `read` does those of files."""
+        image = Image.new("RGB", (_BLANK_PX, _BLANK_PX))
+        boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(_BLANK_PX, _BLANK_PX))
+        target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1}
+        if self.masks:
+            target["masks"] = tv_tensors.Mask(torch.zeros(0, _BLANK_PX, _BLANK_PX, dtype=torch.uint8))
+        return self.transform(image, target, size=size, strong=strong)
 
     @property
     def aspect_ratios(self) -> list[float]:

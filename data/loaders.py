@@ -1,5 +1,7 @@
 """Batches of a detection data set: the same however they are split over processes, resumed or read by workers."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -9,14 +11,14 @@ from .steps import Batch, MicroBatch, StepSampler
 from .workers import loader_settings
 
 UNREADABLE_POLICIES = ("raise", "skip")
-_BLANK_PX = 64
 
 
 class SeededItems(Dataset):
     """A data set that is read by micro-batches, each image under torch's random state of its own seed.
 
     Args:
-        dataset: gives `(image, target)` for an index.
+        dataset: `read(index, size, strong)` gives `(image, target)`, and `blank(size, strong)` the same without any
+            object, for which nothing is read; `size` and `strong` are those of the `MicroBatch`.
         unreadable: what becomes of an image that cannot be read: "raise" its `ImageError`, or "skip" it.
         blank: whether a micro-batch without any image becomes a blank one that counts nothing. Processes that train
             together need it: each must take part in every pass.
@@ -36,48 +38,42 @@ class SeededItems(Dataset):
         """Count the images."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        """Read one image as the data set gives it, under whatever torch's random state is."""
-        return self.dataset[index]
-
     def __getitems__(self, plan: MicroBatch) -> Batch:
         """Read a micro-batch; torch's loaders call this with what their batch sampler gives."""
         batch = Batch([], [], plan.weight, plan.ends_step, [])
         for index, seed in plan.draws:
             try:
-                image, target = self._read(index, seed)
+                image, target = _seeded(seed, self.dataset.read, index, plan.size, plan.strong)
             except ImageError as error:
                 if self.unreadable == "raise":
                     raise
                 batch.unreadable.append(str(error))
             else:
                 batch.images.append(image)
-                batch.targets.append(target | {"seed": seed})
+                batch.targets.append(target)
         if batch.unreadable:
             batch = batch._replace(weight=plan.weight * len(batch.images) / len(plan.draws))
         if self.blank and not batch.images:
-            blank = blank_batch()
+            blank = self.blank_batch(plan.size, plan.strong)
             batch = batch._replace(images=blank.images, targets=blank.targets)
         return batch
 
-    def _read(self, index: int, seed: int) -> tuple[Tensor, dict]:
-        with torch.random.fork_rng(devices=[]):
-            # not `torch.manual_seed`: it would seed the GPUs too, and nothing would put their state back
-            torch.default_generator.manual_seed(seed)
-            return self.dataset[index]
+    def blank_batch(self, size: int | None = None, strong: bool = True) -> Batch:
+        """Make a batch of one image without any object, which counts nothing and ends its step.
+
+        It has a size that training images have, since it goes through the model like one.
+        """
+        image, target = _seeded(0, self.dataset.blank, size, strong)
+        return Batch([image], [target], 0.0, True, [])
 
 
-def blank_batch() -> Batch:
-    """A batch of one image without anything in it, which counts nothing and ends its step."""
-    image = torch.zeros(3, _BLANK_PX, _BLANK_PX, dtype=torch.uint8)
-    target = {
-        "boxes": torch.zeros(0, 4),
-        "labels": torch.zeros(0, dtype=torch.int64),
-        "masks": torch.zeros(0, _BLANK_PX, _BLANK_PX, dtype=torch.uint8),  # for the detectors that learn from them
-        "image_id": -1,
-        "seed": 0,
-    }
-    return Batch([image], [target], 0.0, True, [])
+def _seeded(seed: int, read: Callable[..., tuple[Tensor, dict]], *arguments: object) -> tuple[Tensor, dict]:
+    """Return the image and target that a call gives under a random state of its own, with its seed."""
+    with torch.random.fork_rng(devices=[]):
+        # not `torch.manual_seed`: it would seed the GPUs too, and nothing would put their state back
+        torch.default_generator.manual_seed(seed)
+        image, target = read(*arguments)
+    return image, target | {"seed": seed}
 
 
 def train_loader(
@@ -91,6 +87,8 @@ def train_loader(
     processes: int = 1,
     unreadable: str = "raise",
     pin_memory: bool = False,
+    sizes: Sequence[int] = (),
+    strong_epochs: int | None = None,
 ) -> DataLoader:
     """Load this process's share of shuffled steps of a `CocoDetection`, see `StepSampler`.
 
@@ -105,9 +103,18 @@ def train_loader(
         unreadable: "raise" the `ImageError` of an image that cannot be read, or "skip" it and say so in the batch. A
             batch without any image is a blank one of weight 0.
         pin_memory: whether batches come in memory that a GPU copies from fast.
+        sizes: see `StepSampler`.
+        strong_epochs: see `StepSampler`.
     """
     sampler = StepSampler(
-        dataset.aspect_ratios, batch_size, seed=seed, accumulate=accumulate, rank=rank, processes=processes
+        dataset.aspect_ratios,
+        batch_size,
+        seed=seed,
+        accumulate=accumulate,
+        rank=rank,
+        processes=processes,
+        sizes=sizes,
+        strong_epochs=strong_epochs,
     )
     return DataLoader(
         SeededItems(dataset, unreadable=unreadable, blank=True),

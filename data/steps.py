@@ -17,11 +17,15 @@ class MicroBatch(NamedTuple):
         draws: (index, seed of the image) of each image; may be empty.
         weight: share of the step's images, over all processes; the weights of a step add up to 1.
         ends_step: whether it is the last of the step in this process.
+        size: to which the images of the step are resized, in all processes; None: each image has a size of its own.
+        strong: whether the strong augmentations are on in this epoch.
     """
 
     draws: list[tuple[int, int]]
     weight: float
     ends_step: bool
+    size: int | None = None
+    strong: bool = True
 
 
 class Batch(NamedTuple):
@@ -45,10 +49,12 @@ class Batch(NamedTuple):
 class StepSampler:
     """Draws shuffled steps of either wide or tall images, so that a batch is padded little, and splits them.
 
+    Where all images of a step are resized to one size, wide and tall images share steps.
+
     A step is what one update of the weights learns from, over all processes: `batch_size * accumulate * processes`
     images, fewer in the last step of each group. Every image comes once in an epoch. Which images a step has, in which
-    order, and a seed for the randomness of each image, depend on `seed`, the epoch and the size of a step alone: not on
-    the split of a step, nor on where a run was resumed.
+    order, which size it has, and a seed for the randomness of each image, depend on `seed`, the epoch and the number of
+    images in a step alone: not on the split of a step, nor on where a run was resumed.
 
     Each process gets an equal, contiguous part of a step, in micro-batches of at most `batch_size` images. All
     processes have equally many of them, since they wait for each other in each; the last ones may be empty.
@@ -60,9 +66,11 @@ class StepSampler:
         accumulate: micro-batches of a full step in each process.
         rank: which process this is, from 0.
         processes: how many share each step.
+        sizes: one is drawn for all images of each step; empty: each image has a size of its own.
+        strong_epochs: epochs in which the strong augmentations are on, counted from the start; None: all.
 
     Raises:
-        ValueError: if a size is below 1.
+        ValueError: if `batch_size` or `accumulate` is below 1.
     """
 
     def __init__(
@@ -74,16 +82,20 @@ class StepSampler:
         accumulate: int = 1,
         rank: int = 0,
         processes: int = 1,
+        sizes: Sequence[int] = (),
+        strong_epochs: int | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("accumulate", accumulate)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
-        self.is_wide = [ratio >= 1 for ratio in aspect_ratios]
+        self.is_wide = [not sizes and ratio >= 1 for ratio in aspect_ratios]
         self.batch_size = batch_size
         self.step_size = batch_size * accumulate * processes
         self.seed = seed
         self.rank = rank
         self.processes = processes
+        self.sizes = sizes
+        self.strong_epochs = strong_epochs
         self.epoch = 0
         self.start = 0
 
@@ -102,12 +114,13 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """Yield this process's micro-batches of the chosen epoch, from step `start` on."""
-        for step in self._steps()[self.start :]:
+        strong = self.strong_epochs is None or self.epoch < self.strong_epochs
+        for step, size in self._steps()[self.start :]:
             part = _pieces(step, self.processes)[self.rank]
             *others, last = _pieces(part, self._micro_batches(len(step)))
             for draws in others:
-                yield MicroBatch(draws, len(draws) / len(step), False)
-            yield MicroBatch(last, len(last) / len(step), True)
+                yield MicroBatch(draws, len(draws) / len(step), False, size, strong)
+            yield MicroBatch(last, len(last) / len(step), True, size, strong)
 
     def _step_sizes(self) -> list[int]:
         wide = sum(self.is_wide)
@@ -121,7 +134,8 @@ class StepSampler:
         largest_part = -(-images // self.processes)
         return -(-largest_part // self.batch_size)
 
-    def _steps(self) -> list[list[tuple[int, int]]]:
+    def _steps(self) -> list[tuple[list[tuple[int, int]], int | None]]:
+        """Return the (index, seed) of the images of each step of the epoch, and their size."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.is_wide), generator=generator).tolist()
         seeds = torch.randint(2**62, (len(self.is_wide),), generator=generator).tolist()
@@ -132,7 +146,11 @@ class StepSampler:
             step.append((index, seeds[index]))
             if len(step) == self.step_size:
                 steps.append(open_step.pop(self.is_wide[index]))
-        return steps + list(open_step.values())
+        steps += open_step.values()
+        if not self.sizes:
+            return [(step, None) for step in steps]
+        chosen = torch.randint(len(self.sizes), (len(steps),), generator=generator).tolist()
+        return [(step, self.sizes[choice]) for step, choice in zip(steps, chosen, strict=True)]
 
 
 def _pieces(items: list[T], count: int) -> list[list[T]]:

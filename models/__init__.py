@@ -2,24 +2,28 @@
 
 from .checkpoint import load_detector
 from .detector import DeformOptions, DetectorSpec
-from .detectors import DETECTORS, build_body, build_detector
+from .detectors import DETECTORS, build_body, build_detector, resize_of
 from .fpn import FpnOptions, resnet_fpn
+from .resize import KINDS, Resize
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
 from .weights import load_backbone_weights
 
 __all__ = [
     "DETECTORS",
+    "KINDS",
     "NORMS",
     "RESNETS",
     "DeformOptions",
     "DetectorSpec",
     "FpnOptions",
     "ReplacedConvs",
+    "Resize",
     "build_body",
     "build_detector",
     "load_backbone_weights",
     "load_detector",
     "replaced_convs",
+    "resize_of",
     "resnet",
     "resnet_fpn",
 ]

@@ -8,7 +8,8 @@ The contract of a detector, which `tests/models/test_detectors.py` tests over al
    training, images are taken as they come.
 2. Losses are means over the images of a batch, or sums divided by `target["step_boxes"]`, so that it changes nothing
    how the images of a step are split into batches and processes.
-3. `model.backbone.body` is the ResNet, and `model.transform` normalises and resizes images.
+3. `model.backbone.body` is the ResNet, and `model.transform`, which the builder gets, normalises, pads and resizes
+   images, see `models.transform`. Training images are resized before.
 4. Everything random in training is drawn from `target["seed"]`.
 5. Every parameter that is trained has a gradient after every batch, also one without any box.
 6. Images of any size work, also in train mode.
@@ -39,22 +40,21 @@ class DetectorSpec:
     """All that the rest of the project needs to know of a detector.
 
     Attributes:
-        build: `build(body, num_classes, options, min_size=, max_size=, dcn=)` returns the detector in train mode.
-            `body` is a ResNet of `models.resnet`, on which it puts its own neck; `num_classes` are the foreground
-            classes, at least 1, and `options` of the type below. In evaluation, the shorter side of images is scaled to
-            `min_size` pixels, the longer one to at most `max_size`. `dcn` are the `DeformOptions` of layers that are
-            deformable outside the ResNet. With `uses_fpn` it takes the `FpnOptions` as `fpn=` too. It raises
-            `ValueError` for what does not fit.
+        build: `build(body, num_classes, options, transform=, dcn=)` returns the detector in train mode. `body` is a
+            ResNet of `models.resnet`, on which it puts its own neck; `num_classes` are the foreground classes, at least
+            1, and `options` of the type below. `transform` is what becomes `model.transform`, of `Resize.transform`.
+            `dcn` are the `DeformOptions` of layers that are deformable outside the ResNet. With `uses_fpn` it takes the
+            `FpnOptions` as `fpn=` too. It raises `ValueError` for what does not fit.
         options: frozen dataclass of its options, whose annotations are those of `models.options`.
         has_masks: whether it learns from masks and detects them.
         uses_fpn: whether the options of the feature pyramid are its options too.
-        resize: how images get their size: "shortest", by their shorter side.
+        resize: how images are resized unless `data.resize` says otherwise: a kind of `Resize`.
         mean: of the pixels of each channel, which are normalised by it.
         std: their standard deviation.
         class_rows: by regular expression of a tensor's whole name, how many rows each class has there, one after the
             other and the background first. None: one for each anchor of a place, the classes of an anchor side by side.
-        lr_factors: by regular expression of a parameter's name, its learning rate over that of its group.
-        weight_decay_factors: by regular expression of a parameter's name, its weight decay over that of its group.
+        lr_factors: by regular expression of a parameter's name, its learning rate over `train.lr`.
+        weight_decay_factors: by regular expression of a parameter's name, its weight decay over `train.weight_decay`.
         export: "module:class" of its graph for ONNX, which only `engine/export/` imports; None: it has none.
         tiny: options with which it is small and fits images of about a hundred pixels, for tests and benchmarks.
         tiny_fpn: options of the pyramid that go with them.

@@ -13,6 +13,7 @@ from .fcos import FCOS_SPEC
 from .fpn import FpnOptions
 from .mask_rcnn import MASK_RCNN_SPEC
 from .options import read_options
+from .resize import Resize
 from .resnet import check_name, resnet
 from .retinanet import RETINANET_SPEC
 
@@ -24,6 +25,17 @@ DETECTORS: dict[str, DetectorSpec] = {
     "retinanet": RETINANET_SPEC,
     "fcos": FCOS_SPEC,
 }
+
+
+def resize_of(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
+    """Return how a detector's images are resized, by the "data" of a config as plain values; see `build_detector`.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    sizes = data.get("min_size", 800)
+    kind = data.get("resize") or spec.resize
+    return Resize(kind, (sizes,) if isinstance(sizes, int) else tuple(sizes), data.get("max_size", 1333))
 
 
 def build_body(config: Mapping[str, Any]) -> ResNet:
@@ -57,13 +69,11 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
     body = build_body(config) if body is None else body
     backbone = model.get("backbone", {})
     dcn = {key: backbone[key] for key in ("modulation", "offset_groups", "mask_scale") if key in backbone}
-    min_size = data.get("min_size", 800)
     return spec.build(
         body,
         num_classes,
         read_options(spec.options, model.get(name, {}), f"model.{name}"),
         **({"fpn": read_options(FpnOptions, model.get("fpn", {}), "model.fpn")} if spec.uses_fpn else {}),
-        min_size=min_size if isinstance(min_size, int) else min_size[-1],
-        max_size=data.get("max_size", 1333),
+        transform=resize_of(spec, data).transform(spec.mean, spec.std),
         dcn=DeformOptions(**dcn, backend=model.get("dcn_backend", "auto")),
     )

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import ResNet
 
-from .detector import IMAGENET_MEAN, IMAGENET_STD, DeformOptions, DetectorSpec
+from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
 from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 from .roi_heads import ImagewiseRoIHeads
 from .roi_pool import roi_pool
+from .transform import DetectorTransform
 from .two_stage import ImagewiseRPN, TwoStageDetector
 
 ROI_SIZE = 7
@@ -56,8 +56,7 @@ def faster_rcnn(
     options: FasterRcnnOptions,
     *,
     fpn: FpnOptions,
-    min_size: int,
-    max_size: int,
+    transform: DetectorTransform,
     dcn: DeformOptions,
 ) -> TwoStageDetector:
     """Build Faster R-CNN on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
@@ -91,8 +90,6 @@ def faster_rcnn(
         proposals_test=options.rpn_proposals_test,
         batch_size=options.rpn_batch_size,
     )
-    # images are scaled in evaluation alone
-    transform = GeneralizedRCNNTransform(min_size, max_size, [*IMAGENET_MEAN], [*IMAGENET_STD], _skip_resize=True)
     return TwoStageDetector(backbone, rpn, heads, transform)
 
 

@@ -17,6 +17,7 @@ from .fpn import FpnOptions, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
 from .options import Affects, Bounds, Deforms, Fraction, PositiveFloat, PositiveInt
 from .retinanet import CLASS_ROWS
+from .transform import DetectorTransform
 
 HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
@@ -94,8 +95,7 @@ def fcos(
     options: FcosOptions,
     *,
     fpn: FpnOptions,
-    min_size: int,
-    max_size: int,
+    transform: DetectorTransform,
     dcn: DeformOptions,
 ) -> ImagewiseFCOS:
     """Build FCOS on a pyramid, see `DetectorSpec.build`.
@@ -123,11 +123,9 @@ def fcos(
     head = ImagewiseFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)
     for tower in (head.classification_head.conv, head.regression_head.conv):
         _deform_last(tower, options.dcn_convs, dcn)
-    return ImagewiseFCOS(
+    detector = ImagewiseFCOS(
         backbone,
         num_classes + 1,
-        min_size=min_size,
-        max_size=max_size,
         # a square of one stride about each place
         anchor_generator=Float32Anchors(
             tuple((stride,) for stride in map_strides(backbone).values()), ((1.0,),) * len(map_strides(backbone))
@@ -138,8 +136,9 @@ def fcos(
         nms_thresh=options.nms_threshold,
         topk_candidates=options.topk_candidates,
         detections_per_img=options.detections_per_image,
-        _skip_resize=True,  # in training
     )
+    detector.transform = transform
+    return detector
 
 
 def _deform_last(tower: nn.Sequential, count: int, dcn: DeformOptions) -> None:

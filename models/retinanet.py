@@ -12,6 +12,7 @@ from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, resnet_fpn
 from .one_stage import in_float32, without_background
 from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
+from .transform import DetectorTransform
 
 
 class ImagewiseRetinaNet(RetinaNet):
@@ -69,8 +70,7 @@ def retinanet(
     options: RetinaNetOptions,
     *,
     fpn: FpnOptions,
-    min_size: int,
-    max_size: int,
+    transform: DetectorTransform,
     dcn: DeformOptions,
 ) -> ImagewiseRetinaNet:
     """Build RetinaNet on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
@@ -91,11 +91,9 @@ def retinanet(
             f"`negative_iou` must be at most `positive_iou` = {options.positive_iou}, got {options.negative_iou}"
         )
     scales = [2 ** (step / options.scales_per_octave) for step in range(options.scales_per_octave)]
-    return ImagewiseRetinaNet(
+    detector = ImagewiseRetinaNet(
         backbone,
         num_classes + 1,
-        min_size=min_size,
-        max_size=max_size,
         anchor_generator=Float32Anchors(
             tuple(tuple(int(size * scale) for scale in scales) for size in options.anchor_sizes),
             (tuple(options.aspect_ratios),) * len(options.anchor_sizes),
@@ -106,8 +104,9 @@ def retinanet(
         nms_thresh=options.nms_threshold,
         topk_candidates=options.topk_candidates,
         detections_per_img=options.detections_per_image,
-        _skip_resize=True,  # in training
     )
+    detector.transform = transform
+    return detector
 
 
 CLASS_ROWS = {r"head\.classification_head\.cls_logits\.(weight|bias)": None}

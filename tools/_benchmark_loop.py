@@ -62,7 +62,7 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
     """Time turns of the trainer's own steps and of bare ones, then parts of what the trainer does."""
     with running(args, device) as (config, trainer, batches):
         model = copy.deepcopy(trainer.updater.model)
-        optimizer, _ = build_optimization(config.train, model, steps_per_epoch=trainer.epoch_steps)
+        optimizer, _ = build_optimization(config, model, steps_per_epoch=trainer.epoch_steps)
         step = bare_step(model, optimizer, device, config.train.amp)
         bare = lambda batch: step(*to_device(batch.images, batch.targets, device))  # noqa: E731
         check_same_work(trainer, bare, batches[0])

@@ -104,7 +104,7 @@ def make_step(
         if isinstance(module, DeformConv2d):
             nn.init.normal_(module.conv_offset.bias[: module.offset_channels], std=OFFSET_PIXELS)
     model.to(device).train()
-    optimizer, _ = build_optimization(config.train, model, steps_per_epoch=1000)
+    optimizer, _ = build_optimization(config, model, steps_per_epoch=1000)
     step = bare_step(model, optimizer, device, amp)
     return lambda: step(*batch)
 

@@ -1,6 +1,7 @@
 """Export a trained detector to ONNX or to a torch.export program, and check it beside the detector."""
 
 import argparse
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from engine.export import (
 from engine.display import Progress
 from engine.display import format_table
 from engine.weights import Trained, load_trained
+from models import resize_of
 from models.checkpoint import choose_weights
 from engine.inference import restore_model
 
@@ -40,7 +42,7 @@ EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.pt2 --check photo.jpg other.jpg
   python tools/export.py runs/r50_dcn/best.pt r50_dcn.onnx --opset 22 model.faster_rcnn.score_threshold=0.3
 The program takes a batch of images of one size, (B, 3, H, W) in RGB from 0 to 1, for any B, H and W, already resized
-(min_size and max_size are in the file's metadata); it normalises and pads by itself. It gives boxes (B, D, 4) in pixels
+(resize in the file's metadata says how); it normalises and pads by itself. It gives boxes (B, D, 4) in pixels
 of these images, labels (B, D) from 1, scores (B, D) and num_detections (B,), the best first; a detector of masks also
 gives masks (B, D, 28, 28), the probability in 28 x 28 parts of each box. Thresholds and D are those of the config.
 docs/export.md shows how to run it, and how to paste the masks into the picture.
@@ -168,6 +170,7 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
         "category_ids": trained.state["category_ids"],
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
+        "resize": dataclasses.asdict(resize_of(trained.config.model.spec, trained.config.data.model_dump())),
         "least_side": least_side(model),
         "normalized_inside": {"mean": transform.image_mean, "std": transform.image_std},
         "weights": choose_weights(trained.state, weights, trained.path),

@@ -12,13 +12,14 @@ from data import (
     Batch,
     CocoAnnotations,
     CocoDetection,
+    TrainTransform,
     eval_loader,
     eval_transform,
     load_annotations,
     train_loader,
-    train_transform,
 )
 from data.files import write_json
+from models import resize_of
 
 from ..config import DataConfig, RunConfig
 from ..display import Progress
@@ -131,17 +132,18 @@ def build_train_loader(
     config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
 ) -> DataLoader:
     """Build the loader of this process's share of the shuffled training steps."""
-    data = config.data
+    data, spec = config.data, config.model.spec
     jitter = data.large_scale_jitter
-    transform = train_transform(
-        min_size=data.min_size,
-        max_size=data.max_size,
+    resize = resize_of(spec, data.model_dump())
+    transform = TrainTransform(
+        resize.train_steps,
+        fill=tuple(round(255 * mean) for mean in spec.mean),
         flip=data.flip,
         color_jitter=data.color_jitter,
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
     return train_loader(
-        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=config.model.spec.has_masks),
+        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=spec.has_masks),
         batch_size=config.train.batch_size,
         workers=data.workers,
         seed=config.seed,
@@ -150,6 +152,8 @@ def build_train_loader(
         processes=world.size,
         unreadable=data.unreadable,
         pin_memory=pin_memory,
+        sizes=resize.step_sizes,
+        strong_epochs=config.train.epochs - data.weak_last_epochs,
     )
 
 

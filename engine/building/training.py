@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data import CocoAnnotations, blank_batch, read_batches
+from data import CocoAnnotations, CocoDetection, eval_transform, read_batches
 
 from ..config import RunConfig, TrainConfig
 from ..display import Progress
@@ -27,19 +27,20 @@ from ..training import (
     scaled_lr,
     set_lrs,
 )
-from .data import build_eval_loader, build_train_loader, first_samples, samples_of
+from .data import build_eval_loader, build_train_loader, first_samples
 
 # Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
 PICTURES, PICTURE_POINTS = 4, 2
 
 
 def build_optimization(
-    settings: TrainConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
+    config: RunConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
 ) -> tuple[Optimizer, Schedule]:
     """Build the optimizer over a model, at the rates of the first step, and the schedule that goes with it.
 
     The rates are scaled to the images in a step.
     """
+    settings, spec = config.train, config.model.spec
     optimizer = build_optimizer(
         settings.optimizer,
         model,
@@ -52,6 +53,8 @@ def build_optimization(
         offset_lr_factor=settings.offset_lr_factor,
         lr_factors=settings.lr_factors,
         weight_decay_factors=settings.weight_decay_factors,
+        detector_lr_factors=spec.lr_factors,
+        detector_weight_decay_factors=spec.weight_decay_factors,
     )
     schedule = build_schedule(
         kind=settings.schedule,
@@ -141,7 +144,7 @@ def build_updater(
     settings = config.train
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
-    optimizer, schedule = build_optimization(settings, model, steps_per_epoch=steps_per_epoch, processes=world.size)
+    optimizer, schedule = build_optimization(config, model, steps_per_epoch=steps_per_epoch, processes=world.size)
     ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
     if settings.compile:
         model.backbone.compile(dynamic=True)
@@ -193,7 +196,7 @@ def _drawer(
     """Return the trainer's `draw`."""
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
-        shown = first_samples(config, val, PICTURES) or samples_of(blank_batch())
+        shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).blank()]
         pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
         image, target = next(iter(first_samples(config, val, 1, keep_empty=False)), shown[0])
         pixels = box_centres(target["boxes"], PICTURE_POINTS, image)

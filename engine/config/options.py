@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from dcn import BACKENDS
-from models import DETECTORS, NORMS, DetectorSpec, FpnOptions
+from models import DETECTORS, KINDS, NORMS, DetectorSpec, FpnOptions
 from models.options import (
     Affects,
     Choices,
@@ -70,11 +70,18 @@ class DataConfig(Section):
     """In training, brightness, contrast and saturation vary by up to this share, and the hue by a quarter of it."""
     large_scale_jitter: LargeScaleJitterConfig | None = None
     """Training images are scaled by this, in place of `min_size` and `max_size`; null: not."""
+    weak_last_epochs: Annotated[int, Field(ge=0), Affects.RESULT] = 0
+    """Epochs at the end of a run without `color_jitter` and `large_scale_jitter`: training images are then as those of
+    evaluation, but for `flip`."""
+    resize: Annotated[Literal[KINDS] | None, Affects.RESULT] = None
+    """How images are resized: shortest (the shorter side gets a size), stretch (to a square), letterbox (to fit a
+    square, what is left of it is filled); null: as the detector does by default, shortest for all but those that say
+    otherwise."""
     min_size: Annotated[PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)], Affects.RESULT] = 800
-    """Shorter side that images are scaled to, in pixels; of a list, one is drawn for each training image (multi-scale
-    training), and evaluation uses the last."""
-    max_size: Annotated[PositiveInt, Affects.RESULT] = 1333
-    """Bound on the longer side, in pixels."""
+    """Shorter side that images are scaled to, or side of the square, in pixels; of a list, one is drawn for each
+    training image, or for each step if it is a square (multi-scale training), and evaluation uses the last."""
+    max_size: Annotated[PositiveInt, Affects.RESULT, UsedIf("resize", (None, "shortest"))] = 1333
+    """Bound on the longer side, in pixels, of resize shortest."""
     workers: Annotated[int, Field(ge=0), Affects.NOTHING] = 4
     """Processes that load pictures; 0 loads in the training process."""
 

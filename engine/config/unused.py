@@ -31,7 +31,9 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
     model, data = config.model, config.data
     changed = _changed(config)
     why: dict[str, str] = {}
-    if data.large_scale_jitter and not isinstance(data.min_size, int):
+    if data.weak_last_epochs and not (data.color_jitter or data.large_scale_jitter):
+        why["data.weak_last_epochs"] = "neither data.color_jitter nor data.large_scale_jitter is on"
+    if data.large_scale_jitter and not data.weak_last_epochs and not isinstance(data.min_size, int):
         why["data.min_size"] = "data.large_scale_jitter scales in training, and evaluation uses the last size alone"
     for key, field in options_of(RunConfig).items():
         for mark, reason in _reasons(config, key, field):

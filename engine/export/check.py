@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torchvision.models.detection.transform import resize_boxes
 
 from .batches import MASKS
 
@@ -121,7 +120,7 @@ def run_beside(
             program_s = time.perf_counter() - start
             size = tuple(resized.shape[-2:])
             differences = [
-                compare(theirs, _of_image(found, i, size, tuple(picture.shape[-2:])))
+                compare(theirs, _of_image(found, i, model.transform, size, tuple(picture.shape[-2:])))
                 for i, theirs in enumerate(expected)
             ]
             rows.append(Row(name, size, len(batch), _together(differences), detector_s, program_s))
@@ -144,10 +143,10 @@ def _detect(model: nn.Module, batch: list[Tensor]) -> list[dict[str, Tensor]]:
 
 
 def _of_image(
-    found: dict[str, Tensor], index: int, size: tuple[int, int], original: tuple[int, int]
+    found: dict[str, Tensor], index: int, transform: nn.Module, size: tuple[int, int], original: tuple[int, int]
 ) -> dict[str, Tensor]:
     count = int(found["num_detections"][index])
-    boxes = resize_boxes(found["boxes"][index, :count], list(size), list(original))
+    boxes = transform.postprocess([{"boxes": found["boxes"][index, :count]}], [size], [original])[0]["boxes"]
     others = [key for key in ("labels", "scores", MASKS) if key in found]
     return {"boxes": boxes} | {key: found[key][index, :count] for key in others}
 

@@ -31,7 +31,7 @@ def dcn_pictures(
     The model is left in the mode it was in, and gets no gradients.
 
     Args:
-        model: detector with torchvision's `transform` and `backbone.body`.
+        model: detector, see `models.detector`.
         image: `(3, H, W)` uint8.
         pixels: (x, y) of the image, for which sampling points and receptive fields are drawn.
         device: where the models are.
@@ -61,7 +61,7 @@ def dcn_pictures(
         dtype = next(model.parameters()).dtype
         prepared, _ = model.transform(to_device([image], [], device, dtype)[0])
         model.backbone.body(prepared.tensors)
-    frame = Frame.of(image, prepared)
+    frame = Frame.of(image, prepared, model.transform.margins(tuple(image.shape[-2:])))
     learned, regular = (sampled_layers(model, seen, frame, regular=flat) for flat in (False, True))
     scales = [layer.mask_scale for layer in layers.values() if layer.modulation]
     pictures["sampling_points"] = draw_sampling_points(image, pixels, learned, regular, frame, has_masks=bool(scales))

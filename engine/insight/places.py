@@ -56,16 +56,20 @@ class Frame(NamedTuple):
         image: size of the image.
         resized: size that the detector scales it to.
         padded: size of the network's input, which is padded at the bottom and to the right.
+        origin: where the first pixel of the resized image lies in the network's input; not at (0, 0) in a letterbox.
     """
 
     image: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of(cls, image: Tensor, prepared: ImageList) -> "Frame":
-        """Describe what the detector's transform made of one image `(3, H, W)`."""
-        return cls(tuple(image.shape[-2:]), tuple(prepared.image_sizes[0]), tuple(prepared.tensors.shape[-2:]))
+    def of(cls, image: Tensor, prepared: ImageList, margins: tuple[int, int, int, int]) -> "Frame":
+        """Describe what a detector's transform made of one image `(3, H, W)`, whose margins it says."""
+        (height, width), (top, left, bottom, right) = prepared.image_sizes[0], margins
+        resized = (height - top - bottom, width - left - right)
+        return cls(tuple(image.shape[-2:]), resized, tuple(prepared.tensors.shape[-2:]), (top, left))
 
     @property
     def scale(self) -> Tensor:
@@ -78,11 +82,16 @@ class Frame(NamedTuple):
 
     def to_image(self, places: Tensor) -> Tensor:
         """Take places `(..., 2)` of the network's input for places of the image."""
-        return (places + 0.5) / self.scale - 0.5
+        return (places - torch.tensor(self.origin) + 0.5) / self.scale - 0.5
 
     def to_network(self, places: Tensor) -> Tensor:
         """Take places `(..., 2)` of the image for places of the network's input."""
-        return (places + 0.5) * self.scale - 0.5
+        return (places + 0.5) * self.scale - 0.5 + torch.tensor(self.origin)
+
+    def cut(self, values: Tensor) -> Tensor:
+        """Return the part of a map `(..., h, w)` of the network's input that the image covers."""
+        (top, left), (height, width) = self.origin, self.resized
+        return values[..., top : top + height, left : left + width]
 
     def extent(self, size: Sequence[int]) -> tuple[float, float, float, float]:
         """Left, right, bottom and top edge, in places of the image, of a map of that size laid over it."""

@@ -72,7 +72,7 @@ def receptive_fields(
     mode it was in, and no parameter gets a gradient.
 
     Args:
-        model: detector with torchvision's `transform` and `backbone.body`.
+        model: detector, see `models.detector`.
         image: `(3, H, W)` uint8.
         pixels: (x, y) of the image; each takes the unit nearest to it.
         device: where the model is.
@@ -80,7 +80,7 @@ def receptive_fields(
     dtype = next(model.parameters()).dtype
     with judging(model), torch.inference_mode(False), torch.enable_grad():
         prepared, _ = model.transform(to_device([image.clone()], [], device, dtype)[0])
-        frame = Frame.of(image, prepared)
+        frame = Frame.of(image, prepared, model.transform.margins(tuple(image.shape[-2:])))
         inputs = prepared.tensors.detach().requires_grad_()
         *_, features = model.backbone.body(inputs).values()
         stride = frame.stride(features.shape[-2:])
@@ -88,7 +88,7 @@ def receptive_fields(
         found = []
         for unit in units:
             (gradient,) = torch.autograd.grad(features[0, :, unit[0], unit[1]].sum(), inputs, retain_graph=True)
-            found.append(gradient[0].cpu().double().norm(dim=0)[: frame.resized[0], : frame.resized[1]])
+            found.append(frame.cut(gradient[0].cpu().double().norm(dim=0)))
     stage = list(model.backbone.body.return_layers)[-1]
     centres = [frame.to_image(unit * stride) for unit in units]
     return [
@@ -100,7 +100,8 @@ def receptive_fields(
 def energy_radii(gradient: Tensor, centre: Tensor, frame: Frame) -> dict[float, float]:
     """Find the radii around a place, in pixels of the image, that hold `SHARES` of a gradient's energy, `(h, w)`."""
     rows, columns = (torch.arange(size, dtype=torch.float64) for size in gradient.shape)
-    places = frame.to_image(torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1))
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    places = frame.to_image(places + torch.tensor(frame.origin))
     distance, order = (places - centre).norm(dim=-1).flatten().sort()
     energy = gradient.square().flatten()[order].cumsum(0)
     if not energy[-1] > 0:

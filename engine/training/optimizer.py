@@ -57,6 +57,7 @@ def build_optimizer(
     lr_factors: Mapping[str, float] = MappingProxyType({}),
     weight_decay_factors: Mapping[str, float] = MappingProxyType({}),
     detector_lr_factors: Mapping[str, float] = MappingProxyType({}),
+    detector_weight_decay_factors: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizer:
     """Build an optimizer over the trainable parameters, in named groups of one learning rate and weight decay each.
 
@@ -79,6 +80,7 @@ def build_optimizer(
         weight_decay_factors: the user's factors over `weight_decay` in the same way; they come before the decays of
             norms and biases.
         detector_lr_factors: the detector's own `lr_factors`; its patterns may match nothing.
+        detector_weight_decay_factors: the detector's own `weight_decay_factors` in the same way.
 
     Raises:
         ValueError: if the optimizer is unknown, or a pattern of the user is no regular expression or matches nothing.
@@ -87,11 +89,10 @@ def build_optimizer(
     named = dict(model.named_parameters())
     _check_patterns("lr_factors", lr_factors, [*named])
     _check_patterns("weight_decay_factors", weight_decay_factors, [*named])
-    patterns = dict(lr_factors)
-    for pattern, factor in detector_lr_factors.items():
-        patterns.setdefault(pattern, factor)
+    lr_factors = _in_order(lr_factors, detector_lr_factors)
+    weight_decay_factors = _in_order(weight_decay_factors, detector_weight_decay_factors)
     factors = {"backbone": backbone_lr_factor, "head": 1.0, "conv_offset": offset_lr_factor}
-    factors |= {f"{pattern}_x{factor:g}": factor for pattern, factor in patterns.items()}
+    factors |= {f"{pattern}_x{factor:g}": factor for pattern, factor in lr_factors.items()}
     norm_decay = weight_decay if norm_weight_decay is None else norm_weight_decay
     bias_decay = weight_decay if bias_weight_decay is None else bias_weight_decay
     parts, decays = _parts(model), _decays(model, weight_decay, norm_decay, bias_decay)
@@ -102,8 +103,8 @@ def build_optimizer(
         if not parameter.requires_grad:
             continue
         part, decay = parts[id(parameter)], decays[id(parameter)]
-        if pattern := _first_match(patterns, key):
-            part = f"{pattern}_x{patterns[pattern]:g}"
+        if pattern := _first_match(lr_factors, key):
+            part = f"{pattern}_x{lr_factors[pattern]:g}"
         if pattern := _first_match(weight_decay_factors, key):
             decay = weight_decay * weight_decay_factors[pattern]
         groups[part, decay].append(parameter)
@@ -127,6 +128,11 @@ def _check_patterns(option: str, factors: Mapping[str, float], names: list[str])
                 f"`{option}`: {pattern!r} matches no parameter of the model; their names are like {names[0]!r} and "
                 f"{names[-1]!r}"
             )
+
+
+def _in_order(first: Mapping[str, float], then: Mapping[str, float]) -> dict[str, float]:
+    """Return the patterns of two mappings in order; where both have one, the factor is that of the first."""
+    return {**first, **{pattern: factor for pattern, factor in then.items() if pattern not in first}}
 
 
 def _first_match(patterns: Iterable[str], name: str) -> str | None:

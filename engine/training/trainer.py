@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, ImageError, WorkerError, blank_batch, read_batches
+from data import Batch, ImageError, WorkerError, read_batches
 
 from ..devices import peak_memory_gib
 from ..display import Progress, log, percent
@@ -181,7 +181,7 @@ class Trainer:
             while not parts[-1].ends_step:
                 parts.append(next(batches))
         except (ImageError, WorkerError) as error:
-            return [blank_batch()], error
+            return [self.loader.dataset.blank_batch()], error
         return parts, None
 
     def _is_due(self, step: int, every: int) -> bool:

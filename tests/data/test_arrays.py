@@ -78,7 +78,7 @@ def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_empty):
         patch.setattr("data.coco.read_image", lambda path, size: (paths.append(path), Image.new("RGB", size))[1])
         paths = []
         found = load(folder, copy.deepcopy(content), invalid_masks="raise")
-        dataset = CocoDetection(found, lambda image, target: target, keep_empty=keep_empty, masks=True)
+        dataset = CocoDetection(found, lambda image, target, **_: target, keep_empty=keep_empty, masks=True)
         targets = [dataset[index] for index in range(len(dataset))]
     api = COCO()
     api.dataset = {
@@ -119,7 +119,7 @@ def test_an_item_changes_nothing_that_the_next_reading_sees(folder):
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
-    dataset = CocoDetection(load(folder, content), lambda image, target: target)
+    dataset = CocoDetection(load(folder, content), lambda image, target, **_: target)
     for values in (dataset[0]["boxes"], dataset[0]["labels"]):
         values += 5
     assert dataset[0]["boxes"].tolist() == [[1, 2, 4, 6]]

@@ -73,9 +73,13 @@ def test_aspect_ratio_of_an_image_without_a_stated_size(tmp_path):
     assert CocoDetection(annotations, eval_transform()).aspect_ratios == [1.0, 1.0, 1.0, 30 / 9]
 
 
-def test_transform_gets_picture_and_target(annotations):
-    dataset = CocoDetection(annotations, lambda image, target: (image.size, target["boxes"].canvas_size))
-    assert dataset[0] == ((80, 40), (40, 80))
+def test_transform_gets_picture_and_target_and_what_the_step_asks_for(annotations):
+    dataset = CocoDetection(
+        annotations, lambda image, target, **asked: (image.size, target["boxes"].canvas_size, asked)
+    )
+    assert dataset[0] == ((80, 40), (40, 80), {"size": None, "strong": True})
+    assert dataset.read(0, 64, strong=False) == ((80, 40), (40, 80), {"size": 64, "strong": False})
+    assert dataset.blank(64, strong=False) == ((64, 64), (64, 64), {"size": 64, "strong": False})
 
 
 def test_vanished_image_is_named(annotations, tmp_path):

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
+from torchvision.transforms import v2
 
 import data
 from data import (
@@ -23,12 +24,12 @@ from data import (
     CocoDetection,
     ImageError,
     MicroBatch,
+    TrainTransform,
     WorkerError,
     eval_loader,
     eval_transform,
     load_annotations,
     read_batches,
-    train_transform,
 )
 
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
@@ -48,14 +49,17 @@ class Numbers(Dataset):
     def __len__(self) -> int:
         return len(self.aspect_ratios)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+    def read(self, index: int, size: int | None, strong: bool) -> tuple[torch.Tensor, dict]:
         if index in self.broken:
             raise ImageError(f"image {index}.png is broken")
         if index == self.deadly and self.lure.exists():
             self.lure.unlink()
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGKILL)
-        return torch.rand(3), {"image_id": index}
+        return torch.rand(3), {"image_id": index, "asked": (size, strong)}
+
+    def blank(self, size: int | None, strong: bool) -> tuple[torch.Tensor, dict]:
+        return torch.rand(3), {"image_id": -1, "asked": (size, strong), "boxes": torch.zeros(0, 4)}
 
 
 def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
@@ -82,6 +86,15 @@ def drawn(batches: Iterable[Batch]) -> list[tuple]:
 
 def train_loader(dataset: Dataset, *, workers: int = 0, batch_size: int = 3, seed: int = 5, **options):
     return data.train_loader(dataset, batch_size=batch_size, workers=workers, seed=seed, **options)
+
+
+def transform_to(min_size: int, max_size: int, **options) -> TrainTransform:
+    """Resizes to the size of the step; without one, the shorter side to `min_size`."""
+
+    def resize(size: int | None, fill: tuple[int, int, int]) -> list[v2.Transform]:
+        return [v2.RandomShortestSize(min_size, max_size) if size is None else v2.Resize((size, size))]
+
+    return TrainTransform(resize, (0, 0, 0), **options)
 
 
 def failure(batches: Iterable[Batch]) -> Exception | None:
@@ -172,7 +185,7 @@ def test_drawn_images_do_not_depend_on_the_global_random_state():
 def test_a_target_that_a_data_set_keeps_is_left_alone():
     kept = {"image_id": 0}
     dataset = Numbers(1)
-    dataset.__class__ = type("Kept", (Numbers,), {"__getitem__": lambda self, index: (torch.rand(3), kept)})
+    dataset.__class__ = type("Kept", (Numbers,), {"read": lambda self, index, size, strong: (torch.rand(3), kept)})
     (batch,) = train_loader(dataset)
     assert "seed" in batch.targets[0]
     assert kept == {"image_id": 0}
@@ -180,7 +193,7 @@ def test_a_target_that_a_data_set_keeps_is_left_alone():
 
 def test_pictures_and_their_flips_on_files(shapes):
     annotations = load_annotations(shapes / "train", shapes / "annotations" / "train.json")
-    dataset = CocoDetection(annotations, train_transform(min_size=80, max_size=96))
+    dataset = CocoDetection(annotations, transform_to(80, 96))
     plain = {target["image_id"]: image for image, target in CocoDetection(annotations, eval_transform())}
     flipped = 0
     passes = [list(train_loader(dataset, workers=workers, batch_size=5)) for workers in (0, 2)]
@@ -193,7 +206,7 @@ def test_pictures_and_their_flips_on_files(shapes):
     assert 1 <= flipped <= 11
 
 
-def test_a_batch_without_an_image_is_a_blank_one():
+def test_a_batch_without_an_image_is_a_blank_one(shapes):
     # one image for three processes
     batches = [list(train_loader(Numbers(1), rank=rank, processes=3)) for rank in range(3)]
     assert [[(batch.weight, batch.ends_step) for batch in batches_] for batches_ in batches] == [
@@ -202,11 +215,57 @@ def test_a_batch_without_an_image_is_a_blank_one():
         [(0, True)],
     ]
     ((image,), (target,), *_, unreadable) = batches[2][0]
-    assert (image.dtype, tuple(image.shape), image.any().item()) == (torch.uint8, (3, 64, 64), False)
-    assert (target["boxes"].dtype, tuple(target["boxes"].shape)) == (torch.float32, (0, 4))
-    assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
-    assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, 64, 64))
+    torch.random.manual_seed(0)
+    assert image.tolist() == torch.rand(3).tolist()
     assert (target["image_id"], target["seed"], unreadable) == (-1, 0, [])
+
+
+def test_a_blank_image_goes_through_the_transform_of_the_step(shapes):
+    annotations = load_annotations(shapes / "train", shapes / "annotations" / "train.json", invalid_masks="drop")
+    transform = transform_to(80, 96, large_scale_jitter=(48, (0.5, 1.0)))
+    dataset = CocoDetection(annotations, transform, masks=True)
+    for options, side in (({}, 48), ({"strong_epochs": 0}, 80), ({"strong_epochs": 0, "sizes": [56]}, 56)):
+        options |= {"batch_size": 1, "processes": 16, "rank": 15}
+        loader = train_loader(dataset, **options)
+        *_, ((image,), (target,), weight, *_) = loader
+        assert weight == 0
+        assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, side, side))
+        assert (type(target["boxes"]), tuple(target["boxes"].shape)) == (torch.Tensor, (0, 4))
+        assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
+        assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, side, side))
+    (image,), (target,), weight, ends_step, unreadable = loader.dataset.blank_batch()
+    assert (tuple(image.shape), target["image_id"], target["seed"]) == ((3, 48, 48), -1, 0)
+    assert (weight, ends_step, unreadable) == (0, True, [])
+
+
+@WORKERS
+def test_the_size_of_the_step_and_strong_augmentations_reach_every_image(workers, by_step):
+    """Also after a resume, in every process, and for images that take the place of none."""
+    options = {"sizes": [32, 64, 96], "strong_epochs": 1}
+    asked = {}
+    for processes in (1, 2):
+        for rank in range(processes):
+            loader = train_loader(
+                Numbers(26, {3, 7, 9}),
+                batch_size=4 // processes,
+                rank=rank,
+                processes=processes,
+                workers=workers,
+                unreadable="skip",
+                **options,
+            )
+            for epoch, start in ((0, 0), (1, 0), (1, 3)):
+                loader.batch_sampler.set_position(epoch, start)
+                asked[processes, rank, epoch, start] = [
+                    {target["asked"] for batch in step for target in batch.targets} for step in by_step(loader)
+                ]
+    whole = {epoch: asked[1, 0, epoch, 0] for epoch in (0, 1)}
+    for (_, _, epoch, start), found in asked.items():
+        assert found == whole[epoch][start:]
+    for epoch, strong in ((0, True), (1, False)):
+        assert all(len(step) == 1 for step in whole[epoch])
+        assert {each for step in whole[epoch] for each in step} == {(size, strong) for size in (32, 64, 96)}
+    assert [size for ((size, _),) in whole[0]] != [size for ((size, _),) in whole[1]]
 
 
 @WORKERS
@@ -259,14 +318,13 @@ def test_eval_loader_keeps_the_order(shapes, workers):
     assert ids(batches) == [[1, 2, 3, 4], [5, 6]]
     assert all(isinstance(b.images, list) and b.images[0].shape == (3, 80, 96) for b in batches)
     assert [(b.weight, b.ends_step, b.unreadable) for b in batches] == [(4 / 6, True, []), (2 / 6, True, [])]
-    assert loader.dataset[1][1]["image_id"] == 2
 
 
 @WORKERS
 def test_masks_pass_through_worker_processes(shapes, workers):
     file = shapes / "annotations" / "train.json"
     annotations = load_annotations(shapes / "train", file, invalid_masks="raise")
-    transform = train_transform(min_size=64, max_size=96, flip=0.5)
+    transform = transform_to(64, 96)
     dataset = CocoDetection(annotations, transform, masks=True)
     batches = list(train_loader(dataset, workers=workers))
     alone = list(train_loader(CocoDetection(annotations, transform), workers=workers))
@@ -308,7 +366,7 @@ def test_batches_can_be_pinned(monkeypatch):
     same = pin_memory(batch)
     assert type(same) is Batch
     assert told(same) == told(batch)
-    assert len(pinned) == 4, "image, boxes, labels and masks"
+    assert len(pinned) == 2, "image and boxes"
 
 
 def started(batches: Iterable[Batch], before: set) -> tuple[list[Batch], set]:
@@ -371,7 +429,7 @@ def test_death_between_two_passes(before):
 @WORKERS
 def test_other_errors_pass_unchanged(workers):
     class Faulty(Numbers):
-        def __getitem__(self, index):
+        def read(self, index, size, strong):
             raise RuntimeError("a bug")
 
     error = failure(read_batches(train_loader(Faulty(5), workers=workers)))
@@ -421,7 +479,8 @@ from data import WorkerError, read_batches, train_loader
 class Items(Dataset):
     aspect_ratios = [1.0] * 20
     def __len__(self): return 20
-    def __getitem__(self, index): return torch.zeros(1), {{}}
+    def read(self, index, size, strong): return torch.zeros(1), {{}}
+    def __getitem__(self, index): return index
 
 """
 SILENT = """

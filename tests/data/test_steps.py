@@ -44,11 +44,14 @@ def test_batches_of_one_process_are_those_of_earlier_versions():
     processes=st.integers(1, 4),
     epoch=st.integers(0, 1),
     start=st.integers(0, 5),
+    sizes=st.sampled_from([(), (480, 512, 544)]),
 )
-def test_a_step_is_the_same_however_it_is_split(by_step, ratios, batch_size, accumulate, processes, epoch, start):
-    whole = StepSampler(ratios, batch_size * accumulate * processes, seed=2)
+def test_a_step_is_the_same_however_it_is_split(
+    by_step, ratios, batch_size, accumulate, processes, epoch, start, sizes
+):
+    whole = StepSampler(ratios, batch_size * accumulate * processes, seed=2, sizes=sizes)
     shares = [
-        StepSampler(ratios, batch_size, seed=2, accumulate=accumulate, rank=rank, processes=processes)
+        StepSampler(ratios, batch_size, seed=2, accumulate=accumulate, rank=rank, processes=processes, sizes=sizes)
         for rank in range(processes)
     ]
     for sampler in (whole, *shares):
@@ -57,6 +60,9 @@ def test_a_step_is_the_same_however_it_is_split(by_step, ratios, batch_size, acc
     split = [by_step(share) for share in shares]
     assert {len(steps)} == {len(share) for share in split} == {max(whole.steps - start, 0)}
     assert {share.steps for share in shares} == {whole.steps}
+    drawn = [[{batch.size for batch in step} for step in by_step(sampler)] for sampler in (whole, *shares)]
+    assert all(len(step) == 1 for step in drawn[0])
+    assert all(sizes == drawn[0] for sizes in drawn)
     for (step,), *parts in zip(steps, *split, strict=True):
         assert [draw for part in parts for batch in part for draw in batch.draws] == step
         assert sum(batch.weight for part in parts for batch in part) == pytest.approx(1)
@@ -93,6 +99,36 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
     # not only the seeds of the images, also their order
     assert len({tuple(index for batch in batches for index, _ in batch) for batches in orders}) == len(orders)
+
+
+@given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 3), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_steps_of_one_size_mix_wide_and_tall_images(ratios, size, seed, epoch, sizes):
+    sampler = StepSampler(ratios, size, seed=seed, sizes=sizes)
+    sampler.set_position(epoch)
+    batches = list(sampler)
+    assert sorted(index for batch in batches for index, _ in batch.draws) == list(range(len(ratios)))
+    assert len(batches) == len(sampler) == sampler.steps == math.ceil(len(ratios) / size)
+    assert {batch.size for batch in batches} <= {*sizes}
+    # the order of images and their seeds are those of images of one shape, whatever the sizes
+    alike = StepSampler([1.0] * len(ratios), size, seed=seed)
+    alike.set_position(epoch)
+    assert [batch.draws for batch in batches] == [batch.draws for batch in alike]
+    assert all(batch.size is None and batch.strong for batch in alike)
+
+
+def test_each_size_is_drawn_equally_often():
+    """700 steps of 7 sizes: 100 times each, within 4.5 standard deviations."""
+    sizes = [batch.size for batch in StepSampler([1.0] * 700, 1, seed=3, sizes=range(480, 481 + 6 * 32, 32))]
+    assert len({*sizes}) == 7
+    assert all(abs(sizes.count(size) - 100) < 4.5 * (700 * 6 / 49) ** 0.5 for size in sizes)
+
+
+@pytest.mark.parametrize(("strong_epochs", "expected"), [(None, 4), (4, 4), (3, 3), (0, 0)])
+def test_strong_augmentations_are_on_in_the_first_epochs(strong_epochs, expected):
+    sampler = StepSampler([1.0] * 5, 2, seed=0, strong_epochs=strong_epochs)
+    for epoch in range(4):
+        sampler.set_position(epoch)
+        assert {batch.strong for batch in sampler} == {epoch < expected}
 
 
 def test_images_of_an_epoch_have_seeds_of_their_own():

@@ -1,6 +1,7 @@
 """Boxes move with what they surround, and pictures are scaled as the detectors scale them."""
 
 from colorsys import rgb_to_hsv
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +11,16 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data import eval_transform, train_transform
+from data import TrainTransform, eval_transform
+from models.resize import Resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+FILL = (124, 116, 104)
+
+
+def train_transform(*, min_size: int | list[int], max_size: int, **options) -> TrainTransform:
+    sizes = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+    return TrainTransform(Resize("shortest", sizes, max_size).train_steps, FILL, **options)
 
 
 def target_of(boxes: list[list[float]], height: int, width: int) -> dict:
@@ -347,3 +355,16 @@ def test_a_cut_off_box_is_taken_out_with_its_mask():
         counts.add(len(target["masks"]))
         check_masks(image, target)
     assert counts == {0, 1}
+
+
+def test_without_strong_augmentations_images_are_resized_and_flipped():
+    picture = to_pil_image(torch.randint(256, (3, 30, 40), dtype=torch.uint8))
+    target = target_of([[3, 4, 20, 21]], 30, 40)
+    strong = train_transform(min_size=15, max_size=99, color_jitter=0.9, large_scale_jitter=(50, (0.4, 2.0)))
+    plain = train_transform(min_size=15, max_size=99)
+    for seed in range(5):
+        image, found = seeded(partial(strong, strong=False), seed, picture, target)
+        expected, boxes = seeded(plain, seed, picture, target)
+        assert torch.equal(image, expected)
+        assert found["boxes"].tolist() == boxes["boxes"].tolist()
+        assert tuple(seeded(strong, seed, picture, target)[0].shape) == (3, 50, 50)

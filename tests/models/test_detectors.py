@@ -134,6 +134,31 @@ def test_images_are_scaled_in_evaluation_alone(detector, spec, make, head_dcn):
     assert seen == [(288, 160), (96, 64)]
 
 
+@pytest.mark.parametrize("kind", ["stretch", "letterbox"])
+def test_images_may_be_squares(detector, spec, make, kind):
+    """The network sees squares, and detections of all parts of an image lie in it, at its own scale."""
+    model = make.build(detector, resize=kind, score_threshold=0.0).eval()
+    seen = []
+    hook = model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    images = [torch.rand(3, 60, 200), torch.rand(3, 150, 100)]
+    with torch.no_grad():
+        detections = model(images)
+    assert seen == [(2, 3, 64, 64)]
+    for image, found in zip(images, detections, strict=True):
+        height, width = image.shape[-2:]
+        boxes = found["boxes"]
+        assert boxes.min() >= 0
+        far_x, far_y = boxes[:, 0::2].max().item(), boxes[:, 1::2].max().item()
+        assert 0.9 * width < far_x <= width
+        assert 0.9 * height < far_y <= height
+        if spec.has_masks:
+            assert tuple(found["masks"].shape) == (len(boxes), 1, height, width)
+    hook.remove()
+    images, targets = make.four_images((64, 64), masks=spec.has_masks)
+    losses = make.tiny(detector, resize=kind)(images, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_boxes_keep_their_pixels_in_mixed_precision(detector, spec, make, dtype):
     """In bfloat16 they would lie on every fourth pixel from 512 on, and in float16 on halves."""

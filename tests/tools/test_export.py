@@ -101,6 +101,7 @@ def test_a_run_to_onnx(run_export, spread_run, shapes, tmp_path):
     assert metadata["class_names"] == state["class_names"]
     assert metadata["category_ids"] == state["category_ids"]
     assert (metadata["min_size"], metadata["max_size"], metadata["least_side"]) == (64, 96, 17)
+    assert metadata["resize"] == {"kind": "shortest", "sizes": [64], "max_size": 96}
     assert (metadata["detector"], metadata["weights"], metadata["step"]) == ("faster_rcnn", "raw", state["step"])
     assert metadata["normalized_inside"]["mean"] == [0.485, 0.456, 0.406]
 

@@ -231,6 +231,31 @@ def test_training_pictures_are_made_as_the_config_says(tiny_config):
     assert {tuple(image.shape) for image in squares} == {(3, 72, 72)}
 
 
+@pytest.mark.parametrize("kind", ["stretch", "letterbox"])
+def test_squares_have_one_size_in_a_step(tiny_config, kind):
+    overrides = [f"data.resize={kind}", "data.min_size=[40, 56]", "model.detector=fcos", "model.fpn.channels=64"]
+    config = load_config(tiny_config, [*overrides, "train.epochs=3"])
+    loader = build_train_loader(config, read_split(config.data, "train"), pin_memory=False)
+    steps = [{tuple(image.shape) for image in batch.images} for batch in loader]
+    assert all(len(step) == 1 for step in steps)
+    assert set().union(*steps) == {(3, 40, 40), (3, 56, 56)}
+    model, _ = build_model(config.model, config.data, 5)
+    assert model.eval().transform([torch.rand(3, 96, 80)])[0].image_sizes == [(56, 56)]
+    image = next(iter(loader)).images[0]
+    is_filled = (image == torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]).all(0)
+    # of 96 x 80 pixels: a sixth of the square
+    assert is_filled.float().mean().item() == pytest.approx(1 / 6 if kind == "letterbox" else 0, abs=0.03)
+
+
+def test_strong_augmentations_end_before_the_run_does(tiny_config):
+    overrides = ["data.large_scale_jitter={size: 72}", "data.weak_last_epochs=2", "train.epochs=3"]
+    config = load_config(tiny_config, ["data.min_size=40", *overrides])
+    loader = build_train_loader(config, read_split(config.data, "train"), pin_memory=False)
+    for epoch, shape in enumerate([(3, 72, 72), (3, 40, 48), (3, 40, 48)]):
+        loader.batch_sampler.set_position(epoch)
+        assert {tuple(image.shape) for batch in loader for image in batch.images} == {shape}
+
+
 def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembler):
     trainer = assembler(
         tiny_config,

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from dcn import DeformConv2d, deform_conv2d
 from engine.insight.places import Frame, SampledLayer, nested_points, sampled_layers, sampling_places
 from engine.insight.watch import Sampling, watched
+from models.resize import KINDS, Resize
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
 PLACES_CASE = {"kernel": PAIR, "stride": PAIR, "padding": PAIR, "dilation": PAIR, "groups": st.integers(1, 3)}
@@ -51,24 +51,26 @@ def test_places_are_those_the_operator_reads(stride, dilation):
         torch.testing.assert_close(read.movedim(0, -1)[seen], places[point][seen])
 
 
-def prepared(height, width, min_size=64, max_size=200):
-    transform = GeneralizedRCNNTransform(min_size, max_size, [0.0] * 3, [1.0] * 3).eval()
+def prepared(height, width, transform):
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([y, x, torch.zeros_like(x)]).float()
     return image, transform([image])[0]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(80, 120), (37, 51), (150, 40), (64, 64)])
-def test_places_of_the_network_are_places_of_the_image(height, width):
+def test_places_of_the_network_are_places_of_the_image(kind, height, width):
     # an image that holds its own coordinates: after the detector's resize each pixel tells where it comes from
-    image, images = prepared(height, width)
-    frame = Frame.of(image, images)
+    transform = Resize(kind, (64,), 200).transform([0.0] * 3, [1.0] * 3).eval()
+    image, images = prepared(height, width, transform)
+    frame = Frame.of(image, images, transform.margins((height, width)))
     assert frame.image == (height, width)
+    assert (frame.origin != (0, 0)) == (kind == "letterbox" and height != width)
     rows, columns = frame.resized
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double() + torch.tensor(frame.origin)
     of_image = frame.to_image(places)
     inside = ((of_image >= 0) & (of_image <= torch.tensor([height - 1, width - 1]))).all(-1)
-    read = images.tensors[0, :2, :rows, :columns].flatten(1).T.double()
+    read = frame.cut(images.tensors)[0, :2].flatten(1).T.double()
     torch.testing.assert_close(of_image[inside], read[inside], atol=1e-3, rtol=0)
     torch.testing.assert_close(frame.to_network(of_image), places)
     left, right, bottom, top = frame.extent(frame.resized)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from dcn import DeformConv2d
 from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.insight.places import Frame
 from engine.insight.receptive import energy_radii, judging, receptive_fields, regular_grid
+from models.resize import Resize
+from models.transform import DetectorTransform
 
 CPU = torch.device("cpu")
 DCN = "model.backbone.dcn_v2_stages=[2]"
@@ -32,7 +33,7 @@ class Detector(nn.Module):
 
     def __init__(self, *layers, min_size=64):
         super().__init__()
-        self.transform = GeneralizedRCNNTransform(min_size, 500, [0.0] * 3, [1.0] * 3)
+        self.transform = DetectorTransform(min_size, 500, [0.0] * 3, [1.0] * 3)
         self.backbone = nn.Module()
         self.backbone.body = Body(*layers)
 
@@ -101,9 +102,24 @@ def test_gradient_of_a_whole_network_by_differences(detector, image):
         assert field.gradient[y, x].item() == pytest.approx(math.sqrt(squares), rel=1e-3, abs=1e-8)
 
 
+def test_a_field_in_a_letterbox():
+    """An image of 40 x 90 in a square of 90: the network's input is the image, 25 rows further down."""
+    conv = nn.Conv2d(3, 1, 9, padding=4, bias=False)
+    nn.init.ones_(conv.weight)
+    detector = Detector(conv)
+    detector.transform = Resize("letterbox", (90,), 1).transform([0.0] * 3, [1.0] * 3)
+    (field,) = receptive_fields(detector, torch.zeros(3, 40, 90, dtype=torch.uint8), [(70, 12)], device=CPU)
+    assert field.gradient.shape == (40, 90)
+    assert field.centre.tolist() == [12, 70]
+    assert field.gradient.nonzero().amin(0).tolist() == [8, 66]
+    assert field.gradient.nonzero().amax(0).tolist() == [16, 74]
+    assert 3 < field.radii[0.5] < field.radii[0.9] < 6
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (5, 9)])
 @pytest.mark.parametrize("size", [(12, 17), (24, 17)])
-def test_radii_as_a_loop_finds_them(size):
-    frame = Frame((12, 17), size, size)
+def test_radii_as_a_loop_finds_them(size, origin):
+    frame = Frame((12, 17), size, (64, 64), origin)
     gradient = torch.rand(size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     centre = torch.tensor([4.3, 9.1], dtype=torch.float64)
     radii = energy_radii(gradient, centre, frame)

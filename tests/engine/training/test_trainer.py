@@ -98,10 +98,13 @@ def test_losses_of_a_step_add_up(make_trainer, tmp_path):
         assert line["train/loss"] == pytest.approx(sum(parts), rel=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path, workers):
+SQUARES = ("data.resize=letterbox", "data.min_size=[64, 48]", "data.color_jitter=0.5", "data.weak_last_epochs=1")
+
+
+@pytest.mark.parametrize(("workers", "data"), [(0, ()), (2, ()), (0, SQUARES)])
+def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path, workers, data):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = [DCN, "train.max_steps=8", "train.checkpoint_every=3", f"data.workers={workers}"]
+    options = [DCN, "train.max_steps=8", "train.checkpoint_every=3", f"data.workers={workers}", *data]
 
     def save(state, name):
         save_checkpoint(whole / name, state)
