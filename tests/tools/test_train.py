@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, 
     assert (folder / "best.pt").is_file()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path, name
 ):
