@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 MISTAKE = 2
+_GOES_ON = {"train": "; it goes on by --resume auto", "download_coco": "; the same command goes on where it was"}
 _MISMATCH = """torch {torch} and torchvision {torchvision} do not belong together: {problem}.
 The wheels on PyPI are a CUDA pair, those of PyTorch's CPU index a CPU pair; torch of one and torchvision of the other
 fail. Install both from one place:
@@ -73,7 +74,7 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         if _rank() == "0":
-            hint = "; it goes on by --resume auto" if Path(sys.argv[0]).stem == "train" else ""
+            hint = _GOES_ON.get(Path(sys.argv[0]).stem, "")
             print(f"\nstopped by the user{hint}", file=sys.stderr)
         raise SystemExit(1) from None
 

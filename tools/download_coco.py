@@ -1,16 +1,16 @@
 """Fetch COCO 2017, unpack it where the configs look for it, and check it."""
 
 import argparse
+import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import _clone
 
 # isort: split
 from data import download
-from data.download import Archive
 from engine.display import Progress, format_table, log, start_logging
 
 EPILOG = """examples:
@@ -53,38 +53,35 @@ def main() -> None:
     """Say what it costs, fetch what is missing, check the whole."""
     args = parse_arguments()
     start_logging()
-    splits = [split for split in SPLITS if split in args.splits]
-    wanted = [download.coco_annotations(splits)] if "annotations" in args.what else []
-    if "images" in args.what:
-        wanted += [download.COCO_IMAGES[split] for split in reversed(splits)]  # the small first: they show mistakes
-    missing = [archive for archive in wanted if not download.is_there(archive, args.out)]
-    if missing:
-        show_plan(wanted, missing, args.out, args.keep_archives)
+    wanted = {"annotations"} & {*args.what} | ({*args.splits} if "images" in args.what else set())
+    missing = {archive: archive.is_in(args.out) for name, archive in download.COCO.items() if name in wanted}
+    if not all(missing.values()):
+        show_plan(missing, args.out)
         if not (args.yes or agreed()):
             print("nothing was downloaded")
             return
-        try:
-            load(missing, args)
-        except KeyboardInterrupt:
-            print("\nstopped by the user; the same command goes on where it was", file=sys.stderr)
-            raise SystemExit(1) from None
-    check(args.out, splits, args.what)
-    show_next(args.out, splits)
+        load([archive for archive, there in missing.items() if not there], args)
+    places = {
+        split: (args.out / f"{split}2017", args.out / f"annotations/instances_{split}2017.json")
+        for split in SPLITS
+        if split in args.splits
+    }
+    if len({*args.what}) == len(WHAT):
+        check(places)
+    show_next(places, args.out)
 
 
-def show_plan(wanted: Sequence[Archive], missing: Sequence[Archive], out: Path, keep: bool) -> None:
-    """Print what will be downloaded and how much room it takes; raises `ValueError` where there is too little."""
-    rows = []
-    for archive in wanted:
-        rest = download.bytes_missing(archive, out) if archive in missing else 0
-        state = "is there" if archive not in missing else "goes on" if 0 < rest < archive.size else ""
-        rows.append((archive.name, f"{rest / 1e9:.2f}", f"{archive.unpacked / 1e9:.2f}", state))
+def show_plan(archives: Mapping[download.Archive, bool], out: Path) -> None:
+    """Print what will be downloaded and how much room it takes; raise `ValueError` where there is too little."""
+    rows, total, needed = [], 0, 0
+    for archive, there in archives.items():
+        rest = 0 if there else archive.missing_bytes(out)
+        state = "is there" if there else "goes on" if 0 < rest < archive.size else ""
+        rows.append((archive.zip_in(out).name, f"{rest / 1e9:.2f}", f"{archive.unpacked / 1e9:.2f}", state))
+        total += rest
+        needed += 0 if there else rest + archive.unpacked
     print(format_table(("archive", "GB to download", "GB unpacked", ""), rows))
-    above = out.resolve()
-    while not above.is_dir():
-        above = above.parent
-    free, needed = shutil.disk_usage(above).free, download.peak_bytes(missing, out, keep_archives=keep)
-    total = sum(download.bytes_missing(archive, out) for archive in missing)
+    free = shutil.disk_usage(next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())).free
     print(f"\n{total / 1e9:.2f} GB to download, which takes up to {needed / 1e9:.2f} GB in {out}; ", end="")
     print(f"{free / 1e9:.2f} GB are free there", flush=True)
     if free < needed:
@@ -96,35 +93,39 @@ def agreed() -> bool:
     return not sys.stdin.isatty() or input("start? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def load(missing: Sequence[Archive], args: argparse.Namespace) -> None:
-    """Fetch and unpack one archive after the other."""
-    progress = Progress()
+def load(missing: Sequence[download.Archive], args: argparse.Namespace) -> None:
+    """Fetch and unpack one archive after the other; raise `ValueError` where there is no curl to fetch them."""
+    urls = [archive.url(args.mirror) for archive in missing if not archive.zip_in(args.out).is_file()]
+    if urls and not shutil.which("curl"):
+        raise ValueError(
+            f"curl is not installed; install it, or put these files into {args.out} and give the same command again: "
+            f"{' '.join(urls)}"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     for archive in missing:
-        place = download.fetch(archive, args.out, args.mirror, progress.count_bytes)
-        log.info("%s: downloaded, its SHA-256 is right", archive.name)
-        download.unpack(archive, place, args.out, progress.track)
+        place = download.fetch(archive, args.out, args.mirror)
+        log.info("%s: downloaded, its SHA-256 is right", place.name)
+        download.unpack(archive, place, args.out, Progress().track)
         if not args.keep_archives:
             place.unlink()
-        log.info("%s: unpacked", archive.name)
+        log.info("%s: unpacked", place.name)
 
 
-def check(out: Path, splits: Sequence[str], what: Sequence[str]) -> None:
-    """Hold the pictures against the annotations, where both are wanted; raises `ValueError` if some are missing."""
-    for split in splits if len({*what}) == len(WHAT) else ():
-        images, file = out / f"{split}2017", out / f"annotations/instances_{split}2017.json"
-        count, lost = download.missing_images(file, images)
-        if lost:
+def check(places: Mapping[str, tuple[Path, Path]]) -> None:
+    """Compare the images with the annotations of each split; raise `ValueError` if some are missing."""
+    for split, (images, file) in places.items():
+        names = [entry["file_name"] for entry in json.loads(file.read_bytes())["images"]]
+        there = {path.name for path in images.iterdir()}
+        if lost := [name for name in names if name not in there]:
             raise ValueError(
-                f"{len(lost):,} of the {count:,} pictures of {file} are not in {images}, the first: {lost[0]}; remove "
-                "that folder and call this again"
+                f"{len(lost):,} of the {len(names):,} pictures of {file} are not in {images}, the first: {lost[0]}; "
+                "remove that folder and call this again"
             )
-        print(f"{split}: all {count:,} pictures of {file} are in {images}")
+        print(f"{split}: all {len(names):,} pictures of {file} are in {images}")
 
 
-def show_next(out: Path, splits: Sequence[str]) -> None:
+def show_next(places: Mapping[str, tuple[Path, Path]], out: Path) -> None:
     """Print the command that comes next."""
-    places = {split: (out / f"{split}2017", out / f"annotations/instances_{split}2017.json") for split in splits}
     if len(places) < len(SPLITS):
         ((images, annotations),) = places.values()
         print(f"next: python tools/check_dataset.py --images {images} --annotations {annotations}")

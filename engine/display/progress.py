@@ -3,9 +3,7 @@
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,8 +13,6 @@ from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
 from .tables import counted
-
-_LINE_EVERY_S = 60
 
 log = logging.getLogger("resnet_dcn")
 log.addHandler(logging.NullHandler())  # processes beside the main one, which never start logging, are silent
@@ -125,29 +121,6 @@ class Progress:
         """Iterate over `items` under a bar with a label that goes away at the end."""
         options = {"leave": False, "dynamic_ncols": True, "colour": "green", "disable": self.palette is None}
         return iter(tqdm(items, desc=label, total=total, unit=unit, **options))
-
-    @contextmanager
-    def count_bytes(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], object]]:
-        """Open a bar of `total` bytes of which `done` are there; yields a function that takes how many more came.
-
-        A number below 0 takes bytes back. Where there is no bar, it logs a line a minute.
-        """
-        if self.palette is not None:
-            with tqdm(
-                total=total, initial=done, desc=label, unit="B", unit_scale=True, leave=False, dynamic_ncols=True
-            ) as bar:
-                yield bar.update
-            return
-        told = time.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal done, told
-            done += count
-            if time.monotonic() - told >= _LINE_EVERY_S:
-                told = time.monotonic()
-                log.info("%s: %.2f of %.2f GB (%d %%)", label, done / 1e9, total / 1e9, 100 * done // total)
-
-        yield advance
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         """Open the bar of epoch `epoch` (from 1) with `steps` steps, of which `done` are behind us."""

@@ -188,31 +188,3 @@ def test_a_fault_in_a_call_of_the_log_is_shown_as_ever(streams, tmp_path):
     start_logging(tmp_path / "train.log")
     log.handlers[-1].handle(logging.LogRecord("resnet_dcn", logging.INFO, "x.py", 1, "%d", ("text",), None))
     assert "--- Logging error ---" in err.getvalue()
-
-
-class TestBytes:
-    def test_a_bar_on_a_terminal(self, streams):
-        _, err = streams(Terminal)
-        with Progress().count_bytes("a.zip", 4_000_000, 1_000_000) as advance:
-            advance(1_000_000)
-        shown = ESCAPE.sub("", err.getvalue())
-        assert "a.zip:  25%" in shown
-        assert "1.00M/4.00M" in shown
-
-    def test_a_line_a_minute_elsewhere(self, streams, monkeypatch):
-        out, err = streams(io.StringIO)
-        start_logging()
-        clock = [0.0]
-        monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-        with Progress().count_bytes("a.zip", 3_000_000_000, 1_000_000_000) as advance:
-            for clock[0] in (1, 59, 60, 61, 119, 130):
-                advance(100_000_000)
-            advance(-1_400_000_000)  # the server starts anew
-            clock[0] = 1000
-            advance(400_000_000)
-        assert out.getvalue().splitlines() == [
-            "a.zip: 1.30 of 3.00 GB (43 %)",
-            "a.zip: 1.60 of 3.00 GB (53 %)",
-            "a.zip: 0.60 of 3.00 GB (20 %)",
-        ]
-        assert err.getvalue() == ""
