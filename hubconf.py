@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import collections.abc
 import importlib
-import importlib.machinery
-import importlib.util
 import inspect
 import pathlib
-import sys
 import types
 
 import torch
@@ -21,7 +18,6 @@ import torch
 dependencies = ["torch", "torchvision"]
 
 _ROOT = pathlib.Path(__file__).resolve().parent
-_PACKAGE = "resnet_dcn"
 
 
 def _import(name: str) -> types.ModuleType:
@@ -36,18 +32,9 @@ def _import(name: str) -> types.ModuleType:
     return module
 
 
-def _add_package() -> None:
-    """Let `resnet_dcn` be a package whose folders are those of this clone, unless there is one already."""
-    if _PACKAGE not in sys.modules:
-        spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
-        spec.submodule_search_locations = [str(_ROOT)]
-        sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
-
-
 _import("dcn")
-_add_package()
-_models = _import(f"{_PACKAGE}.models")
-_options = _import(f"{_PACKAGE}.models.options")
+_models = _import("resnet_dcn.models")
+_options = _import("resnet_dcn.models.options")
 # Options of all detectors beside those of their heads, and of those whose heads can be deformable.
 _SIZES = ("min_size", "max_size")
 _DCN = ("dcn_backend", "modulation", "offset_groups", "mask_scale")

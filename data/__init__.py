@@ -3,7 +3,7 @@
 from .annotations import CocoAnnotations, load_annotations
 from .coco import CocoDetection
 from .coco_file import DatasetError, Problem, stated_size
-from .images import ImageError, read_image, rgb_image
+from .images import ImageError, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader
 from .segmentation import MASK_THRESHOLD, decode_masks, encode_masks, segmentation_problem, to_rle

@@ -45,16 +45,6 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     return image
 
 
-def rgb_image(image: Image.Image) -> Image.Image:
-    """Turn an opened picture upright, as its EXIF says, and make it RGB, as `read_image` does.
-
-    Raises:
-        ImageError: if it is cut short or corrupt.
-    """
-    with _named(f"image {getattr(image, 'filename', '')}".strip()):
-        return _to_rgb(_upright(image))
-
-
 def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
     """Check a picture at little cost, by its header and its last bytes; decode one that looks wrong, to be sure.
 

@@ -1,6 +1,7 @@
-"""What `pip install .` gives: `dcn` and `resnet_dcn.models`, whole, and no folder with a general name."""
+"""What `pip install .` installs: `dcn` and `resnet_dcn`, whole, and no folder with a general name."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.transforms.v2.functional import to_pil_image
+
+from engine.building.model import build_model
+from engine.config.loading import load_config
+from engine.inference.predictor import load_predictor
+from engine.runs.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-INSTALLED = {"dcn": "dcn", "models": "resnet_dcn/models"}
+INSTALLED = {"dcn": "dcn", "models": "resnet_dcn/models", "resnet_dcn": "resnet_dcn"}
 # A program beside a folder `models` of its own, which trains a small detector for a step and runs it.
 PROGRAM = """
 import dcn, models, resnet_dcn.models, torch
@@ -89,7 +96,7 @@ def test_exactly_the_files_on_the_disk(wheel):
                 expected[f"{place}/{file.relative_to(ROOT / folder).as_posix()}"] = file.read_bytes()
     assert texts == expected
     assert {"dcn/py.typed", "resnet_dcn/models/py.typed", "resnet_dcn/models/resnet.py"} <= found
-    assert "resnet_dcn/__init__.py" not in found, "a namespace, so that the clone's copy may stand beside it"
+    assert "resnet_dcn/__init__.py" in found
 
 
 def test_a_program_beside_its_own_models(site, tmp_path):
@@ -103,18 +110,76 @@ def test_a_program_beside_its_own_models(site, tmp_path):
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+NAMES = ["bar", "cross", "star", "tee", "triangle"]
+# A program that loads a trained detector, in a process that has no clone.
+LOADING = """
+import json, sys
+from resnet_dcn import DETECTORS, Predictor, load_detector
+
+files = {name: getattr(module, "__file__", None) or "" for name, module in sys.modules.items()}
+mine = {name for name, file in files.items() if file.startswith(sys.argv[1])}
+assert {"resnet_dcn", "resnet_dcn.models.predictor", "dcn"} <= mine, mine
+heavy = {"data", "engine", "matplotlib", "models", "pycocotools", "pydantic", "scipy", "tensorboard", "yaml"}
+assert not heavy & {*sys.modules}, heavy & {*sys.modules}
+assert "faster_rcnn" in DETECTORS and load_detector("run").class_names[-1] == "triangle"
+found = Predictor.load("run", score_threshold=0)("image.png")
+print(json.dumps({key: getattr(value, "tolist", lambda: value)() for key, value in found.items()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_config) -> tuple[Path, dict]:
+    """A folder with a checkpoint in `run` and an image, and what the clone detects in it."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = load_config(tiny_config, ["model.backbone.dcn_v2_stages=[2]"])
+    torch.manual_seed(0)
+    model, _ = build_model(config.model, config.data, len(NAMES))
+    (folder / "run").mkdir()
+    about = {"config": config.model_dump(mode="json"), "class_names": NAMES, "category_ids": [1, 2, 3, 4, 5]}
+    save_checkpoint(folder / "run/last.pt", about | {"model": model.state_dict(), "ema": None, "step": 1})
+    pixels = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    to_pil_image(pixels).save(folder / "image.png")
+    found = load_predictor(folder / "run", score_threshold=0)(folder / "image.png")
+    assert len(found["scores"])
+    return folder, {key: value if key == "names" else value.tolist() for key, value in found.items()}
+
+
+@pytest.mark.parametrize("place", ["wheel", "clone"])
+def test_a_trained_detector_is_loaded(site, trained, place):
+    """From the wheel, and from the root of a plain clone."""
+    folder, expected = trained
+    root = site if place == "wheel" else ROOT
+    (folder / "program.py").write_text(LOADING)
+    done = subprocess.run(
+        [sys.executable, "program.py", str(root)],
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() == expected.keys()
+    assert found["names"] == expected["names"]
+    for key in ("boxes", "labels", "scores"):
+        torch.testing.assert_close(torch.tensor(found[key]), torch.tensor(expected[key]))
+
+
 def blocks(page: str) -> list[tuple[str, str]]:
     """The Python of a page, each with what the page says that it prints."""
     return re.findall(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", page, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
-def test_the_page_on_the_library(site, tmp_path):
+def test_the_page_on_the_library(site, trained, tmp_path):
     """What it shows is run as it stands, with random weights in place of those that torchvision would download."""
     page, hub = (ROOT / "docs/library.md").read_text(encoding="utf-8").split("## torch.hub")
     programs, printed = zip(*blocks(page), strict=True)
     assert len(programs) == len(re.findall("^```python$", page, re.MULTILINE)) >= 5
     (tmp_path / "program.py").write_text("\n".join(programs))
+    shutil.copytree(trained[0] / "run", tmp_path / "runs/demo_dcn")
+    shutil.copy(tmp_path / "runs/demo_dcn/last.pt", tmp_path / "runs/demo_dcn/best.pt")
+    shutil.copy(trained[0] / "image.png", tmp_path / "photo.jpg")
     cached = tmp_path / "hub/checkpoints" / ResNet50_Weights.DEFAULT.url.rpartition("/")[2]
     cached.parent.mkdir(parents=True)
     torch.save(resnet50().state_dict(), cached)
@@ -164,7 +229,12 @@ def test_what_it_says_of_itself(metadata):
 @pytest.mark.parametrize("folder", INSTALLED)
 def test_the_installed_folders_import_nothing_else(folder):
     """Only what the wheel needs; Triton comes with torch where there is one, and is asked for by dcn alone."""
-    allowed = {"dcn": {"torch", "torchvision", "triton"}, "models": {"torch", "torchvision", "dcn"}}[folder]
+    brought = {"numpy", "PIL"}  # by torchvision
+    allowed = {
+        "dcn": {"torch", "torchvision", "triton"},
+        "models": {"torch", "torchvision", "dcn", *brought},
+        "resnet_dcn": set(),
+    }[folder]
     found = set()
     for file in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -173,4 +243,4 @@ def test_the_installed_folders_import_nothing_else(folder):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(node.module.partition(".")[0])
     assert found - set(sys.stdlib_module_names) <= allowed
-    assert "torch" in found
+    assert folder == "resnet_dcn" or "torch" in found

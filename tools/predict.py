@@ -30,7 +30,8 @@ from engine.evaluation import coco_dataset, match_files
 from engine.weights import check_categories
 from engine.display import draw_found
 from data.files import write_json
-from engine.inference import Predictor, predictor_of
+from engine.inference import predictor_of
+from models.predictor import Predictor
 from engine.display import Progress, log, start_logging
 from engine.display import counted, format_table
 from engine.weights import Trained, load_trained

@@ -17,9 +17,9 @@ import engine.export
 from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.export import Difference, Row, load_exported
-from engine.inference.predictor import Predictor
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import LAST
+from models.predictor import Predictor
 
 SAME = Difference(7, 0, 1e-5, 1e-6)
 PAGE = Path(__file__).resolve().parents[2] / "docs/export.md"

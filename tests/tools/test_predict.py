@@ -20,8 +20,8 @@ from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.display.drawing import draw_found
 from engine.evaluation.coco_eval import COCO_FIGURES
-from engine.inference.predictor import Predictor, image_tensor
 from engine.runs.checkpoint import save_checkpoint
+from models.predictor import Predictor, image_tensor
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/predict.py"
 
