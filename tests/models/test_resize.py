@@ -104,16 +104,16 @@ def test_detections_come_back_to_the_image(kind, size, side):
 def test_what_lies_in_the_border_of_a_letterbox_is_cut_off():
     """An image of 40 x 80 in a square of 40 pixels: 20 rows, below 10 that are filled."""
     transform = Resize("letterbox", (40,), 1).transform(MEAN, STD).eval()
-    boxes = torch.tensor([[0.0, 0, 40, 40], [10, 5, 20, 15], [10, 1, 30, 6]])
+    boxes = torch.tensor([[0.0, 0, 40, 25], [10, 5, 20, 15], [10, 1, 30, 6]])
     masks = torch.zeros(3, 1, 28, 28)
-    masks[0, :, :14] = 1  # the upper half of a box that is cut off above and below
+    masks[0, :, :14] = 1  # the upper half of a box from row -20 to 30
     masks[1:] = 1
     (back,) = transform.postprocess([{"boxes": boxes, "masks": masks}], [(40, 40)], [(40, 80)])
-    assert back["boxes"].tolist() == [[0, 0, 80, 40], [20, 0, 40, 10], [20, 0, 60, 0]]
+    assert back["boxes"].tolist() == [[0, 0, 80, 30], [20, 0, 40, 10], [20, 0, 60, 0]]
     upper, part, outside = (mask[0] > 0.5 for mask in back["masks"])
     assert not outside.any()
-    assert upper[:18, 5:75].all()
-    assert not upper[22:].any()
+    assert upper[:3, 5:75].all()
+    assert not upper[8:].any()
     assert part[1:9, 21:39].all()
     assert not part[12:].any()
     assert not part[:, :18].any()

@@ -231,6 +231,17 @@ def test_training_pictures_are_made_as_the_config_says(tiny_config):
     assert {tuple(image.shape) for image in squares} == {(3, 72, 72)}
 
 
+def test_a_detector_brings_factors_of_its_own(tiny_config, tmp_path, assembler, monkeypatch):
+    spec = replace(DETECTORS["faster_rcnn"], lr_factors={"rpn": 0.5}, weight_decay_factors={"rpn": 0.0})
+    monkeypatch.setitem(DETECTORS, "faster_rcnn", spec)
+    for overrides, factor in (([], 0.5), (["train.lr_factors={rpn: 3}"], 3)):
+        trainer = assembler(tiny_config, tmp_path, ["train.warmup_steps=0", *overrides], board=None)
+        groups = {group["name"]: group for group in trainer.updater.optimizer.param_groups}
+        rpn = groups[f"rpn_x{factor:g}"]
+        assert (rpn["lr"], rpn["weight_decay"]) == (pytest.approx(0.005 * factor), 0)
+        assert groups["head"]["weight_decay"] == 1e-4
+
+
 @pytest.mark.parametrize("kind", ["stretch", "letterbox"])
 def test_squares_have_one_size_in_a_step(tiny_config, kind):
     overrides = [f"data.resize={kind}", "data.min_size=[40, 56]", "model.detector=fcos", "model.fpn.channels=64"]

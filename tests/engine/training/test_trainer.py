@@ -654,8 +654,16 @@ def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_p
 
 def test_an_unreadable_image_ends_the_run_by_default(make_trainer, shapes, tmp_path):
     folder = shutil.copytree(shapes / "train", tmp_path / "train")
-    trainer = make_trainer(tmp_path / "run", f"data.train.images={folder}", evaluate=fake_figures)
+    sizes = ["data.min_size=96", "data.max_size=120"]
+    trainer = make_trainer(tmp_path / "run", f"data.train.images={folder}", *sizes, evaluate=fake_figures)
     (folder / "000003.png").unlink()
+
+    def refuse_small(module, images):
+        """As a detector does that needs so many pixels: its own error would hide that of the image."""
+        if min(images[0].shape[-2:]) < 96:
+            raise ValueError("too small for this detector")
+
+    trainer.updater.model.backbone.register_forward_pre_hook(refuse_small)
     with pytest.raises(ImageError, match=r"000003\.png does not exist"):
         trainer.fit()
 
