@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import ResNet
 from torchvision.ops import box_iou, clip_boxes_to_image
 
@@ -17,7 +18,6 @@ from .faster_rcnn import TINY, FasterRcnnOptions, faster_rcnn
 from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
 from .options import Affects, Bounds, PositiveFloat
 from .roi_heads import ImagewiseRoIHeads, Samples
-from .two_stage import TwoStageDetector
 
 # Of each stage: the IoU from which on a box is positive, and the weights of its codes (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)
@@ -40,7 +40,7 @@ class CascadeMaskRcnnOptions(CascadeRcnnOptions, MaskRcnnOptions):
     """Cascade R-CNN and a mask of each object."""
 
 
-def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **parts: Any) -> TwoStageDetector:
+def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **parts: Any) -> GeneralizedRCNN:
     """Build Cascade R-CNN on a pyramid, see `DetectorSpec.build`.
 
     It is `faster_rcnn` with three box heads in a row: a stage's boxes, moved and clipped to the image, are the next
@@ -66,9 +66,7 @@ def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **
     return detector
 
 
-def cascade_mask_rcnn(
-    body: ResNet, num_classes: int, options: CascadeMaskRcnnOptions, **parts: Any
-) -> TwoStageDetector:
+def cascade_mask_rcnn(body: ResNet, num_classes: int, options: CascadeMaskRcnnOptions, **parts: Any) -> GeneralizedRCNN:
     """Build Cascade R-CNN with the mask head of Mask R-CNN.
 
     There is one mask head, as in detectron2: it learns from the samples of the first stage, where an IoU of 0.5 is

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import ResNet
 
 from .detector import DeformOptions, DetectorSpec
@@ -12,7 +13,7 @@ from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 from .roi_heads import ImagewiseRoIHeads
 from .roi_pool import roi_pool
 from .transform import DetectorTransform
-from .two_stage import ImagewiseRPN, TwoStageDetector
+from .two_stage import ImagewiseRPN
 
 ROI_SIZE = 7
 
@@ -58,10 +59,10 @@ def faster_rcnn(
     fpn: FpnOptions,
     transform: DetectorTransform,
     dcn: DeformOptions,
-) -> TwoStageDetector:
+) -> GeneralizedRCNN:
     """Build Faster R-CNN on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
 
-    Targets may hold a "seed", see `TwoStageDetector`.
+    Targets may hold a "seed", see `models.two_stage`.
 
     Raises:
         ValueError: if the number of anchor sizes is not that of the maps, or `num_classes` is below 1.
@@ -90,7 +91,7 @@ def faster_rcnn(
         proposals_test=options.rpn_proposals_test,
         batch_size=options.rpn_batch_size,
     )
-    return TwoStageDetector(backbone, rpn, heads, transform)
+    return GeneralizedRCNN(backbone, rpn, heads, transform)
 
 
 CLASS_ROWS = {

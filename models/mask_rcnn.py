@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import ResNet
 
@@ -11,7 +12,6 @@ from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, 
 from .fpn import level_names
 from .options import Affects, PositiveInt
 from .roi_pool import roi_pool
-from .two_stage import TwoStageDetector
 
 MASK_ROI_SIZE = 14
 MASK_CONVS = 4
@@ -25,7 +25,7 @@ class MaskRcnnOptions(FasterRcnnOptions):
     """Width of the mask head's convolutions."""
 
 
-def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts: Any) -> TwoStageDetector:
+def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts: Any) -> GeneralizedRCNN:
     """Build Mask R-CNN on a pyramid, see `DetectorSpec.build`.
 
     It is `faster_rcnn` with masks: targets hold `masks`, uint8 `(n, H, W)`, beside their boxes, the losses
@@ -40,7 +40,7 @@ def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts:
     return detector
 
 
-def add_mask_head(detector: TwoStageDetector, num_classes: int, options: MaskRcnnOptions) -> None:
+def add_mask_head(detector: GeneralizedRCNN, num_classes: int, options: MaskRcnnOptions) -> None:
     """Give the heads of a detector torchvision's mask head; see `mask_rcnn`."""
     heads, backbone, channels = detector.roi_heads, detector.backbone, options.mask_head_channels
     heads.mask_roi_pool = roi_pool(

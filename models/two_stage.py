@@ -1,9 +1,20 @@
-"""What all detectors with proposals share: the network that proposes, and losses that are means over images."""
+"""What all detectors with proposals share: the network that proposes, and losses that are means over images.
+
+The losses are computed as such where they are, by the RPN and the heads; torchvision's `GeneralizedRCNN` only gathers
+them. A target may hold a "seed", an int below 2**62; the anchors and proposals that its image is trained on are then
+drawn from that seed alone. The losses and gradients of a batch are thus the means of those of its parts, weighted by
+their numbers of images, as long as the parts are padded to the same size and batch norm is frozen or absent.
+
+Parts of other sizes see other things: an image is padded to the largest of its batch, and torchvision has anchors in
+the padding, which take part in the samples and the proposals, and lets it into convolutions near the border and into
+the statistics of group norm. In a trial with four images of 64 x 128 to 128 x 160 pixels, halves of the batch had
+losses within 1 % of the whole one's and a gradient 10 to 20 % of its norm away, which is as far as another draw of the
+samples takes it; single images had losses within 11 % and a gradient 20 to 40 % away.
+"""
 
 from collections.abc import Sequence
 
 from torch import Tensor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from .boxes import Float32Anchors, Float32BoxCoder
@@ -12,21 +23,6 @@ from .sampling import ImageSampler, all_labelled
 # In the lower 32 bits, which are all that a CPU's generator takes of a seed.
 RPN_SALT = 0x52504E
 POSITIVE_FRACTION = 0.5
-
-
-class TwoStageDetector(GeneralizedRCNN):
-    """torchvision's two-stage detector; its parts give losses that are means over the images of a batch.
-
-    A target may hold a "seed", an int below 2**62; the anchors and proposals that its image is trained on are then
-    drawn from that seed alone. The losses and gradients of a batch are thus the means of those of its parts, weighted
-    by their numbers of images, as long as the parts are padded to the same size and batch norm is frozen or absent.
-
-    Parts of other sizes see other things: an image is padded to the largest of its batch, and torchvision has anchors
-    in the padding, which take part in the samples and the proposals, and lets it into convolutions near the border and
-    into the statistics of group norm. In a trial with four images of 64 x 128 to 128 x 160 pixels, halves of the batch
-    had losses within 1 % of the whole one's and a gradient 10 to 20 % of its norm away, which is as far as another
-    draw of the samples takes it; single images had losses within 11 % and a gradient 20 to 40 % away.
-    """
 
 
 class ImagewiseRPN(RegionProposalNetwork):
