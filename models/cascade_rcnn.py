@@ -13,7 +13,7 @@ from torchvision.models.resnet import ResNet
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from .boxes import Float32BoxCoder, at_least_float32
-from .detector import DetectorSpec
+from .detector import ClassRows, DetectorSpec
 from .faster_rcnn import TINY, FasterRcnnOptions, faster_rcnn
 from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
 from .options import Affects, Bounds, PositiveFloat
@@ -168,7 +168,7 @@ def _for_all_classes(codes: Tensor, logits: Tensor) -> Tensor:
 
 
 # boxes are moved alike for all classes
-CASCADE_ROWS = {r"roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)": 1}
+CASCADE_ROWS = {r"roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)": ClassRows()}
 CASCADE_RCNN_SPEC = DetectorSpec(
     cascade_rcnn,
     CascadeRcnnOptions,

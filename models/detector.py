@@ -6,19 +6,19 @@ The contract of a detector, which `tests/models/test_detectors.py` tests over al
    `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels`, `scores` and, where the
    record says so, `masks`; the best detection stands first. Images are `(3, H, W)` in [0, 1], labels count from 1. In
    training, images are taken as they come.
-2. Losses are means over the images of a batch, or sums divided by `target["step_boxes"]`, so that it changes nothing
-   how the images of a step are split into batches and processes.
-3. `model.backbone.body` is the ResNet, and `model.transform`, which the builder gets, normalises, pads and resizes
-   images, see `models.transform`. Training images are resized before.
+2. Losses are means over the images of a batch, or sums over them divided by `len(images) * target["step_boxes"]`. So it
+   changes nothing how the images of a step are split into batches and processes.
+3. `model.backbone.body` is torchvision's `IntermediateLayerGetter` on the ResNet. `model.transform`, which the builder
+   gets, normalises, pads and resizes images, see `models.transform`; training images are resized before.
 4. Everything random in training is drawn from `target["seed"]`.
 5. Every parameter that is trained has a gradient after every batch, also one without any box.
-6. Images of any size work, also in train mode.
+6. Images of any size work in eval mode, and in train mode what `Resize` makes of any image.
 7. The options hold `score_threshold` and `detections_per_image`, and `nms_threshold` only where there is NMS.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -33,6 +33,19 @@ class DeformOptions:
     offset_groups: int = 1
     mask_scale: float = 2.0
     backend: str = "auto"
+
+
+class ClassRows(NamedTuple):
+    """Rows of a tensor that belong to classes.
+
+    Attributes:
+        each: how many a class has, one after the other. None: one for each anchor of a place, the classes of an anchor
+            side by side.
+        background: whether the first ones are those of the background, or of an output that stays unused.
+    """
+
+    each: int | None = 1
+    background: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,7 @@ class DetectorSpec:
         resize: how images are resized unless `data.resize` says otherwise: a kind of `Resize`.
         mean: of the pixels of each channel, which are normalised by it.
         std: their standard deviation.
-        class_rows: by regular expression of a tensor's whole name, how many rows each class has there, one after the
-            other and the background first. None: one for each anchor of a place, the classes of an anchor side by side.
+        class_rows: the rows of classes in tensors, by regular expression of a tensor's whole name.
         lr_factors: by regular expression of a parameter's name, its learning rate over `train.lr`.
         weight_decay_factors: by regular expression of a parameter's name, its weight decay over `train.weight_decay`.
         export: "module:class" of its graph for ONNX, which only `engine/export/` imports; None: it has none.
@@ -67,7 +79,7 @@ class DetectorSpec:
     resize: str = "shortest"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    class_rows: Mapping[str, int | None] = field(default_factory=dict)
+    class_rows: Mapping[str, ClassRows] = field(default_factory=dict)
     lr_factors: Mapping[str, float] = field(default_factory=dict)
     weight_decay_factors: Mapping[str, float] = field(default_factory=dict)
     export: str | None = None

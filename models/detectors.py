@@ -65,6 +65,8 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
     model, data = config["model"], config.get("data", {})
     name = model.get("detector", "faster_rcnn")
     check_name("detector", name, [*DETECTORS])
+    if num_classes < 1:
+        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
     spec = DETECTORS[name]
     body = build_body(config) if body is None else body
     backbone = model.get("backbone", {})

@@ -7,7 +7,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import ResNet
 
-from .detector import DeformOptions, DetectorSpec
+from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
 from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 from .roi_heads import ImagewiseRoIHeads
@@ -65,12 +65,10 @@ def faster_rcnn(
     Targets may hold a "seed", see `models.two_stage`.
 
     Raises:
-        ValueError: if the number of anchor sizes is not that of the maps, or `num_classes` is below 1.
+        ValueError: if the number of anchor sizes is not that of the maps.
     """
     backbone = resnet_fpn(body, fpn)
     check_anchor_sizes(backbone, options.anchor_sizes)
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
     pool = roi_pool(
         level_names(backbone), ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
     )
@@ -95,8 +93,8 @@ def faster_rcnn(
 
 
 CLASS_ROWS = {
-    r"roi_heads\.box_predictor\.cls_score\.(weight|bias)": 1,
-    r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)": 4,
+    r"roi_heads\.box_predictor\.cls_score\.(weight|bias)": ClassRows(),
+    r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)": ClassRows(4),
 }
 TINY = {
     "anchor_sizes": [16, 32, 64],

@@ -105,7 +105,7 @@ def fcos(
     count from 1.
 
     Raises:
-        ValueError: if the width of the pyramid, the number of deformable convolutions or `num_classes` does not fit.
+        ValueError: if the width of the pyramid or the number of deformable convolutions does not fit.
             The head has group norms of 32 groups, so that the width must be 64, 96, 128, ...
     """
     backbone = resnet_fpn(body, fpn)
@@ -116,8 +116,6 @@ def fcos(
             f"the head of fcos has group norms of {NORM_GROUPS} groups, so that the channels of the pyramid "
             f"(model.fpn.channels) must be a multiple of {NORM_GROUPS} and at least {2 * NORM_GROUPS}, got {channels}"
         )
-    if num_classes < 1:
-        raise ValueError(f"`num_classes` must be at least 1, got {num_classes}")
     if not 0 <= options.dcn_convs <= HEAD_CONVS:
         raise ValueError(f"`dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {options.dcn_convs}")
     head = ImagewiseFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)

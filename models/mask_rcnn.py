@@ -7,7 +7,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.resnet import ResNet
 
-from .detector import DetectorSpec
+from .detector import ClassRows, DetectorSpec
 from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, faster_rcnn
 from .fpn import level_names
 from .options import Affects, PositiveInt
@@ -50,7 +50,7 @@ def add_mask_head(detector: GeneralizedRCNN, num_classes: int, options: MaskRcnn
     heads.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)  # the background is class 0
 
 
-MASK_ROWS = {r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)": 1}
+MASK_ROWS = {r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)": ClassRows()}
 MASK_TINY = {"mask_head_channels": 16}
 MASK_RCNN_SPEC = DetectorSpec(
     mask_rcnn,

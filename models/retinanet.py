@@ -8,7 +8,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.resnet import ResNet
 
 from .boxes import Float32Anchors
-from .detector import DeformOptions, DetectorSpec
+from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, resnet_fpn
 from .one_stage import in_float32, without_background
 from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
@@ -83,9 +83,8 @@ def retinanet(
     """
     backbone = resnet_fpn(body, fpn)
     check_anchor_sizes(backbone, options.anchor_sizes)
-    for name, count in (("num_classes", num_classes), ("scales_per_octave", options.scales_per_octave)):
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}")
+    if options.scales_per_octave < 1:
+        raise ValueError(f"`scales_per_octave` must be at least 1, got {options.scales_per_octave}")
     if options.negative_iou > options.positive_iou:
         raise ValueError(
             f"`negative_iou` must be at most `positive_iou` = {options.positive_iou}, got {options.negative_iou}"
@@ -109,7 +108,7 @@ def retinanet(
     return detector
 
 
-CLASS_ROWS = {r"head\.classification_head\.cls_logits\.(weight|bias)": None}
+CLASS_ROWS = {r"head\.classification_head\.cls_logits\.(weight|bias)": ClassRows(None)}
 RETINANET_SPEC = DetectorSpec(
     retinanet,
     RetinaNetOptions,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models import DETECTORS
 from models.checkpoint import choose_weights
+from models.detector import ClassRows
 from models.options import Affects
 from models.weights import names_file
 
@@ -125,18 +126,18 @@ def take_over(model: nn.Module, source: Source, class_names: Sequence[str], conf
     """
     own, theirs = model.state_dict(), source.tensors
     differ = model_differences(source.config, config)
-    rows = _matching_rows(source.class_names, class_names)
+    pairs = _matching_classes(source.class_names, class_names)
     class_rows = DETECTORS[config["model"]["detector"]].class_rows
-    counts = len(source.class_names) + 1, len(class_names) + 1
+    counts = len(source.class_names), len(class_names)
     layouts = {key: _layout(key, theirs[key], own[key], class_rows, *counts) for key in own if key in theirs}
     _check_fit(source, own, layouts, differ)
     _check_meaning(source, differ)
     taken = {}
     for key, layout in layouts.items():
-        taken[key] = theirs[key] if layout is None else _join_rows(theirs[key], own[key], rows, *layout)
+        taken[key] = theirs[key] if layout is None else _join_rows(theirs[key], own[key], pairs, layout)
     model.load_state_dict(own | taken)
     by_class = sum(layout is not None for layout in layouts.values())
-    there, here = ({row - 1 for row in paired} for paired in zip(*rows, strict=True))
+    there, here = ({pair[side] for pair in pairs} for side in (0, 1))
     new = [name for index, name in enumerate(class_names) if index not in here]
     dropped = [name for index, name in enumerate(source.class_names) if index not in there]
     spelt = {_plain(name): name for name in dropped}
@@ -154,12 +155,12 @@ def take_over(model: nn.Module, source: Source, class_names: Sequence[str], conf
     )
 
 
-def _matching_rows(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Pair the rows of the background, and of classes of the same name; of those that stand twice in their order."""
+def _matching_classes(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
+    """Pair the places of classes of the same name; of those that stand twice in their order."""
     there, here = (
-        {(name, names[:index].count(name)): index + 1 for index, name in enumerate(names)} for names in (theirs, ours)
+        {(name, names[:index].count(name)): index for index, name in enumerate(names)} for names in (theirs, ours)
     )
-    return [(0, 0), *((there[name], row) for name, row in here.items() if name in there)]
+    return [(there[name], place) for name, place in here.items() if name in there]
 
 
 def _plain(name: str) -> str:
@@ -167,33 +168,43 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.casefold())
 
 
+class _Layout(NamedTuple):
+    """How a tensor's rows are arranged: by anchor, by class, and by output of a class."""
+
+    anchors: int
+    each: int
+    background: bool
+
+
 def _layout(
-    key: str, theirs: Tensor, own: Tensor, class_rows: Mapping[str, int | None], their_classes: int, classes: int
-) -> tuple[int, int] | None:
-    """Give a layer's anchors and outputs of a class in a row, if both tensors have rows by class and else one shape.
+    key: str, theirs: Tensor, own: Tensor, class_rows: Mapping[str, ClassRows], their_classes: int, classes: int
+) -> _Layout | None:
+    """Return the layout of two tensors that have rows by class and else one shape.
 
-    Classes count the background in. None: the tensor does not depend on them, or does not fit.
+    None: they do not depend on the classes, or do not fit.
     """
-    pattern = next((pattern for pattern in class_rows if re.fullmatch(pattern, key)), None)
-    if pattern is None or own.shape[1:] != theirs.shape[1:]:
+    kind = next((kind for pattern, kind in class_rows.items() if re.fullmatch(pattern, key)), None)
+    if kind is None or own.shape[1:] != theirs.shape[1:]:
         return None
-    each = class_rows[pattern]
-    anchors, each = (len(own) // classes, 1) if each is None else (1, each)
+    classes, their_classes = classes + kind.background, their_classes + kind.background
+    anchors, each = (len(own) // classes, 1) if kind.each is None else (1, kind.each)
     fits = [len(own), len(theirs)] == [anchors * classes * each, anchors * their_classes * each]
-    return (anchors, each) if fits else None
+    return _Layout(anchors, each, kind.background) if fits else None
 
 
-def _join_rows(theirs: Tensor, own: Tensor, rows: Sequence[tuple[int, int]], anchors: int, each: int) -> Tensor:
-    joined, grid = own.unflatten(0, (anchors, -1, each)).clone(), theirs.unflatten(0, (anchors, -1, each))
-    there, here = map(list, zip(*rows, strict=True))
-    joined[:, here] = grid[:, there].to(joined.dtype)
+def _join_rows(theirs: Tensor, own: Tensor, pairs: Sequence[tuple[int, int]], layout: _Layout) -> Tensor:
+    joined, grid = (tensor.unflatten(0, (layout.anchors, -1, layout.each)) for tensor in (own.clone(), theirs))
+    if layout.background:
+        pairs = [(0, 0), *((there + 1, here + 1) for there, here in pairs)]
+    for there, here in pairs:
+        joined[:, here] = grid[:, there].to(joined.dtype)
     return joined.flatten(0, 2)
 
 
 def _check_fit(
     source: Source,
     own: Mapping[str, Tensor],
-    layouts: Mapping[str, tuple[int, int] | None],
+    layouts: Mapping[str, _Layout | None],
     differ: Sequence[tuple[str, Any, Any]],
 ) -> None:
     """Raise `ValueError` with the options and tensors that differ, unless all tensors find each other."""

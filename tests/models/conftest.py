@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from dcn import DeformConv2d
 from models import DETECTORS, DetectorSpec, resnet
 from models.options import Deforms, hints_of
+from tests import another_detector
 from tests.detectors import SIZES, assemble
 
 
-@pytest.fixture(params=DETECTORS)
-def detector(request) -> str:
-    """Each name of the table of detectors."""
+@pytest.fixture(params=[*DETECTORS, another_detector.NAME])
+def detector(request, monkeypatch) -> str:
+    """Each name of the table of detectors, and that of the tests' own, which stands in it as long."""
+    if request.param not in DETECTORS:
+        monkeypatch.setitem(DETECTORS, request.param, another_detector.SPEC)
     return request.param
 
 

@@ -86,7 +86,7 @@ def test_nothing_in_a_file_is_run(state, tmp_path, detector):
 
 def test_defaults_are_those_of_the_config(detector, monkeypatch):
     """Of all that plain values leave out: the config has its own record of the ResNet's options and of the sizes."""
-    given = replace(DETECTORS[detector], build=lambda body, *arguments, **options: (str(body), arguments, options))
+    given = replace(DETECTORS[detector], build=lambda body, *arguments, **options: str([body, arguments, options]))
     monkeypatch.setitem(DETECTORS, detector, given)
     place = {"images": "a", "annotations": "b"}
     whole = check_config({"data": {"train": place, "val": place}, "model": {"detector": detector}}, "x")

@@ -3,6 +3,8 @@
 The contract stands in `models/detector.py`. A detector of the table is tested without a line here.
 """
 
+import re
+
 import pytest
 import torch
 
@@ -89,6 +91,43 @@ def test_gradient_reaches_every_parameter(detector, spec, make, head_dcn):
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
+def test_every_parameter_has_a_gradient_without_any_box(detector, spec, make, head_dcn):
+    model = make.build(detector, **head_dcn).train()
+    images, (_, empty) = make.two_images(masks=spec.has_masks)
+    sum(model(images[1:], [empty]).values()).backward()
+    assert not [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+
+
+def test_what_others_read_of_it(spec, detector, make):
+    options = spec.options()
+    assert 0 <= options.score_threshold < 1
+    assert options.detections_per_image >= 1
+    assert 0 < getattr(options, "nms_threshold", 0.5) < 1
+    model = make.tiny(detector)
+    names = [*model.state_dict()]
+    assert all(any(re.fullmatch(pattern, name) for name in names) for pattern in spec.class_rows)
+    assert all(
+        any(re.search(pattern, name) for name in names) for pattern in {**spec.lr_factors, **spec.weight_decay_factors}
+    )
+    assert [*model.backbone.body(torch.rand(1, 3, 64, 64).double())] == [*model.backbone.body.return_layers.values()]
+
+
+def test_losses_are_means_over_images_or_divided_by_the_boxes_of_the_step(detector, spec, make, float64_labels):
+    model = make.tiny(detector)
+    images, targets = make.four_images(masks=spec.has_masks)
+    one, other = (model(images, [target | {"step_boxes": boxes} for target in targets]) for boxes in (1.0, 4.0))
+    for name, loss in one.items():
+        assert any(loss.item() == pytest.approx(share * other[name].item(), rel=1e-12) for share in (1, 4)), name
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 300), (200, 9)])
+def test_images_of_any_size(detector, make, size):
+    (found,) = make.build(detector, score_threshold=0.0).eval()([torch.rand(3, *size)])
+    assert (found["boxes"] <= torch.tensor([*size[::-1]] * 2)).all()
+
+
 def test_detections_in_eval_mode(detector, spec, make, head_dcn):
     images = [image.repeat(1, 3, 2) for image in make.two_images()[0]]  # 192 x 160 and 270 x 128
     model = make.build(detector, score_threshold=0.0, detections_per_image=40, **head_dcn).eval()
@@ -105,6 +144,7 @@ def test_detections_in_eval_mode(detector, spec, make, head_dcn):
         assert found["labels"].dtype == torch.int64
         assert set(found["labels"].tolist()) <= {1, 2, 3}
         assert ((found["scores"] >= 0) & (found["scores"] <= 1)).all()
+        assert found["scores"].equal(found["scores"].sort(descending=True).values)
         if spec.has_masks:
             assert tuple(found["masks"].shape) == (40, 1, height, width)
             assert ((found["masks"] >= 0) & (found["masks"] <= 1)).all()
@@ -130,8 +170,8 @@ def test_images_are_scaled_in_evaluation_alone(detector, spec, make, head_dcn):
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
     model.train()(larger, targets)
     model.eval()(larger)
-    # padded to multiples of 32; scaled to 64 on the shorter side, or 96 on the longer one
-    assert seen == [(288, 160), (96, 64)]
+    # padded to multiples of 32; scaled to 64 on the shorter side, or 96 on the longer one, or to a square of 64
+    assert seen == [(288, 160), (64, 64) if spec.resize == "stretch" else (96, 64)]
 
 
 @pytest.mark.parametrize("kind", ["stretch", "letterbox"])
@@ -177,7 +217,8 @@ def test_boxes_keep_their_pixels_in_mixed_precision(detector, spec, make, dtype)
 def test_the_same_however_a_batch_is_split(detector, spec, make, norm, float64_labels, head_dcn):
     for options in VARIANTS.get(detector, ({},)):
         model = make.tiny(detector, norm, **options)
-        batch = make.four_images(masks=spec.has_masks)
+        images, targets = make.four_images(masks=spec.has_masks)
+        batch = images, [target | {"step_boxes": 11 / 4} for target in targets]
         make.assert_equal_however_split(model, *batch, [(2, 2), (1, 3), (1, 1, 1, 1)])
 
 

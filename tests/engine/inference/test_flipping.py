@@ -7,10 +7,8 @@ from torchvision.ops import nms
 
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.config.options import ModelConfig
 from engine.inference.flipping import MirrorMerged, flip_detections
 from engine.inference.restored import as_tested
-from models import DETECTORS
 
 HEIGHT, WIDTH = 40, 100
 
@@ -121,14 +119,6 @@ def test_it_does_not_train():
     model = MirrorMerged(Bright(), nms_threshold=0.5, detections_per_image=1)
     with pytest.raises(RuntimeError, match="call eval"):
         model([image_with()])
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_every_detector_has_the_limits_that_merging_needs(name):
-    section = getattr(ModelConfig(), name)
-    assert 0 < section.nms_threshold < 1
-    assert section.detections_per_image >= 1
-    assert 0 <= section.score_threshold < 1
 
 
 @pytest.fixture
