@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _benchmark_step import bare_step
 from torch.nn.utils import get_total_norm
 
-from _benchmark_step import bare_step
 from data import Batch
 from data.synthetic import write_shapes
 from engine.building import (

@@ -13,8 +13,7 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from dcn import BACKENDS, deform_conv2d
 from engine.comparison import extra_memory, time_in_turns
-from engine.display import Progress
-from engine.display import format_table
+from engine.display import Progress, format_table
 
 LEGEND = """\
 fwd: forward; f+b: forward and backward; faster: than torchvision's operator; /conv2d: over the time of F.conv2d;

@@ -6,17 +6,16 @@ from statistics import median
 from typing import Any
 
 import torch
+from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from _benchmark_op import DTYPES, OFFSET_PIXELS, PEER, choose_backends, read_size
 from dcn import DeformConv2d
 from engine.building import build_model, build_optimization
-from engine.config import RunConfig, load_config, options_that_deform
 from engine.comparison import time_in_turns
+from engine.config import RunConfig, load_config, options_that_deform
 from engine.devices import autocast
-from engine.display import Progress
-from engine.display import format_table
+from engine.display import Progress, format_table
 
 
 def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from data.files import atomic_path
 from data.sources import Source
 from data.video import video_comment
-from engine.evaluation import coco_results
-from data.files import atomic_path
 from engine.display import log
+from engine.evaluation import coco_results
 
 SOFTWARE = "resnet-dcn tools/predict.py"
 # What pictures and videos are written as; others get the first suffix behind their own.

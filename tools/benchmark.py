@@ -8,10 +8,10 @@ import _clone
 
 # isort: split
 import torch
-
 from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
+
 from data.files import write_text
 from dcn import BACKENDS
 from engine.devices import describe, pick_device

@@ -14,11 +14,9 @@ import _clone
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
-from engine.config import load_config
-from engine.display import draw_truth
 from data.files import atomic_path, write_text
-from engine.display import COLOURS, PLAIN, Progress, wants_colour
-from engine.display import counted, format_table
+from engine.config import load_config
+from engine.display import COLOURS, PLAIN, Progress, counted, draw_truth, format_table, wants_colour
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml

@@ -7,13 +7,18 @@ from pathlib import Path
 import _clone
 
 # isort: split
-from engine.comparison import compare_runs
-from engine.comparison import cost_rows, mean_and_spread, render_report, with_interval
-from engine.comparison import MASK_FIGURES, Comparison
-from engine.evaluation import COCO_FIGURES
 from data.files import write_json, write_text
-from engine.display import Progress, start_logging
-from engine.display import format_table
+from engine.comparison import (
+    MASK_FIGURES,
+    Comparison,
+    compare_runs,
+    cost_rows,
+    mean_and_spread,
+    render_report,
+    with_interval,
+)
+from engine.display import Progress, format_table, start_logging
+from engine.evaluation import COCO_FIGURES
 
 EPILOG = """examples:
   python tools/compare.py runs/demo runs/demo_dcn

@@ -12,19 +12,29 @@ import _clone
 # isort: split
 import torch
 
-from engine.building import build_model
-from engine.runs import save_checkpoint
-from engine.config import RunConfig
-from engine.config import dump_config, flatten, load_config, with_overrides
-from engine.devices import git_revision
 from data.files import atomic_path, write_json, write_text
-from engine.converters import INPUTS
-from engine.converters import Converted, classes_of, convert_backbone, convert_detector
-from engine.converters import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
-from engine.converters import Foreign, read_foreign
-from engine.converters import SOURCES, recognise
-from engine.converters import Source
+from engine.building import build_model
+from engine.config import RunConfig, dump_config, flatten, load_config, with_overrides
+from engine.converters import (
+    INPUTS,
+    SOURCES,
+    Converted,
+    Foreign,
+    Source,
+    choose_classes,
+    classes_of,
+    convert_backbone,
+    convert_detector,
+    guess_eps,
+    guess_input,
+    guess_stride_in_1x1,
+    read_foreign,
+    recognise,
+    shown_settings,
+)
+from engine.devices import git_revision
 from engine.display import counted, format_table
+from engine.runs import save_checkpoint
 
 MASK_SCALE = 2.0  # of a backbone's deformable layers by default, as in the config
 

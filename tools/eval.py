@@ -9,6 +9,7 @@ import _clone
 
 # isort: split
 from data import load_annotations, read_batches
+from data.files import without_nan, write_json
 from engine.building import (
     build_eval_loader,
     build_model,
@@ -16,11 +17,10 @@ from engine.building import (
     describe_skipped_check,
     read_split,
 )
-from engine.runs import load_checkpoint
-from engine.weights import check_categories, check_same_model
-from engine.config import load_config
+from engine.config import describe_unused, load_config, unused_overrides
+from engine.devices import pick_device, set_tf32
+from engine.display import Progress, counted, format_table, percent
 from engine.distributed import World, read_world
-from engine.devices import pick_device
 from engine.evaluation import (
     COCO_FIGURES,
     FIGURE_MEANINGS,
@@ -31,13 +31,10 @@ from engine.evaluation import (
     gather_results,
     has_masks,
 )
-from data.files import without_nan, write_json
-from engine.devices import set_tf32
-from engine.display import Progress
-from engine.display import counted, format_table, percent
-from models.checkpoint import choose_weights
 from engine.inference import as_tested
-from engine.config import describe_unused, unused_overrides
+from engine.runs import load_checkpoint
+from engine.weights import check_categories, check_same_model
+from models.checkpoint import choose_weights
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt

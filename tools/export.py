@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from data import read_image
 from engine.building import read_split
+from engine.display import Progress, format_table
 from engine.export import (
     BOX_TOLERANCE,
     MASK_TOLERANCE,
@@ -30,12 +31,10 @@ from engine.export import (
     load_exported,
     run_beside,
 )
-from engine.display import Progress
-from engine.display import format_table
+from engine.inference import restore_model
 from engine.weights import Trained, load_trained
 from models import resize_of
 from models.checkpoint import choose_weights
-from engine.inference import restore_model
 
 EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.onnx

@@ -5,8 +5,8 @@ import argparse
 import _clone
 
 # isort: split
-from engine.config import reference_page, schema_text
 from data.files import write_text
+from engine.config import reference_page, schema_text
 
 
 def main() -> None:

@@ -24,19 +24,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data import CocoAnnotations, ImageError, load_annotations, read_image, stated_size
+from data.files import write_json
 from data.sources import Source, find_sources
 from data.video import VideoError, load_av, open_video, video_writer
-from engine.evaluation import coco_dataset, match_files
-from engine.weights import check_categories
-from engine.display import draw_found
-from data.files import write_json
-from engine.inference import predictor_of
-from models.predictor import Predictor
-from engine.display import Progress, log, start_logging
-from engine.display import counted, format_table
-from engine.weights import Trained, load_trained
-from models.checkpoint import choose_weights
 from engine.config import describe_unused, unused_overrides
+from engine.display import Progress, counted, draw_found, format_table, log, start_logging
+from engine.evaluation import coco_dataset, match_files
+from engine.inference import predictor_of
+from engine.weights import Trained, check_categories, load_trained
+from models.checkpoint import choose_weights
+from models.predictor import Predictor
 
 EPILOG = """examples:
   python tools/predict.py runs/r50_dcn street.jpg                            # into runs/r50_dcn/predictions

@@ -15,15 +15,12 @@ import _clone
 # isort: split
 import torch
 
-from data.synthetic import write_shapes
-from engine.comparison import compare_runs
-from engine.comparison import mean_and_spread, render_report, with_interval
-from engine.comparison import Study, render_study
-from engine.config import load_config
 from data.files import write_json, write_text
-from engine.display import Progress, start_logging
+from data.synthetic import write_shapes
+from engine.comparison import Study, compare_runs, mean_and_spread, render_report, render_study, with_interval
+from engine.config import load_config
+from engine.display import Progress, format_table, start_logging
 from engine.runs import BEST, LAST, step_files
-from engine.display import format_table
 from engine.weights import load_trained
 
 EPILOG = """examples:

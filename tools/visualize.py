@@ -17,15 +17,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
 from data.files import atomic_path
 from engine.building import check_dcn_backend, read_split
-from engine.evaluation import draw_detections
-from engine.devices import pick_device
-from engine.insight import box_centres, dcn_pictures
-from engine.insight import deformable_layers
-from engine.devices import set_tf32, to_device
+from engine.devices import pick_device, set_tf32, to_device
 from engine.display import Progress, draw_found, format_table
+from engine.evaluation import draw_detections
+from engine.inference import restore_model
+from engine.insight import box_centres, dcn_pictures, deformable_layers
 from engine.weights import Trained, load_trained
 from models.checkpoint import choose_weights
-from engine.inference import restore_model
 
 EPILOG = """examples:
   python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split
