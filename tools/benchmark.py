@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import _clone
@@ -25,6 +26,8 @@ EPILOG = """examples:
   python tools/benchmark.py loop --json loop.json
   python tools/benchmark.py health
 Times are medians of runs in turns. Let nothing else run meanwhile."""
+OP = "Time the operator on the shapes of a ResNet-50, after a check that its results are right."
+TRAIN = "Time a detector's training step, plain and with each backend, on random images and boxes."
 LOOP = """Measure what the training loop costs beyond the training itself.
 
 The trainer's steps against bare forward, backward and optimizer.step() on equal models and the same batches: rounds of
@@ -65,73 +68,32 @@ def parse_arguments() -> argparse.Namespace:
         metavar="NAME",
         help=f"of {', '.join(BACKENDS)} (default: all that can run here; train leaves out reference)",
     )
-    add_op(commands, [backends, common])
-    add_train(commands, [backends, common])
-    add_loop(commands, [common])
-    add_health(commands, [common])
+
+    def command(name: str, parents: list[argparse.ArgumentParser], about: str, **texts: str) -> Callable:
+        raw = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(name, parents=parents, help=about, formatter_class=raw, **texts).add_argument
+
+    add = command("op", [backends, common], "the operator alone", description=OP)
+    sizes = ["800x1333", "512x512"]
+    add("--sizes", nargs="+", default=sizes, metavar="HxW", help="of the images (default: %(default)s)")
+    add("--batches", nargs="+", type=positive, default=[1, 2], metavar="N", help="(default: %(default)s)")
+    add("--rounds", type=positive, default=7, help="turns of each candidate (default: %(default)s)")
+
+    add = command("train", [backends, common], "a whole training step", description=TRAIN)
+    add("--config", default="r50_dcn.yaml", help="with DCN stages (default: %(default)s)")
+    add("--size", default="512x512", metavar="HxW", help="of the images (default: %(default)s)")
+    add("--batch", type=positive, default=2, metavar="N", help="(default: %(default)s)")
+    add("--rounds", type=positive, default=5, help="turns of each candidate (default: %(default)s)")
+
+    add = command("loop", [common], "the training loop", description=LOOP, epilog=LOOP_EPILOG)
+    add("--config", default="demo_dcn.yaml", help="of the run (default: %(default)s)")
+    add("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
+    add("--rounds", type=positive, default=20, help="turns of each kind (default: %(default)s)")
+
+    add = command("health", [common], "watching the deformable layers", description=HEALTH, epilog=HEALTH_EPILOG)
+    add("--config", default="demo_dcn.yaml", help="with DCN stages (default: %(default)s)")
+    add("--rounds", type=positive, default=50, help="steps of each kind (default: %(default)s)")
     return parser.parse_args()
-
-
-def add_op(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
-    """Add the command on the operator."""
-    op = commands.add_parser(
-        "op",
-        parents=parents,
-        help="the operator alone",
-        description="Time the operator on the shapes of a ResNet-50, after a check that its results are right.",
-    )
-    op.add_argument(
-        "--sizes",
-        nargs="+",
-        default=["800x1333", "512x512"],
-        metavar="HxW",
-        help="of the images (default: %(default)s)",
-    )
-    op.add_argument("--batches", nargs="+", type=positive, default=[1, 2], metavar="N", help="(default: %(default)s)")
-    op.add_argument("--rounds", type=positive, default=7, help="turns of each candidate (default: %(default)s)")
-
-
-def add_train(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
-    """Add the command on a training step."""
-    train = commands.add_parser(
-        "train",
-        parents=parents,
-        help="a whole training step",
-        description="Time a detector's training step, plain and with each backend, on random images and boxes.",
-    )
-    train.add_argument("--config", default="r50_dcn.yaml", help="with DCN stages (default: %(default)s)")
-    train.add_argument("--size", default="512x512", metavar="HxW", help="of the images (default: %(default)s)")
-    train.add_argument("--batch", type=positive, default=2, metavar="N", help="(default: %(default)s)")
-    train.add_argument("--rounds", type=positive, default=5, help="turns of each candidate (default: %(default)s)")
-
-
-def add_loop(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
-    """Add the command on the training loop."""
-    loop = commands.add_parser(
-        "loop",
-        parents=parents,
-        help="the training loop",
-        description=LOOP,
-        epilog=LOOP_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    loop.add_argument("--config", default="demo_dcn.yaml", help="of the run (default: %(default)s)")
-    loop.add_argument("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
-    loop.add_argument("--rounds", type=positive, default=20, help="turns of each kind (default: %(default)s)")
-
-
-def add_health(commands: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
-    """Add the command on watching the deformable layers."""
-    health = commands.add_parser(
-        "health",
-        parents=parents,
-        help="watching the deformable layers",
-        description=HEALTH,
-        epilog=HEALTH_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    health.add_argument("--config", default="demo_dcn.yaml", help="with DCN stages (default: %(default)s)")
-    health.add_argument("--rounds", type=positive, default=50, help="steps of each kind (default: %(default)s)")
 
 
 def positive(text: str) -> int:
