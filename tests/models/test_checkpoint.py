@@ -68,6 +68,9 @@ def test_what_does_not_fit_is_named(state, tmp_path, detector):
     changed = {"config": {"model": state["config"]["model"] | {"fcos": {"dcn_conv": 1}}}}
     refused("unknown option 'dcn_conv' of model.fcos, did you mean 'dcn_convs'", changed)
     refused("do not fit the detector of its config", {"class_names": ["cat"]})
+    tensors = dict(state["model"])
+    del tensors["head.classification_head.cls_logits.bias"]
+    refused("do not fit the detector of its config", {"model": tensors, "ema": None})
     refused("holds no averaged weights", {"ema": None}, weights="ema")
     refused("weights must be raw or ema, got 'EMA'", {}, weights="EMA")
 
