@@ -20,7 +20,9 @@ def done(run_process, tiny_config, shapes, tmp_path_factory):
     file = shapes / "annotations/train.json"
     raw = json.loads(file.read_text())
     raw["categories"][0]["name"] = "another class"
-    raw["categories"].reverse()
+    names = [category["name"] for category in raw["categories"]]
+    for category, name in zip(raw["categories"], reversed(names), strict=True):
+        category["name"] = name
     (folder / "renamed.json").write_text(json.dumps(raw))
     train = ["train", "--config", str(tiny_config), *MODEL]
     split = [f"data.{split}={{images: {shapes}/train, annotations: renamed.json}}" for split in ("train", "val")]
@@ -90,6 +92,7 @@ def test_classes_are_taken_over_by_name(done):
     old, new = (torch.load(folder / name / "last.pt", weights_only=True) for name in ("whole", "tuned"))
     assert new["class_names"] != old["class_names"]
     both = [name for name in new["class_names"] if name in old["class_names"]]
+    assert new["class_names"].index(both[0]) != old["class_names"].index(both[0])
     assert len(both) == len(old["class_names"]) - 1
     for name in both:
         here, there = (state["model"]["classes.bias"][state["class_names"].index(name)] for state in (new, old))
