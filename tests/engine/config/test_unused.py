@@ -1,9 +1,12 @@
 """Options that nothing uses are found, and no option that something uses is called so."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine.config.loading import CONFIG_DIR, find_config, load_config
 from engine.config.unused import describe_unused, unused_options, unused_overrides
+from models import DETECTORS
 
 PLAIN = "model.backbone.dcn_v2_stages=[]"
 STUDIES = ("study.yaml", "study_gpu.yaml")
@@ -59,6 +62,14 @@ def test_what_nothing_uses(name, overrides, found):
     why = unused_options(load_config(name, overrides), overrides)
     assert set(why) == set(found)
     assert all(reason in why[key] for key, reason in found.items())
+
+
+def test_a_pyramid_is_unused_by_detectors_without_one(monkeypatch):
+    monkeypatch.setitem(DETECTORS, "fcos", replace(DETECTORS["fcos"], uses_fpn=False))
+    overrides = ["model.fpn.channels=64"]
+    config = load_config("fcos_r50", overrides)  # which has levels of its own
+    assert unused_options(config, overrides) == {"model.fpn.channels": "fcos has no feature pyramid"}
+    assert unused_options(config) == {}
 
 
 def test_a_file_is_told_of_what_it_says_but_not_of_heads_that_its_base_brings(tmp_path):

@@ -1,5 +1,7 @@
 """Detections of an image and its mirror image, merged: by detectors whose answers are known, and by real ones."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -173,3 +175,10 @@ def test_mixed_precision(detector):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         (both,) = as_tested(model, config)([torch.rand(3, 70, 90)])
     assert len(both["boxes"])
+
+
+def test_a_detector_without_nms_is_not_merged():
+    options = SimpleNamespace(score_threshold=0.0, detections_per_image=7)
+    config = SimpleNamespace(test=SimpleNamespace(flip=True), model=SimpleNamespace(detector="points", options=options))
+    with pytest.raises(ValueError, match=r"test\.flip must be false for points: it merges .* by NMS"):
+        as_tested(Bright(), config)
