@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image
@@ -18,6 +18,10 @@ class DetectorTransform(GeneralizedRCNNTransform):
         """Resize an image `(3, H, W)` to evaluate on, and its target."""
         return (image, target) if self.training else super().resize(image, target)
 
+    def resize_unnormalized(self, image: Tensor) -> Tensor:
+        """Resize an image `(3, H, W)` to evaluate on that is not normalised, as an exported program takes it."""
+        return self.resize(image)[0]
+
     def margins(self, size: Size) -> Margins:
         """Return the pixels that are filled above, left, below and right of an image (height, width) when resized."""
         return (0, 0, 0, 0)
@@ -30,13 +34,23 @@ class LetterboxTransform(DetectorTransform):
         """Resize an image `(3, H, W)` to evaluate on, and the boxes of its target."""
         if self.training:
             return image, target
-        original = tuple(image.shape[-2:])
-        size, (top, left, bottom, right) = letterbox_place(original, self.min_size[-1])
-        image = interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         if target is not None:
-            scale, shift = _scale_and_shift(target["boxes"], original, self.min_size[-1])
+            scale, shift = _scale_and_shift(target["boxes"], tuple(image.shape[-2:]), self.min_size[-1])
             target["boxes"] = target["boxes"] * scale + shift
-        return pad(image, (left, right, top, bottom)), target
+        return self._place(image, image.new_zeros(len(image))), target
+
+    def resize_unnormalized(self, image: Tensor) -> Tensor:
+        """Resize an image `(3, H, W)` to evaluate on that is not normalised; the mean fills what is left."""
+        return self._place(image, image.new_tensor(self.image_mean))
+
+    def _place(self, image: Tensor, fill: Tensor) -> Tensor:
+        """Scale an image to fit a square that is filled with a colour, `(3,)`."""
+        side = self.min_size[-1]
+        (height, width), (top, left, _, _) = letterbox_place(tuple(image.shape[-2:]), side)
+        square = fill[:, None, None].repeat(1, side, side)
+        scaled = interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        square[:, top : top + height, left : left + width] = scaled
+        return square
 
     def margins(self, size: Size) -> Margins:
         """Return the pixels that are filled above, left, below and right of an image (height, width) when resized."""

@@ -114,7 +114,7 @@ def run_beside(
             start = time.perf_counter()
             expected = _detect(model, batch)
             detector_s = time.perf_counter() - start
-            resized = torch.stack([model.transform.resize(image)[0] for image in batch])
+            resized = torch.stack([model.transform.resize_unnormalized(image) for image in batch])
             start = time.perf_counter()
             found = run(resized)
             program_s = time.perf_counter() - start

@@ -123,6 +123,18 @@ def test_what_lies_in_the_border_of_a_letterbox_is_cut_off():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_resized_first_or_normalised_first_is_the_same(kind):
+    image = random_image((40, 70)).double() / 255
+    transform = Resize(kind, (64,), 96).transform(MEAN, STD).eval()
+    expected = transform([image])[0]
+    resized = transform.resize_unnormalized(image)
+    assert tuple(resized.shape[1:]) == tuple(expected.image_sizes[0])
+    found = transform.normalize(resized)
+    height, width = resized.shape[1:]
+    torch.testing.assert_close(found, expected.tensors[0, :, :height, :width], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_images_are_left_as_they_come(kind):
     transform = Resize(kind, (64,), 96).transform(MEAN, STD)
     image = random_image((40, 50)) / 255

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from engine.export import (
     BOX_TOLERANCE,
@@ -14,6 +13,7 @@ from engine.export import (
     run_beside,
 )
 from engine.export.suppression import suppress
+from models.transform import DetectorTransform
 
 NONE = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
 
@@ -84,7 +84,7 @@ class Stub(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.transform = GeneralizedRCNNTransform(32, 48, [0.0] * 3, [1.0] * 3)
+        self.transform = DetectorTransform(32, 48, [0.0] * 3, [1.0] * 3)
 
     def forward(self, images):
         return [
