@@ -93,7 +93,7 @@ def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
     # Rounding changes the course after a few steps, so bounds lie far outside of what several seeds reach.
     first, last = (fmean(numbers["loss"] for numbers in part) for part in (losses[:4], losses[-10:]))
     assert last < 0.85 * first
-    assert before["AP50"] < 0.02
+    assert before["AP50"] < 0.05
     assert after["AP50"] > 0.1
     if spec.has_masks:
         assert fmean(numbers["loss_mask"] for numbers in losses[-10:]) < 0.62, "ln 2 = 0.69 says nothing"
