@@ -23,10 +23,9 @@ import torch
 from filelock import FileLock
 from hypothesis import settings
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torchvision.models.detection import rpn
+from torch.nn import functional
 
-# Without a GPU, Triton's kernels run in Python, if Triton knows before its first import.
+# Without a GPU, Triton's kernels run in Python, if Triton knows before its first import, which torchvision does too.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -214,11 +213,12 @@ def widest_gap() -> Callable[..., float]:
 @pytest.fixture
 def float64_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's RPN has float32 labels, which would make that loss one of 7 digits."""
+    entropy = functional.binary_cross_entropy_with_logits
 
     def loss(logits: Tensor, labels: Tensor, **options) -> Tensor:
-        return binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), **options)
+        return entropy(logits, labels.to(logits.dtype), **options)
 
-    monkeypatch.setattr(rpn.F, "binary_cross_entropy_with_logits", loss)
+    monkeypatch.setattr(functional, "binary_cross_entropy_with_logits", loss)
 
 
 @pytest.fixture(scope="session")
