@@ -56,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     folder = tempfile.mkdtemp(prefix="t")
     os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    # what torch.compile keeps from an earlier run may be for other instructions of the processor
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
     # after multiprocessing's own folder in it, whose priority is -100
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-200)
 
