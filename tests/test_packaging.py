@@ -173,7 +173,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 @pytest.mark.slow
 def test_the_page_on_the_library(site, trained, tmp_path):
     """What it shows is run as it stands, with random weights in place of those that torchvision would download."""
-    page, hub = (ROOT / "docs/library.md").read_text(encoding="utf-8").split("## torch.hub")
+    page, hub = (ROOT / "docs/reference/models.md").read_text(encoding="utf-8").split("## torch.hub")
     programs, printed = zip(*blocks(page), strict=True)
     assert len(programs) == len(re.findall("^```python$", page, re.MULTILINE)) >= 5
     (tmp_path / "program.py").write_text("\n".join(programs))
@@ -189,7 +189,7 @@ def test_the_page_on_the_library(site, trained, tmp_path):
     )
     assert (done.returncode, done.stdout) == (0, "".join(printed)), done.stderr
     for program, _ in blocks(hub):
-        compile(program, "docs/library.md", "exec")
+        compile(program, "docs/reference/models.md", "exec")
 
 
 def requirements(file: str) -> set[str]:

@@ -44,7 +44,7 @@ EPILOG = """examples:
   python tools/convert.py model_final.pkl weights/d2.pt --config r50_dcn.yaml model.backbone.modulation=false
   python tools/eval.py --config weights/d2.yaml --checkpoint weights/d2.pt
 With --config the whole detector is converted, and beside OUT the config that goes with it is written, as d2.yaml here.
-docs/convert.md tells what each framework does differently."""
+docs/tools/convert.md tells what each framework does differently."""
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -44,7 +44,7 @@ The program takes a batch of images of one size, (B, 3, H, W) in RGB from 0 to 1
 (resize in the file's metadata says how); it normalises and pads by itself. It gives boxes (B, D, 4) in pixels
 of these images, labels (B, D) from 1, scores (B, D) and num_detections (B,), the best first; a detector of masks also
 gives masks (B, D, 28, 28), the probability in 28 x 28 parts of each box. Thresholds and D are those of the config.
-docs/export.md shows how to run it, and how to paste the masks into the picture.
+docs/tools/export.md shows how to run it, and how to paste the masks into the picture.
 Exit code 1 if the program and the detector differ; it then stays beside the asked name, as <name>.partial.<ending>."""
 # pictures of the val split to check by, where none are named
 PICTURES = 2

@@ -14,7 +14,7 @@ EPILOG = """examples:
   python tools/train.py --config r50_dcn.yaml train.batch_size=4 model.backbone.dcn_v2_stages=[3,4]
   python tools/train.py --config r50_dcn.yaml --run-dir runs/mine --resume auto
   torchrun --nproc-per-node=8 tools/train.py --config r50_dcn.yaml train.batch_size=2
-A bare config name is looked up in configs/. Every key is explained in docs/config.md.
+A bare config name is looked up in configs/. Every key is explained in docs/reference/config.md.
 SIGTERM or SIGUSR1 stops after the step under way, with a checkpoint and exit code 3; --resume auto goes on."""
 PREEMPTED = 3
 

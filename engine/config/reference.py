@@ -10,9 +10,9 @@ _BASE = "Another YAML file, beside this one or in configs/: this one is laid ove
 _BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
 _HEAD = """# Every key of a config
 
-Written by `make docs` from [`engine/config/options.py`](../engine/config/options.py); do not edit this page.
+Written by `make docs` from `engine/config/options.py`; do not edit this page.
 
-A config is a YAML file, as those in [`configs/`](../configs). A key of a section is written below it, or on the command
+A config is a YAML file, as those in `configs/`. A key of a section is written below it, or on the command
 line with dots: `python tools/train.py --config r50_dcn.yaml train.batch_size=4 model.backbone.dcn_v2_stages=[3,4]`.
 Unknown keys, wrong types and numbers out of range are refused, all at once, with what was probably meant.
 
@@ -22,7 +22,7 @@ Unknown keys, wrong types and numbers out of range are refused, all at once, wit
 
 ## Completion in editors
 
-[`configs/schema.json`](../configs/schema.json) is a JSON schema of the same. The files in `configs/` name it in a
+`configs/schema.json` is a JSON schema of the same. The files in `configs/` name it in a
 comment,
 
 ```yaml

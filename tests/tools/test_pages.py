@@ -1,4 +1,4 @@
-"""docs/<tool>.md: every tool has a page, which names every option of its --help and no other."""
+"""docs/tools/<tool>.md: every tool has a page, which names every option of its --help and no other."""
 
 import re
 from pathlib import Path
@@ -32,12 +32,12 @@ def rows(page: str) -> str:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_page_names_the_options(options_of, tool):
-    text, options = (ROOT / f"docs/{tool}.md").read_text(encoding="utf-8"), options_of(tool)
+    text, options = (ROOT / f"docs/tools/{tool}.md").read_text(encoding="utf-8"), options_of(tool)
     assert f"python tools/{tool}.py" in text
     missing = {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)}
-    assert not missing, f"docs/{tool}.md says nothing of {sorted(missing)}"
+    assert not missing, f"docs/tools/{tool}.md says nothing of {sorted(missing)}"
     unknown = set(re.findall(r"`(--[a-z][a-z-]*)", rows(text))) - options
-    assert not unknown, f"docs/{tool}.md tells of {sorted(unknown)}, which tools/{tool}.py does not have"
+    assert not unknown, f"docs/tools/{tool}.md tells of {sorted(unknown)}, which tools/{tool}.py does not have"
 
 
 def test_options_are_seen(options_of):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_lines_of_the_page(tiny_config, tmp_path, monkeypatch, capsys):
-    page = (ROOT / "docs/train.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/tools/train.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert '"demo_dcn.yaml"' in lines
     monkeypatch.chdir(tmp_path)

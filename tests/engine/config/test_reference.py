@@ -48,7 +48,9 @@ def fields(kind: type[BaseModel], prefix: str = ""):
 FIELDS = [*fields(RunConfig)]
 
 
-@pytest.mark.parametrize(("file", "text"), [("docs/config.md", reference_page), ("configs/schema.json", schema_text)])
+@pytest.mark.parametrize(
+    ("file", "text"), [("docs/reference/config.md", reference_page), ("configs/schema.json", schema_text)]
+)
 def test_it_is_up_to_date(file, text):
     assert (ROOT / file).read_text(encoding="utf-8") == text(), f"{file} is not up to date; run: make docs"
 
