@@ -89,9 +89,11 @@ def _dcn_entry(name: str) -> collections.abc.Callable:
 
 
 def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Callable:
-    head = [*_options.hints_of(spec.options)]
+    head = [*_options.field_annotations(spec.options)]
     # a head with deformable layers of its own takes how they are made
-    deforms = any(_options.Deforms.LAYERS in kind.__metadata__ for kind in _options.hints_of(spec.options).values())
+    deforms = any(
+        _options.Deforms.LAYERS in kind.__metadata__ for kind in _options.field_annotations(spec.options).values()
+    )
     dcn = [*_DCN] if deforms else []
 
     def entry(
@@ -99,7 +101,7 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
     ) -> torch.nn.Module:
         known = ["name", *_keywords(resnet), *_keywords(_models.resnet)]
         _options.check_options({} if backbone is None else backbone, known, "`backbone`")
-        _options.check_options({} if fpn is None else fpn, [*_options.hints_of(_models.FpnOptions)], "`fpn`")
+        _options.check_options({} if fpn is None else fpn, [*_options.field_annotations(_models.FpnOptions)], "`fpn`")
         _options.check_options(options, [*_SIZES, *head, *dcn], name)
         model = {"detector": name, "fpn": fpn or {}, name: {key: options[key] for key in head if key in options}}
         model["backbone"] = {key: options[key] for key in dcn[1:] if key in options}
@@ -107,7 +109,7 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
         sizes = {key: options[key] for key in _SIZES if key in options}
         return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**(backbone or {})))
 
-    lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.docs_of(spec.options).items()]
+    lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.field_docs(spec.options).items()]
     entry.__doc__ = f"""Build {name} on a ResNet and its pyramid; the heads start at random.
 
     Args:

@@ -2,7 +2,7 @@
 
 from .annotations import CocoAnnotations, load_annotations
 from .coco import CocoDetection
-from .coco_file import DatasetError, Problem, stated_size
+from .coco_file import DatasetError, Problem, declared_size
 from .images import ImageError, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader

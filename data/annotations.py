@@ -7,8 +7,8 @@ from typing import Any
 
 from .arrays import AnnotationArrays, to_arrays
 from .coco_file import DatasetError, Problem, category_names, fill_in, read_instances, structure_problems
-from .image_check import CHECK_POLICIES, check_stamp, picture_problems
-from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, learnable_boxes, with_boxes, with_masks
+from .image_check import CHECK_POLICIES, check_stamp, image_problems
+from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, training_annotations, with_boxes, with_masks
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ def load_annotations(
     stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir)
     skipped = check_images == "first_time" and stamp in checked
     if stamp and not skipped:
-        _raise_first(path, picture_problems(raw["images"], image_dir, source, progress))
+        _raise_first(path, image_problems(raw["images"], image_dir, source, progress))
     dropped_masks = 0
     if invalid_masks is not None:
         raw, unmasked = with_masks(raw)
         dropped_masks = len(unmasked.found)
         if invalid_masks == "raise":
             _raise_first(path, [unmasked] if unmasked.found else [])
-    learnable, invalid = learnable_boxes(raw, invalid_boxes)
+    training, invalid = training_annotations(raw, invalid_boxes)
     if invalid_boxes == "raise":
         _raise_first(path, [invalid] if invalid.found else [])
     raw = with_boxes(raw)
@@ -105,7 +105,7 @@ def load_annotations(
     return CocoAnnotations(
         image_dir=image_dir,
         path=path,
-        arrays=to_arrays(raw["images"], learnable, [*names], masks=invalid_masks is not None),
+        arrays=to_arrays(raw["images"], training, [*names], masks=invalid_masks is not None),
         category_ids=[*names],
         class_names=[*names.values()],
         crowd_regions=sum(annotation["iscrowd"] for annotation in raw["annotations"]),

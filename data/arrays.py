@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco_file import stated_size
-from .objects import Learnable
+from .coco_file import declared_size
+from .objects import TrainingAnnotation
 
 
 class PackedBytes:
@@ -91,29 +91,35 @@ class AnnotationArrays:
 
 
 def to_arrays(
-    images: Sequence[dict[str, Any]], learnable: Sequence[Learnable], category_ids: Sequence[int], *, masks: bool
+    images: Sequence[dict[str, Any]],
+    annotations: Sequence[TrainingAnnotation],
+    category_ids: Sequence[int],
+    *,
+    masks: bool,
 ) -> AnnotationArrays:
     """Pack checked annotations.
 
     Args:
         images: entries of the annotation file.
-        learnable: annotations to learn from, in the order of `images`.
+        annotations: annotations to learn from, in the order of `images`.
         category_ids: label l stands for `category_ids[l - 1]`.
         masks: whether to keep the segmentations.
     """
     labels = {category: label for label, category in enumerate(category_ids, start=1)}
     places = {entry["id"]: place for place, entry in enumerate(images)}
-    owners = np.fromiter((places[found.annotation["image_id"]] for found in learnable), np.int64, len(learnable))
-    boxes = np.array([found.bbox for found in learnable], dtype=np.float32).reshape(-1, 4)
+    owners = np.fromiter((places[found.annotation["image_id"]] for found in annotations), np.int64, len(annotations))
+    boxes = np.array([found.bbox for found in annotations], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
     return AnnotationArrays(
         image_ids=np.array([*places], dtype=np.int64),
         file_names=PackedBytes(entry["file_name"].encode() for entry in images),
-        sizes=np.array([stated_size(entry) or (0, 0) for entry in images], dtype=np.float64).reshape(-1, 2),
+        sizes=np.array([declared_size(entry) or (0, 0) for entry in images], dtype=np.float64).reshape(-1, 2),
         offsets=np.append(0, np.cumsum(np.bincount(owners, minlength=len(images)))),
         boxes=boxes,
-        labels=np.fromiter((labels[found.annotation["category_id"]] for found in learnable), np.int64, len(learnable)),
-        segmentations=PackedBytes(pickle.dumps(found.annotation["segmentation"]) for found in learnable)
+        labels=np.fromiter(
+            (labels[found.annotation["category_id"]] for found in annotations), np.int64, len(annotations)
+        ),
+        segmentations=PackedBytes(pickle.dumps(found.annotation["segmentation"]) for found in annotations)
         if masks
         else None,
     )

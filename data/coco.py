@@ -13,7 +13,7 @@ from .annotations import CocoAnnotations
 from .images import read_image
 from .segmentation import decode_masks
 
-_BLANK_PX = 64
+_DUMMY_PX = 64
 
 
 class CocoDetection(Dataset):
@@ -86,13 +86,13 @@ class CocoDetection(Dataset):
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return self.transform(image, target, size=size, strong=strong)
 
-    def blank(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
+    def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Transform a black image without any object, as `read` does those of files."""
-        image = Image.new("RGB", (_BLANK_PX, _BLANK_PX))
-        boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(_BLANK_PX, _BLANK_PX))
+        image = Image.new("RGB", (_DUMMY_PX, _DUMMY_PX))
+        boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(_DUMMY_PX, _DUMMY_PX))
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1}
         if self.masks:
-            target["masks"] = tv_tensors.Mask(torch.zeros(0, _BLANK_PX, _BLANK_PX, dtype=torch.uint8))
+            target["masks"] = tv_tensors.Mask(torch.zeros(0, _DUMMY_PX, _DUMMY_PX, dtype=torch.uint8))
         return self.transform(image, target, size=size, strong=strong)
 
     @property

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 # No picture is so large, COCO's evaluation ignores what is, and beyond it float32 would lose the smallest boxes.
-MOST_PX = 1e5
-_NAMED = 3
+MAX_PX = 1e5
+_MAX_NAMED = 3
 # The fields that the entries of each part need, and those they may leave out or empty, by type.
 _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
     "images": ({"id": (int,), "file_name": (str,)}, {"width": (int, float), "height": (int, float)}),
@@ -21,7 +21,7 @@ _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]
     ),
 }
 # From where to below where the numbers of a field may be; all others are ids, which tensors hold.
-_RANGES = {"width": (0, MOST_PX), "height": (0, MOST_PX), "area": (0, MOST_PX**2)}
+_RANGES = {"width": (0, MAX_PX), "height": (0, MAX_PX), "area": (0, MAX_PX**2)}
 _IDS = (-(2**63), 2**63)
 
 
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         """Say what, how often, and where first."""
-        first = ", ".join(self.found[:_NAMED]) + (", ..." if len(self.found) > _NAMED else "")
+        first = ", ".join(self.found[:_MAX_NAMED]) + (", ..." if len(self.found) > _MAX_NAMED else "")
         return f"{self.what}: {len(self.found)}{self.hint}; the first: {first}"
 
 
@@ -157,7 +157,7 @@ def category_names(raw: dict[str, Any]) -> dict[int, str]:
     return {key: str(key if names[key] is None else names[key]) for key in sorted(names)}
 
 
-def stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
+def declared_size(entry: dict[str, Any]) -> tuple[int, int] | None:
     """(width, height) that an image's entry states, None when it does not."""
     return (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
 
@@ -165,4 +165,4 @@ def stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:
 def is_box(bbox: Any) -> bool:
     """Whether a `bbox` is a list of four numbers of pixels."""
     numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, int | float) for v in bbox)
-    return numbers and all(abs(v) < MOST_PX for v in bbox)
+    return numbers and all(abs(v) < MAX_PX for v in bbox)

@@ -39,17 +39,17 @@ class Archive(NamedTuple):
         """Return the address of the zip file."""
         return f"{server.rstrip('/')}/{self.path}"
 
-    def zip_in(self, root: Path) -> Path:
+    def zip_path(self, root: Path) -> Path:
         """Return the place of the zip file."""
         return root / self.path.rpartition("/")[2]
 
-    def part_in(self, root: Path) -> Path:
+    def partial_path(self, root: Path) -> Path:
         """Return the place of what has come of the zip file."""
-        return self.zip_in(root).with_suffix(".zip.part")
+        return self.zip_path(root).with_suffix(".zip.part")
 
-    def missing_bytes(self, root: Path) -> int:
+    def bytes_missing(self, root: Path) -> int:
         """Count the bytes that are still to be downloaded."""
-        return 0 if self.zip_in(root).is_file() else max(0, self.size - _size(self.part_in(root)))
+        return 0 if self.zip_path(root).is_file() else max(0, self.size - _size(self.partial_path(root)))
 
     def is_in(self, root: Path) -> bool:
         """Return whether all that is wanted lies in `root`; raise `ValueError` if a folder holds something else."""
@@ -57,7 +57,7 @@ class Archive(NamedTuple):
         for folder in filter(Path.is_dir, places):
             if (found := sum(1 for _ in folder.iterdir())) != self.files:
                 raise ValueError(
-                    f"{folder} holds {found:,} files where {self.zip_in(root).name} has {self.files:,}; move it away, "
+                    f"{folder} holds {found:,} files, but {self.zip_path(root).name} has {self.files:,}; move it away, "
                     "or choose another folder by --out"
                 )
         return all(place.exists() for place in places)
@@ -103,7 +103,7 @@ def fetch(archive: Archive, root: Path, server: str) -> Path:
         ValueError: if the server cannot be reached, or has another file.
         OSError: if the disk is full or cannot be written; what came so far is kept.
     """
-    place, part, url = archive.zip_in(root), archive.part_in(root), archive.url(server)
+    place, part, url = archive.zip_path(root), archive.partial_path(root), archive.url(server)
     if not place.is_file():
         failures = 0
         while (before := _size(part)) < archive.size and (code := _receive(part, url)):

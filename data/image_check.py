@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .coco_file import Problem, stated_size
+from .coco_file import Problem, declared_size
 from .images import ImageError, check_image
 
 CHECK_POLICIES = ("first_time", "always", "never")
@@ -21,7 +21,7 @@ def check_stamp(sha256: str, images: Sequence[dict[str, Any]], image_dir: Path) 
     return {"annotations": sha256, "folders": times}
 
 
-def picture_problems(
+def image_problems(
     images: Sequence[dict[str, Any]],
     image_dir: Path,
     source: str | None = None,
@@ -33,7 +33,7 @@ def picture_problems(
         file = image_dir / entry["file_name"]
         try:
             if file.is_file():
-                check_image(file, stated_size(entry))
+                check_image(file, declared_size(entry))
             else:
                 missing.append(entry["file_name"])
         except (ImageError, OSError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, ImageOps
 
 # Half a GB as RGB; a header that tells of more is damaged or meant to hurt.
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 # EXIF orientations that are more than "as stored"
 _TURNED = range(2, 9)
 _ORIENTATION_TAG = 0x0112
@@ -32,7 +32,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
 
     Raises:
         ImageError: if the file is missing, no picture, cut short, of another size than `size`, or of more than
-            `MOST_PIXELS` by its header; it is not decoded then.
+            `MAX_PIXELS` by its header; it is not decoded then.
     """
     with _named(f"image {path}"), _open(path) as image:
         image.load()
@@ -75,7 +75,7 @@ def _named(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MOST_PIXELS} pixels: {error}") from None
+        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"{name} cannot be read, it is cut short, corrupt or no picture: {error}") from None
 
@@ -85,11 +85,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    """Read the header of a picture; raises `ImageError` where that tells of more than `MOST_PIXELS`."""
+    """Read the header of a picture; raises `ImageError` where that tells of more than `MAX_PIXELS`."""
     image = Image.open(path)
-    if image.width * image.height > MOST_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ImageError(f"image {path} has more than {MOST_PIXELS} pixels: it is {image.width}x{image.height}")
+        raise ImageError(f"image {path} has more than {MAX_PIXELS} pixels: it is {image.width}x{image.height}")
     return image
 
 
@@ -111,6 +111,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 # Pillow warns from its bound on and refuses twice as many pixels, also in a picture within a file; by default it warns
 # of pictures that are good.
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Pillow must raise on a file cut short; another library may have switched that off.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

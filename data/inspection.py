@@ -12,9 +12,9 @@ from pycocotools import mask as coco_mask
 
 from .annotations import CocoAnnotations
 from .arrays import to_arrays
-from .coco_file import Problem, category_names, fill_in, read_instances, stated_size, structure_problems
-from .image_check import picture_problems
-from .objects import Learnable, learnable_boxes, with_boxes, with_masks
+from .coco_file import Problem, category_names, declared_size, fill_in, read_instances, structure_problems
+from .image_check import image_problems
+from .objects import TrainingAnnotation, training_annotations, with_boxes, with_masks
 from .segmentation import to_rle
 
 # COCO's classes of size, by area in pixels.
@@ -81,24 +81,24 @@ def inspect_dataset(
     raw, sha256 = read_instances(image_dir, path)
     errors = list(structure_problems(raw))
     fill_in(raw)
-    errors += picture_problems(raw["images"], image_dir, progress=progress)
+    errors += image_problems(raw["images"], image_dir, progress=progress)
     masked, unmasked = with_masks(raw)
     if masks:
         raw = masked
         errors += [unmasked] if unmasked.found else []
-    learnable, invalid = learnable_boxes(raw, "clip")
+    training, invalid = training_annotations(raw, "clip")
     if invalid.found:
         errors.append(invalid)
     names = category_names(raw)
-    learned = [found.annotation for found in learnable]
+    learned = [found.annotation for found in training]
     counts = Counter(annotation["category_id"] for annotation in learned)
     images_of = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in learned})
-    doubts = _doubts(raw, learnable, names, counts)
+    warnings = _warnings(raw, training, names, counts)
     if masked["annotations"]:
-        doubts += [_doubtful_masks(masked)] if masks else [unmasked._replace(hint=""), _doubtful_masks(masked)]
+        warnings += [_mask_warnings(masked)] if masks else [unmasked._replace(hint=""), _mask_warnings(masked)]
     readable = {annotation["id"] for annotation in masked["annotations"]}
     readable_masks = sum(annotation["id"] in readable for annotation in learned)
-    arrays = to_arrays(raw["images"], learnable, [*names], masks=readable_masks == len(learned))
+    arrays = to_arrays(raw["images"], training, [*names], masks=readable_masks == len(learned))
     crowd = sum(annotation["iscrowd"] for annotation in raw["annotations"])
     usable = CocoAnnotations(
         image_dir=image_dir,
@@ -113,10 +113,10 @@ def inspect_dataset(
     )
     return Inspection(
         errors=errors,
-        warnings=[problem for problem in doubts if problem.found],
+        warnings=[problem for problem in warnings if problem.found],
         classes={name: {"images": images_of[key], "boxes": counts[key]} for key, name in names.items()},
         box_sizes={"small": 0, "medium": 0, "large": 0} | Counter(map(_size_class, learned)),
-        image_sizes=Counter(stated_size(entry) for entry in raw["images"]),
+        image_sizes=Counter(declared_size(entry) for entry in raw["images"]),
         boxes_per_image=Counter(arrays.counts.tolist()),
         crowd=crowd,
         masks=readable_masks,
@@ -174,9 +174,9 @@ def _size_class(annotation: dict[str, Any]) -> str:
     return "small" if area < SMALL_AREA else "medium" if area < LARGE_AREA else "large"
 
 
-def _doubtful_masks(raw: dict[str, Any]) -> Problem:
+def _mask_warnings(raw: dict[str, Any]) -> Problem:
     """Find masks that are not of their box: of another image's size, as a share of the image, or of another object."""
-    sizes = {entry["id"]: stated_size(entry) for entry in raw["images"]}
+    sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
     found = []
     for annotation in with_boxes(raw)["annotations"]:
         rle = to_rle(annotation["segmentation"], sizes[annotation["image_id"]])
@@ -188,15 +188,17 @@ def _doubtful_masks(raw: dict[str, Any]) -> Problem:
     )
 
 
-def _doubts(raw: dict[str, Any], learnable: list[Learnable], names: dict[int, str], counts: Counter) -> list[Problem]:
-    same = Counter((a["image_id"], a["category_id"], *bbox) for a, bbox in learnable)
-    learned = {a["image_id"] for a, _ in learnable}
+def _warnings(
+    raw: dict[str, Any], training: list[TrainingAnnotation], names: dict[int, str], counts: Counter
+) -> list[Problem]:
+    same = Counter((a["image_id"], a["category_id"], *bbox) for a, bbox in training)
+    learned = {a["image_id"] for a, _ in training}
     files = Counter(entry["file_name"] for entry in raw["images"])
     named = Counter(names.values())
-    sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in learnable}
+    sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in training}
     return [
         Problem("images without a stated width and height, so that boxes and picture cannot be compared", [
-            entry["file_name"] for entry in raw["images"] if stated_size(entry) is None
+            entry["file_name"] for entry in raw["images"] if declared_size(entry) is None
         ]),
         Problem("file names that stand twice", [name for name, count in files.items() if count > 1]),
         Problem("category names that stand twice", [name for name, count in named.items() if count > 1]),

@@ -13,26 +13,26 @@ from .workers import loader_settings
 UNREADABLE_POLICIES = ("raise", "skip")
 
 
-class SeededItems(Dataset):
+class SeededDataset(Dataset):
     """A data set that is read by micro-batches, each image under torch's random state of its own seed.
 
     Args:
-        dataset: `read(index, size, strong)` gives `(image, target)`, and `blank(size, strong)` the same without any
+        dataset: `read(index, size, strong)` gives `(image, target)`, and `dummy(size, strong)` the same without any
             object, for which nothing is read; `size` and `strong` are those of the `MicroBatch`.
         unreadable: what becomes of an image that cannot be read: "raise" its `ImageError`, or "skip" it.
-        blank: whether a micro-batch without any image becomes a blank one that counts nothing. Processes that train
+        fill_empty: whether a micro-batch without any image becomes a dummy one of weight 0. Processes that train
             together need it: each must take part in every pass.
 
     Raises:
         ValueError: if the policy is none of these.
     """
 
-    def __init__(self, dataset: Dataset, *, unreadable: str, blank: bool) -> None:
+    def __init__(self, dataset: Dataset, *, unreadable: str, fill_empty: bool) -> None:
         if unreadable not in UNREADABLE_POLICIES:
             raise ValueError(f"`unreadable` must be one of {', '.join(UNREADABLE_POLICIES)}, got {unreadable!r}")
         self.dataset = dataset
         self.unreadable = unreadable
-        self.blank = blank
+        self.fill_empty = fill_empty
 
     def __len__(self) -> int:
         """Count the images."""
@@ -41,7 +41,7 @@ class SeededItems(Dataset):
     def __getitems__(self, plan: MicroBatch) -> Batch:
         """Read a micro-batch; torch's loaders call this with what their batch sampler gives."""
         batch = Batch([], [], plan.weight, plan.ends_step, [])
-        for index, seed in plan.draws:
+        for index, seed in plan.samples:
             try:
                 image, target = _seeded(seed, self.dataset.read, index, plan.size, plan.strong)
             except ImageError as error:
@@ -52,18 +52,18 @@ class SeededItems(Dataset):
                 batch.images.append(image)
                 batch.targets.append(target)
         if batch.unreadable:
-            batch = batch._replace(weight=plan.weight * len(batch.images) / len(plan.draws))
-        if self.blank and not batch.images:
-            blank = self.blank_batch(plan.size, plan.strong)
-            batch = batch._replace(images=blank.images, targets=blank.targets)
+            batch = batch._replace(weight=plan.weight * len(batch.images) / len(plan.samples))
+        if self.fill_empty and not batch.images:
+            dummy = self.dummy_batch(plan.size, plan.strong)
+            batch = batch._replace(images=dummy.images, targets=dummy.targets)
         return batch
 
-    def blank_batch(self, size: int | None = None, strong: bool = True) -> Batch:
+    def dummy_batch(self, size: int | None = None, strong: bool = True) -> Batch:
         """Make a batch of one image without any object, which counts nothing and ends its step.
 
         It has a size that training images have, since it goes through the model like one.
         """
-        image, target = _seeded(0, self.dataset.blank, size, strong)
+        image, target = _seeded(0, self.dataset.dummy, size, strong)
         return Batch([image], [target], 0.0, True, [])
 
 
@@ -101,7 +101,7 @@ def train_loader(
         rank: which process this is, from 0.
         processes: how many share each step.
         unreadable: "raise" the `ImageError` of an image that cannot be read, or "skip" it and say so in the batch. A
-            batch without any image is a blank one of weight 0.
+            batch without any image is a dummy one of weight 0.
         pin_memory: whether batches come in memory that a GPU copies from fast.
         sizes: see `StepSampler`.
         strong_epochs: see `StepSampler`.
@@ -117,7 +117,7 @@ def train_loader(
         strong_epochs=strong_epochs,
     )
     return DataLoader(
-        SeededItems(dataset, unreadable=unreadable, blank=True),
+        SeededDataset(dataset, unreadable=unreadable, fill_empty=True),
         batch_sampler=sampler,
         **loader_settings(workers, pin_memory),
     )
@@ -141,7 +141,7 @@ def eval_loader(
     mine = [(index, 0) for index in range(rank, len(dataset), processes)]
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     return DataLoader(
-        SeededItems(dataset, unreadable=unreadable, blank=False),
-        batch_sampler=[MicroBatch(draws, len(draws) / len(dataset), True) for draws in batches],
+        SeededDataset(dataset, unreadable=unreadable, fill_empty=False),
+        batch_sampler=[MicroBatch(samples, len(samples) / len(dataset), True) for samples in batches],
         **loader_settings(workers, pin_memory),
     )

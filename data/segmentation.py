@@ -11,9 +11,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 # A polygon needs three corners; pycocotools would take four numbers for a box.
-_LEAST_NUMBERS = 6
+_MIN_NUMBERS = 6
 # As of boxes; pycocotools walks along every outline point by point, also outside of the image.
-_MOST_PX = 1e5
+_MAX_PX = 1e5
 # Probability from which on a pixel belongs to the object.
 MASK_THRESHOLD = 0.5
 # pycocotools hands its masks to NumPy in the way of version 1, which works in 2 as well; users can do nothing about it.
@@ -87,12 +87,12 @@ def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
 
 def _polygon_problem(polygon: Any) -> str | None:
     numbers = _numbers(polygon)
-    if numbers is None or len(numbers) < _LEAST_NUMBERS or len(numbers) % 2:
+    if numbers is None or len(numbers) < _MIN_NUMBERS or len(numbers) % 2:
         return (
             f"has a polygon that is no list of x, y, x, y, ... of three corners or more: {polygon!r:.60}"
             f"{f' ({len(polygon)} numbers)' if numbers is not None else ''}"
         )
-    if not np.abs(numbers).max() < _MOST_PX:  # a NaN too
+    if not np.abs(numbers).max() < _MAX_PX:  # a NaN too
         return f"has a polygon with numbers that are no pixels: {polygon!r:.60}"
     return None
 

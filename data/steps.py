@@ -14,14 +14,14 @@ class MicroBatch(NamedTuple):
     """What one process reads for one pass through the model.
 
     Attributes:
-        draws: (index, seed of the image) of each image; may be empty.
+        samples: (index, seed of the image) of each image; may be empty.
         weight: share of the step's images, over all processes; the weights of a step add up to 1.
         ends_step: whether it is the last of the step in this process.
         size: to which the images of the step are resized, in all processes; None: each image has a size of its own.
         strong: whether the strong augmentations are on in this epoch.
     """
 
-    draws: list[tuple[int, int]]
+    samples: list[tuple[int, int]]
     weight: float
     ends_step: bool
     size: int | None = None
@@ -116,10 +116,10 @@ class StepSampler:
         """Yield this process's micro-batches of the chosen epoch, from step `start` on."""
         strong = self.strong_epochs is None or self.epoch < self.strong_epochs
         for step, size in self._steps()[self.start :]:
-            part = _pieces(step, self.processes)[self.rank]
-            *others, last = _pieces(part, self._micro_batches(len(step)))
-            for draws in others:
-                yield MicroBatch(draws, len(draws) / len(step), False, size, strong)
+            part = _split_evenly(step, self.processes)[self.rank]
+            *others, last = _split_evenly(part, self._micro_batches(len(step)))
+            for samples in others:
+                yield MicroBatch(samples, len(samples) / len(step), False, size, strong)
             yield MicroBatch(last, len(last) / len(step), True, size, strong)
 
     def _step_sizes(self) -> list[int]:
@@ -153,7 +153,7 @@ class StepSampler:
         return [(step, self.sizes[choice]) for step, choice in zip(steps, chosen, strict=True)]
 
 
-def _pieces(items: list[T], count: int) -> list[list[T]]:
+def _split_evenly(items: list[T], count: int) -> list[list[T]]:
     """Cut a list into `count` contiguous pieces whose lengths differ by one at most, the longer ones first."""
     length, longer = divmod(len(items), count)
     ends = [piece * length + min(piece, longer) for piece in range(count + 1)]

@@ -122,7 +122,7 @@ def draw_image(
             category = int(rng.integers(len(SHAPES)))
             outline = place_shape(rng, list(SHAPES.values())[category], size, deformation)
             box = np.concatenate([outline.min(0), outline.max(0)])
-            inside = cut(outline, size)
+            inside = clip_outline(outline, size)
             if _area(inside) >= _MIN_VISIBLE * _area(outline) and all(_iou(box, other) < 0.1 for other in taken):
                 break
         else:
@@ -152,7 +152,7 @@ def place_shape(
     return outline * radius + rng.uniform(0.08, 0.92, 2) * size
 
 
-def cut(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def clip_outline(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut an outline `(P, 2)` to the image, side by side (Sutherland-Hodgman); empty when it is all outside."""
     for axis, limit, sign in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
         following = np.roll(outline, -1, 0)

@@ -30,20 +30,20 @@ def loader_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
         _end_workers_at_exit()
     return {
         "num_workers": workers,
-        "collate_fn": _as_read,
+        "collate_fn": _identity,
         "pin_memory": pin_memory,
         "persistent_workers": workers > 0,
-        "worker_init_fn": _leave_stopping_to_the_parent,
+        "worker_init_fn": _ignore_stop_signals,
         # else every pass draws a number from the global random state, and a resumed run would make one pass more
         "generator": torch.Generator(),
     }
 
 
-def _as_read(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def _leave_stopping_to_the_parent(worker: int) -> None:
+def _ignore_stop_signals(worker: int) -> None:
     """Ignore the signals by which a scheduler asks every process of a job to stop: training still needs its batches."""
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
@@ -76,8 +76,8 @@ def read_batches(loader: DataLoader) -> Iterator[Batch]:
     Raises:
         WorkerError: if a worker process died.
     """
-    iterator = _watched(loader, lambda: _start(loader))
-    while (batch := _watched(loader, lambda: next(iterator, None))) is not None:
+    iterator = _call_checked(loader, lambda: _start(loader))
+    while (batch := _call_checked(loader, lambda: next(iterator, None))) is not None:
         yield batch
 
 
@@ -99,7 +99,7 @@ def _start(loader: DataLoader) -> Iterator[Batch]:
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _watched(loader: DataLoader, action: Callable[[], T]) -> T:
+def _call_checked(loader: DataLoader, action: Callable[[], T]) -> T:
     """Do what needs the loader's workers; raise `WorkerError` if one of them is dead."""
     dead = _dead_workers(loader, wait_s=0)  # first, since the rest of a message that it was sending never comes
     if not dead:

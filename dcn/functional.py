@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from . import fused, gather, reference, vision
+from . import reference, torch_backend, torchvision_backend, triton_backend
 from .autograd import make_operator
 
 
@@ -14,19 +14,27 @@ class Backend(NamedTuple):
     """One way to compute the operator.
 
     `run` takes checked arguments: input, offset, weight, bias, stride, padding, dilation, mask.
-    `can_run` takes the tensors among them, the input first, and answers why the backend cannot serve them, or None.
+    `unavailable_reason` takes the tensors among them, the input first. It returns the reason why the backend does not
+    support them, or None.
     """
 
     run: Callable[..., Tensor]
-    can_run: Callable[..., str | None]
+    unavailable_reason: Callable[..., str | None]
 
 
 # In the order in which "auto" tries them: "torch" serves CPUs, "torchvision" the rest. "triton" comes after it until
 # it has been seen to be the faster one on a GPU.
 BACKENDS = {
-    "torch": Backend(make_operator("torch", gather.forward, gather.backward), gather.can_run),
-    "torchvision": Backend(make_operator("torchvision", vision.forward, vision.backward), vision.can_run),
-    "triton": Backend(make_operator("triton", fused.forward, fused.backward), fused.can_run),
+    "torch": Backend(
+        make_operator("torch", torch_backend.forward, torch_backend.backward), torch_backend.unavailable_reason
+    ),
+    "torchvision": Backend(
+        make_operator("torchvision", torchvision_backend.forward, torchvision_backend.backward),
+        torchvision_backend.unavailable_reason,
+    ),
+    "triton": Backend(
+        make_operator("triton", triton_backend.forward, triton_backend.backward), triton_backend.unavailable_reason
+    ),
     "reference": Backend(reference.deform_conv2d, lambda *tensors: None),
 }
 
@@ -89,8 +97,8 @@ def choose_backend(name: str, *tensors: Tensor) -> str:
     """
     check_backend(name)
     if name == "auto":
-        return next(name for name, backend in BACKENDS.items() if backend.can_run(*tensors) is None)
-    reason = BACKENDS[name].can_run(*tensors)
+        return next(name for name, backend in BACKENDS.items() if backend.unavailable_reason(*tensors) is None)
+    reason = BACKENDS[name].unavailable_reason(*tensors)
     if reason is not None:
         raise ValueError(f"DCN backend {name!r} cannot run here: {reason}")
     return name

@@ -83,8 +83,8 @@ def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
         pixels = image.flatten(3).gather(3, index).unflatten(3, y.shape[2:])
         return torch.where(inside.unsqueeze(2), pixels, 0)
 
-    def blend(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-        return first * (1 - share).unsqueeze(2) + second * share.unsqueeze(2)
+    def blend(first: Tensor, second: Tensor, fraction: Tensor) -> Tensor:
+        return first * (1 - fraction).unsqueeze(2) + second * fraction.unsqueeze(2)
 
     upper = blend(corner(top, left), corner(top, left + 1), right)
     lower = blend(corner(top + 1, left), corner(top + 1, left + 1), right)

@@ -2,7 +2,7 @@
 
 from .checkpoint import load_detector
 from .detector import DeformOptions, DetectorSpec
-from .detectors import DETECTORS, build_body, build_detector, resize_of
+from .detectors import DETECTORS, build_body, build_detector, build_resize
 from .fpn import FpnOptions, resnet_fpn
 from .resize import KINDS, Resize
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
@@ -20,10 +20,10 @@ __all__ = [
     "Resize",
     "build_body",
     "build_detector",
+    "build_resize",
     "load_backbone_weights",
     "load_detector",
     "replaced_convs",
-    "resize_of",
     "resnet",
     "resnet_fpn",
 ]

@@ -17,9 +17,9 @@ from .detector import ClassRows, DetectorSpec
 from .faster_rcnn import TINY, FasterRcnnOptions, faster_rcnn
 from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
 from .options import Affects, Bounds, PositiveFloat
-from .roi_heads import ImagewiseRoIHeads, Samples
+from .roi_heads import PerImageRoIHeads, Samples
 
-# Of each stage: the IoU from which on a box is positive, and the weights of its codes (x, y, w, h).
+# Of each stage: the IoU from which on a box is positive, and the weights of its box deltas (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)
 STAGE_BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 STAGES = len(STAGE_IOUS)
@@ -81,7 +81,7 @@ def cascade_mask_rcnn(body: ResNet, num_classes: int, options: CascadeMaskRcnnOp
     return detector
 
 
-class CascadeRoIHeads(ImagewiseRoIHeads):
+class CascadeRoIHeads(PerImageRoIHeads):
     """Three box heads in a row; see `cascade_rcnn`.
 
     Args:
@@ -89,7 +89,7 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
         loss_weights: one for each stage.
     """
 
-    def __init__(self, single: ImagewiseRoIHeads, loss_weights: Sequence[float]) -> None:
+    def __init__(self, single: PerImageRoIHeads, loss_weights: Sequence[float]) -> None:
         first = single.box_head
         inputs, channels = first.fc6.in_features, first.fc7.out_features
         super().__init__(
@@ -106,40 +106,40 @@ class CascadeRoIHeads(ImagewiseRoIHeads):
         self.box_coders = [Float32BoxCoder(weights) for weights in STAGE_BOX_WEIGHTS]
         self.box_coder = self.box_coders[-1]  # of detections
 
-    def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
+    def box_loss(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
         """Draw samples, and give the losses of boxes of all stages; the samples are those of the first one."""
         samples = drawn = self.draw_samples(proposals, targets)
         losses = {}
         for stage in range(STAGES):
-            logits, codes = self._predict_stage(stage, features, samples.boxes, image_shapes)
-            loss_classifier, loss_box_reg = self.box_losses(
-                logits, _for_all_classes(codes, logits), samples, targets, self.box_coders[stage]
+            logits, box_deltas = self._predict_stage(stage, features, samples.boxes, image_shapes)
+            loss_classifier, loss_box_reg = self.sample_losses(
+                logits, _for_all_classes(box_deltas, logits), samples, targets, self.box_coders[stage]
             )
             losses[f"loss_classifier_{stage + 1}"] = self.loss_weights[stage] * loss_classifier
             losses[f"loss_box_reg_{stage + 1}"] = self.loss_weights[stage] * loss_box_reg
             if stage < STAGES - 1:
-                samples = self._label(stage + 1, self._move(stage, codes, samples.boxes, image_shapes), targets)
+                samples = self._label(stage + 1, self._move(stage, box_deltas, samples.boxes, image_shapes), targets)
         return drawn, losses
 
-    def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
+    def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Give `boxes`, `labels` and `scores` of each image."""
         probabilities = []
         for stage in range(STAGES):
-            logits, codes = self._predict_stage(stage, features, proposals, image_shapes)
+            logits, box_deltas = self._predict_stage(stage, features, proposals, image_shapes)
             probabilities.append(logits.softmax(-1))
             if stage < STAGES - 1:
-                proposals = self._move(stage, codes, proposals, image_shapes)
+                proposals = self._move(stage, box_deltas, proposals, image_shapes)
         mean_logits = torch.stack(probabilities).mean(0).log()  # whose softmax is the mean
-        return self.choose_detections(mean_logits, _for_all_classes(codes, logits), proposals, image_shapes)
+        return self.postprocess_detections(mean_logits, _for_all_classes(box_deltas, logits), proposals, image_shapes)
 
     def _predict_stage(self, stage: int, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, boxes, image_shapes)
-        logits, codes = self.box_predictor[stage](self.box_head[stage](pooled))
-        return at_least_float32(logits), codes
+        logits, box_deltas = self.box_predictor[stage](self.box_head[stage](pooled))
+        return at_least_float32(logits), box_deltas
 
-    def _move(self, stage: int, codes: Tensor, boxes: list[Tensor], image_shapes) -> list[Tensor]:
+    def _move(self, stage: int, box_deltas: Tensor, boxes: list[Tensor], image_shapes) -> list[Tensor]:
         """Give the boxes that a stage makes of its proposals; the next one does not teach it where to put them."""
-        moved = self.box_coders[stage].decode(codes.detach(), boxes).view(-1, 4).split([len(own) for own in boxes])
+        moved = self.box_coders[stage].decode(box_deltas.detach(), boxes).view(-1, 4).split([len(own) for own in boxes])
         return [clip_boxes_to_image(own, shape) for own, shape in zip(moved, image_shapes, strict=True)]
 
     def _label(self, stage: int, boxes: list[Tensor], targets: list[dict]) -> Samples:
@@ -162,9 +162,9 @@ def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:
     return predictor
 
 
-def _for_all_classes(codes: Tensor, logits: Tensor) -> Tensor:
-    """Repeat the codes `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
-    return codes.repeat(1, logits.shape[1])
+def _for_all_classes(box_deltas: Tensor, logits: Tensor) -> Tensor:
+    """Repeat the box deltas `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
+    return box_deltas.repeat(1, logits.shape[1])
 
 
 # boxes are moved alike for all classes

@@ -27,7 +27,7 @@ DETECTORS: dict[str, DetectorSpec] = {
 }
 
 
-def resize_of(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
+def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
     """Return how a detector's images are resized, by the "data" of a config as plain values; see `build_detector`.
 
     Raises:
@@ -76,6 +76,6 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
         num_classes,
         read_options(spec.options, model.get(name, {}), f"model.{name}"),
         **({"fpn": read_options(FpnOptions, model.get("fpn", {}), "model.fpn")} if spec.uses_fpn else {}),
-        transform=resize_of(spec, data).transform(spec.mean, spec.std),
+        transform=build_resize(spec, data).transform(spec.mean, spec.std),
         dcn=DeformOptions(**dcn, backend=model.get("dcn_backend", "auto")),
     )

@@ -10,10 +10,10 @@ from torchvision.models.resnet import ResNet
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
 from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
-from .roi_heads import ImagewiseRoIHeads
+from .roi_heads import PerImageRoIHeads
 from .roi_pool import roi_pool
 from .transform import DetectorTransform
-from .two_stage import ImagewiseRPN
+from .two_stage import PerImageRPN
 
 ROI_SIZE = 7
 
@@ -72,7 +72,7 @@ def faster_rcnn(
     pool = roi_pool(
         level_names(backbone), ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
     )
-    heads = ImagewiseRoIHeads(
+    heads = PerImageRoIHeads(
         pool,
         TwoMLPHead(backbone.out_channels * ROI_SIZE**2, options.box_head_channels),
         FastRCNNPredictor(options.box_head_channels, num_classes + 1),  # the background is class 0
@@ -81,7 +81,7 @@ def faster_rcnn(
         nms_threshold=options.nms_threshold,
         detections_per_image=options.detections_per_image,
     )
-    rpn = ImagewiseRPN(
+    rpn = PerImageRPN(
         backbone.out_channels,
         anchor_sizes=options.anchor_sizes,
         aspect_ratios=options.aspect_ratios,

@@ -23,7 +23,7 @@ HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
 
 
-class ImagewiseFCOSHead(FCOSHead):
+class PerImageFCOSHead(FCOSHead):
     """torchvision's head of FCOS with losses that are means over the images of a batch."""
 
     def compute_loss(
@@ -43,7 +43,7 @@ class ImagewiseFCOSHead(FCOSHead):
         """
         head_outputs = in_float32(head_outputs)
         single = [
-            super(ImagewiseFCOSHead, self).compute_loss(
+            super(PerImageFCOSHead, self).compute_loss(
                 [target], {name: output[i : i + 1] for name, output in head_outputs.items()}, [places], [matched]
             )
             for i, (target, places, matched) in enumerate(zip(targets, anchors, matched_idxs, strict=True))
@@ -51,7 +51,7 @@ class ImagewiseFCOSHead(FCOSHead):
         return {f"loss_{name}": torch.stack([losses[name] for losses in single]).mean() for name in single[0]}
 
 
-class ImagewiseFCOS(FCOS):
+class PerImageFCOS(FCOS):
     """torchvision's FCOS with losses that are means over the images of a batch.
 
     torchvision, as the paper, divides the losses of a batch by the places that are to detect something in all of its
@@ -97,7 +97,7 @@ def fcos(
     fpn: FpnOptions,
     transform: DetectorTransform,
     dcn: DeformOptions,
-) -> ImagewiseFCOS:
+) -> PerImageFCOS:
     """Build FCOS on a pyramid, see `DetectorSpec.build`.
 
     A map of stride s detects the boxes whose farthest side is 4s to 8s pixels from the place that detects them; the
@@ -118,10 +118,10 @@ def fcos(
         )
     if not 0 <= options.dcn_convs <= HEAD_CONVS:
         raise ValueError(f"`dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {options.dcn_convs}")
-    head = ImagewiseFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)
+    head = PerImageFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)
     for tower in (head.classification_head.conv, head.regression_head.conv):
         _deform_last(tower, options.dcn_convs, dcn)
-    detector = ImagewiseFCOS(
+    detector = PerImageFCOS(
         backbone,
         num_classes + 1,
         # a square of one stride about each place

@@ -30,7 +30,7 @@ def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts:
 
     It is `faster_rcnn` with masks: targets hold `masks`, uint8 `(n, H, W)`, beside their boxes, the losses
     `loss_mask`, and detections `masks`, `(n, 1, H, W)` with probabilities in the image given. The loss is a mean over
-    images of the mean over the positive samples of each, see `ImagewiseRoIHeads`.
+    images of the mean over the positive samples of each, see `PerImageRoIHeads`.
 
     Raises:
         ValueError: as `faster_rcnn`.

@@ -84,12 +84,12 @@ NonNegativeFloat = Annotated[float, Bounds(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Bounds(ge=0, le=1)]
 
 
-def hints_of(kind: type) -> dict[str, Any]:
+def field_annotations(kind: type) -> dict[str, Any]:
     """Return the annotations of a class by field, with their marks."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def docs_of(kind: type) -> dict[str, str]:
+def field_docs(kind: type) -> dict[str, str]:
     """Return the sentences below the fields of a dataclass and of those that it inherits from, by field."""
     docs = {}
     for part in reversed(kind.__mro__):

@@ -18,7 +18,7 @@ from .options import read_options
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
@@ -66,14 +66,14 @@ class Predictor:
         file = file / LAST if file.is_dir() else file
         state = load_checkpoint(file)
         config = state["config"]
-        model = restore_detector(state, file, config=with_threshold(config, score_threshold), weights=weights)
+        model = restore_detector(state, file, config=set_score_threshold(config, score_threshold), weights=weights)
         device = device or config.get("device", "auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model, state["class_names"], device=device, amp=config.get("train", {}).get("amp", "off"))
 
     def __call__(
-        self, images: Picture | Sequence[Picture], *, batch_size: int = 1
+        self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Detect objects in an image, or in each of a list.
 
@@ -117,7 +117,7 @@ class Predictor:
         return found
 
 
-def with_threshold(config: Mapping[str, Any], score_threshold: float) -> dict[str, Any]:
+def set_score_threshold(config: Mapping[str, Any], score_threshold: float) -> dict[str, Any]:
     """Return a config, see `build_detector`, whose detector leaves out what scores less, unless it does so already.
 
     The detector itself does, before it makes masks. As NMS goes from the best score on, nothing above changes.
@@ -134,7 +134,7 @@ def with_threshold(config: Mapping[str, Any], score_threshold: float) -> dict[st
     return {**config, "model": {**model, name: {**options, "score_threshold": least}}}
 
 
-def image_tensor(image: Picture) -> Tensor:
+def image_tensor(image: ImageInput) -> Tensor:
     """Turn an image of any kind, see `Predictor`, into a `(3, H, W)` uint8 tensor.
 
     Raises:

@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from .transform import DetectorTransform, LetterboxTransform, letterbox_place
+from .transform import DetectorTransform, LetterboxTransform, letterbox_geometry
 
 # of `Resize`
 KINDS = ("shortest", "stretch", "letterbox")
@@ -79,7 +79,7 @@ class Letterbox(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Find where an image lies in the square."""
-        size, margins = letterbox_place(v2.query_size(flat_inputs), self.side)
+        size, margins = letterbox_geometry(v2.query_size(flat_inputs), self.side)
         top, left, bottom, right = margins
         return {"size": [*size], "padding": [left, top, right, bottom]}
 

@@ -15,7 +15,7 @@ from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
 from .transform import DetectorTransform
 
 
-class ImagewiseRetinaNet(RetinaNet):
+class PerImageRetinaNet(RetinaNet):
     """torchvision's RetinaNet; its losses are means over the images of a batch, and so they are in torchvision.
 
     Each image's losses are sums over its anchors, divided by the number of those that are positive. Nothing is drawn by
@@ -72,7 +72,7 @@ def retinanet(
     fpn: FpnOptions,
     transform: DetectorTransform,
     dcn: DeformOptions,
-) -> ImagewiseRetinaNet:
+) -> PerImageRetinaNet:
     """Build RetinaNet on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
 
     Output 0 of the head stays unused, since labels count from 1.
@@ -90,7 +90,7 @@ def retinanet(
             f"`negative_iou` must be at most `positive_iou` = {options.positive_iou}, got {options.negative_iou}"
         )
     scales = [2 ** (step / options.scales_per_octave) for step in range(options.scales_per_octave)]
-    detector = ImagewiseRetinaNet(
+    detector = PerImageRetinaNet(
         backbone,
         num_classes + 1,
         anchor_generator=Float32Anchors(

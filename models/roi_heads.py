@@ -10,7 +10,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, mask
 from .boxes import Float32BoxCoder, at_least_float32
 from .sampling import ImageSampler
 
-BOX_SALT = 0x424F58
+BOX_SEED_OFFSET = 0x424F58
 # Of the sample that the heads are trained on, and from which IoU on it is positive.
 POSITIVE_FRACTION, POSITIVE_IOU = 0.25, 0.5
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -30,7 +30,7 @@ class Samples(NamedTuple):
     labels: list[Tensor]
 
 
-class ImagewiseRoIHeads(RoIHeads):
+class PerImageRoIHeads(RoIHeads):
     """torchvision's heads, whose samples are drawn by seed and whose losses are means over images.
 
     The losses of boxes are divided by full samples of all images. An image's loss of masks is the mean over its
@@ -40,7 +40,7 @@ class ImagewiseRoIHeads(RoIHeads):
     Args:
         box_roi_pool: of `roi_pool`.
         box_head: maps pooled features to vectors.
-        box_predictor: maps these to logits of classes, background first, and codes of boxes.
+        box_predictor: maps these to logits of classes, background first, and box deltas.
         batch_size: proposals per image to be trained on.
         score_threshold: detections below are dropped.
         nms_threshold: IoU above which the lower of two detections of a class is dropped.
@@ -71,7 +71,7 @@ class ImagewiseRoIHeads(RoIHeads):
             nms_thresh=nms_threshold,
             detections_per_img=detections_per_image,
         )
-        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=BOX_SALT)
+        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, seed_offset=BOX_SEED_OFFSET)
         self.box_coder = Float32BoxCoder(BOX_WEIGHTS)
 
     def forward(
@@ -83,22 +83,22 @@ class ImagewiseRoIHeads(RoIHeads):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Give detections and losses, of which one is empty, as torchvision's heads do."""
         if self.training:
-            samples, losses = self.learn_boxes(features, proposals, image_shapes, targets)
+            samples, losses = self.box_loss(features, proposals, image_shapes, targets)
             if self.has_mask():
                 losses["loss_mask"] = self._mask_loss(features, samples, image_shapes, targets)
             return [], losses
-        detections = self.detect_boxes(features, proposals, image_shapes)
+        detections = self.box_predictions(features, proposals, image_shapes)
         if self.has_mask():
             logits = self._mask_logits(features, [found["boxes"] for found in detections], image_shapes)
             masks = maskrcnn_inference(logits, [found["labels"] for found in detections])
             detections = [found | {"masks": own} for found, own in zip(detections, masks, strict=True)]
         return detections, {}
 
-    def learn_boxes(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
+    def box_loss(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
         """Draw samples and give the losses of boxes; the samples are what masks are learned from."""
         samples = self.draw_samples(proposals, targets)
-        logits, codes = self._predict(features, samples.boxes, image_shapes)
-        loss_classifier, loss_box_reg = self.box_losses(logits, codes, samples, targets, self.box_coder)
+        logits, box_deltas = self._predict(features, samples.boxes, image_shapes)
+        loss_classifier, loss_box_reg = self.sample_losses(logits, box_deltas, samples, targets, self.box_coder)
         return samples, {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
 
     def draw_samples(self, proposals: list[Tensor], targets: list[dict]) -> Samples:
@@ -112,33 +112,33 @@ class ImagewiseRoIHeads(RoIHeads):
             *([own[places] for own, places in zip(each, drawn, strict=True)] for each in (boxes, matched, labels))
         )
 
-    def box_losses(
-        self, logits: Tensor, codes: Tensor, samples: Samples, targets: list[dict], coder: BoxCoder
+    def sample_losses(
+        self, logits: Tensor, box_deltas: Tensor, samples: Samples, targets: list[dict], coder: BoxCoder
     ) -> tuple[Tensor, ...]:
         """Return the losses of classes and of boxes, means over images, of what was predicted for samples."""
         true = [  # of backgrounds it does not matter what
             target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
             for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
         ]
-        losses = fastrcnn_loss(logits, codes, samples.labels, coder.encode(true, samples.boxes))
+        losses = fastrcnn_loss(logits, box_deltas, samples.labels, coder.encode(true, samples.boxes))
         return tuple(self.sampler.mean_over_images(loss, samples.labels) for loss in losses)
 
-    def detect_boxes(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
+    def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Give `boxes`, `labels` and `scores` of each image."""
-        logits, codes = self._predict(features, proposals, image_shapes)
-        return self.choose_detections(logits, codes, proposals, image_shapes)
+        logits, box_deltas = self._predict(features, proposals, image_shapes)
+        return self.postprocess_detections(logits, box_deltas, proposals, image_shapes)
 
-    def choose_detections(self, logits, codes, proposals, image_shapes) -> list[dict[str, Tensor]]:
+    def postprocess_detections(self, logits, box_deltas, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Take the best of all classes and boxes; see torchvision's `postprocess_detections`."""
-        found = self.postprocess_detections(logits, codes, proposals, image_shapes)
+        found = super().postprocess_detections(logits, box_deltas, proposals, image_shapes)
         return [
             {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
         ]
 
     def _predict(self, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
         pooled = self.box_roi_pool(features, boxes, image_shapes)
-        logits, codes = self.box_predictor(self.box_head(pooled))
-        return at_least_float32(logits), codes
+        logits, box_deltas = self.box_predictor(self.box_head(pooled))
+        return at_least_float32(logits), box_deltas
 
     def _mask_logits(self, features, boxes, image_shapes) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes, image_shapes)

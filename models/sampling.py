@@ -17,13 +17,13 @@ class ImageSampler:
     Args:
         batch_size_per_image: places drawn from an image that has enough of them.
         positive_fraction: bound on the share of positives.
-        salt: sets apart the streams of samplers that get the same seeds.
+        seed_offset: sets apart the streams of samplers that get the same seeds.
     """
 
-    def __init__(self, batch_size_per_image: int, positive_fraction: float, *, salt: int) -> None:
+    def __init__(self, batch_size_per_image: int, positive_fraction: float, *, seed_offset: int) -> None:
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        self.salt = salt
+        self.seed_offset = seed_offset
 
     def __call__(self, labels: list[Tensor], targets: list[dict]) -> list[Tensor]:
         """Draw from each image.
@@ -53,7 +53,7 @@ class ImageSampler:
         return torch.where(missing < full, loss * share, 0)
 
     def _draw(self, labels: Tensor, seed: int | None) -> Tensor:
-        generator = None if seed is None else _generator(labels.device).manual_seed(seed ^ self.salt)
+        generator = None if seed is None else _generator(labels.device).manual_seed(seed ^ self.seed_offset)
         order = torch.randperm(len(labels), generator=generator, device=labels.device)
         # The first of a shuffled row are a random sample; counting along it, unlike `torch.where`, needs no wait.
         shuffled = labels[order]

@@ -46,7 +46,7 @@ class LetterboxTransform(DetectorTransform):
     def _place(self, image: Tensor, fill: Tensor) -> Tensor:
         """Scale an image to fit a square that is filled with a colour, `(3,)`."""
         side = self.min_size[-1]
-        (height, width), (top, left, _, _) = letterbox_place(tuple(image.shape[-2:]), side)
+        (height, width), (top, left, _, _) = letterbox_geometry(tuple(image.shape[-2:]), side)
         square = fill[:, None, None].repeat(1, side, side)
         scaled = interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         square[:, top : top + height, left : left + width] = scaled
@@ -54,7 +54,7 @@ class LetterboxTransform(DetectorTransform):
 
     def margins(self, size: Size) -> Margins:
         """Return the pixels that are filled above, left, below and right of an image (height, width) when resized."""
-        return letterbox_place(size, self.min_size[-1])[1]
+        return letterbox_geometry(size, self.min_size[-1])[1]
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]
@@ -74,7 +74,7 @@ class LetterboxTransform(DetectorTransform):
         return result
 
 
-def letterbox_place(size: Size, side: int) -> tuple[Size, Margins]:
+def letterbox_geometry(size: Size, side: int) -> tuple[Size, Margins]:
     """Return the (height, width) that an image is scaled to in a square, and the margins above, left, below, right."""
     longest = max(size)
     height, width = (max(1, round(pixels * side / longest)) for pixels in size)
@@ -84,6 +84,6 @@ def letterbox_place(size: Size, side: int) -> tuple[Size, Margins]:
 
 def _scale_and_shift(boxes: Tensor, original: Size, side: int) -> tuple[Tensor, Tensor]:
     """Return what boxes `(n, 4)` of an image are multiplied by, and what is added then, to have them in its square."""
-    (height, width), (top, left, _, _) = letterbox_place(original, side)
+    (height, width), (top, left, _, _) = letterbox_geometry(original, side)
     scale = torch.tensor([width / original[1], height / original[0]] * 2, dtype=boxes.dtype, device=boxes.device)
     return scale, torch.tensor([left, top] * 2, dtype=boxes.dtype, device=boxes.device)

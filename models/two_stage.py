@@ -21,11 +21,11 @@ from .boxes import Float32Anchors, Float32BoxCoder
 from .sampling import ImageSampler, all_labelled
 
 # In the lower 32 bits, which are all that a CPU's generator takes of a seed.
-RPN_SALT = 0x52504E
+RPN_SEED_OFFSET = 0x52504E
 POSITIVE_FRACTION = 0.5
 
 
-class ImagewiseRPN(RegionProposalNetwork):
+class PerImageRPN(RegionProposalNetwork):
     """torchvision's RPN, whose samples are drawn by seed and whose losses are means over images.
 
     Boxes are float32 under autocast too.
@@ -63,7 +63,7 @@ class ImagewiseRPN(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
-        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, salt=RPN_SALT)
+        self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, seed_offset=RPN_SEED_OFFSET)
         self.fg_bg_sampler = all_labelled  # the samples are drawn where the targets are at hand
 
     def assign_targets_to_anchors(

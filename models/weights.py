@@ -32,7 +32,7 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     Raises:
         ValueError: if there are no such weights, they cannot be downloaded, or do not fit the network.
     """
-    state = _read_file(Path(weights)) if names_file(weights) else _download(name, weights)
+    state = _read_file(Path(weights)) if is_file_name(weights) else _download(name, weights)
     own = network.state_dict()
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape and not key.startswith("fc.")]
     missing = [key for key in own if key not in state and not _may_be_new(key)]
@@ -46,7 +46,7 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     return LoadReport(len(taken), [key for key in own if key not in taken], [key for key in state if key not in taken])
 
 
-def names_file(weights: str) -> bool:
+def is_file_name(weights: str) -> bool:
     """Whether weights are meant as a file, and not as one of torchvision's names."""
     return bool(Path(weights).suffix) or "/" in weights
 

@@ -19,7 +19,7 @@ from engine.config.loading import CONFIG_DIR, load_config
 from engine.devices.precision import to_device
 from engine.training.optimizer import build_optimizer
 from models import DETECTORS, replaced_convs
-from models.options import hints_of
+from models.options import field_annotations
 
 CONFIGS = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
 # one of each detector, and those of the README
@@ -34,7 +34,7 @@ SMALL = [
     *(
         f"model.{name}={{rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}}"
         for name, spec in DETECTORS.items()
-        if "rpn_batch_size" in hints_of(spec.options)
+        if "rpn_batch_size" in field_annotations(spec.options)
     ),
 ]
 

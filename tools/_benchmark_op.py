@@ -61,12 +61,12 @@ def choose_backends(names: list[str] | None, probe: Tensor) -> list[str]:
     for name in names or []:
         if name not in BACKENDS:
             raise ValueError(f"unknown DCN backend {name!r}, known: {', '.join(BACKENDS)}")
-        if (reason := BACKENDS[name].can_run(probe)) is not None:
+        if (reason := BACKENDS[name].unavailable_reason(probe)) is not None:
             raise ValueError(f"DCN backend {name!r} cannot run here: {reason}")
     for name, backend in BACKENDS.items():
-        if not names and (reason := backend.can_run(probe)) is not None:
+        if not names and (reason := backend.unavailable_reason(probe)) is not None:
             print(f"without {name}: {reason}")
-    return names or [name for name, backend in BACKENDS.items() if backend.can_run(probe) is None]
+    return names or [name for name, backend in BACKENDS.items() if backend.unavailable_reason(probe) is None]
 
 
 def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data.files import atomic_path
-from data.sources import Source
+from data.media_files import MediaFile
 from data.video import video_comment
 from engine.display import log
 from engine.evaluation import coco_results
@@ -79,7 +79,7 @@ def read_ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
             yield waiting.popleft().result()
 
 
-def plan_files(sources: Iterable[Source], folder: Path) -> dict[Source, Path]:
+def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Path]:
     """Choose where the result of each source goes, and make the folder.
 
     Raises:

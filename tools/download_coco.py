@@ -75,9 +75,9 @@ def show_plan(archives: Mapping[download.Archive, bool], out: Path) -> None:
     """Print what will be downloaded and how much room it takes; raise `ValueError` where there is too little."""
     rows, total, needed = [], 0, 0
     for archive, there in archives.items():
-        rest = 0 if there else archive.missing_bytes(out)
+        rest = 0 if there else archive.bytes_missing(out)
         state = "is there" if there else "goes on" if 0 < rest < archive.size else ""
-        rows.append((archive.zip_in(out).name, f"{rest / 1e9:.2f}", f"{archive.unpacked / 1e9:.2f}", state))
+        rows.append((archive.zip_path(out).name, f"{rest / 1e9:.2f}", f"{archive.unpacked / 1e9:.2f}", state))
         total += rest
         needed += 0 if there else rest + archive.unpacked
     print(format_table(("archive", "GB to download", "GB unpacked", ""), rows))
@@ -95,7 +95,7 @@ def agreed() -> bool:
 
 def load(missing: Sequence[download.Archive], args: argparse.Namespace) -> None:
     """Fetch and unpack one archive after the other; raise `ValueError` where there is no curl to fetch them."""
-    urls = [archive.url(args.mirror) for archive in missing if not archive.zip_in(args.out).is_file()]
+    urls = [archive.url(args.mirror) for archive in missing if not archive.zip_path(args.out).is_file()]
     if urls and not shutil.which("curl"):
         raise ValueError(
             f"curl is not installed; install it, or put these files into {args.out} and give the same command again: "

@@ -33,7 +33,7 @@ from engine.export import (
 )
 from engine.inference import restore_model
 from engine.weights import Trained, load_trained
-from models import resize_of
+from models import build_resize
 from models.checkpoint import choose_weights
 
 EPILOG = """examples:
@@ -169,7 +169,7 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
         "category_ids": trained.state["category_ids"],
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
-        "resize": dataclasses.asdict(resize_of(trained.config.model.spec, trained.config.data.model_dump())),
+        "resize": dataclasses.asdict(build_resize(trained.config.model.spec, trained.config.data.model_dump())),
         "least_side": least_side(model),
         "normalized_inside": {"mean": transform.image_mean, "std": transform.image_std},
         "weights": choose_weights(trained.state, weights, trained.path),

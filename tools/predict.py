@@ -23,9 +23,9 @@ from _predict_files import (
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data import CocoAnnotations, ImageError, load_annotations, read_image, stated_size
+from data import CocoAnnotations, ImageError, declared_size, load_annotations, read_image
 from data.files import write_json
-from data.sources import Source, find_sources
+from data.media_files import MediaFile, find_media_files
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.config import describe_unused, unused_overrides
 from engine.display import Progress, counted, draw_found, format_table, log, start_logging
@@ -105,7 +105,7 @@ def main() -> None:
     """Look, draw and write."""
     args = parse_arguments()
     start_logging()
-    sources = find_sources(args.inputs, leave_out=args.out)
+    sources = find_media_files(args.inputs, exclude=args.out)
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
     trained = load_trained(args.run, args.overrides)
@@ -130,7 +130,7 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def check_videos(videos: Sequence[Source], args: argparse.Namespace) -> None:
+def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
     """Raise `ValueError` for what does not go with videos, or without any."""
     if videos:
         load_av()
@@ -140,7 +140,7 @@ def check_videos(videos: Sequence[Source], args: argparse.Namespace) -> None:
         raise ValueError("--every is about videos, and no input is one")
 
 
-def read_annotations(file: Path, sources: Sequence[Source], trained: Trained) -> dict[Path, dict[str, Any]]:
+def read_annotations(file: Path, sources: Sequence[MediaFile], trained: Trained) -> dict[Path, dict[str, Any]]:
     """Find the entry of an annotation file for each picture, and check that its categories are those of the run."""
     split: CocoAnnotations = load_annotations(file.parent, file, invalid_boxes="clip", check_images="never")
     check_categories(trained.state, split.class_names, split.category_ids, trained.path, file)
@@ -150,8 +150,8 @@ def read_annotations(file: Path, sources: Sequence[Source], trained: Trained) ->
 
 def look_at_pictures(
     predictor: Predictor,
-    pictures: Sequence[Source],
-    files: dict[Source, Path],
+    pictures: Sequence[MediaFile],
+    files: dict[MediaFile, Path],
     findings: Findings,
     known: dict[Path, dict[str, Any]] | None,
     args: argparse.Namespace,
@@ -160,16 +160,16 @@ def look_at_pictures(
 ) -> None:
     """Find objects in pictures, draw them into files, and note them."""
 
-    def read(source: Source) -> tuple[Source, Tensor | ImageError]:
+    def read(source: MediaFile) -> tuple[MediaFile, Tensor | ImageError]:
         try:
-            image = read_image(source.path, stated_size(known[source.path]) if known else None)
+            image = read_image(source.path, declared_size(known[source.path]) if known else None)
             if max(image.size) > most_narrow * min(image.size):
                 raise ImageError(f"image {source.path} is too narrow, nothing is left of it at data.max_size")
             return source, pil_to_tensor(image)
         except ImageError as error:
             return source, error
 
-    def readable() -> Iterator[tuple[Source, Tensor]]:
+    def readable() -> Iterator[tuple[MediaFile, Tensor]]:
         stream = read_ahead(read, pictures)
         for source, image in Progress().track(stream, "predict", len(pictures), unit=" images"):
             if isinstance(image, ImageError):
@@ -188,7 +188,7 @@ def look_at_pictures(
 
 
 def look_at_video(
-    predictor: Predictor, source: Source, file: Path | None, findings: Findings, args: argparse.Namespace
+    predictor: Predictor, source: MediaFile, file: Path | None, findings: Findings, args: argparse.Namespace
 ) -> None:
     """Find objects in the frames of a video, draw them into another, and note them."""
 

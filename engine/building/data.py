@@ -19,7 +19,7 @@ from data import (
     train_loader,
 )
 from data.files import write_json
-from models import resize_of
+from models import build_resize
 
 from ..config import DataConfig, RunConfig
 from ..display import Progress
@@ -134,7 +134,7 @@ def build_train_loader(
     """Build the loader of this process's share of the shuffled training steps."""
     data, spec = config.data, config.model.spec
     jitter = data.large_scale_jitter
-    resize = resize_of(spec, data.model_dump())
+    resize = build_resize(spec, data.model_dump())
     transform = TrainTransform(
         resize.train_steps,
         fill=tuple(round(255 * mean) for mean in spec.mean),

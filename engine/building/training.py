@@ -196,7 +196,7 @@ def _drawer(
     """Return the trainer's `draw`."""
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
-        shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).blank()]
+        shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).dummy()]
         pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
         image, target = next(iter(first_samples(config, val, 1, keep_empty=False)), shown[0])
         pixels = box_centres(target["boxes"], PICTURE_POINTS, image)

@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
-from models.options import docs_of, hints_of
+from models.options import field_annotations, field_docs
 
 
 class Section(BaseModel):
@@ -21,7 +21,7 @@ class Section(BaseModel):
 @cache
 def section_of(options: type) -> type[Section]:
     """Make a section of a dataclass of options, see `models.options`."""
-    kinds, docs = hints_of(options), docs_of(options)
+    kinds, docs = field_annotations(options), field_docs(options)
     defaults = options()
     fields = {
         field.name: (kinds[field.name], Field(getattr(defaults, field.name), description=docs.get(field.name)))

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data import segmentation_problem, stated_size, to_rle
+from data import declared_size, segmentation_problem, to_rle
 
 from .figures import COCO_FIGURES, MASK_PREFIX
 from .results import check_results, has_masks, image_size
@@ -66,7 +66,7 @@ def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], k
 
 def _match(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str) -> COCOeval:
     """Match by "bbox" or "segm", of results that were checked."""
-    sizes = {entry["id"]: stated_size(entry) for entry in ground_truth["images"]}
+    sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
     judged = []
     for index, entry in enumerate(results, start=1):
         has_box = bool(entry.get("bbox"))

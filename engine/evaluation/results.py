@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from data import segmentation_problem, stated_size
+from data import declared_size, segmentation_problem
 
 
 def check_results(ground_truth: dict[str, Any], results: Any) -> None:
@@ -12,7 +12,7 @@ def check_results(ground_truth: dict[str, Any], results: Any) -> None:
         is_data_set = isinstance(results, dict) and "annotations" in results
         hint = ", a data set: tools/predict.py writes a list with --annotations" if is_data_set else ""
         raise ValueError(f"COCO results must be a list of detections, got {type(results).__name__}{hint}")
-    sizes = {entry["id"]: stated_size(entry) for entry in ground_truth["images"]}
+    sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
     known = {"image_id": set(sizes), "category_id": {entry["id"] for entry in ground_truth["categories"]}}
     masked = has_masks(results)
     for index, entry in enumerate(results):

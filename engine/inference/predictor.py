@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.predictor import Predictor, with_threshold
+from models.predictor import Predictor, set_score_threshold
 
 from ..building import check_dcn_backend
 from ..config import check_config
@@ -41,7 +41,7 @@ def load_predictor(
 
 def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str | None = None) -> Predictor:
     """Make a predictor of a checkpoint that was read; see `load_predictor`."""
-    values = with_threshold(trained.config.model_dump(mode="json"), score_threshold)
+    values = set_score_threshold(trained.config.model_dump(mode="json"), score_threshold)
     config = check_config(values, str(trained.path))
     device = pick_device(config.device)
     check_dcn_backend(config.model, device)

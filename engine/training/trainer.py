@@ -181,7 +181,7 @@ class Trainer:
             while not parts[-1].ends_step:
                 parts.append(next(batches))
         except (ImageError, WorkerError) as error:
-            return [self.loader.dataset.blank_batch()], error
+            return [self.loader.dataset.dummy_batch()], error
         return parts, None
 
     def _is_due(self, step: int, every: int) -> bool:

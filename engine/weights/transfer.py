@@ -11,7 +11,7 @@ from models import DETECTORS
 from models.checkpoint import choose_weights
 from models.detector import ClassRows
 from models.options import Affects
-from models.weights import names_file
+from models.weights import is_file_name
 
 from ..config import ModelConfig, check_config, is_used, keys_that_affect, options_that_deform
 from ..display import first_lines
@@ -77,7 +77,7 @@ def check_start(model: ModelConfig) -> None:
         ValueError: if it does. One of torchvision's names is let through, as it stands in every recipe; it is not read.
     """
     backbone = model.backbone.weights
-    if model.weights and backbone and names_file(backbone):
+    if model.weights and backbone and is_file_name(backbone):
         raise ValueError(
             f"model.weights {model.weights!r} holds a whole detector, its backbone too, so that model.backbone.weights "
             f"must not name a file besides, got {backbone!r}: set one of them to null"

@@ -79,7 +79,7 @@ def test_transform_gets_picture_and_target_and_what_the_step_asks_for(annotation
     )
     assert dataset[0] == ((80, 40), (40, 80), {"size": None, "strong": True})
     assert dataset.read(0, 64, strong=False) == ((80, 40), (40, 80), {"size": 64, "strong": False})
-    assert dataset.blank(64, strong=False) == ((64, 64), (64, 64), {"size": 64, "strong": False})
+    assert dataset.dummy(64, strong=False) == ((64, 64), (64, 64), {"size": 64, "strong": False})
 
 
 def test_vanished_image_is_named(annotations, tmp_path):

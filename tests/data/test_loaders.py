@@ -58,12 +58,12 @@ class Numbers(Dataset):
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.rand(3), {"image_id": index, "asked": (size, strong)}
 
-    def blank(self, size: int | None, strong: bool) -> tuple[torch.Tensor, dict]:
+    def dummy(self, size: int | None, strong: bool) -> tuple[torch.Tensor, dict]:
         return torch.rand(3), {"image_id": -1, "asked": (size, strong), "boxes": torch.zeros(0, 4)}
 
 
 def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
-    return [[index for index, _ in batch.draws] for batch in sampler]
+    return [[index for index, _ in batch.samples] for batch in sampler]
 
 
 def ids(batches: Iterable[Batch]) -> list[list[int]]:
@@ -148,7 +148,7 @@ def test_images_are_read_the_same_however_a_step_is_split(by_step):
 
 def test_targets_tell_the_seed_of_their_image():
     loader = train_loader(Numbers(14))
-    plan = [batch.draws for batch in loader.batch_sampler]
+    plan = [batch.samples for batch in loader.batch_sampler]
     assert [[(t["image_id"], t["seed"]) for t in batch.targets] for batch in loader] == plan
 
 
@@ -233,7 +233,7 @@ def test_a_blank_image_goes_through_the_transform_of_the_step(shapes):
         assert (type(target["boxes"]), tuple(target["boxes"].shape)) == (torch.Tensor, (0, 4))
         assert (target["labels"].dtype, tuple(target["labels"].shape)) == (torch.int64, (0,))
         assert (target["masks"].dtype, tuple(target["masks"].shape)) == (torch.uint8, (0, side, side))
-    (image,), (target,), weight, ends_step, unreadable = loader.dataset.blank_batch()
+    (image,), (target,), weight, ends_step, unreadable = loader.dataset.dummy_batch()
     assert (tuple(image.shape), target["image_id"], target["seed"]) == ((3, 48, 48), -1, 0)
     assert (weight, ends_step, unreadable) == (0, True, [])
 

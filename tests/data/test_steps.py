@@ -15,7 +15,7 @@ SIZES = st.integers(1, 7)
 
 
 def indices(sampler: Iterable[MicroBatch]) -> list[list[int]]:
-    return [[index for index, _ in batch.draws] for batch in sampler]
+    return [[index for index, _ in batch.samples] for batch in sampler]
 
 
 @given(RATIOS, SIZES, st.integers(0, 3), st.integers(0, 3))
@@ -34,7 +34,7 @@ def test_batches_of_one_process_are_those_of_earlier_versions():
     sampler = StepSampler([1.5, 0.5, 1.0] * 3, 2, seed=5)
     sampler.set_position(1)
     assert indices(sampler) == [[6, 5], [8, 2], [3, 0], [7, 4], [1]]
-    assert next(iter(sampler)).draws == [(6, 3758845230286133271), (5, 2253529350308858652)]
+    assert next(iter(sampler)).samples == [(6, 3758845230286133271), (5, 2253529350308858652)]
 
 
 @given(
@@ -56,7 +56,7 @@ def test_a_step_is_the_same_however_it_is_split(
     ]
     for sampler in (whole, *shares):
         sampler.set_position(epoch, start)
-    steps = [[batch.draws for batch in step] for step in by_step(whole)]
+    steps = [[batch.samples for batch in step] for step in by_step(whole)]
     split = [by_step(share) for share in shares]
     assert {len(steps)} == {len(share) for share in split} == {max(whole.steps - start, 0)}
     assert {share.steps for share in shares} == {whole.steps}
@@ -64,17 +64,17 @@ def test_a_step_is_the_same_however_it_is_split(
     assert all(len(step) == 1 for step in drawn[0])
     assert all(sizes == drawn[0] for sizes in drawn)
     for (step,), *parts in zip(steps, *split, strict=True):
-        assert [draw for part in parts for batch in part for draw in batch.draws] == step
+        assert [draw for part in parts for batch in part for draw in batch.samples] == step
         assert sum(batch.weight for part in parts for batch in part) == pytest.approx(1)
         for batch in itertools.chain(*parts):
-            assert len(batch.draws) <= batch_size
-            assert batch.weight == pytest.approx(len(batch.draws) / len(step))
+            assert len(batch.samples) <= batch_size
+            assert batch.weight == pytest.approx(len(batch.samples) / len(step))
         # else the processes would wait for each other for ever
         assert {len(part) for part in parts} == {math.ceil(math.ceil(len(step) / processes) / batch_size)}
-        counts = [sum(len(batch.draws) for batch in part) for part in parts]
+        counts = [sum(len(batch.samples) for batch in part) for part in parts]
         assert max(counts) - min(counts) <= 1
         for part in parts:
-            assert max(len(batch.draws) for batch in part) - min(len(batch.draws) for batch in part) <= 1
+            assert max(len(batch.samples) for batch in part) - min(len(batch.samples) for batch in part) <= 1
 
 
 @given(RATIOS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 45))
@@ -92,7 +92,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     def order(seed: int, epoch: int) -> list:
         sampler = StepSampler([1.5, 0.5] * 20, 4, seed=seed)
         sampler.set_position(epoch)
-        return [batch.draws for batch in sampler]
+        return [batch.samples for batch in sampler]
 
     assert order(0, 0) == order(0, 0)
     orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
@@ -106,13 +106,13 @@ def test_steps_of_one_size_mix_wide_and_tall_images(ratios, size, seed, epoch, s
     sampler = StepSampler(ratios, size, seed=seed, sizes=sizes)
     sampler.set_position(epoch)
     batches = list(sampler)
-    assert sorted(index for batch in batches for index, _ in batch.draws) == list(range(len(ratios)))
+    assert sorted(index for batch in batches for index, _ in batch.samples) == list(range(len(ratios)))
     assert len(batches) == len(sampler) == sampler.steps == math.ceil(len(ratios) / size)
     assert {batch.size for batch in batches} <= {*sizes}
     # the order of images and their seeds are those of images of one shape, whatever the sizes
     alike = StepSampler([1.0] * len(ratios), size, seed=seed)
     alike.set_position(epoch)
-    assert [batch.draws for batch in batches] == [batch.draws for batch in alike]
+    assert [batch.samples for batch in batches] == [batch.samples for batch in alike]
     assert all(batch.size is None and batch.strong for batch in alike)
 
 
@@ -132,7 +132,7 @@ def test_strong_augmentations_are_on_in_the_first_epochs(strong_epochs, expected
 
 
 def test_images_of_an_epoch_have_seeds_of_their_own():
-    seeds = [seed for batch in StepSampler([1.0] * 50, 4, seed=0) for _, seed in batch.draws]
+    seeds = [seed for batch in StepSampler([1.0] * 50, 4, seed=0) for _, seed in batch.samples]
     assert len({*seeds}) == 50
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import CocoDetection, eval_transform, load_annotations, synthetic
-from data.synthetic import SHAPES, cut, draw_image, place_shape, write_shapes
+from data.synthetic import SHAPES, clip_outline, draw_image, place_shape, write_shapes
 
 SIZE = (96, 80)
 
@@ -117,12 +117,12 @@ def test_file_says_what_was_drawn(shapes):
 def test_cut_of_a_triangle():
     # its tip at x = -4 is outside, so the image sees it from y = 20 to y = 40 at the border and to 60 at x = 12
     triangle = np.array([[-4.0, 10.0], [12.0, 10.0], [12.0, 60.0]])
-    inside = cut(triangle, SIZE)
+    inside = clip_outline(triangle, SIZE)
     assert inside.min(0) == pytest.approx([0, 10])
     assert inside.max(0) == pytest.approx([12, 60])
     assert synthetic._area(inside) == pytest.approx(400 - 4 * 12.5 / 2)
-    assert len(cut(triangle - 50, SIZE)) == 0
-    assert np.array_equal(cut(triangle + 10, SIZE), triangle + 10)
+    assert len(clip_outline(triangle - 50, SIZE)) == 0
+    assert np.array_equal(clip_outline(triangle + 10, SIZE), triangle + 10)
 
 
 def test_undeformed_shapes_are_only_turned_and_scaled():

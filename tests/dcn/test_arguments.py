@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dcn import BACKENDS, deform_conv2d, fused, vision
+from dcn import BACKENDS, deform_conv2d, torchvision_backend, triton_backend
 from dcn.functional import choose_backend
 
 SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2), "bias": (4,), "mask": (2, 6, 7, 8)}
@@ -68,18 +68,18 @@ def test_auto_takes_the_first_that_can_run():
 
 
 def on(device, dtype=torch.float32):
-    """What `can_run` looks at, of a tensor on a device that this machine may lack."""
+    """What `unavailable_reason` looks at, of a tensor on a device that this machine may lack."""
     return SimpleNamespace(device=torch.device(device), dtype=dtype)
 
 
 def test_auto_on_a_gpu_falls_back_from_torchvision_to_triton_to_the_reference(monkeypatch):
     gpu = on("cuda:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(vision, "HAS_CUDA", True)
+    monkeypatch.setattr(torchvision_backend, "HAS_CUDA", True)
     assert choose_backend("auto", gpu) == "torchvision"
-    monkeypatch.setattr(vision, "HAS_CUDA", False)
-    assert choose_backend("auto", gpu) == ("triton" if fused.HAS_TRITON else "reference")
-    monkeypatch.setattr(fused, "HAS_TRITON", False)
+    monkeypatch.setattr(torchvision_backend, "HAS_CUDA", False)
+    assert choose_backend("auto", gpu) == ("triton" if triton_backend.HAS_TRITON else "reference")
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", False)
     assert choose_backend("auto", gpu) == "reference"
     assert choose_backend("auto", on("mps")) == "torchvision"
 
@@ -100,17 +100,17 @@ def test_auto_on_a_gpu_falls_back_from_torchvision_to_triton_to_the_reference(mo
     ],
 )
 def test_a_backend_says_why_it_cannot_run(name, tensors, message, monkeypatch):
-    monkeypatch.setattr(fused, "HAS_TRITON", True)
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr(vision, "HAS_CUDA", False)
+    monkeypatch.setattr(torchvision_backend, "HAS_CUDA", False)
     with pytest.raises(ValueError, match=re.escape(message)):
         choose_backend(name, *tensors)
 
 
 def test_triton_may_be_missing(monkeypatch):
-    monkeypatch.setattr(fused, "HAS_TRITON", False)
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", False)
     with pytest.raises(ValueError, match="Triton is not installed; it comes with the CUDA builds of torch for Linux"):
         choose_backend("triton", on("cuda"))
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from dcn import BACKENDS, DeformConv2d, deform_conv2d, gather
+from dcn import BACKENDS, DeformConv2d, deform_conv2d, torch_backend
 
 FAST_BACKENDS = [
-    name for name, backend in BACKENDS.items() if name != "reference" and backend.can_run(torch.empty(0)) is None
+    name
+    for name, backend in BACKENDS.items()
+    if name != "reference" and backend.unavailable_reason(torch.empty(0)) is None
 ]
 # those that compute in float64, which finite differences need
-FINE_BACKENDS = [name for name in FAST_BACKENDS if BACKENDS[name].can_run(torch.empty(0).double()) is None]
+FINE_BACKENDS = [name for name in FAST_BACKENDS if BACKENDS[name].unavailable_reason(torch.empty(0).double()) is None]
 SHAPES = {"stride": [2, 1], "padding": [1, 0], "dilation": [1, 2]}
 
 
@@ -240,7 +242,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     tensors = make(torch.float64)
     expected = run(*tensors), *grads(run(*tensors), tensors)
     for size in (1, 1000, 2**40):
-        monkeypatch.setattr(gather, "BLOCK_BYTES", size)
+        monkeypatch.setattr(torch_backend, "BLOCK_BYTES", size)
         got = run(*tensors), *grads(run(*tensors), tensors)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b)

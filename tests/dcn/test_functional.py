@@ -17,7 +17,7 @@ HERE = [
     f"{name} on {device}"
     for device in DEVICES
     for name, backend in dcn.BACKENDS.items()
-    if backend.can_run(torch.empty(0, device=device)) is None
+    if backend.unavailable_reason(torch.empty(0, device=device)) is None
 ]
 FAST = [backend for backend in HERE if backend != "reference on cpu"]
 TRITON = [backend for backend in HERE if backend.startswith("triton")]
@@ -157,7 +157,7 @@ GEOMETRY = {
 
 @pytest.mark.parametrize("backend", TRITON)
 def test_a_program_of_the_weight_gradient_takes_several_tiles(backend, monkeypatch):
-    monkeypatch.setattr(dcn.fused, "WEIGHT_PROGRAMS", 1)
+    monkeypatch.setattr(dcn.triton_backend, "WEIGHT_PROGRAMS", 1)
     check_against_reference(make(batch=3, dtype=torch.float32), backend, **TOLERANCE[torch.float32])
 
 

@@ -8,7 +8,9 @@ from torch import nn
 from dcn import BACKENDS, DeformConv2d
 
 # those that compute in float64, which finite differences need
-CPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.can_run(torch.empty(0).double()) is None]
+CPU_BACKENDS = [
+    name for name, backend in BACKENDS.items() if backend.unavailable_reason(torch.empty(0).double()) is None
+]
 
 
 def layer(seed=0, **changes):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcn import DeformConv2d
 from models import DETECTORS, DetectorSpec, resnet
-from models.options import Deforms, hints_of
+from models.options import Deforms, field_annotations
 from tests import another_detector
 from tests.detectors import SIZES, assemble
 
@@ -32,7 +32,7 @@ def spec(detector) -> DetectorSpec:
 @pytest.fixture
 def head_dcn(spec) -> dict[str, int]:
     """Options that make a layer of each part of its head deformable, if it has such options."""
-    return {name: 1 for name, kind in hints_of(spec.options).items() if Deforms.LAYERS in get_args(kind)}
+    return {name: 1 for name, kind in field_annotations(spec.options).items() if Deforms.LAYERS in get_args(kind)}
 
 
 def build(detector: str, num_classes: int = 3, *, stages: tuple[int, ...] = (2, 3, 4), **options) -> nn.Module:

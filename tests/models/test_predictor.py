@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from data import read_image
-from models.predictor import Predictor, image_tensor, with_threshold
+from models.predictor import Predictor, image_tensor, set_score_threshold
 
 
 class Counting(torch.nn.Module):
@@ -125,11 +125,11 @@ def test_a_picture_that_is_cut_short_is_named(colours, tmp_path):
 def test_the_threshold_is_raised_and_never_lowered():
     config = {"model": {"detector": "fcos", "fcos": {"dcn_convs": 1}}, "data": {"max_size": 96}}
     for asked, least in ((0, 0.2), (0.1, 0.2), (0.7, 0.7)):
-        raised = with_threshold(config, asked)
+        raised = set_score_threshold(config, asked)
         assert raised["model"]["fcos"] == {"dcn_convs": 1, "score_threshold": least}
         assert raised["data"] == config["data"]
-    assert with_threshold(with_threshold(config, 0.9), 0.5)["model"]["fcos"]["score_threshold"] == 0.9
+    assert set_score_threshold(set_score_threshold(config, 0.9), 0.5)["model"]["fcos"]["score_threshold"] == 0.9
     assert config["model"]["fcos"] == {"dcn_convs": 1}
     for wrong in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="the score threshold must be from 0 to 1, got"):
-            with_threshold(config, wrong)
+            set_score_threshold(config, wrong)

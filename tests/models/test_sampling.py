@@ -12,8 +12,8 @@ from models.sampling import ImageSampler
 PER_IMAGE, FRACTION = 10, 0.3
 
 
-def make(salt: int = 7) -> ImageSampler:
-    return ImageSampler(PER_IMAGE, FRACTION, salt=salt)
+def make(seed_offset: int = 7) -> ImageSampler:
+    return ImageSampler(PER_IMAGE, FRACTION, seed_offset=seed_offset)
 
 
 def labels(positive: int, negative: int, ignored: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:

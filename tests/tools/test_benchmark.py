@@ -177,7 +177,7 @@ def test_mistakes_are_named_before_work(run_tool, arguments, message):
 
 def test_a_backend_that_cannot_run_says_why(run_tool, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setattr(dcn.fused, "HAS_TRITON", True)
+    monkeypatch.setattr(dcn.triton_backend, "HAS_TRITON", True)
     code, _, err = run_tool("benchmark", "op", "--device", "cpu", "--backends", "triton")
     assert code == 2
     assert "DCN backend 'triton' cannot run here: it is made for GPUs" in err

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data import DatasetError, ImageError
-from dcn import DeformConv2d, fused
+from dcn import DeformConv2d, triton_backend
 from engine.building.data import (
     build_eval_loader,
     build_train_loader,
@@ -169,7 +169,7 @@ def test_parts_that_do_not_fit(tiny_config, override, said):
 
 def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_config, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    monkeypatch.setattr(fused, "HAS_TRITON", True)
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
     asked = ["model.dcn_backend=triton"]
     check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))  # has no deformable layer
     check_dcn_backend(load_config(tiny_config, [*asked, "model.fcos.dcn_convs=1"]).model, torch.device("cpu"))

@@ -12,7 +12,7 @@ from engine.config.loading import load_config
 from engine.config.options import options_that_deform
 from engine.evaluation.detect import evaluate
 from models import DETECTORS
-from models.options import hints_of
+from models.options import field_annotations
 
 CPU = torch.device("cpu")
 COMMON = {
@@ -85,7 +85,7 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
 )
 def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
     spec = DETECTORS[detector]
-    section = {**spec.tiny, **{key: value for key, value in OPTIONS.items() if key in hints_of(spec.options)}}
+    section = {**spec.tiny, **{key: value for key, value in OPTIONS.items() if key in field_annotations(spec.options)}}
     options = {f"model.{detector}": section} | MORE.get(detector, {}) | (DCN if dcn else {})
     if dcn:
         options |= {key: 1 for key in options_that_deform() if key.startswith(f"model.{detector}.")}

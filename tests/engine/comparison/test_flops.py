@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 import dcn
-from dcn.fused import can_run as triton_can_run
+from dcn.triton_backend import unavailable_reason as triton_unavailable_reason
 from engine.building.model import build_model
 from engine.comparison.flops import count_flops, deform_conv2d_flops
 from engine.config.loading import load_config
@@ -67,7 +67,7 @@ def test_one_layer_by_hand(backend, modulation):
 def test_a_gpu_counts_the_same(backend):
     layer = dcn.DeformConv2d(12, 8, (3, 2), groups=2, offset_groups=3, backend=backend).cuda()
     images = torch.rand(2, 12, 9, 11)
-    if backend == "triton" and (reason := triton_can_run(images.cuda())):
+    if backend == "triton" and (reason := triton_unavailable_reason(images.cuda())):
         pytest.skip(reason)
     counted = count_flops(layer, images.cuda())
     layer.backend = "torch"
@@ -77,7 +77,7 @@ def test_a_gpu_counts_the_same(backend):
 def test_triton_counts_the_same():
     layer = dcn.DeformConv2d(16, 8, (3, 2), groups=2, backend="triton")
     images = torch.rand(1, 16, 5, 7)
-    if reason := triton_can_run(images):
+    if reason := triton_unavailable_reason(images):
         pytest.skip(reason)
     counted = count_flops(layer, images)
     layer.backend = "torch"

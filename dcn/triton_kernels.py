@@ -1,4 +1,4 @@
-"""Triton kernels of the "triton" backend; `fused.py` launches them and holds the legend.
+"""Triton kernels of the "triton" backend; `triton_backend.py` launches them and holds the legend.
 
 All kernels see images as pixels of channels, `(B, H, W, C)`, the weight as `(N, K, C/groups)`, and number the output
 pixels of the batch 0 .. P-1. Channels are taken in segments, runs that belong to one group and one offset group.
@@ -27,10 +27,13 @@ def _locate(
     offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """Find the pixel above and left of each sample, the distances from it (NaN where the place is), and its factor."""
-    place = offset + image * offset_image + 2 * sample * offset_channel + in_image * offset_pixel
-    y = grid_y + tl.load(place, mask=valid, other=0.0).to(tl.float32)
-    x = grid_x + tl.load(place + offset_channel, mask=valid, other=0.0).to(tl.float32)
+    """Return row and column of the pixel above and left of each sample, the distances from it, and the mask.
+
+    The distances are NaN where the offset is.
+    """
+    pointer = offset + image * offset_image + 2 * sample * offset_channel + in_image * offset_pixel
+    y = grid_y + tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
+    x = grid_x + tl.load(pointer + offset_channel, mask=valid, other=0.0).to(tl.float32)
     # Beyond these bounds, infinity included, every corner is outside; NaN must not become an index.
     bounded_y = tl.minimum(tl.maximum(tl.where(y == y, y, -2.0), -2.0), height * 1.0)
     bounded_x = tl.minimum(tl.maximum(tl.where(x == x, x, -2.0), -2.0), width * 1.0)
@@ -38,11 +41,11 @@ def _locate(
     left = tl.floor(bounded_x)
     below = tl.where(y == y, bounded_y - top, float("nan"))
     right = tl.where(x == x, bounded_x - left, float("nan"))
-    factor = tl.full(y.shape, 1.0, tl.float32)
+    mask_value = tl.full(y.shape, 1.0, tl.float32)
     if HAS_MASK:
-        place = mask + image * mask_image + sample * mask_channel + in_image * mask_pixel
-        factor = tl.load(place, mask=valid, other=0.0).to(tl.float32)
-    return top.to(tl.int32), left.to(tl.int32), below, right, factor
+        pointer = mask + image * mask_image + sample * mask_channel + in_image * mask_pixel
+        mask_value = tl.load(pointer, mask=valid, other=0.0).to(tl.float32)
+    return top.to(tl.int32), left.to(tl.int32), below, right, mask_value
 
 
 @triton.jit
@@ -69,16 +72,16 @@ def _multiply(a, b, total, UPCAST: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _columns(images, top, left, below, right, factor, image, valid, height, width, channels, channel, used):
+def _columns(images, top, left, below, right, mask_value, image, valid, height, width, channels, channel, used):
     """Interpolate one tile of columns, `(pixels, channels)` in float32."""
     start, inside = _corner(image, top, left, valid, height, width, channels)
-    total = ((1 - below) * (1 - right) * factor)[:, None] * _read(images, start, inside, channel, used)
+    total = ((1 - below) * (1 - right) * mask_value)[:, None] * _read(images, start, inside, channel, used)
     start, inside = _corner(image, top, left + 1, valid, height, width, channels)
-    total += ((1 - below) * right * factor)[:, None] * _read(images, start, inside, channel, used)
+    total += ((1 - below) * right * mask_value)[:, None] * _read(images, start, inside, channel, used)
     start, inside = _corner(image, top + 1, left, valid, height, width, channels)
-    total += (below * (1 - right) * factor)[:, None] * _read(images, start, inside, channel, used)
+    total += (below * (1 - right) * mask_value)[:, None] * _read(images, start, inside, channel, used)
     start, inside = _corner(image, top + 1, left + 1, valid, height, width, channels)
-    total += (below * right * factor)[:, None] * _read(images, start, inside, channel, used)
+    total += (below * right * mask_value)[:, None] * _read(images, start, inside, channel, used)
     return total
 
 
@@ -109,7 +112,7 @@ def forward(
         grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
         for first in range(0, group_in, segment):
             sample = (group * group_in + first) // offset_group_in * POINTS + point
-            top, left, below, right, factor = _locate(
+            top, left, below, right, mask_value = _locate(
                 offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
                 offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
             )  # fmt: skip
@@ -117,7 +120,7 @@ def forward(
                 channel = first + start + tl.arange(0, BC)
                 used = start + tl.arange(0, BC) < segment
                 tile = _columns(
-                    images, top, left, below, right, factor, image, valid, height, width, channels,
+                    images, top, left, below, right, mask_value, image, valid, height, width, channels,
                     group * group_in + channel, used,
                 )  # fmt: skip
                 kernel = tl.load(
@@ -130,15 +133,15 @@ def forward(
         total += tl.load(bias + n, mask=n_used, other=0.0).to(tl.float32)[None, :]
     # Turned, so that neighbouring threads write neighbouring pixels of (B, C, H, W). For channels-last
     # Triton turns it back.
-    place = output + (image * output_image + in_image * output_pixel)[None, :] + n[:, None] * output_channel
-    tl.store(place, tl.trans(total.to(output.dtype.element_ty)), mask=valid[None, :] & n_used[:, None])
+    pointer = output + (image * output_image + in_image * output_pixel)[None, :] + n[:, None] * output_channel
+    tl.store(pointer, tl.trans(total.to(output.dtype.element_ty)), mask=valid[None, :] & n_used[:, None])
 
 
 @triton.jit
-def _add_corner(grad_images, start, inside, channel, used, share, grad):
-    """Add a sample's gradient to one of its pixels; several programs may share it."""
-    place = grad_images + start[:, None] + channel[None, :]
-    tl.atomic_add(place, share[:, None] * grad, mask=inside[:, None] & used[None, :], sem="relaxed")
+def _add_corner(grad_images, start, inside, channel, used, sample_weight, grad):
+    """Add a sample's gradient to one of its pixels; several programs may add to the same pixel."""
+    pointer = grad_images + start[:, None] + channel[None, :]
+    tl.atomic_add(pointer, sample_weight[:, None] * grad, mask=inside[:, None] & used[None, :], sem="relaxed")
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -164,7 +167,7 @@ def backward_samples(
     grid_y = (row * stride_y - padding_y + point // KERNEL_WIDTH * dilation_y).to(tl.float32)
     grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
     sample = offset_group * POINTS + point
-    top, left, below, right, factor = _locate(
+    top, left, below, right, mask_value = _locate(
         offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
         offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
     )  # fmt: skip
@@ -187,7 +190,7 @@ def backward_samples(
             for first_n in range(0, group_out, BN):
                 n = group * group_out + first_n + tl.arange(0, BN)
                 n_used = first_n + tl.arange(0, BN) < group_out
-                seed = tl.load(
+                grad_output_tile = tl.load(
                     grad_output + pixel.to(tl.int64)[:, None] * out_channels + n[None, :],
                     mask=valid[:, None] & n_used[None, :],
                     other=0.0,
@@ -197,21 +200,21 @@ def backward_samples(
                     mask=n_used[:, None] & used[None, :],
                     other=0.0,
                 )
-                grad = _multiply(seed, kernel, grad, UPCAST, PRECISION)
+                grad = _multiply(grad_output_tile, kernel, grad, UPCAST, PRECISION)
             if NEED_OFFSET or NEED_MASK:
                 dot_above_left += tl.sum(grad * _read(images, above_left, is_above_left, channel, used), 1)
                 dot_above_right += tl.sum(grad * _read(images, above_right, is_above_right, channel, used), 1)
                 dot_below_left += tl.sum(grad * _read(images, below_left, is_below_left, channel, used), 1)
                 dot_below_right += tl.sum(grad * _read(images, below_right, is_below_right, channel, used), 1)
             if NEED_IMAGES:
-                share = (1 - below) * (1 - right) * factor
-                _add_corner(grad_images, above_left, is_above_left, channel, used, share, grad)
-                share = (1 - below) * right * factor
-                _add_corner(grad_images, above_right, is_above_right, channel, used, share, grad)
-                share = below * (1 - right) * factor
-                _add_corner(grad_images, below_left, is_below_left, channel, used, share, grad)
-                share = below * right * factor
-                _add_corner(grad_images, below_right, is_below_right, channel, used, share, grad)
+                sample_weight = (1 - below) * (1 - right) * mask_value
+                _add_corner(grad_images, above_left, is_above_left, channel, used, sample_weight, grad)
+                sample_weight = (1 - below) * right * mask_value
+                _add_corner(grad_images, above_right, is_above_right, channel, used, sample_weight, grad)
+                sample_weight = below * (1 - right) * mask_value
+                _add_corner(grad_images, below_left, is_below_left, channel, used, sample_weight, grad)
+                sample_weight = below * right * mask_value
+                _add_corner(grad_images, below_right, is_below_right, channel, used, sample_weight, grad)
 
     # Gradients lie as (B, channels, pixels), without gaps.
     samples = tl.num_programs(1) * tl.num_programs(2)
@@ -219,14 +222,14 @@ def backward_samples(
     if NEED_OFFSET:
         by_y = (1 - right) * (dot_below_left - dot_above_left) + right * (dot_below_right - dot_above_right)
         by_x = (1 - below) * (dot_above_right - dot_above_left) + below * (dot_below_right - dot_below_left)
-        place = grad_offset + (image * samples + sample) * 2 * in_images + in_image
-        tl.store(place, (factor * by_y).to(grad_offset.dtype.element_ty), mask=valid)
-        tl.store(place + in_images, (factor * by_x).to(grad_offset.dtype.element_ty), mask=valid)
+        pointer = grad_offset + (image * samples + sample) * 2 * in_images + in_image
+        tl.store(pointer, (mask_value * by_y).to(grad_offset.dtype.element_ty), mask=valid)
+        tl.store(pointer + in_images, (mask_value * by_x).to(grad_offset.dtype.element_ty), mask=valid)
     if NEED_MASK:
         above = (1 - right) * dot_above_left + right * dot_above_right
         under = (1 - right) * dot_below_left + right * dot_below_right
-        place = grad_mask + (image * samples + sample) * in_images + in_image
-        tl.store(place, ((1 - below) * above + below * under).to(grad_mask.dtype.element_ty), mask=valid)
+        pointer = grad_mask + (image * samples + sample) * in_images + in_image
+        tl.store(pointer, ((1 - below) * above + below * under).to(grad_mask.dtype.element_ty), mask=valid)
 
 
 @triton.jit(do_not_specialize=CHANGING)
@@ -259,19 +262,19 @@ def backward_weight(
         image, in_image, row, column = _split(pixel, out_height, out_width)
         grid_y = (row * stride_y - padding_y + point // KERNEL_WIDTH * dilation_y).to(tl.float32)
         grid_x = (column * stride_x - padding_x + point % KERNEL_WIDTH * dilation_x).to(tl.float32)
-        top, left, below, right, factor = _locate(
+        top, left, below, right, mask_value = _locate(
             offset, mask, sample, image, in_image, valid, grid_y, grid_x, height, width,
             offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel, HAS_MASK,
         )  # fmt: skip
         columns = _columns(
-            images, top, left, below, right, factor, image, valid, height, width, channels, channel, used
+            images, top, left, below, right, mask_value, image, valid, height, width, channels, channel, used
         )
-        seed = tl.load(
+        grad_output_tile = tl.load(
             grad_output + pixel.to(tl.int64)[None, :] * out_channels + n[:, None],
             mask=valid[None, :] & n_used[:, None],
             other=0.0,
         )
-        total = _multiply(seed, columns.to(seed.dtype), total, UPCAST, PRECISION)
+        total = _multiply(grad_output_tile, columns.to(grad_output_tile.dtype), total, UPCAST, PRECISION)
     parts = grad_weight + tl.program_id(2).to(tl.int64) * out_channels * POINTS * group_in
-    place = parts + (n[:, None] * POINTS + point) * group_in + (channel - group * group_in)[None, :]
-    tl.store(place, total, mask=n_used[:, None] & used[None, :])
+    pointer = parts + (n[:, None] * POINTS + point) * group_in + (channel - group * group_in)[None, :]
+    tl.store(pointer, total, mask=n_used[:, None] & used[None, :])

@@ -1,7 +1,7 @@
 """The "torch" backend: deformable convolution for CPUs in plain PyTorch, with a backward pass written by hand.
 
-The input becomes a table of pixels, one row of channels each, inside a border of zeros. A sample is a bag of four
-neighbouring rows, weighted by their bilinear shares times the mask, and `embedding_bag` sums bags at the speed of
+The input becomes a table of pixels with a border of zeros, one row of channels per pixel. A sample is the sum of four
+neighbouring rows, weighted by their bilinear weights times the mask, and `embedding_bag` sums them at the speed of
 memory. A block of samples is gathered into columns small enough to stay in the cache, and one matrix product per
 block finishes the convolution. Columns are never stored: the backward pass gathers them again.
 
@@ -31,7 +31,7 @@ from .tensors import compute_dtype, copy_as, empty_as
 BLOCK_BYTES = 4 * 2**20
 
 
-class Table(NamedTuple):
+class PaddedImages(NamedTuple):
     """Images as rows of channels, with zeros wherever a sample may look outside.
 
     There are two lines of zeros above and below each image and two zeros left and right of each line; neighbours share
@@ -44,8 +44,8 @@ class Table(NamedTuple):
     steps: Tensor  # (4,) from the row above and left of a sample to its four rows
 
     @classmethod
-    def zeros(cls, input: Tensor, offset_groups: int, dtype: torch.dtype) -> "Table":
-        """Make the table of images shaped as `input` `(B, C, H, W)`."""
+    def zeros(cls, input: Tensor, offset_groups: int, dtype: torch.dtype) -> "PaddedImages":
+        """Make the table for images shaped as `input` `(B, C, H, W)`."""
         batch, channels, height, width = input.shape
         line = width + 2
         pixels = input.new_zeros(((batch * (height + 2) + 2) * line + 2, channels), dtype=dtype)
@@ -58,13 +58,13 @@ class Table(NamedTuple):
 class Samples(NamedTuple):
     """Where the samples lie, each tensor `(B, Ho*Wo, K, G)`, or `(S,)` for those of one block."""
 
-    index: Tensor  # row of the table with the pixel above and left
+    index: Tensor  # row of `PaddedImages` with the pixel above and left
     below: Tensor  # distance from that pixel, in [0, 1), or NaN
     right: Tensor
     mask: Tensor | None
 
-    def shares(self) -> Tensor:
-        """Bilinear shares `(4, S)` of the pixels above left, above right, below left and below right."""
+    def bilinear_weights(self) -> Tensor:
+        """Return the bilinear weights `(4, S)` of the pixels above left, above right, below left and below right."""
         vertical = torch.stack((1 - self.below, self.below)).unsqueeze(1)
         horizontal = torch.stack((1 - self.right, self.right)).unsqueeze(0)
         return (vertical * horizontal).flatten(0, 1)
@@ -89,7 +89,7 @@ class Block(NamedTuple):
         return Samples(*(t if t is None else self.of(t).view(-1) for t in samples))
 
 
-def cut_blocks(samples: Samples, kernel: Tensor) -> list[Block]:
+def split_blocks(samples: Samples, kernel: Tensor) -> list[Block]:
     """Cut the output into blocks of about the same size, see `BLOCK_BYTES`; in the order of the samples in memory."""
     batch, pixels = samples.index.shape[:2]
     column_bytes = kernel.shape[0] * kernel.shape[2] * kernel.element_size()  # K*C numbers
@@ -101,7 +101,7 @@ def cut_blocks(samples: Samples, kernel: Tensor) -> list[Block]:
     ]
 
 
-def place_samples(
+def locate_samples(
     input: Tensor,
     offset: Tensor,
     mask: Tensor | None,
@@ -121,7 +121,7 @@ def place_samples(
     )  # (Ho, kh), (Wo, kw)
     shifts = offset.unflatten(1, (-1, *kernel_size, 2)).permute(4, 0, 5, 6, 2, 3, 1)  # (2, B, Ho, Wo, kh, kw, G)
     shifts = shifts.to(dtype).contiguous()
-    # Beyond these bounds, infinity included, every place reads zeros only: see `Table`.
+    # Beyond these bounds, infinity included, every place reads zeros only: see `PaddedImages`.
     y = (shifts[0] + grid_y[:, None, :, None, None]).clamp_(-2, height)
     x = (shifts[1] + grid_x[:, None, :, None]).clamp_(-2, width)
     top, left = y.floor(), x.floor()
@@ -136,7 +136,7 @@ def place_samples(
     return Samples(*(t if t is None else t.view(shape) for t in (index, y - top, x - left, mask)))
 
 
-def can_run(*tensors: Tensor) -> str | None:
+def unavailable_reason(*tensors: Tensor) -> str | None:
     """Say why `tensors` cannot be served, or None."""
     device = tensors[0].device
     return None if device.type == "cpu" else f"it is made for the CPU, `input` is on {device}"
@@ -144,74 +144,74 @@ def can_run(*tensors: Tensor) -> str | None:
 
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
     """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
-    samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
+    samples, padded, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
     output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
-    for block in cut_blocks(samples, kernel):
+    for block in split_blocks(samples, kernel):
         part = block.samples(samples)
-        columns = _gather(table, _bags(table, part), part.masked(part.shares()))
+        columns = _gather(padded, _corner_indices(padded, part), part.masked(part.bilinear_weights()))
         product = _join_groups(_multiply(_split_columns(columns, samples, kernel), kernel.transpose(1, 2)))
-        _put(output, block, product if bias is None else product + bias)
+        _write_block(output, block, product if bias is None else product + bias)
         del columns, product  # before the next block's
     return output
 
 
 def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
     """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
-    samples, table, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
+    samples, padded, kernel = _prepare(input, offset, weight, bias, mask, stride, padding, dilation)
     need_input, need_offset, need_weight, need_bias, need_mask = needs
-    blocks = cut_blocks(samples, kernel)
-    grad_table = Table.zeros(input, samples.index.shape[3], kernel.dtype) if need_input else None
-    grad_places = kernel.new_empty((*samples.index.shape, 2)) if need_offset else None
-    grad_factors = kernel.new_empty(samples.index.shape) if need_mask else None
+    blocks = split_blocks(samples, kernel)
+    grad_padded = PaddedImages.zeros(input, samples.index.shape[3], kernel.dtype) if need_input else None
+    grad_offset = kernel.new_empty((*samples.index.shape, 2)) if need_offset else None
+    grad_mask = kernel.new_empty(samples.index.shape) if need_mask else None
     grad_kernel = torch.zeros_like(kernel) if need_weight else None
-    orders = _sort(samples, blocks, table) if need_input else [None] * len(blocks)
+    orders = _sort(samples, blocks, padded) if need_input else [None] * len(blocks)
 
     for block, order in zip(blocks, orders, strict=True):
         part = block.samples(samples)
-        bags, shares = _bags(table, part), part.shares()
-        weights = part.masked(shares)
-        grad = _split_groups(_take(grad_output, block, kernel.dtype), kernel)
+        indices, bilinear_weights = _corner_indices(padded, part), part.bilinear_weights()
+        weights = part.masked(bilinear_weights)
+        grad = _split_groups(_read_block(grad_output, block, kernel.dtype), kernel)
         if need_weight:
-            columns = _gather(table, bags, weights)
+            columns = _gather(padded, indices, weights)
             grad_kernel += _multiply(grad.transpose(1, 2), _split_columns(columns, samples, kernel))
             del columns  # before grad_columns
         if need_input or need_offset or need_mask:
-            grad_columns = _join_columns(_multiply(grad, kernel), samples, table)
+            grad_columns = _join_columns(_multiply(grad, kernel), samples, padded)
         if need_offset or need_mask:
-            dots = _dot(table, bags, grad_columns)
+            dots = _dot(padded, indices, grad_columns)
         if need_offset:
-            block.of(grad_places).copy_(part.masked(_differentiate(dots, part)).t().view_as(block.of(grad_places)))
+            block.of(grad_offset).copy_(part.masked(_differentiate(dots, part)).t().view_as(block.of(grad_offset)))
         if need_mask:
-            block.of(grad_factors).copy_((shares * dots).sum(0).view_as(block.of(grad_factors)))
+            block.of(grad_mask).copy_((bilinear_weights * dots).sum(0).view_as(block.of(grad_mask)))
         if need_input:
-            _scatter(grad_table, *order, grad_columns, weights)
+            _scatter(grad_padded, *order, grad_columns, weights)
         grad_columns = None  # before the next block's columns
 
     grads = []
     if need_input:
-        grads.append(copy_as(input, grad_table.images))
+        grads.append(copy_as(input, grad_padded.images))
     if need_offset:
-        grads.append(_as_channels(grad_places, offset))
+        grads.append(_as_channels(grad_offset, offset))
     if need_weight:
         grad_weight = grad_kernel.unflatten(2, (*weight.shape[2:], -1)).flatten(0, 1).permute(0, 3, 1, 2)
         grads.append(copy_as(weight, grad_weight))
     if need_bias:
         grads.append(grad_output.sum((0, 2, 3), dtype=kernel.dtype).to(bias.dtype))
     if need_mask:
-        grads.append(_as_channels(grad_factors.unsqueeze(-1), mask))
+        grads.append(_as_channels(grad_mask.unsqueeze(-1), mask))
     return grads
 
 
-def _prepare(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[Samples, Table, Tensor]:
+def _prepare(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[Samples, PaddedImages, Tensor]:
     """Bring samples, input and weight into the layouts of the loops: the weight to `(groups, N/groups, K*C/groups)`."""
     _keep_freed_memory()
     dtype = compute_dtype(input, offset, weight, bias, mask)
-    samples = place_samples(input, offset, mask, weight.shape[2:], stride, padding, dilation, dtype)
-    table = Table.zeros(input, samples.index.shape[3], dtype)
-    table.images.copy_(input)
+    samples = locate_samples(input, offset, mask, weight.shape[2:], stride, padding, dilation, dtype)
+    padded = PaddedImages.zeros(input, samples.index.shape[3], dtype)
+    padded.images.copy_(input)
     groups = input.shape[1] // weight.shape[1]
     kernel = weight.to(dtype).permute(0, 2, 3, 1).reshape(groups, weight.shape[0] // groups, -1)
-    return samples, table, kernel
+    return samples, padded, kernel
 
 
 @functools.cache
@@ -224,34 +224,34 @@ def _keep_freed_memory() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-def _take(images: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
+def _read_block(images: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
     """Read a block's pixels of `(B, C, H, W)`, to `(P, C)`."""
     return images.flatten(2)[block.images, :, block.pixels].to(dtype).transpose(1, 2).flatten(0, 1)
 
 
-def _put(images: Tensor, block: Block, rows: Tensor) -> None:
+def _write_block(images: Tensor, block: Block, rows: Tensor) -> None:
     """Write `(P, C)` as a block's pixels of `(B, C, H, W)`."""
     part = images.flatten(2)[block.images, :, block.pixels]
     part.copy_(rows.view(len(part), -1, rows.shape[1]).transpose(1, 2))
 
 
-def _bags(table: Table, part: Samples) -> Tensor:
+def _corner_indices(padded: PaddedImages, part: Samples) -> Tensor:
     """Rows `(S, 4)` of the four pixels around each sample."""
-    return part.index.unsqueeze(1) + table.steps
+    return part.index.unsqueeze(1) + padded.steps
 
 
-def _gather(table: Table, bags: Tensor, weights: Tensor) -> Tensor:
+def _gather(padded: PaddedImages, indices: Tensor, weights: Tensor) -> Tensor:
     """Sum the four rows of each sample with weights `(4, S)`, to `(S, C/G)`."""
-    return F.embedding_bag(bags, table.rows, mode="sum", per_sample_weights=weights.t().contiguous())
+    return F.embedding_bag(indices, padded.rows, mode="sum", per_sample_weights=weights.t().contiguous())
 
 
-def _dot(table: Table, bags: Tensor, grad_columns: Tensor) -> Tensor:
+def _dot(padded: PaddedImages, indices: Tensor, grad_columns: Tensor) -> Tensor:
     """Multiply the gradient `(S, C/G)` of each sample with its four rows, to `(4, S)`."""
-    starts = torch.arange(0, bags.numel(), 4, device=bags.device)
-    owners = torch.arange(len(bags), device=bags.device).repeat_interleave(4)
+    starts = torch.arange(0, indices.numel(), 4, device=indices.device)
+    owners = torch.arange(len(indices), device=indices.device).repeat_interleave(4)
     # This is what autograd itself calls for the gradient of `per_sample_weights`; autograd is off inside an operator.
     dot = torch.ops.aten._embedding_bag_per_sample_weights_backward
-    return dot(grad_columns, table.rows, bags.view(-1), starts, owners, mode=0).view(-1, 4).t()
+    return dot(grad_columns, padded.rows, indices.view(-1), starts, owners, mode=0).view(-1, 4).t()
 
 
 def _differentiate(dots: Tensor, part: Samples) -> Tensor:
@@ -262,7 +262,7 @@ def _differentiate(dots: Tensor, part: Samples) -> Tensor:
     return torch.stack((dy, dx))
 
 
-def _sort(samples: Samples, blocks: list[Block], table: Table) -> list[tuple[Tensor, Tensor]]:
+def _sort(samples: Samples, blocks: list[Block], padded: PaddedImages) -> list[tuple[Tensor, Tensor]]:
     """Sort the samples of each block by their row of the table, to the rows and the samples' numbers in the block.
 
     All blocks in one call: PyTorch sorts integers four times as fast from 2**15 on. Stable, for the sums to be taken
@@ -271,20 +271,20 @@ def _sort(samples: Samples, blocks: list[Block], table: Table) -> list[tuple[Ten
     sizes = [block.of(samples.index).numel() for block in blocks]
     device = samples.index.device
     number = torch.arange(len(blocks), device=device).repeat_interleave(torch.tensor(sizes, device=device).long())
-    rows, order = (samples.index.view(-1) + number * len(table.rows)).sort(stable=True)
+    rows, order = (samples.index.view(-1) + number * len(padded.rows)).sort(stable=True)
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
-    rows = (part - n * len(table.rows) for n, part in enumerate(rows.split(sizes)))
+    rows = (part - n * len(padded.rows) for n, part in enumerate(rows.split(sizes)))
     order = (part - start for part, start in zip(order.split(sizes), starts, strict=True))
     return list(zip(rows, order, strict=True))
 
 
-def _scatter(grad_table: Table, rows: Tensor, order: Tensor, grad_columns: Tensor, weights: Tensor) -> None:
+def _scatter(grad_padded: PaddedImages, rows: Tensor, order: Tensor, grad_columns: Tensor, weights: Tensor) -> None:
     """Add the gradient `(S, C/G)` of the samples, times weights `(4, S)`, to the four rows of each; see `_sort`."""
     rows, counts = torch.unique_consecutive(rows, return_counts=True)
     starts = counts.cumsum(0) - counts
-    for step, weight in zip(grad_table.steps, weights.index_select(1, order), strict=True):
+    for step, weight in zip(grad_padded.steps, weights.index_select(1, order), strict=True):
         sums = F.embedding_bag(order, grad_columns, starts, mode="sum", per_sample_weights=weight)
-        grad_table.rows.index_add_(0, rows + step, sums)
+        grad_padded.rows.index_add_(0, rows + step, sums)
 
 
 def _multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -320,10 +320,10 @@ def _split_columns(columns: Tensor, samples: Samples, kernel: Tensor) -> Tensor:
     return pixels.unflatten(2, (len(kernel), -1)).permute(2, 0, 1, 3).flatten(2)
 
 
-def _join_columns(grouped: Tensor, samples: Samples, table: Table) -> Tensor:
+def _join_columns(grouped: Tensor, samples: Samples, padded: PaddedImages) -> Tensor:
     """`(groups, P, K*C/groups)` to `(S, C/G)`."""
     split = grouped.unflatten(2, (samples.index.shape[2], -1))
-    return split.permute(1, 2, 0, 3).reshape(-1, table.rows.shape[1])
+    return split.permute(1, 2, 0, 3).reshape(-1, padded.rows.shape[1])
 
 
 def _as_channels(grad: Tensor, like: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import gather
+from . import torch_backend
 from .tensors import copy_as, empty_as
 
 # Asked once: `torch.compile` cannot look into it.
@@ -32,7 +32,7 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 WEIGHT_PROGRAMS = 1024
 
 
-def can_run(*tensors: Tensor) -> str | None:
+def unavailable_reason(*tensors: Tensor) -> str | None:
     """Say why `tensors` cannot be served, or None."""
     if not HAS_TRITON:
         return "Triton is not installed; it comes with the CUDA builds of torch for Linux"
@@ -55,20 +55,20 @@ def interpreted() -> bool:
 
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
     """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
-    from . import kernels  # Triton may be missing
+    from . import triton_kernels  # Triton may be missing
 
     output = empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
     pixels = output.numel() // len(weight)
-    rows, places, factors, kernel = _prepare(input, offset, mask, weight)
+    images, flat_offset, flat_mask, kernel = _prepare(input, offset, mask, weight)
     bias = None if bias is None else bias.contiguous()
     sizes, constants = _sizes(input, offset, weight), choose_constants("forward", input, offset, mask, weight)
     groups = len(weight) // sizes["group_out"]
     grid = (_ceil(pixels, constants["BP"]), groups * _ceil(sizes["group_out"], constants["BN"]))
     if pixels:
         with _on(input):
-            kernels.forward[grid](
-                rows, places, factors, kernel, bias, output,
-                *places.stride(), *_strides(factors), *output.flatten(2).stride(),
+            triton_kernels.forward[grid](
+                images, flat_offset, flat_mask, kernel, bias, output,
+                *flat_offset.stride(), *_strides(flat_mask), *output.flatten(2).stride(),
                 pixels, *input.shape[2:], input.shape[1], *output.shape[2:], *stride, *padding, *dilation,
                 **sizes, **constants, HAS_BIAS=bias is not None,
             )  # fmt: skip
@@ -77,39 +77,39 @@ def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Ten
 
 def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
     """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
-    from . import kernels
+    from . import triton_kernels
 
     need_input, need_offset, need_weight, need_bias, need_mask = needs
     tensors = (input, offset, weight, bias, mask)
     sums: list[Tensor | None] = [None] * 5  # gradients of `tensors`, in whatever dtype and memory format
 
-    rows, places, factors, kernel = _prepare(input, offset, mask, weight)
-    seed = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).contiguous()  # (B, Ho, Wo, N)
-    pixels = seed.numel() // len(weight)
+    images, flat_offset, flat_mask, kernel = _prepare(input, offset, mask, weight)
+    grad_output_nhwc = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).contiguous()  # (B, Ho, Wo, N)
+    pixels = grad_output_nhwc.numel() // len(weight)
     sizes, constants = _sizes(input, offset, weight), choose_constants("backward_samples", input, offset, mask, weight)
     points, offset_groups = constants["POINTS"], input.shape[1] // sizes["offset_group_in"]
     tiles = _ceil(pixels, constants["BP"])
     layout = (
-        *places.stride(), *_strides(factors),
-        pixels, *input.shape[2:], input.shape[1], len(weight), *seed.shape[1:3], *stride, *padding, *dilation,
+        *flat_offset.stride(), *_strides(flat_mask),
+        pixels, *input.shape[2:], input.shape[1], len(weight), *grad_output.shape[2:], *stride, *padding, *dilation,
     )  # fmt: skip
 
     if need_input and torch.are_deterministic_algorithms_enabled():
         only_input = [True, False, False, False, False]
-        (sums[0],) = gather.backward(grad_output, *tensors, stride, padding, dilation, only_input)
+        (sums[0],) = torch_backend.backward(grad_output, *tensors, stride, padding, dilation, only_input)
         need_input = False
     if need_input or need_offset or need_mask:
-        grad_rows = torch.zeros_like(rows, dtype=torch.float32) if need_input else None
+        grad_images = torch.zeros_like(images, dtype=torch.float32) if need_input else None
         sums[1] = offset.new_empty(offset.shape) if need_offset else None
         sums[4] = mask.new_empty(mask.shape) if need_mask else None
         if pixels:
             with _on(input):
-                kernels.backward_samples[tiles, points, offset_groups](
-                    rows, places, factors, kernel, seed, grad_rows, sums[1], sums[4], *layout,
+                triton_kernels.backward_samples[tiles, points, offset_groups](
+                    images, flat_offset, flat_mask, kernel, grad_output_nhwc, grad_images, sums[1], sums[4], *layout,
                     **sizes, **constants, NEED_IMAGES=need_input, NEED_OFFSET=need_offset, NEED_MASK=need_mask,
                 )  # fmt: skip
         if need_input:
-            sums[0] = grad_rows.permute(0, 3, 1, 2)
+            sums[0] = grad_images.permute(0, 3, 1, 2)
     if need_weight:
         columns = input.shape[1] // sizes["segment"] * points * _ceil(sizes["segment"], constants["BC"])
         blocks = _ceil(sizes["group_out"], constants["BN"])
@@ -118,8 +118,8 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
         grad_kernels = kernel.new_zeros((parts, *kernel.shape), dtype=torch.float32)
         if pixels:
             with _on(input):
-                kernels.backward_weight[columns, blocks, parts](
-                    rows, places, factors, seed, grad_kernels, *layout, **sizes, **constants
+                triton_kernels.backward_weight[columns, blocks, parts](
+                    images, flat_offset, flat_mask, grad_output_nhwc, grad_kernels, *layout, **sizes, **constants
                 )
         sums[2] = grad_kernels.sum(0).unflatten(1, weight.shape[2:]).permute(0, 3, 1, 2)
     if need_bias:
@@ -134,9 +134,9 @@ def _prepare(input, offset, mask, weight) -> tuple[Tensor, Tensor, Tensor | None
         pixels `(B, H, W, C)`, offset `(B, 2*G*K, Ho*Wo)`, mask `(B, G*K, Ho*Wo)`, weight `(N, K, C/groups)`; no copies
         where all are channels-last.
     """
-    rows = input.permute(0, 2, 3, 1).contiguous()
+    images = input.permute(0, 2, 3, 1).contiguous()
     kernel = weight.to(input.dtype).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
-    return rows, offset.flatten(2), None if mask is None else mask.flatten(2), kernel
+    return images, offset.flatten(2), None if mask is None else mask.flatten(2), kernel
 
 
 def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
@@ -152,7 +152,7 @@ def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
 
 
 def choose_constants(kernel: str, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor) -> dict[str, Any]:
-    """Choose what a kernel is compiled for, by its name in `kernels.py`.
+    """Choose what a kernel is compiled for, by its name in `triton_kernels.py`.
 
     Tiles of BP pixels, BC channels and BN output channels fit into the shared memory of compute capability 8.0 and 9.0
     and, with 8 warps and these stages, into the registers (a few bytes short for float32), as their assembler tells.

@@ -7,15 +7,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 
 
-class SourceError(ValueError):
+class MediaFileError(ValueError):
     """Something that was meant to be looked at and is not there; the message names it."""
 
 
-class Source(NamedTuple):
+class MediaFile(NamedTuple):
     """A picture or a video.
 
     Attributes:
@@ -29,30 +29,30 @@ class Source(NamedTuple):
     is_video: bool
 
 
-def find_sources(inputs: Sequence[str], *, leave_out: Path) -> list[Source]:
+def find_media_files(inputs: Sequence[str], *, exclude: Path) -> list[MediaFile]:
     """Find what inputs stand for, each file once, in the order of the inputs and by name within a folder.
 
     Args:
         inputs: files of any name; folders, of which all files with the suffix of a picture or a video are taken, those
             of their folders too but no hidden ones; and patterns such as "photos/*.jpg" or "photos/**/a*".
-        leave_out: folder, as of results, whose files are not meant where an input is a folder or a pattern.
+        exclude: folder, as of results, whose files are not meant where an input is a folder or a pattern.
 
     Raises:
-        SourceError: if an input does not exist, or stands for nothing.
+        MediaFileError: if an input does not exist, or stands for nothing.
     """
     bases, found = [], {}
     for text in inputs:
-        base, files = _resolve(text, _absolute(leave_out))
+        base, files = _resolve(text, _absolute(exclude))
         bases.append(base)
         found |= dict.fromkeys(files)
     root = os.path.commonpath(bases)
     return [
-        Source(file, Path(os.path.relpath(file, root)).as_posix(), file.suffix.lower() in VIDEO_SUFFIXES)
+        MediaFile(file, Path(os.path.relpath(file, root)).as_posix(), file.suffix.lower() in VIDEO_SUFFIXES)
         for file in found
     ]
 
 
-def _resolve(text: str, leave_out: Path) -> tuple[Path, list[Path]]:
+def _resolve(text: str, exclude: Path) -> tuple[Path, list[Path]]:
     """The folder that an input is about, and its files."""
     path = _absolute(Path(text))
     if path.is_file():
@@ -64,10 +64,10 @@ def _resolve(text: str, leave_out: Path) -> tuple[Path, list[Path]]:
         matches = sorted(_absolute(Path(match)) for match in glob(text, recursive=True))  # noqa: PTH207 - of any root
         what = f"input {text} matches no picture or video"
     else:
-        raise SourceError(f"input {text} does not exist (resolved: {path})")
-    files = [file for match in matches for file in _within(match) if not file.is_relative_to(leave_out)]
+        raise MediaFileError(f"input {text} does not exist (resolved: {path})")
+    files = [file for match in matches for file in _within(match) if not file.is_relative_to(exclude)]
     if not files:
-        raise SourceError(f"{what} (resolved: {path}); looked for {', '.join((*PICTURE_SUFFIXES, *VIDEO_SUFFIXES))}")
+        raise MediaFileError(f"{what} (resolved: {path}); looked for {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}")
     return base, files
 
 
@@ -75,7 +75,7 @@ def _within(path: Path) -> Iterator[Path]:
     """Yield a file, or the files within a folder, that have a known suffix."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if not hidden and file.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and file.is_file():
+        if not hidden and file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and file.is_file():
             yield file
 
 

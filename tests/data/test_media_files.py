@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.sources import Source, SourceError, find_sources
+from data.media_files import MediaFile, MediaFileError, find_media_files
 
 FILES = [
     "trip/a.jpg",
@@ -33,16 +33,16 @@ def place(tmp_path, monkeypatch):
 
 
 def names(*inputs, out="trip/out"):
-    return [source.name for source in find_sources(inputs, leave_out=Path(out))]
+    return [source.name for source in find_media_files(inputs, exclude=Path(out))]
 
 
 def test_a_folder_stands_for_all_within(place):
-    found = find_sources(["trip"], leave_out=Path("trip/out"))
+    found = find_media_files(["trip"], exclude=Path("trip/out"))
     assert found == [
-        Source(place / "trip/B.PNG", "B.PNG", False),
-        Source(place / "trip/a.jpg", "a.jpg", False),
-        Source(place / "trip/day 2/a.jpg", "day 2/a.jpg", False),
-        Source(place / "trip/day 2/clip.MOV", "day 2/clip.MOV", True),
+        MediaFile(place / "trip/B.PNG", "B.PNG", False),
+        MediaFile(place / "trip/a.jpg", "a.jpg", False),
+        MediaFile(place / "trip/day 2/a.jpg", "day 2/a.jpg", False),
+        MediaFile(place / "trip/day 2/clip.MOV", "day 2/clip.MOV", True),
     ]
     assert names("trip", out="elsewhere") == ["B.PNG", "a.jpg", "day 2/a.jpg", "day 2/clip.MOV", "out/a.jpg"]
     assert names(str(place / "trip/")) == names("trip")
@@ -89,5 +89,5 @@ def test_several_inputs_are_named_from_what_they_have_in_common(place):
     ],
 )
 def test_what_stands_for_nothing(place, text, message):
-    with pytest.raises(SourceError, match=re.escape(message.format(place=place))):
+    with pytest.raises(MediaFileError, match=re.escape(message.format(place=place))):
         names("scan", text)

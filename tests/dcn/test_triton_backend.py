@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcn import BACKENDS, deform_conv2d, fused
+from dcn import BACKENDS, deform_conv2d, triton_backend
 
-pytestmark = pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(not triton_backend.HAS_TRITON, reason="Triton is not installed")
 
 # Compiles each kernel for compute capabilities, down to the assembler's code, and says what is in it.
 COMPILE = """
@@ -19,14 +19,14 @@ import json
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from dcn import fused, kernels
+from dcn import triton_backend, triton_kernels
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 def build(name, capability, dtype, groups):
     input, offset = torch.empty(1, 128, 9, 8, dtype=dtype), torch.empty(1, 18, 9, 8)
     weight, mask = torch.empty(256, 128 // groups, 3, 3), torch.empty(1, 9, 9, 8)
-    constants = fused.choose_constants(name, input, offset, mask, weight)
+    constants = triton_backend.choose_constants(name, input, offset, mask, weight)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     # What a launch finds out by itself: strides of 1, and what is divisible by 16.
     constants |= {"offset_pixel": 1, "mask_pixel": 1, "output_pixel": 1}
@@ -84,7 +84,7 @@ def test_float32_products_obey_the_switch_of_matrix_products(switch):
     before = matmul.fp32_precision
     matmul.fp32_precision = switch
     try:
-        constants = fused.choose_constants("forward", input, offset, None, weight)
+        constants = triton_backend.choose_constants("forward", input, offset, None, weight)
     finally:
         matmul.fp32_precision = before
     assert constants["PRECISION"] == switch
@@ -105,7 +105,9 @@ def grads(backend, tensors, device):
     return [g.cpu() for g in torch.autograd.grad(output, [t for t in moved if t is not None], seed)]
 
 
-@pytest.mark.skipif(BACKENDS["triton"].can_run(torch.empty(0)) is not None, reason="Triton does not interpret")
+@pytest.mark.skipif(
+    BACKENDS["triton"].unavailable_reason(torch.empty(0)) is not None, reason="Triton does not interpret"
+)
 def test_deterministic_mode_takes_the_input_gradient_from_the_torch_backend():
     tensors = make()
     loose = grads("triton", tensors, "cpu")

@@ -11,7 +11,7 @@ HERE = [
     (name, device)
     for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
     for name, backend in BACKENDS.items()
-    if backend.can_run(torch.empty(0, device=device)) is None
+    if backend.unavailable_reason(torch.empty(0, device=device)) is None
 ]
 
 

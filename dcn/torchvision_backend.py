@@ -16,7 +16,7 @@ HAS_CUDA = torch.ops.torchvision._cuda_version() != -1
 FAR = 2.0**20
 
 
-def can_run(*tensors: Tensor) -> str | None:
+def unavailable_reason(*tensors: Tensor) -> str | None:
     """Say why `tensors` cannot be served, or None."""
     if tensors[0].device.type == "cuda" and not HAS_CUDA:
         return "this torchvision was built without CUDA; install the torchvision that belongs to this torch"
@@ -25,14 +25,14 @@ def can_run(*tensors: Tensor) -> str | None:
 
 def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Tensor:
     """Compute the output `(B, N, Ho, Wo)`; arguments as in `dcn.deform_conv2d`."""
-    tensors, numbers = _translate(input, offset, weight, bias, mask, stride, padding, dilation)
+    tensors, numbers = _to_torchvision(input, offset, weight, bias, mask, stride, padding, dilation)
     output = torch.ops.torchvision.deform_conv2d(*tensors, *numbers)
     return empty_as(input, output.shape).copy_(output)
 
 
 def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
     """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
-    tensors, numbers = _translate(input, offset, weight, bias, mask, stride, padding, dilation)
+    tensors, numbers = _to_torchvision(input, offset, weight, bias, mask, stride, padding, dilation)
     grad_output = grad_output.to(tensors[0].dtype).contiguous()
     # This is what torchvision itself calls; autograd is off inside an operator.
     grad_input, grad_weight, grad_offset, grad_mask, grad_bias = torch.ops.torchvision._deform_conv2d_backward(
@@ -46,15 +46,15 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
     ]
 
 
-def _translate(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[list[Tensor], tuple]:
+def _to_torchvision(input, offset, weight, bias, mask, stride, padding, dilation) -> tuple[list[Tensor], tuple]:
     """Bring the arguments into torchvision's order, one dtype, and places that it treats as the others do."""
     dtype = compute_dtype(input, offset, weight, bias, mask)
     points = weight.shape[2] * weight.shape[3]
     if mask is None:
         mask = offset.new_ones((len(offset), offset.shape[1] // 2, *offset.shape[2:]))
     # A place that is NaN reads nothing, and NaN in its mask reaches the result instead.
-    lost = offset.isnan().unflatten(1, (-1, 2)).any(2)
-    mask = torch.where(lost, torch.nan, mask.to(dtype))
+    is_nan = offset.isnan().unflatten(1, (-1, 2)).any(2)
+    mask = torch.where(is_nan, torch.nan, mask.to(dtype))
     offset = offset.to(dtype).nan_to_num(nan=FAR).clamp(-FAR, FAR)
     if bias is None:
         bias = input.new_zeros(len(weight))
