@@ -13,6 +13,13 @@ from torch import nn
 from .detectors import build_detector
 
 FORMAT = 2
+# Keys of a checkpoint that had another name up to 0.1, by the old name; they are renamed when a file is read.
+RENAMED_KEYS = {
+    "figures": "metrics",
+    "judged_step": "last_eval_step",
+    "stale": "evals_without_improvement",
+    "window": "running_mean",
+}
 LAST = "last.pt"  # the newest in the folder of a run
 _FOLDER = 0x10  # among the attributes of a record in a zip archive
 
@@ -101,7 +108,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} was written by another version of this project: its format must be {FORMAT}, and is "
             f"{written}; use it with that version, or train anew"
         )
-    return state
+    return {RENAMED_KEYS.get(key, key): value for key, value in state.items()}
 
 
 def _read(path: Path) -> Any:

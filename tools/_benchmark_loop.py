@@ -30,9 +30,9 @@ from engine.config import RunConfig, load_config
 from engine.devices import set_tf32, to_device
 from engine.display import PLAIN, Progress, format_table, log, start_logging
 from engine.distributed import StopRequest
-from engine.insight import Health, deformable_layers, watched
+from engine.insight import Health, capture_sampling, deformable_layers
 from engine.runs import LAST, LOG_FILE, Checkpoints
-from engine.training import Board, Cadence, Trainer
+from engine.training import Intervals, MetricsLogger, Trainer
 
 # Batches that the steps take in turn; read before, since no loader is measured.
 BATCHES = 4
@@ -106,7 +106,7 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         layers = len(deformable_layers(trainer.updater.model))
         if not layers:
             raise ValueError(f"{args.config} has no DCN stages to watch, choose one with model.backbone.dcn_v2_stages")
-        trainer.cadence = Cadence(1, NEVER, NEVER, NEVER)
+        trainer.intervals = Intervals(1, NEVER, NEVER, NEVER)
         health, nothing = trainer.health, Health(None, total_steps=NEVER, warmup_steps=0)
 
         def step_under(health: Health, batch: Batch) -> None:
@@ -118,7 +118,7 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         figures |= time_parts(health_parts(trainer, health, batches[0]), device)
     # where the difference drowns in the noise of the steps, the figures' own time counts
     watched_s = max(figures["watched_share"] * step_s, figures["figures_s"])
-    cadences = {"share": config.train, "default_share": Cadence()}
+    by_config = {"share": config.train, "default_share": Intervals()}
     figures |= {
         "config": args.config,
         "batch_size": config.train.batch_size,
@@ -127,8 +127,8 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         "step_s": step_s,
         "watched_s": watched_s,
     }
-    for name, cadence in cadences.items():
-        added_s = watched_s / cadence.log_every + figures["histograms_s"] / cadence.picture_every
+    for name, intervals in by_config.items():
+        added_s = watched_s / intervals.log_every + figures["histograms_s"] / intervals.picture_every
         figures[name] = added_s / step_s
     rows = [
         ("step, s", f"{step_s:.4f}", f"median of {args.rounds}, not watched"),
@@ -136,8 +136,8 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         ("figures", ms(figures["figures_s"]), f"of {layers} layers, within a watched step"),
         ("histograms", ms(figures["histograms_s"]), ""),
     ]
-    for label, (name, cadence) in zip(("share of the run", "by default"), cadences.items(), strict=True):
-        often = f"a record in {cadence.log_every} steps, histograms in {cadence.picture_every}"
+    for label, (name, intervals) in zip(("share of the run", "by default"), by_config.items(), strict=True):
+        often = f"a record in {intervals.log_every} steps, histograms in {intervals.picture_every}"
         rows.append((label, percent(figures[name]), often))
     print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
     return figures
@@ -163,7 +163,7 @@ def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Ru
             progress.start_epoch(1, 1, NEVER, 0)
         with contextlib.redirect_stdout(io.StringIO()):
             start_logging(folder / LOG_FILE)
-            board = Board(folder)
+            metrics_logger = MetricsLogger(folder)
             trainer = build_trainer(
                 config,
                 model.to(device),
@@ -172,14 +172,14 @@ def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Ru
                 stop=StopRequest(),
                 progress=progress,
                 save=Checkpoints(folder, {"config": config.model_dump(mode="json")}).save,
-                board=board,
+                metrics_logger=metrics_logger,
             )
-            trainer.cadence = Cadence(NEVER, NEVER, NEVER, NEVER)
+            trainer.intervals = Intervals(NEVER, NEVER, NEVER, NEVER)
             try:
                 yield config, trainer, [*trainer.loader]
             finally:
                 progress.end_epoch()
-                board.close()
+                metrics_logger.close()
                 for handler in [*log.handlers]:
                     log.removeHandler(handler)
                     handler.close()
@@ -250,12 +250,12 @@ def time_parts(parts: dict[str, Callable[[], Any]], device: torch.device) -> dic
 
 
 def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """Give the norm of the gradient and the record, both in every step; a line in log, board and terminal; a save."""
+    """Give the norm of the gradient and the record, both in every step; a line in log, metrics and terminal; a save."""
     record = trainer.updater([batch])
     gradients = [p.grad for p in trainer.updater.model.parameters() if p.grad is not None]
 
     def keep(log_every: int) -> None:
-        trainer.cadence = Cadence(log_every, NEVER, NEVER, NEVER)
+        trainer.intervals = Intervals(log_every, NEVER, NEVER, NEVER)
         trainer._record(record, {}, data_s=0.0, step_s=1.0, images=len(batch.images))
 
     return {
@@ -269,15 +269,15 @@ def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
 def health_parts(trainer: Trainer, health: Health, batch: Batch) -> dict[str, Callable[[], Any]]:
     """Give calls that log the figures and the histograms of a pass, beside the gradients of the last step."""
     images, targets = to_device(batch.images, batch.targets, trainer.updater.device)
-    with torch.no_grad(), watched(trainer.updater.model) as seen:
+    with torch.no_grad(), capture_sampling(trainer.updater.model) as seen:
         trainer.updater.model(images, targets)
 
     def log_histograms() -> None:
         for tag, values in health.histograms(seen).items():
-            trainer.board.histogram(1, tag, values)
+            trainer.metrics_logger.log_histogram(1, tag, values)
 
     return {
-        "figures_s": lambda: trainer.board.scalars(1, health.report(1, seen).scalars),
+        "figures_s": lambda: trainer.metrics_logger.log_scalars(1, health.report(1, seen).scalars),
         "histograms_s": log_histograms,
     }
 

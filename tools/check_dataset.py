@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
 from data.files import atomic_path, write_text
 from engine.config import load_config
-from engine.display import COLOURS, PLAIN, Progress, counted, draw_truth, format_table, wants_colour
+from engine.display import COLOURS, PLAIN, Progress, counted, draw_sample_grid, format_table, wants_colour
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml
@@ -156,7 +156,7 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
-        to_pil_image(draw_truth(samples, names)).save(partial, format=KINDS[path.suffix.lower()])
+        to_pil_image(draw_sample_grid(samples, names)).save(partial, format=KINDS[path.suffix.lower()])
     print(f"\nsamples with their boxes: {path}")
 
 

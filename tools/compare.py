@@ -18,7 +18,7 @@ from engine.comparison import (
     with_interval,
 )
 from engine.display import Progress, format_table, start_logging
-from engine.evaluation import COCO_FIGURES
+from engine.evaluation import COCO_METRICS
 
 EPILOG = """examples:
   python tools/compare.py runs/demo runs/demo_dcn
@@ -119,7 +119,7 @@ def print_figures(comparison: Comparison) -> None:
     """Print the figures of each group, and beside or below them their differences to the first."""
     groups, differences = comparison.groups, comparison.differences
     masks = MASK_FIGURES if comparison.has_masks else ()
-    keys = [*COCO_FIGURES, *masks, *(f"AP {name}" for name in comparison.class_names)]
+    keys = [*COCO_METRICS, *masks, *(f"AP {name}" for name in comparison.class_names)]
     labels = [key.replace("_", " ") if key in masks else key for key in keys]
     means = [
         [label, *(mean_and_spread(group, key) for group in groups.values())]

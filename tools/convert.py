@@ -173,9 +173,9 @@ def write_detector(
         # what a training would have left beside the weights
         "ema": None,
         "optimizer": None,
-        "figures": None,
-        "judged_step": None,
-        "stale": 0,
+        "metrics": None,
+        "last_eval_step": None,
+        "evals_without_improvement": 0,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(args.out, state)

@@ -20,13 +20,13 @@ from engine.building import (
 from engine.config import describe_unused, load_config, unused_overrides
 from engine.devices import pick_device, set_tf32
 from engine.display import Progress, counted, format_table, percent
-from engine.distributed import World, read_world
+from engine.distributed import DistributedContext, read_distributed_context
 from engine.evaluation import (
-    COCO_FIGURES,
-    FIGURE_MEANINGS,
+    COCO_METRICS,
     MASK_PREFIX,
+    METRIC_MEANINGS,
     check_results,
-    coco_figures,
+    coco_metrics,
     detect,
     gather_results,
     has_masks,
@@ -76,10 +76,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Judge and show."""
     args = parse_arguments()
-    world = read_world()
-    with world.joined():
-        figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args, world)
-    if world.is_main:
+    distributed = read_distributed_context()
+    with distributed.process_group():
+        figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args, distributed)
+    if distributed.is_main:
         show(figures, args.json)
 
 
@@ -87,7 +87,7 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     """Print the figures of boxes, and of masks beside them; and write them to a file if there is one."""
     kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
     rows = [
-        (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), FIGURE_MEANINGS[name]) for name in COCO_FIGURES
+        (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), METRIC_MEANINGS[name]) for name in COCO_METRICS
     ]
     print(format_table(("figure", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
     print()
@@ -98,12 +98,12 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
         print(f"\nfigures: {file}")
 
 
-def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
+def judge_checkpoint(args: argparse.Namespace, distributed: DistributedContext) -> dict[str, Any]:
     """Run the model of a checkpoint over the val split, write its detections, and judge them."""
-    progress = Progress(silent=not world.is_main)
-    with world.together():
+    progress = Progress(silent=not distributed.is_main)
+    with distributed.raise_together():
         config = load_config(args.config, args.overrides)
-        device = pick_device(config.device, world)
+        device = pick_device(config.device, distributed)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
         state = load_checkpoint(args.checkpoint)
@@ -114,18 +114,18 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
             "val",
             lambda items: progress.track(items, "check val images"),
             masks=config.model.spec.has_masks,
-            check_images=world.local_rank == 0,
+            check_images=distributed.local_rank == 0,
             run=args.checkpoint.parent,
         )
         check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
         model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
         model = as_tested(model, config)
-        loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", world=world)
-    with world.together():
+        loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", distributed=distributed)
+    with distributed.raise_together():
         batches = progress.track(read_batches(loader), "evaluate", len(loader))
         results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
-    gathered = gather_results(results, split.raw, world)
+    gathered = gather_results(results, split.raw, distributed)
 
     def judge() -> dict[str, Any]:
         if unused := unused_overrides(config, args.overrides):
@@ -141,9 +141,9 @@ def judge_checkpoint(args: argparse.Namespace, world: World) -> dict[str, Any]:
         print(f"detections: {detections} ({len(gathered)})\n")
         if split.dropped_masks:
             print(f"left out: {counted(split.dropped_masks, 'annotation')} without a mask that can be read\n")
-        return coco_figures(split.raw, gathered, masks=config.model.spec.has_masks)
+        return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks)
 
-    return world.from_main(judge)
+    return distributed.run_on_main_and_broadcast(judge)
 
 
 def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
     check_results(split.raw, detections)
     images = counted(len(split.arrays), "image")
     print(f"{counted(len(detections), 'detection')} of {results} on {images} of {annotations}\n")
-    return coco_figures(split.raw, detections)
+    return coco_metrics(split.raw, detections)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from data.files import write_json
 from data.media_files import MediaFile, find_media_files
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.config import describe_unused, unused_overrides
-from engine.display import Progress, counted, draw_found, format_table, log, start_logging
+from engine.display import Progress, counted, draw_detections, format_table, log, start_logging
 from engine.evaluation import coco_dataset, match_files
 from engine.inference import predictor_of
 from engine.weights import Trained, check_categories, load_trained
@@ -226,7 +226,7 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
 
 def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor, args: argparse.Namespace) -> Tensor:
     """Draw detections into their image at its size."""
-    return draw_found(image, detections, predictor.class_names, score_threshold=args.score, short_side=None)
+    return draw_detections(image, detections, predictor.class_names, score_threshold=args.score, short_side=None)
 
 
 def as_dataset(findings: Findings) -> dict[str, Any]:

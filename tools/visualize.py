@@ -18,10 +18,10 @@ from data import CocoAnnotations, CocoDetection, eval_transform, read_image
 from data.files import atomic_path
 from engine.building import check_dcn_backend, read_split
 from engine.devices import pick_device, set_tf32, to_device
-from engine.display import Progress, draw_found, format_table
-from engine.evaluation import draw_detections
+from engine.display import Progress, draw_detections, format_table
+from engine.evaluation import draw_predictions
 from engine.inference import restore_model
-from engine.insight import box_centres, dcn_pictures, deformable_layers
+from engine.insight import box_centres, dcn_figures, deformable_layers
 from engine.weights import Trained, load_trained
 from models.checkpoint import choose_weights
 
@@ -261,14 +261,14 @@ def draw(
     found = {key: value.cpu() for key, value in found.items()}
     options = {"score_threshold": score_threshold, "short_side": SHORT_SIDE}
     if subject.target is None:
-        detections = draw_found(image, found, class_names, **options)
+        detections = draw_detections(image, found, class_names, **options)
     else:
-        detections = draw_detections(model, [(image, subject.target)], class_names, device=device, **options)
+        detections = draw_predictions(model, [(image, subject.target)], class_names, device=device, **options)
     if not pixels:
         # one for each object: of detections upon each other, whatever their class, the best
         best = nms(found["boxes"], found["scores"], SAME_OBJECT)
         pixels = box_centres(found["boxes"][best], points, image)
-    pictures = dcn_pictures(
+    pictures = dcn_figures(
         model, image, pixels, device=device, name=names[0], against=against, against_name=names[1] or ""
     )
     return {"detections": detections} | pictures

@@ -23,7 +23,7 @@ from models import build_resize
 
 from ..config import DataConfig, RunConfig
 from ..display import Progress
-from ..distributed import ALONE, World
+from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..runs import CHECKED_FILE
 
 Track = Callable[[Iterable], Iterable]
@@ -129,7 +129,11 @@ def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_image
 
 
 def build_train_loader(
-    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+    config: RunConfig,
+    annotations: CocoAnnotations,
+    *,
+    pin_memory: bool,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader of this process's share of the shuffled training steps."""
     data, spec = config.data, config.model.spec
@@ -148,8 +152,8 @@ def build_train_loader(
         workers=data.workers,
         seed=config.seed,
         accumulate=config.train.accumulate,
-        rank=world.rank,
-        processes=world.size,
+        rank=distributed.rank,
+        processes=distributed.size,
         unreadable=data.unreadable,
         pin_memory=pin_memory,
         sizes=resize.step_sizes,
@@ -158,7 +162,11 @@ def build_train_loader(
 
 
 def build_eval_loader(
-    config: RunConfig, annotations: CocoAnnotations, *, pin_memory: bool, world: World = ALONE
+    config: RunConfig,
+    annotations: CocoAnnotations,
+    *,
+    pin_memory: bool,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader of this process's share of the images of the val split, in order.
 
@@ -168,8 +176,8 @@ def build_eval_loader(
         CocoDetection(annotations, eval_transform()),
         batch_size=config.train.batch_size,
         workers=config.data.workers,
-        rank=world.rank,
-        processes=world.size,
+        rank=distributed.rank,
+        processes=distributed.size,
         unreadable=config.data.unreadable,
         pin_memory=pin_memory,
     )

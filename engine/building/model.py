@@ -10,7 +10,7 @@ from models import build_body, build_detector, load_backbone_weights
 from models.weights import LoadReport
 
 from ..config import DataConfig, ModelConfig, RunConfig
-from ..distributed import World
+from ..distributed import DistributedContext
 from ..weights import Source, Transfer, take_over
 
 
@@ -58,9 +58,9 @@ def build_started(
     return model, report if source is None else take_over(model, source, class_names, config.model_dump(mode="json"))
 
 
-def check_norm(norm: str, device: torch.device, world: World) -> None:
+def check_norm(norm: str, device: torch.device, distributed: DistributedContext) -> None:
     """Raise `ValueError` where PyTorch's synchronised batch norm cannot run."""
-    if norm == "sync_bn" and world.size > 1 and device.type == "cpu":
+    if norm == "sync_bn" and distributed.size > 1 and device.type == "cpu":
         raise ValueError(
             "model.backbone.norm sync_bn over several processes needs GPUs; on CPUs use gn, bn or frozen_bn"
         )

@@ -11,7 +11,7 @@ from models.weights import LoadReport
 from ..config import BackboneConfig, RunConfig, flatten
 from ..devices import describe
 from ..display import counted, format_table, log, percent
-from ..evaluation import MASK_PREFIX, describe_figures
+from ..evaluation import MASK_PREFIX, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
@@ -30,7 +30,7 @@ def show_start(
     val: CocoAnnotations,
 ) -> None:
     """Log the device, what was replaced, what learns how fast, and what there is to learn from."""
-    processes = trainer.world.size
+    processes = trainer.distributed.size
     log.info("device: %s%s", describe(trainer.updater.device), f", {processes} processes" if processes > 1 else "")
     show_model(config, weights, replaced_convs(trainer.updater.model))
     header = ("parameter group", "tensors", "parameters", "learning rate", "weight decay")
@@ -167,10 +167,10 @@ def show_resumption(
 
 def show_end(trainer: Trainer, folder: Path) -> None:
     """Log the result, what was left out, and where everything lies."""
-    kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.figures else "AP"
+    kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.metrics else "AP"
     log.info(
         "done: %s after %s (best %s %s)",
-        describe_figures(trainer.figures),
+        describe_metrics(trainer.metrics),
         counted(trainer.step, "step"),
         kind,
         percent(trainer.best_ap),

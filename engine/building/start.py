@@ -15,10 +15,10 @@ from models.weights import LoadReport
 from ..config import RunConfig, describe_unused, dump_config, flatten, load_config, unused_options
 from ..devices import git_revision, pick_device, set_tf32
 from ..display import Progress, log, start_logging
-from ..distributed import PreemptedError, StopRequest, World, read_world
-from ..evaluation import number_figures
-from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, own_run
-from ..training import Board, NoBoard, Trainer, check_optimizer, check_schedule
+from ..distributed import DistributedContext, PreemptedError, StopRequest, read_distributed_context
+from ..evaluation import scalar_metrics
+from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, lock_run
+from ..training import MetricsLogger, NullLogger, Trainer, check_optimizer, check_schedule
 from ..weights import (
     Transfer,
     check_categories,
@@ -39,7 +39,7 @@ class RunResult(NamedTuple):
 
     Attributes:
         folder: of the run, with its checkpoints, log and figures.
-        figures: of the last evaluation, as fractions, see `coco_figures`.
+        figures: of the last evaluation, as fractions, see `coco_metrics`.
     """
 
     folder: Path
@@ -85,14 +85,14 @@ def train(
         PreemptedError: if SIGTERM or SIGUSR1 asked the run to stop; its state is saved, and `resume="auto"` continues.
         NonFiniteError: if the loss or its gradient is not finite.
     """
-    world = read_world()
-    with world.joined():
-        plan = _prepare(config, overrides, run_dir and Path(run_dir), resume and os.fspath(resume), world)
+    distributed = read_distributed_context()
+    with distributed.process_group():
+        plan = _prepare(config, overrides, run_dir and Path(run_dir), resume and os.fspath(resume), distributed)
         with ExitStack() as stack:
-            world.from_main(lambda: stack.enter_context(own_run(plan.folder)))
+            distributed.run_on_main_and_broadcast(lambda: stack.enter_context(lock_run(plan.folder)))
             stack.enter_context(plan.trainer.stop.listen())
             _carry_out(plan)
-    return RunResult(plan.folder, plan.trainer.figures)
+    return RunResult(plan.folder, plan.trainer.metrics)
 
 
 def _prepare(
@@ -100,33 +100,35 @@ def _prepare(
     overrides: Sequence[str],
     run_dir: Path | None,
     resume: str | None,
-    world: World,
+    distributed: DistributedContext,
 ) -> _Plan:
     """Do all that can show a mistake, the quick first.
 
-    Processes talk to each other between the contexts of `together` and not within, where one of them may have failed.
+    Processes communicate between the contexts of `raise_together`, not within them: there one may have failed.
     """
-    progress = Progress(silent=not world.is_main)
-    with world.together():
+    progress = Progress(silent=not distributed.is_main)
+    with distributed.raise_together():
         config = load_config(source, overrides)
         check_optimizer(config.train.optimizer)
         check_schedule(config.train.schedule)
-        device = pick_device(config.device, world)
-        check_norm(config.model.backbone.norm, device, world)
+        device = pick_device(config.device, distributed)
+        check_norm(config.model.backbone.norm, device, distributed)
         check_start(config.model)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
     default = Path("runs") / Path(source).stem if isinstance(source, str | os.PathLike) else None
-    folder, candidates = world.from_main(lambda: choose_run(run_dir, resume, default))
-    with world.together():
+    folder, candidates = distributed.run_on_main_and_broadcast(lambda: choose_run(run_dir, resume, default))
+    with distributed.raise_together():
         start = read_source(config.model.weights) if config.model.weights and not candidates else None
-        splits = read_splits(config, progress, folder, check_images=world.local_rank == 0)
-    checkpoint, state, broken = world.from_main(lambda: load_newest(candidates) if candidates else (None, None, []))
-    with world.together():
+        splits = read_splits(config, progress, folder, check_images=distributed.local_rank == 0)
+    checkpoint, state, broken = distributed.run_on_main_and_broadcast(
+        lambda: load_newest(candidates) if candidates else (None, None, [])
+    )
+    with distributed.raise_together():
         names, ids = splits["train"].class_names, splits["train"].category_ids
         about = {
             "config": config.model_dump(mode="json"),
-            "images_in_step": images_in_step(config.train, world.size),
+            "images_in_step": images_in_step(config.train, distributed.size),
             "annotations": {name: split.sha256 for name, split in splits.items()},
             "class_names": names,
             "category_ids": ids,
@@ -140,16 +142,16 @@ def _prepare(
         torch.manual_seed(config.seed)
         model, weights = build_started(config, names, start, pretrained=state is None)
         about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    with world.together():  # whose mistakes, of the config, all processes make alike
+    with distributed.raise_together():  # whose mistakes, of the config, all processes make alike
         newest = (checkpoint, state["step"]) if state else None
         trainer = build_trainer(
             config,
             model.to(device),
             *splits.values(),
             device=device,
-            world=world,
+            distributed=distributed,
             save=Checkpoints(folder, about, keep=config.train.keep_last, newest=newest).save,
-            board=NoBoard(),
+            metrics_logger=NullLogger(),
             progress=progress,
             stop=StopRequest(),
         )
@@ -162,18 +164,18 @@ def _prepare(
 def _carry_out(plan: _Plan) -> None:
     """Train by a plan, in the run folder."""
     config, folder, trainer = plan.config, plan.folder, plan.trainer
-    trainer.world.from_main(lambda: _open_outputs(plan))
+    trainer.distributed.run_on_main_and_broadcast(lambda: _open_outputs(plan))
     if plan.state is not None:
         show_resumption(trainer, plan.checkpoint, plan.state, plan.about, passed_over=plan.broken)
     if not trainer.is_finished:
         show_start(config, plan.weights, trainer, *plan.splits.values())
         if plan.unused:
             log.warning("%s", describe_unused(plan.unused))
-        trainer.board.text("config", dump_config(config))
+        trainer.metrics_logger.log_text("config", dump_config(config))
         try:
             figures = trainer.fit()
         except PreemptedError as reason:
-            trainer.board.close()
+            trainer.metrics_logger.close()
             log.warning("%s at step %d; go on by --resume auto --run-dir %s", reason, trainer.step, folder)
             raise
         except (FloatingPointError, ValueError, OSError, WorkerError) as reason:
@@ -181,8 +183,8 @@ def _carry_out(plan: _Plan) -> None:
                 log.error("%s", reason, extra={"file_only": True})
             raise
         options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
-        trainer.board.outcome(options, number_figures(figures))
-    trainer.board.close()
+        trainer.metrics_logger.log_hparams(options, scalar_metrics(figures))
+    trainer.metrics_logger.close()
     show_end(trainer, folder)
 
 
@@ -191,4 +193,4 @@ def _open_outputs(plan: _Plan) -> None:
     start_logging(plan.folder / LOG_FILE)
     write_text(plan.folder / CONFIG_FILE, dump_config(plan.config))
     write_checked(plan.folder, plan.splits.values())
-    plan.trainer.board = Board(plan.folder, plan.trainer.step)
+    plan.trainer.metrics_logger = MetricsLogger(plan.folder, plan.trainer.step)

@@ -12,13 +12,13 @@ from data import CocoAnnotations, CocoDetection, eval_transform, read_batches
 
 from ..config import RunConfig, TrainConfig
 from ..display import Progress
-from ..distributed import ALONE, StopRequest, World
-from ..evaluation import draw_detections, evaluate
-from ..insight import Health, box_centres, dcn_pictures
+from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
+from ..evaluation import draw_predictions, evaluate
+from ..insight import Health, box_centres, dcn_figures
 from ..training import (
-    Board,
-    Cadence,
     Ema,
+    Intervals,
+    MetricsLogger,
     Schedule,
     Trainer,
     Updater,
@@ -88,11 +88,11 @@ def build_trainer(
     val: CocoAnnotations,
     *,
     device: torch.device,
-    world: World = ALONE,
+    distributed: DistributedContext = SINGLE_PROCESS,
     stop: StopRequest,
     progress: Progress,
     save: Callable[[dict[str, Any], str], None],
-    board: Board,
+    metrics_logger: MetricsLogger,
     evaluate: Callable[[nn.Module], dict[str, Any] | None] | None = None,
     draw: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Trainer:
@@ -104,47 +104,53 @@ def build_trainer(
         train: split to learn from.
         val: split to judge by.
         device: that the model is on.
-        world: the processes that train together.
+        distributed: the processes that train together.
         stop: knows whether this process was asked to stop.
         progress: shows what goes on.
         save: writes a dict of state under a file name.
-        board: takes scalars, pictures and histograms.
+        metrics_logger: takes scalars, pictures and histograms.
         evaluate: returns the figures of a model; None: evaluates the val split.
         draw: returns pictures of what a model does, by tag; None: of the first images of the val split.
     """
     settings = config.train
-    loader = build_train_loader(config, train, pin_memory=device.type == "cuda", world=world)
+    loader = build_train_loader(config, train, pin_memory=device.type == "cuda", distributed=distributed)
     steps_per_epoch = loader.batch_sampler.steps
     return Trainer(
-        build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, world=world),
+        build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, distributed=distributed),
         loader,
         epochs=settings.epochs,
         max_steps=settings.max_steps,
         early_stop=settings.early_stop,
-        cadence=Cadence(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
-        evaluate=evaluate or _evaluator(config, val, device=device, world=world, stop=stop, progress=progress),
+        intervals=Intervals(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        evaluate=evaluate
+        or _evaluator(config, val, device=device, distributed=distributed, stop=stop, progress=progress),
         draw=draw or _drawer(config, val, device=device),
         save=save,
         health=Health(
-            model if world.is_main else None,
+            model if distributed.is_main else None,
             total_steps=total_steps(settings, steps_per_epoch),
             warmup_steps=settings.warmup_steps,
         ),
-        board=board,
+        metrics_logger=metrics_logger,
         progress=progress,
         stop=stop,
-        world=world,
+        distributed=distributed,
     )
 
 
 def build_updater(
-    config: RunConfig, model: nn.Module, *, steps_per_epoch: int, device: torch.device, world: World = ALONE
+    config: RunConfig,
+    model: nn.Module,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Updater:
     """Build what does the steps: optimizer, schedule and averages around a model on its device."""
     settings = config.train
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
-    optimizer, schedule = build_optimization(config, model, steps_per_epoch=steps_per_epoch, processes=world.size)
+    optimizer, schedule = build_optimization(config, model, steps_per_epoch=steps_per_epoch, processes=distributed.size)
     ema = None if settings.ema_decay is None else Ema(model, settings.ema_decay)
     if settings.compile:
         model.backbone.compile(dynamic=True)
@@ -157,7 +163,7 @@ def build_updater(
         amp=settings.amp,
         clip_norm=settings.clip_norm,
         ema=ema,
-        world=world,
+        distributed=distributed,
     )
 
 
@@ -166,12 +172,12 @@ def _evaluator(
     val: CocoAnnotations,
     *,
     device: torch.device,
-    world: World,
+    distributed: DistributedContext,
     stop: StopRequest,
     progress: Progress,
 ) -> Callable[[nn.Module], dict[str, Any] | None]:
     """Return the trainer's `evaluate`."""
-    loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", world=world)
+    loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", distributed=distributed)
 
     def evaluate_model(model: nn.Module) -> dict[str, Any] | None:
         batches = progress.track(read_batches(loader), "evaluate", len(loader))
@@ -183,7 +189,7 @@ def _evaluator(
             masks=config.model.spec.has_masks,
             device=device,
             amp=config.train.amp,
-            world=world,
+            distributed=distributed,
             stop=stop,
         )
 
@@ -197,10 +203,10 @@ def _drawer(
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
         shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).dummy()]
-        pictures = {"val/detections": draw_detections(model, shown, val.class_names, device=device)}
+        pictures = {"val/detections": draw_predictions(model, shown, val.class_names, device=device)}
         image, target = next(iter(first_samples(config, val, 1, keep_empty=False)), shown[0])
         pixels = box_centres(target["boxes"], PICTURE_POINTS, image)
-        for name, picture in dcn_pictures(model, image, pixels, device=device).items():
+        for name, picture in dcn_figures(model, image, pixels, device=device).items():
             pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
         return pictures
 

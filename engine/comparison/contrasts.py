@@ -10,8 +10,8 @@ from torchvision.ops import box_convert
 
 from data import CocoAnnotations, CocoDetection, decode_masks, eval_transform
 
-from ..display import draw_objects
-from ..evaluation import MISSED, RIGHT, draw_verdicts, has_masks, judge_detections
+from ..display import draw_ground_truth
+from ..evaluation import MISSED, TRUE_POSITIVE, classify_detections, draw_classified, has_masks
 
 SCORE_THRESHOLD = 0.5
 
@@ -22,10 +22,10 @@ class Contrast(NamedTuple):
     Attributes:
         image_id: of the annotation file.
         file_name: of the picture.
-        base: how often each verdict of `judge_detections` fell on a detection, and objects that were missed.
+        base: how often each error_type of `classify_detections` fell on a detection, and objects that were missed.
         other: the same of the other detector.
-        pictures: `(3, h, w)` uint8 of the base and of the other, see `draw_verdicts`.
-        truth: `(3, h, w)` uint8, see `draw_objects`.
+        pictures: `(3, h, w)` uint8 of the base and of the other, see `draw_classified`.
+        truth: `(3, h, w)` uint8, see `draw_ground_truth`.
     """
 
     image_id: int
@@ -77,11 +77,11 @@ def find_contrasts(
         size = image.shape[2], image.shape[1]
         drawn = [_tensors(split, side[image_id]) | _masks(side[image_id], size) for side in sides]
         one, two = (
-            draw_verdicts(image, target, detections, split.class_names, score_threshold=score_threshold)
+            draw_classified(image, target, detections, split.class_names, score_threshold=score_threshold)
             for detections in drawn
         )
         name = arrays.file_name(places[image_id])
-        truth = draw_objects(image, target, split.class_names)
+        truth = draw_ground_truth(image, target, split.class_names)
         contrasts.append(Contrast(image_id, name, *found[image_id], (one, two), truth))
     return contrasts
 
@@ -98,9 +98,9 @@ def choose_images(fewer: Mapping[int, int], count: int) -> list[int]:
     return better[: count - len(kept)] + kept
 
 
-def mistakes(verdicts: Counter[str]) -> int:
+def mistakes(error_types: Counter[str]) -> int:
     """Count everything that is not right: wrong, double and needless detections, and missed objects."""
-    return verdicts.total() - verdicts[RIGHT]
+    return error_types.total() - error_types[TRUE_POSITIVE]
 
 
 def by_image(
@@ -133,7 +133,7 @@ def _masks(found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[st
 
 
 def _count(detections: dict[str, Tensor], true_boxes: Tensor, true_labels: Tensor) -> Counter[str]:
-    verdicts = judge_detections(
+    error_types = classify_detections(
         detections["boxes"], detections["labels"], detections["scores"], true_boxes, true_labels
     )
-    return Counter(verdicts.detections) + Counter({MISSED: len(verdicts.missed)})
+    return Counter(error_types.detections) + Counter({MISSED: len(error_types.missed)})

@@ -27,7 +27,7 @@ class Run:
         config: of the run, with what the command line put over it, as paths of the data.
         options: of the run as it was trained, by dotted key, without those of detectors that it is not; those that came
             after it have their defaults.
-        figures: of `coco_figures` for its last weights, as its last evaluation found them.
+        figures: of `coco_metrics` for its last weights, as its last evaluation found them.
         parameters: of the model.
         steps: updates done. images_in_step: of one update, over all processes.
         annotations: SHA-256 of the annotation file of "train" and "val".
@@ -102,12 +102,12 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
             f"{file} does not exist (resolved: {file.resolve()}): a run folder must hold it and {path.name}"
         )
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    if state["figures"] is None or not any("time/step_s" in line for line in records):
+    if state["metrics"] is None or not any("time/step_s" in line for line in records):
         raise ValueError(f"{folder} was not evaluated yet, or logged no step; finish it by --resume auto")
-    if state["judged_step"] != state["step"]:
+    if state["last_eval_step"] != state["step"]:
         raise ValueError(
-            f"{folder} is at step {state['step']}, but was last evaluated at step {state['judged_step']}; finish it by "
-            "--resume auto"
+            f"{folder} is at step {state['step']}, but was last evaluated at step {state['last_eval_step']}; "
+            "finish it by --resume auto"
         )
     if not trained.is_finished:
         log.warning(
@@ -120,7 +120,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         folder=folder,
         config=trained.config,
         options=_used_options(check_config(state["config"], str(path))),
-        figures=state["figures"],
+        figures=state["metrics"],
         parameters=state["parameters"],
         steps=state["step"],
         images_in_step=state["images_in_step"],

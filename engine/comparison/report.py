@@ -14,14 +14,14 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from ..display import percent
 from ..evaluation import (
-    COCO_FIGURES,
-    FIGURE_MEANINGS,
+    COCO_METRICS,
+    ERROR_TYPE_COLOURS,
     MASK_PREFIX,
+    MATCH_TYPES,
+    METRIC_MEANINGS,
     MISSED,
-    RIGHT,
-    VERDICT_COLOURS,
-    VERDICTS,
-    explain_verdict,
+    TRUE_POSITIVE,
+    describe_error_type,
 )
 from .charts import choose_classes, draw_plots
 from .contrasts import SCORE_THRESHOLD, Contrast
@@ -81,7 +81,7 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
         "plotted_classes": plotted_classes,
         "contrasts": {other: [_shown(one) for one in found] for other, found in comparison.contrasts.items()},
         "verdict_colours": {
-            explain_verdict(name): "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in VERDICT_COLOURS.items()
+            describe_error_type(name): "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in ERROR_TYPE_COLOURS.items()
         },
         "score_threshold": SCORE_THRESHOLD,
         "confidence": CONFIDENCE,
@@ -173,13 +173,13 @@ def _headline(comparison: Comparison, other: str) -> dict[str, Any]:
 def _figure_rows(comparison: Comparison) -> dict[str, str]:
     """The COCO figures for which there are boxes, and what they are over."""
     found = comparison.groups[comparison.base].figures[0]
-    return {name: FIGURE_MEANINGS[name] for name in COCO_FIGURES if not math.isnan(found[name])}
+    return {name: METRIC_MEANINGS[name] for name in COCO_METRICS if not math.isnan(found[name])}
 
 
 def _mask_rows(comparison: Comparison) -> dict[str, str]:
     """The figures of masks that a group has, and what they are over."""
     return {
-        name: FIGURE_MEANINGS[name.removeprefix(MASK_PREFIX)]
+        name: METRIC_MEANINGS[name.removeprefix(MASK_PREFIX)]
         for name in MASK_FIGURES
         if not all(math.isnan(group.mean(name)) for group in comparison.groups.values())
     }
@@ -195,12 +195,16 @@ def _shown(contrast: Contrast) -> dict[str, Any]:
             for counts, picture in zip((contrast.base, contrast.other), contrast.pictures, strict=True)
         ],
         "truth": _embedded(contrast.truth),
-        "objects": contrast.base[RIGHT] + contrast.base[MISSED],
+        "objects": contrast.base[TRUE_POSITIVE] + contrast.base[MISSED],
     }
 
 
 def _in_words(counts: Counter[str]) -> str:
-    return ", ".join(f"{counts[name]} {name}" for name in (*VERDICTS, MISSED) if counts[name] or name == RIGHT)
+    return ", ".join(
+        f"{counts[name]} {name.replace('_', ' ')}"
+        for name in (*MATCH_TYPES, MISSED)
+        if counts[name] or name == TRUE_POSITIVE
+    )
 
 
 def _embedded(picture: Tensor) -> str:

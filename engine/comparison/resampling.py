@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.cocoeval import COCOeval
 from scipy.sparse import csr_array
 
-from ..evaluation import COCO_FIGURES, class_keys, match_results
+from ..evaluation import COCO_METRICS, class_keys, match_results
 
 Track = Callable[[Iterable], Iterable]
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ class JudgedImages:
 
     Attributes:
         image_ids: in ascending order, which is the order of weights.
-        class_names: as in the `per_class` of `coco_figures`.
+        class_names: as in the `per_class` of `coco_metrics`.
     """
 
     def __init__(self, image_ids: Sequence[int], class_names: Sequence[str], matches: Sequence[Sequence[_Matches]]):
@@ -62,7 +62,7 @@ class JudgedImages:
 
         Args:
             weights: how often each image counts, in the order of `image_ids`; None is once each, which gives what
-                `coco_figures` gives. Whole numbers give what pycocotools gives where the images stand in the file so
+                `coco_metrics` gives. Whole numbers give what pycocotools gives where the images stand in the file so
                 many times; among equal scores, the copies of one detection then stand together.
 
         Raises:
@@ -124,7 +124,7 @@ class JudgedImages:
         recalls += [_recall(area, weights, DETECTIONS[-1]) for area in areas[1:]]
         whole = [values.mean(0) for values in precision]
         of_iou = [precision[0][np.flatnonzero(np.isclose(IOUS, iou))[0]] for iou in (0.5, 0.75)]
-        return dict(zip(COCO_FIGURES, [whole[0], *of_iou, *whole[1:], *recalls], strict=True))
+        return dict(zip(COCO_METRICS, [whole[0], *of_iou, *whole[1:], *recalls], strict=True))
 
 
 def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> JudgedImages:
@@ -136,7 +136,7 @@ def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], ki
         kind: what is judged: "bbox" for boxes, "segm" for masks.
 
     Raises:
-        ValueError: see `coco_figures`.
+        ValueError: see `coco_metrics`.
     """
     judge = match_results(ground_truth, results, kind)
     image_ids, category_ids = judge.params.imgIds, judge.params.catIds
@@ -269,7 +269,7 @@ def _per_image(images: NDArray[np.intp], count: int, values: NDArray | None = No
 def _summarize(scores: list[dict[str, Floats]], class_names: Sequence[str], rounds: int) -> dict[str, Floats]:
     """Mean over the classes that have boxes, as in COCO, and the AP of each."""
     means = {
-        name: _mean_of_present(np.array([own[name] for own in scores]).reshape(-1, rounds)) for name in COCO_FIGURES
+        name: _mean_of_present(np.array([own[name] for own in scores]).reshape(-1, rounds)) for name in COCO_METRICS
     }
     return means | {f"AP {name}": own["AP"] for name, own in zip(class_names, scores, strict=True)}
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from data.files import without_nan
 
-from ..evaluation import COCO_FIGURES, MASK_PREFIX
+from ..evaluation import COCO_METRICS, MASK_PREFIX
 from .contrasts import Contrast
 from .differences import Difference
 from .loaded_runs import Run
 
 # Those that masks are compared by: AP, over all IoUs, at two of them, and by size
-MASK_FIGURES = tuple(f"{MASK_PREFIX}{name}" for name in COCO_FIGURES[:6])
+MASK_FIGURES = tuple(f"{MASK_PREFIX}{name}" for name in COCO_METRICS[:6])
 
 
 @dataclass(frozen=True)

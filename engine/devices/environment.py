@@ -9,10 +9,10 @@ import torch
 import torchvision
 
 from ..display import counted
-from ..distributed import ALONE, World
+from ..distributed import SINGLE_PROCESS, DistributedContext
 
 
-def pick_device(name: str, world: World = ALONE) -> torch.device:
+def pick_device(name: str, distributed: DistributedContext = SINGLE_PROCESS) -> torch.device:
     """Turn "auto" or a device's name into a device that is there; each process on a machine gets a GPU of its own.
 
     Raises:
@@ -20,21 +20,21 @@ def pick_device(name: str, world: World = ALONE) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if world.size > 1 and name not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda for {world.size} processes, got {name!r}")
-    if name == "cuda" and world.size > 1:
-        if torch.cuda.device_count() < world.local_size:
+    if distributed.size > 1 and name not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda for {distributed.size} processes, got {name!r}")
+    if name == "cuda" and distributed.size > 1:
+        if torch.cuda.device_count() < distributed.local_size:
             raise ValueError(
-                f"{world.local_size} processes on this machine need as many GPUs, but there are "
+                f"{distributed.local_size} processes on this machine need as many GPUs, but there are "
                 f"{torch.cuda.device_count()}: lower torchrun's --nproc-per-node, or choose device=cpu"
             )
-        name = f"cuda:{world.local_rank}"
+        name = f"cuda:{distributed.local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and world.size > 1:
+    if device.type == "cuda" and distributed.size > 1:
         torch.cuda.set_device(device)
     return device
 

@@ -1,5 +1,14 @@
 """What people look at: the log, progress bars, tables, and images with boxes and masks."""
 
-from .drawing import GAP, SHORT_SIDE, draw_boxes, draw_found, draw_legend, draw_objects, draw_truth, masks_of
+from .drawing import (
+    GAP,
+    SHORT_SIDE,
+    draw_boxes,
+    draw_detections,
+    draw_ground_truth,
+    draw_legend,
+    draw_sample_grid,
+    masks_of,
+)
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
 from .tables import counted, first_lines, format_table, percent

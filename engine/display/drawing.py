@@ -18,7 +18,7 @@ SHORT_SIDE = 320
 GAP = 6
 FONT_SIZE = 16
 LINE = 26  # height of a line of the legend
-TRUTH_COLOUR = (255, 255, 255)
+GROUND_TRUTH_COLOUR = (255, 255, 255)
 MASK_ALPHA = 0.45
 _DASH, _SPACE = 7, 5
 
@@ -75,14 +75,16 @@ def draw_boxes(
     return pil_to_tensor(picture)
 
 
-def draw_objects(image: Tensor, target: dict, class_names: Sequence[str], *, short_side: int = SHORT_SIDE) -> Tensor:
+def draw_ground_truth(
+    image: Tensor, target: dict, class_names: Sequence[str], *, short_side: int = SHORT_SIDE
+) -> Tensor:
     """Draw the truth about an image, in white; `short_side` as in `draw_boxes`."""
     names = [class_names[label - 1] for label in target["labels"].tolist()]
     masks = masks_of(target, range(len(names)))
-    return draw_boxes(image, target["boxes"], names, [TRUTH_COLOUR] * len(names), short_side, masks=masks)
+    return draw_boxes(image, target["boxes"], names, [GROUND_TRUTH_COLOUR] * len(names), short_side, masks=masks)
 
 
-def draw_found(
+def draw_detections(
     image: Tensor,
     detections: dict,
     class_names: Sequence[str],
@@ -104,7 +106,9 @@ def draw_found(
     return draw_boxes(image, detections["boxes"][order], names, colours, short_side, masks=masks)
 
 
-def draw_truth(samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600) -> Tensor:
+def draw_sample_grid(
+    samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600
+) -> Tensor:
     """Draw samples `(uint8 image, target)` with their boxes and masks, in rows of about `width` pixels, `(3, H, W)`."""
     rows: list[list[Tensor]] = [[]]
     for image, target in samples:

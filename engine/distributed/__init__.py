@@ -1,4 +1,4 @@
 """Processes that train together, and requests to stop."""
 
 from .preemption import PreemptedError, StopRequest
-from .processes import ALONE, OtherProcessError, World, read_world
+from .processes import SINGLE_PROCESS, DistributedContext, OtherProcessError, read_distributed_context

@@ -1,7 +1,8 @@
 """Training in several processes, started by torchrun; with one process nothing here does anything.
 
 Every process runs the same program. Process 0, the main one, writes files and talks; what only it can know or fail at
-goes through `World.from_main`, so that no process is left waiting for one that has given up.
+goes through `DistributedContext.run_on_main_and_broadcast`, so that no process waits
+for one that has failed.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class OtherProcessError(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes of a training.
 
     Attributes:
@@ -51,7 +52,7 @@ class World:
         return self.rank == 0
 
     @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
+    def process_group(self) -> Iterator[None]:
         """Connect the processes: by gloo for what lies on the CPU, by NCCL for what lies on GPUs."""
         if self.size == 1:
             yield
@@ -91,7 +92,7 @@ class World:
         dist.gather_object(value, values)
         return values
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def run_on_main_and_broadcast(self, make: Callable[[], T]) -> T:
         """Call `make` in the main process and give what it returns in all of them.
 
         Raises:
@@ -114,7 +115,7 @@ class World:
         return outcome[1]
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """Let all processes pass the end of this context or none; a mistake that all make is told once.
 
         Raises:
@@ -140,7 +141,7 @@ class World:
         mistakes = [found for found in errors if not isinstance(found, OtherProcessError)]
         raise mistakes[0] if mistakes and self.is_main else OtherProcessError("another process failed")
 
-    def parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Wrap a model so that its gradients are averaged over the processes."""
         if self.size == 1:
             return model
@@ -172,12 +173,12 @@ class World:
             buffer.copy_(part.view_as(buffer))
 
 
-ALONE = World()
+SINGLE_PROCESS = DistributedContext()
 
 
-def read_world() -> World:
+def read_distributed_context() -> DistributedContext:
     """Find this process's place in what torchrun has started; alone without it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names):
-        return ALONE
-    return World(*(int(os.environ[name]) for name in names))
+        return SINGLE_PROCESS
+    return DistributedContext(*(int(os.environ[name]) for name in names))

@@ -1,9 +1,9 @@
 """Detections of a data set, COCO's figures of them, and what became of each."""
 
-from .coco_eval import class_keys, coco_figures, match_results
+from .coco_eval import class_keys, coco_metrics, match_results
 from .coco_json import coco_dataset, match_files
 from .detect import coco_results, detect, evaluate, gather_results
-from .figures import COCO_FIGURES, FIGURE_MEANINGS, MASK_PREFIX, describe_figures, number_figures
-from .matching import RIGHT, VERDICTS, judge_detections
+from .error_types import ERROR_TYPE_COLOURS, MISSED, describe_error_type, draw_classified, draw_predictions
+from .matching import MATCH_TYPES, TRUE_POSITIVE, classify_detections
+from .metrics import COCO_METRICS, MASK_PREFIX, METRIC_MEANINGS, describe_metrics, scalar_metrics
 from .results import check_results, has_masks
-from .verdicts import MISSED, VERDICT_COLOURS, draw_detections, draw_verdicts, explain_verdict

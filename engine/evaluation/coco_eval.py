@@ -14,11 +14,11 @@ from pycocotools.cocoeval import COCOeval
 
 from data import declared_size, segmentation_problem, to_rle
 
-from .figures import COCO_FIGURES, MASK_PREFIX
+from .metrics import COCO_METRICS, MASK_PREFIX
 from .results import check_results, has_masks, image_size
 
 
-def coco_figures(
+def coco_metrics(
     ground_truth: dict[str, Any], results: list[dict[str, Any]], *, masks: bool | None = None
 ) -> dict[str, Any]:
     """Judge detections by pycocotools: their boxes, and their masks.
@@ -32,7 +32,7 @@ def coco_figures(
         masks: whether masks are judged; None: if results have any.
 
     Returns:
-        The 12 `COCO_FIGURES` of the boxes as fractions, NaN where the file holds nothing to judge by; and `per_class`,
+        The 12 `COCO_METRICS` of the boxes as fractions, NaN where the file holds nothing to judge by; and `per_class`,
         the AP of each category by name. With masks the same of them, as "mask_AP" and so on.
 
     Raises:
@@ -52,11 +52,11 @@ def match_results(ground_truth: dict[str, Any], results: list[dict[str, Any]], k
 
     Args:
         ground_truth: a COCO instances file, as loaded.
-        results: COCO results, see `coco_figures`.
+        results: COCO results, see `coco_metrics`.
         kind: "bbox" for boxes, "segm" for masks.
 
     Raises:
-        ValueError: see `coco_figures`.
+        ValueError: see `coco_metrics`.
     """
     check_results(ground_truth, results)
     if kind == "segm" and results and not has_masks(results):
@@ -98,7 +98,7 @@ def _summarize(judge: COCOeval, ground_truth: dict[str, Any]) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         judge.accumulate()
         judge.summarize()
-    figures: dict[str, Any] = {name: _figure(value) for name, value in zip(COCO_FIGURES, judge.stats, strict=True)}
+    figures: dict[str, Any] = {name: _figure(value) for name, value in zip(COCO_METRICS, judge.stats, strict=True)}
     precision = judge.eval["precision"]  # (IoU, recall, category, area, detections)
     figures["per_class"] = {}
     for index, name in enumerate(class_keys(ground_truth, judge.params.catIds)):

@@ -11,8 +11,8 @@ from data import Batch, encode_masks
 
 from ..devices import autocast, to_device
 from ..display import log
-from ..distributed import ALONE, StopRequest, World
-from .coco_eval import coco_figures
+from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
+from .coco_eval import coco_metrics
 
 
 @torch.inference_mode()
@@ -60,13 +60,15 @@ def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> li
     return results
 
 
-def gather_results(results: list[dict[str, Any]], ground_truth: dict, world: World) -> list[dict[str, Any]] | None:
+def gather_results(
+    results: list[dict[str, Any]], ground_truth: dict, distributed: DistributedContext
+) -> list[dict[str, Any]] | None:
     """Put together what all processes detected, in the order of the images, as one process would have.
 
     Returns:
         COCO results in the main process, None in the others.
     """
-    parts = world.gather_on_main(results)
+    parts = distributed.gather_on_main(results)
     if parts is None or len(parts) == 1:
         return parts and parts[0]
     place = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}
@@ -82,10 +84,10 @@ def evaluate(
     masks: bool = False,
     device: torch.device,
     amp: str = "off",
-    world: World = ALONE,
+    distributed: DistributedContext = SINGLE_PROCESS,
     stop: StopRequest | None = None,
 ) -> dict[str, Any] | None:
-    """Detect and judge: `coco_figures` of what `detect` finds, in all processes.
+    """Detect and judge: `coco_metrics` of what `detect` finds, in all processes.
 
     Args:
         model: detector.
@@ -95,15 +97,15 @@ def evaluate(
         masks: whether the model gives masks, which are then judged beside the boxes.
         device: that the model is on.
         amp: as in training.
-        world: the processes that share the images.
+        distributed: the processes that share the images.
         stop: asked before each batch whether to give up.
 
     Returns:
         The figures, or None if some process was asked to stop.
     """
-    with world.together():
+    with distributed.raise_together():
         results = detect(model, stop.until(loader) if stop else loader, category_ids, device=device, amp=amp)
-    if any(world.gather(stop is not None and stop.received is not None)):
+    if any(distributed.gather(stop is not None and stop.received is not None)):
         return None
-    gathered = gather_results(results, ground_truth, world)
-    return world.from_main(lambda: coco_figures(ground_truth, gathered, masks=masks))
+    gathered = gather_results(results, ground_truth, distributed)
+    return distributed.run_on_main_and_broadcast(lambda: coco_metrics(ground_truth, gathered, masks=masks))

@@ -5,15 +5,15 @@ from typing import NamedTuple
 from torch import Tensor
 from torchvision.ops import box_iou
 
-RIGHT, WRONG_CLASS, DUPLICATE, BACKGROUND = "right", "wrong class", "duplicate", "background"
-VERDICTS = (RIGHT, WRONG_CLASS, DUPLICATE, BACKGROUND)
+TRUE_POSITIVE, WRONG_CLASS, DUPLICATE, FALSE_POSITIVE = "true_positive", "wrong_class", "duplicate", "false_positive"
+MATCH_TYPES = (TRUE_POSITIVE, WRONG_CLASS, DUPLICATE, FALSE_POSITIVE)
 
 
-class Verdicts(NamedTuple):
+class ClassifiedDetections(NamedTuple):
     """How the detections of one image compare with its true boxes.
 
     Attributes:
-        detections: one of `VERDICTS` for each detection, in the order they were given.
+        detections: one of `MATCH_TYPES` for each detection, in the order they were given.
         missed: indices of the true boxes that no detection of their class found.
     """
 
@@ -21,7 +21,7 @@ class Verdicts(NamedTuple):
     missed: list[int]
 
 
-def judge_detections(
+def classify_detections(
     boxes: Tensor,
     labels: Tensor,
     scores: Tensor,
@@ -29,12 +29,12 @@ def judge_detections(
     true_labels: Tensor,
     *,
     iou_threshold: float = 0.5,
-) -> Verdicts:
+) -> ClassifiedDetections:
     """Match detections to true boxes as COCO does: the best score chooses first, each true box is found once.
 
-    A detection is "right" if a true box of its class overlaps it by `iou_threshold` or more and is still free; it takes
-    the one that overlaps most. Else it is a "duplicate" if such a box is taken, of the "wrong class" if a true box of
-    another class overlaps it so much, and "background" if none does.
+    A detection is "true_positive" if a free true box of its class overlaps it by `iou_threshold` or more; it takes
+    the one that overlaps most. Else it is a "duplicate" if such a box is taken, of the "wrong_class" if a true box of
+    another class overlaps it so much, and "false_positive" if none does.
 
     Args:
         boxes: `(n, 4)` xyxy pixels.
@@ -48,15 +48,15 @@ def judge_detections(
     enough[enough < iou_threshold] = 0
     same = labels[:, None] == true_labels
     free = [True] * len(true_labels)
-    verdicts = [BACKGROUND] * len(labels)
+    error_types = [FALSE_POSITIVE] * len(labels)
     for index in scores.argsort(descending=True, stable=True).tolist():
         mine = [j for j in same[index].nonzero().flatten().tolist() if enough[index, j] > 0]
         candidates = [j for j in mine if free[j]]
         if candidates:
             free[max(candidates, key=lambda j: enough[index, j])] = False
-            verdicts[index] = RIGHT
+            error_types[index] = TRUE_POSITIVE
         elif mine:
-            verdicts[index] = DUPLICATE
+            error_types[index] = DUPLICATE
         elif enough[index].any():
-            verdicts[index] = WRONG_CLASS
-    return Verdicts(verdicts, [index for index, is_free in enumerate(free) if is_free])
+            error_types[index] = WRONG_CLASS
+    return ClassifiedDetections(error_types, [index for index, is_free in enumerate(free) if is_free])

@@ -1,6 +1,6 @@
 """What the deformable layers of a detector learned, in numbers and pictures."""
 
+from .capture import SamplingRecord, capture_sampling, deformable_layers
 from .diagnosis import largest_offset
+from .figures import box_centres, dcn_figures
 from .health import Health
-from .pictures import box_centres, dcn_pictures
-from .watch import Sampling, deformable_layers, watched

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .watch import watched
+from .capture import capture_sampling
 
 
 class LargestOffset(NamedTuple):
@@ -30,7 +30,7 @@ def largest_offset(model: nn.Module, images: list[Tensor]) -> LargestOffset | No
     was_training = model.training
     model.eval()  # no targets, no statistics, no exchange with other processes
     try:
-        with watched(model) as seen:
+        with capture_sampling(model) as seen:
             model(images)
     except Exception:
         pass  # nothing has to work with what is not finite; what was seen before it failed counts

@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 from dcn import DeformConv2d
 
 from ..display import counted
-from .watch import Sampling, deformable_layers, watched
+from .capture import SamplingRecord, capture_sampling, deformable_layers
 
 # A mean |offset| below this, in pixels, changes what a layer reads by less than a hundredth of the difference between
 # neighbouring pixels: it is a plain convolution still.
@@ -74,20 +74,20 @@ class Health:
         self._warned: set[str] = set()
 
     @contextmanager
-    def watching(self, due: bool) -> Iterator[dict[str, Sampling]]:
-        """Within this context, what the layers predict is noted where that is due: see `watched`."""
+    def capture(self, due: bool) -> Iterator[dict[str, SamplingRecord]]:
+        """Within this context, what the layers predict is noted where that is due: see `capture_sampling`."""
         if not (due and self._layers):
             yield {}
             return
-        with watched(self._model) as seen:
+        with capture_sampling(self._model) as seen:
             yield seen
 
-    def report(self, step: int, seen: Mapping[str, Sampling]) -> Report:
+    def report(self, step: int, seen: Mapping[str, SamplingRecord]) -> Report:
         """Report on a step while its gradients stand; each kind of warning is given once by a process.
 
         Args:
             step: updates done.
-            seen: of `watching`, in that step.
+            seen: of `capture`, in that step.
         """
         if not seen:
             return Report({}, [])
@@ -105,7 +105,7 @@ class Health:
             layers[name][figure] = number
         return Report(tag_figures(layers), self._warnings(step, layers, seen))
 
-    def histograms(self, seen: Mapping[str, Sampling]) -> dict[str, Tensor]:
+    def histograms(self, seen: Mapping[str, SamplingRecord]) -> dict[str, Tensor]:
         """Numbers to show as histograms, by tag: offsets, dy and dx alike, and masks of each layer."""
         offsets = {f"dcn_offset_px/{name}": _joined(one.offset for one in s.maps) for name, s in seen.items()}
         return offsets | {
@@ -113,7 +113,7 @@ class Health:
         }
 
     def _warnings(
-        self, step: int, layers: Mapping[str, Mapping[str, float]], seen: Mapping[str, Sampling]
+        self, step: int, layers: Mapping[str, Mapping[str, float]], seen: Mapping[str, SamplingRecord]
     ) -> list[str]:
         warnings = []
         still = {
@@ -135,7 +135,7 @@ class Health:
         return warnings
 
 
-def measure_sampling(layer: DeformConv2d, sampling: Sampling) -> dict[str, Tensor]:
+def measure_sampling(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, Tensor]:
     """Figures of a layer's offsets and mask, see `Health`, as tensors `()` on their device."""
     points = [_points(layer, one) for one in sampling.maps]
     lengths, outside, undeformed_outside = (_joined(parts) for parts in zip(*points, strict=True))
@@ -154,7 +154,7 @@ def measure_sampling(layer: DeformConv2d, sampling: Sampling) -> dict[str, Tenso
     return figures
 
 
-def _points(layer: DeformConv2d, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+def _points(layer: DeformConv2d, sampling: SamplingRecord) -> tuple[Tensor, Tensor, Tensor]:
     """How far the points on one map are moved, whether they are outside, and whether the undeformed kernel's are."""
     dy, dx = sampling.offset.unflatten(1, (-1, *layer.kernel_size, 2)).unbind(4)  # (B, G, kh, kw, Ho, Wo) each
     rows, columns = (_undeformed(layer, axis, sampling.offset) for axis in (0, 1))  # (kh, Ho), (kw, Wo)
@@ -222,7 +222,7 @@ def _say_still(step: int, layers: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def _say_leaving(step: int, layers: Mapping[str, Mapping[str, float]], seen: Mapping[str, Sampling]) -> str:
+def _say_leaving(step: int, layers: Mapping[str, Mapping[str, float]], seen: Mapping[str, SamplingRecord]) -> str:
     reach = {}
     for name, found in layers.items():
         height, width = seen[name].input_size

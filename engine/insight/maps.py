@@ -12,8 +12,8 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from .canvas import DPI, GAP_PX, SMALL, colour_bar, extent_of, mark_centre, panels, render, show_image, title
-from .places import Frame, SampledLayer
 from .receptive import SHARES, ReceptiveField
+from .sampling_locations import Frame, SampledLayer
 
 MASK_COLOURS, FIELD_COLOURS = "viridis", "inferno"
 CIRCLE_COLOUR = "#0072B2"
@@ -68,7 +68,7 @@ def draw_offsets(
     """
     before = last_of_stages(regular)
     moves = {
-        stage: ((layer.places - before[stage].places).mean(0) / frame.scale, layer)
+        stage: ((layer.locations - before[stage].locations).mean(0) / frame.scale, layer)
         for stage, layer in last_of_stages(layers).items()
     }
     figure, axes = panels(image, 1, 1 + len(moves), bars=[len(moves)])
@@ -114,12 +114,12 @@ def draw_receptive_fields(image: Tensor, columns: Mapping[str, Sequence[Receptiv
             colours[..., 3] = np.minimum(2 * shade, 1)  # clear where there is nothing to see
             panel.imshow(colours, extent=extent_of(image), interpolation="nearest")
             for radius, style in zip(field.radii.values(), ("-", "--"), strict=True):
-                place = field.centre.flip(0).tolist()
-                panel.add_patch(Circle(place, radius, fill=False, color="white", lw=3))
-                panel.add_patch(Circle(place, radius, fill=False, color=CIRCLE_COLOUR, lw=1.6, ls=style))
+                location = field.centre.flip(0).tolist()
+                panel.add_patch(Circle(location, radius, fill=False, color="white", lw=3))
+                panel.add_patch(Circle(location, radius, fill=False, color=CIRCLE_COLOUR, lw=1.6, ls=style))
                 mark_centre(panel, field.centre)
             radii = ", ".join(f"{share:.0%} in {radius:.0f} px" for share, radius in field.radii.items())
-            unit = "unit at ({:.0f}, {:.0f})".format(*place)
+            unit = "unit at ({:.0f}, {:.0f})".format(*location)
             title(panel, name if panel is column[0] else "", f"{unit}: {radii}")
     shares = " and ".join(f"{share:.0%}" for share in SHARES)
     unit = f"unit of {field.stage} (stride {field.stride:g})"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import to_device
-from .places import Frame
-from .watch import deformable_layers
+from .capture import deformable_layers
+from .sampling_locations import Frame
 
 SHARES = (0.5, 0.9)
 
@@ -19,7 +19,7 @@ class ReceptiveField(NamedTuple):
 
     Attributes:
         gradient: `(h, w)` length of the gradient over the colours, at each pixel that the image is scaled to.
-        centre: `(2,)` place of the unit, as (y, x) in pixels of the image.
+        centre: `(2,)` location of the unit, as (y, x) in pixels of the image.
         stage: its name, as in "layer4".
         stride: of the stage over the network's input.
         radii: for each of `SHARES` the distance from the centre, in pixels of the image, within which lies that share
@@ -36,7 +36,7 @@ class ReceptiveField(NamedTuple):
 
 
 @contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Within this context a model is in eval mode, and nothing of it is compiled."""
     was_training = model.training
     model.eval()
@@ -48,7 +48,7 @@ def judging(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def regular_grid(model: nn.Module) -> Iterator[None]:
+def zero_offsets(model: nn.Module) -> Iterator[None]:
     """Within this context deformable layers sample as at the start of training: offsets of 0, masks all alike."""
     hooks = [
         layer.conv_offset.register_forward_hook(lambda _, arguments, predicted: torch.zeros_like(predicted))
@@ -78,7 +78,7 @@ def receptive_fields(
         device: where the model is.
     """
     dtype = next(model.parameters()).dtype
-    with judging(model), torch.inference_mode(False), torch.enable_grad():
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
         prepared, _ = model.transform(to_device([image.clone()], [], device, dtype)[0])
         frame = Frame.of(image, prepared, model.transform.margins(tuple(image.shape[-2:])))
         inputs = prepared.tensors.detach().requires_grad_()
@@ -98,11 +98,11 @@ def receptive_fields(
 
 
 def energy_radii(gradient: Tensor, centre: Tensor, frame: Frame) -> dict[float, float]:
-    """Find the radii around a place, in pixels of the image, that hold `SHARES` of a gradient's energy, `(h, w)`."""
+    """Find the radii around a location, in pixels of the image, that hold `SHARES` of a gradient's energy, `(h, w)`."""
     rows, columns = (torch.arange(size, dtype=torch.float64) for size in gradient.shape)
-    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
-    places = frame.to_image(places + torch.tensor(frame.origin))
-    distance, order = (places - centre).norm(dim=-1).flatten().sort()
+    locations = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    locations = frame.to_image(locations + torch.tensor(frame.origin))
+    distance, order = (locations - centre).norm(dim=-1).flatten().sort()
     energy = gradient.square().flatten()[order].cumsum(0)
     if not energy[-1] > 0:
         return dict.fromkeys(SHARES, float("nan"))
@@ -112,5 +112,5 @@ def energy_radii(gradient: Tensor, centre: Tensor, frame: Frame) -> dict[float, 
 
 def _unit_at(pixel: tuple[float, float], frame: Frame, stride: Tensor, size: Sequence[int]) -> Tensor:
     """The unit `(2,)` of a map nearest to a pixel (x, y) of the image."""
-    place = frame.to_network(torch.tensor(pixel[::-1], dtype=torch.float64))
-    return (place / stride).round().long().clamp(torch.zeros(2).long(), torch.tensor(size) - 1)
+    location = frame.to_network(torch.tensor(pixel[::-1], dtype=torch.float64))
+    return (location / stride).round().long().clamp(torch.zeros(2).long(), torch.tensor(size) - 1)

@@ -1,4 +1,4 @@
-"""Pictures of where deformable layers sample for one place of an image."""
+"""Pictures of where deformable layers sample for one location of an image."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from torch import Tensor
 
 from .canvas import colour_bar, in_points, mark_centre, panels, render, show_image, title
-from .places import Frame, SampledLayer, nested_points
+from .sampling_locations import Frame, SampledLayer, nested_points
 
 COLOURS = "plasma"
 NESTED = 3  # layers
@@ -42,23 +42,23 @@ def draw_sampling_points(
     """
     depths = [1] if len(layers) == 1 else [1, min(NESTED, len(layers))]
     sides = [(depth, side) for depth in depths for side in (regular, layers)]
-    places = [frame.to_network(torch.tensor([y, x], dtype=torch.float64)) for x, y in pixels]
-    found = [[nested_points(side[-depth:], place) for depth, side in sides] for place in places]
+    locations = [frame.to_network(torch.tensor([y, x], dtype=torch.float64)) for x, y in pixels]
+    found = [[nested_points(side[-depth:], location) for depth, side in sides] for location in locations]
     norm = Normalize(0, max(weights.max().item() for row in found for _, weights in row))
     # kernels reach over the border, where they read zeros
     bars = [len(sides) - 1] if has_masks else []
     figure, axes = panels(image, len(pixels), len(sides), bars=bars, margin=MARGIN * max(image.shape[1:]))
-    for row, pixel, place, points_of in zip(axes, pixels, places, found, strict=True):
+    for row, pixel, location, points_of in zip(axes, pixels, locations, found, strict=True):
         for panel, (depth, side), (points, weights) in zip(row, sides, points_of, strict=True):
             show_image(panel, image, colour=0.5)
-            apart = _apart(frame.to_image(nested_points(regular[-depth:], place)[0]))
+            apart = _apart(frame.to_image(nested_points(regular[-depth:], location)[0]))
             width = min(DOT if depth == 1 else NESTED_DOT, SHARE * in_points(panel, apart))
             _scatter(panel, frame.to_image(points), weights, norm, width=width)
             top = side[-1]
-            mark_centre(panel, frame.to_image(top.centre(top.at(place))), below=True)
+            mark_centre(panel, frame.to_image(top.centre(top.at(location))), below=True)
             kind = "regular grid" if side is regular else "learned offsets"
             used = side[-depth:]
-            whole = math.prod(len(layer.places) for layer in used)
+            whole = math.prod(len(layer.locations) for layer in used)
             count = f"{whole} points" if whole == len(points) else f"{len(points)} of {whole} points"
             about = " for ({:.0f}, {:.0f})".format(*pixel) if panel is row[0] else ""
             title(panel, f"{kind}, {count}{about}", _described(used) if panel in axes[0] else "")
@@ -73,16 +73,16 @@ def _described(layers: Sequence[SampledLayer]) -> str:
     return " → ".join(layer.name.removesuffix(".conv2") for layer in reversed(layers))
 
 
-def _apart(places: Tensor) -> float:
+def _apart(locations: Tensor) -> float:
     """The distance between neighbours of a grid `(n, 2)`, on which points may lie upon each other."""
-    distances = torch.pdist(places.unique(dim=0))
+    distances = torch.pdist(locations.unique(dim=0))
     return distances.min().item() if len(distances) else math.inf
 
 
-def _scatter(axes: Axes, places: Tensor, weights: Tensor, norm: Normalize, *, width: float) -> None:
+def _scatter(axes: Axes, locations: Tensor, weights: Tensor, norm: Normalize, *, width: float) -> None:
     order = weights.argsort()  # what counts most on top
     axes.scatter(
-        *places[order].flip(1).T.numpy(),
+        *locations[order].flip(1).T.numpy(),
         s=width**2,
         c=weights[order].numpy(),
         cmap=COLOURS,

@@ -77,7 +77,7 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
 
 
 @contextmanager
-def own_run(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Make a run folder and keep other processes out of it; the system ends that with the process, however it ends.
 
     Windows knows no locks on folders, and keeps nobody out.

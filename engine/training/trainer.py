@@ -14,17 +14,17 @@ from data import Batch, ImageError, WorkerError, read_batches
 
 from ..devices import peak_memory_gib
 from ..display import Progress, log, percent
-from ..distributed import ALONE, PreemptedError, StopRequest, World
-from ..evaluation import MASK_PREFIX, describe_figures, number_figures
-from ..insight import Health, Sampling
+from ..distributed import SINGLE_PROCESS, DistributedContext, PreemptedError, StopRequest
+from ..evaluation import MASK_PREFIX, describe_metrics, scalar_metrics
+from ..insight import Health, SamplingRecord
 from ..runs import BEST, LAST
-from .board import Board
+from .metrics_logger import MetricsLogger
+from .running_mean import RunningMean
 from .update import StepRecord, Updater
-from .window import Window
 
 
 @dataclass(frozen=True)
-class Cadence:
+class Intervals:
     """What happens how often; all but `eval_every` (epochs) in steps."""
 
     log_every: int = 50
@@ -42,20 +42,21 @@ class Trainer:
         epochs: passes over the loader.
         max_steps: bound on the steps, or None.
         early_stop: evaluations without a better AP after which training ends, or None.
-        cadence: what happens how often.
-        evaluate: gives the figures of `coco_figures` for a model, None if it was interrupted by a signal.
+        intervals: what happens how often.
+        evaluate: gives the figures of `coco_metrics` for a model, None if it was interrupted by a signal.
         draw: gives pictures `(3, H, W)` of what a model does, by tag.
         save: writes a dict of state under a file name.
         health: watches the deformable layers in the steps that are recorded.
-        board: takes scalars, pictures and histograms.
+        metrics_logger: takes scalars, pictures and histograms.
         progress: shows the steps.
         stop: knows whether this process was asked to stop.
-        world: the processes that train together.
+        distributed: the processes that train together.
 
     Attributes:
         step: updates done. epoch: epochs done. batch: steps done of the epoch under way.
         figures: of the last evaluation, None before one; those of the averaged weights where there are any.
-        judged_step: step of the last evaluation. best_ap: of all evaluations, by boxes also where there are masks, so
+        last_eval_step: step of the last evaluation.
+        best_ap: of all evaluations, by boxes also where there are masks, so
             that runs with and without compare. stale: how many evaluations there were since.
         unreadable: how often each image that could not be read was left out, by what was wrong with it.
     """
@@ -68,30 +69,30 @@ class Trainer:
         epochs: int,
         max_steps: int | None,
         early_stop: int | None = None,
-        cadence: Cadence,
+        intervals: Intervals,
         evaluate: Callable[[nn.Module], dict[str, Any] | None],
         draw: Callable[[nn.Module], dict[str, Tensor]],
         save: Callable[[dict[str, Any], str], None],
         health: Health,
-        board: Board,
+        metrics_logger: MetricsLogger,
         progress: Progress,
         stop: StopRequest,
-        world: World = ALONE,
+        distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.updater, self.loader = updater, loader
-        self.epochs, self.early_stop, self.cadence = epochs, early_stop, cadence
+        self.epochs, self.early_stop, self.intervals = epochs, early_stop, intervals
         self.evaluate, self.draw, self.save = evaluate, draw, save
-        self.health, self.board, self.progress = health, board, progress
-        self.stop, self.world = stop, world
+        self.health, self.metrics_logger, self.progress = health, metrics_logger, progress
+        self.stop, self.distributed = stop, distributed
         self.epoch_steps = loader.batch_sampler.steps
         self.total_steps = min(epochs * self.epoch_steps, max_steps or math.inf)
         self.epoch = self.batch = 0
-        self.figures: dict[str, Any] | None = None
-        self.judged_step: int | None = None
+        self.metrics: dict[str, Any] | None = None
+        self.last_eval_step: int | None = None
         self.best_ap = -math.inf
-        self.stale = 0
+        self.evals_without_improvement = 0
         self.unreadable: Counter[str] = Counter()
-        self._window = Window()
+        self._running_mean = RunningMean()
 
     @property
     def step(self) -> int:
@@ -99,19 +100,19 @@ class Trainer:
         return self.updater.step
 
     @property
-    def judged_model(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model whose figures count: the averaged one where there is one."""
         return self.updater.ema.model if self.updater.ema is not None else self.updater.model
 
     @property
     def has_stopped_early(self) -> bool:
         """Whether the AP has not risen for so long that training ends."""
-        return self.early_stop is not None and self.stale >= self.early_stop
+        return self.early_stop is not None and self.evals_without_improvement >= self.early_stop
 
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done and judged."""
-        return self.judged_step == self.step and (self.step >= self.total_steps or self.has_stopped_early)
+        return self.last_eval_step == self.step and (self.step >= self.total_steps or self.has_stopped_early)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end and give the figures of the last evaluation.
@@ -125,12 +126,12 @@ class Trainer:
             self._train_epoch()
             if self.batch == self.epoch_steps:  # else `max_steps` ends the run within an epoch
                 self.epoch, self.batch = self.epoch + 1, 0
-            if self.step >= self.total_steps or self.epoch % self.cadence.eval_every == 0:
+            if self.step >= self.total_steps or self.epoch % self.intervals.eval_every == 0:
                 self._evaluate()
             if self.is_finished:
                 self._draw()
             self._save(LAST)
-        return self.figures
+        return self.metrics
 
     def _train_epoch(self) -> None:
         self.loader.batch_sampler.set_position(self.epoch, self.batch)
@@ -154,9 +155,11 @@ class Trainer:
         asked = time.perf_counter()
         parts, error = self._next_parts(batches)
         got = time.perf_counter()
-        cadence = self.cadence
-        is_shown = self._is_due(self.step + 1, cadence.log_every) or self._is_due(self.step + 1, cadence.picture_every)
-        with self.health.watching(is_shown) as seen:
+        intervals = self.intervals
+        is_shown = self._is_due(self.step + 1, intervals.log_every) or self._is_due(
+            self.step + 1, intervals.picture_every
+        )
+        with self.health.capture(is_shown) as seen:
             record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
@@ -166,9 +169,9 @@ class Trainer:
         if record.signalled:
             self._save(LAST)
             self._end_preempted()
-        if self.step % self.cadence.picture_every == 0:
+        if self.step % self.intervals.picture_every == 0:
             self._draw()
-        if self.step % self.cadence.checkpoint_every == 0:
+        if self.step % self.intervals.checkpoint_every == 0:
             self._save(LAST)
 
     def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
@@ -188,11 +191,11 @@ class Trainer:
         return step % every == 0 or step == self.total_steps
 
     def _record(
-        self, record: StepRecord, seen: Mapping[str, Sampling], *, data_s: float, step_s: float, images: float
+        self, record: StepRecord, seen: Mapping[str, SamplingRecord], *, data_s: float, step_s: float, images: float
     ) -> None:
         numbers = record.numbers | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
-        self._window.add(numbers | {"images": images})
-        mean = self._window.mean()
+        self._running_mean.add(numbers | {"images": images})
+        mean = self._running_mean.mean()
         display = {
             "step": self.step,
             "lr": max(record.lrs.values()),
@@ -202,20 +205,20 @@ class Trainer:
             "left_out": self.unreadable.total(),
         }
         self.progress.step(mean | numbers | display)
-        if self._is_due(self.step, self.cadence.log_every):
+        if self._is_due(self.step, self.intervals.log_every):
             self.progress.line(mean | display, self.epoch + 1, self.epochs)
             health = self.health.report(self.step, seen)
-            self.board.scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
+            self.metrics_logger.log_scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
             for warning in health.warnings:
                 log.warning("%s", warning)
-            self._window.clear()
-        if self._is_due(self.step, self.cadence.picture_every):
+            self._running_mean.clear()
+        if self._is_due(self.step, self.intervals.picture_every):
             for tag, values in self.health.histograms(seen).items():
-                self.board.histogram(self.step, tag, values)
+                self.metrics_logger.log_histogram(self.step, tag, values)
 
     def _note(self, unreadable: list[str]) -> None:
         """Count and log the images that some process could not read."""
-        for messages in self.world.gather(unreadable):
+        for messages in self.distributed.gather(unreadable):
             for message in messages:
                 self.unreadable[message] += 1
                 if self.unreadable[message] == 1:
@@ -223,7 +226,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
-        models = {"val": self.judged_model}
+        models = {"val": self.eval_model}
         if self.updater.ema is not None:
             models["val_raw"] = self.updater.model
         start = time.perf_counter()
@@ -235,66 +238,66 @@ class Trainer:
             figures[name] = found
         took_s = time.perf_counter() - start
 
-        self.figures, self.judged_step = figures["val"], self.step
+        self.metrics, self.last_eval_step = figures["val"], self.step
         scalars = {"time/eval_s": took_s}
         for name, found in figures.items():
-            scalars |= {f"{name}/{figure}": value for figure, value in number_figures(found).items()}
+            scalars |= {f"{name}/{figure}": value for figure, value in scalar_metrics(found).items()}
         for kind in ("", MASK_PREFIX):
-            by_class = self.figures.get(f"{kind}per_class", {})
+            by_class = self.metrics.get(f"{kind}per_class", {})
             scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
-        self.board.scalars(self.step, scalars)
-        shown = describe_figures(self.figures)
+        self.metrics_logger.log_scalars(self.step, scalars)
+        shown = describe_metrics(self.metrics)
         if "val_raw" in figures:
             shown += f" of the averaged weights, AP {percent(figures['val_raw']['AP'])} of the raw ones"
         epoch = self.epoch + bool(self.batch)
         log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
 
-        self.stale += 1
-        if not self.figures["AP"] <= self.best_ap:  # also where nothing can be judged and AP is NaN
-            self.best_ap, self.stale = self.figures["AP"], 0
+        self.evals_without_improvement += 1
+        if not self.metrics["AP"] <= self.best_ap:  # also where nothing can be judged and AP is NaN
+            self.best_ap, self.evals_without_improvement = self.metrics["AP"], 0
             self._save(BEST)
         if self.has_stopped_early and self.step < self.total_steps:
-            log.info("AP has not risen in %d evaluations: training ends early", self.stale)
+            log.info("AP has not risen in %d evaluations: training ends early", self.evals_without_improvement)
 
     def _draw(self) -> None:
         def log_pictures() -> None:
-            for tag, picture in self.draw(self.judged_model).items():
-                self.board.picture(self.step, tag, picture)
+            for tag, picture in self.draw(self.eval_model).items():
+                self.metrics_logger.log_image(self.step, tag, picture)
 
-        self.world.from_main(log_pictures)
+        self.distributed.run_on_main_and_broadcast(log_pictures)
 
     def _end_preempted(self) -> None:
-        signals = [name for name in self.world.gather(self.stop.received) if name]
+        signals = [name for name in self.distributed.gather(self.stop.received) if name]
         raise PreemptedError(f"asked to stop by {signals[0]}")
 
     def _save(self, name: str) -> None:
         """Save the state, with the statistics of batch norms averaged over the processes from here on."""
-        self.world.average_statistics(self.updater.model)
+        self.distributed.average_statistics(self.updater.model)
         if self.updater.ema is not None:
-            self.world.average_statistics(self.updater.ema.model)
-        self.world.from_main(lambda: self.save(self.state_dict(), name))
+            self.distributed.average_statistics(self.updater.ema.model)
+        self.distributed.run_on_main_and_broadcast(lambda: self.save(self.state_dict(), name))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs, as tensors and plain values."""
         return self.updater.state_dict() | {
             "epoch": self.epoch,
             "batch": self.batch,
-            "figures": self.figures,
-            "judged_step": self.judged_step,
+            "metrics": self.metrics,
+            "last_eval_step": self.last_eval_step,
             "best_ap": self.best_ap,
-            "stale": self.stale,
+            "evals_without_improvement": self.evals_without_improvement,
             "unreadable": dict(self.unreadable),
-            "window": self._window.state_dict(),
+            "running_mean": self._running_mean.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with."""
         self.updater.load_state_dict(state)
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.figures, self.judged_step = state["figures"], state["judged_step"]
-        self.best_ap, self.stale = state["best_ap"], state["stale"]
+        self.metrics, self.last_eval_step = state["metrics"], state["last_eval_step"]
+        self.best_ap, self.evals_without_improvement = state["best_ap"], state["evals_without_improvement"]
         self.unreadable = Counter(state["unreadable"])
-        self._window.load_state_dict(state["window"])
+        self._running_mean.load_state_dict(state["running_mean"])
 
 
 def _tagged(record: dict[str, float], lrs: dict[str, float]) -> dict[str, float]:

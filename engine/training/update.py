@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from data import Batch
 
 from ..devices import autocast, to_device
-from ..distributed import ALONE, OtherProcessError, World
+from ..distributed import SINGLE_PROCESS, DistributedContext, OtherProcessError
 from ..insight import largest_offset
 from .ema import Ema
 from .optimizer import current_lrs, load_optimizer_state, set_lrs
@@ -61,7 +61,7 @@ class Updater:
         amp: "off", "bf16" or "fp16".
         clip_norm: bound on the norm of the gradient, or None.
         ema: average of the weights to keep, or None.
-        world: the processes that train together.
+        distributed: the processes that train together.
 
     Attributes:
         step: updates done.
@@ -78,15 +78,15 @@ class Updater:
         amp: str = "off",
         clip_norm: float | None = None,
         ema: Ema | None = None,
-        world: World = ALONE,
+        distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.model, self.optimizer, self.schedule, self.ema = model, optimizer, schedule, ema
-        self.device, self.seed, self.amp, self.world = device, seed, amp, world
+        self.device, self.seed, self.amp, self.distributed = device, seed, amp, distributed
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.step = 0
         self._dtype = next(model.parameters()).dtype
-        self._parallel = world.parallel(model, device)
+        self._parallel = distributed.wrap_ddp(model, device)
         self._overflows = 0
 
     def __call__(
@@ -107,7 +107,7 @@ class Updater:
             NonFiniteError: if the loss or its gradient is not finite, before the update.
             Exception: `error`, and `OtherProcessError` in the processes that have none.
         """
-        torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.world.rank) % 2**63)
+        torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.distributed.rank) % 2**63)
         self.optimizer.zero_grad()
         step_boxes = self._count_boxes(batches)
         losses = [self._backward(batch, step_boxes) for batch in batches]
@@ -139,19 +139,19 @@ class Updater:
         """Return the boxes per image of the step over all processes, at least one box."""
         read = [target for batch in batches if batch.weight for target in batch.targets]
         counts = torch.tensor([sum(len(target["boxes"]) for target in read), len(read)])
-        boxes, images = self.world.sum(counts).tolist()
+        boxes, images = self.distributed.sum(counts).tolist()
         return max(boxes, 1) / max(images, 1)
 
     def _backward(self, batch: Batch, step_boxes: float) -> dict[str, Tensor]:
         """Add the gradient of a micro-batch's share of the loss; gives its share of the loss and of the parts."""
         images, targets = to_device(batch.images, batch.targets, self.device, self._dtype)
         targets = [target | {"step_boxes": step_boxes} for target in targets]
-        with contextlib.nullcontext() if batch.ends_step or self.world.size == 1 else self._parallel.no_sync():
+        with contextlib.nullcontext() if batch.ends_step or self.distributed.size == 1 else self._parallel.no_sync():
             with autocast(self.device, self.amp):
                 losses = self._parallel(images, targets)
                 loss = sum(losses.values())
             # gradients are averaged over the processes, where the shares of the images are to be added up
-            self.scaler.scale(loss * (batch.weight * self.world.size)).backward()
+            self.scaler.scale(loss * (batch.weight * self.distributed.size)).backward()
         return {name: value.detach() * batch.weight for name, value in {"loss": loss, **losses}.items()}
 
     def _exchange(
@@ -161,7 +161,7 @@ class Updater:
         own = [sum(part[name] for part in losses).to(norm.dtype) for name in losses[0]]
         values = torch.cat([torch.stack(own), norm.new_tensor([float(value) for value in told.values()])])
         # one message between the processes and one wait for the device, not one for each number
-        *totals, grad_norm = torch.cat([self.world.sum(values), norm[None]]).tolist()
+        *totals, grad_norm = torch.cat([self.distributed.sum(values), norm[None]]).tolist()
         told = dict(zip(told, totals[len(own) :], strict=True))
         weight = told["weight"] or 1  # 0: nothing could be read
         numbers = {name: total / weight for name, total in zip(losses[0], totals[: len(own)], strict=True)}
@@ -177,7 +177,7 @@ class Updater:
             return
         guilty = [b for b, loss in zip(batches, losses, strict=True) if not loss["loss"].isfinite()]
         message = self._describe_failure(numbers, guilty or ([] if not all(map(math.isfinite, parts)) else batches))
-        raise NonFiniteError(message) if self.world.is_main else OtherProcessError(message)
+        raise NonFiniteError(message) if self.distributed.is_main else OtherProcessError(message)
 
     def _describe_failure(self, numbers: dict[str, float], suspects: list[Batch]) -> str:
         """Name the loss parts, the rates, the images and the farthest offsets; all processes take part."""
@@ -187,7 +187,7 @@ class Updater:
             found = largest_offset(self.model, images)
             reach = max(filter(None, (reach, found)), default=None)
         ids = [target["image_id"] for batch in suspects for target in batch.targets if batch.weight]
-        reports = self.world.gather((ids, reach))
+        reports = self.distributed.gather((ids, reach))
         parts = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         rates = ", ".join(f"{name} {lr:.3g}" for name, lr in current_lrs(self.optimizer).items())
         images = ", ".join(str(image_id) for ids, _ in reports for image_id in ids)

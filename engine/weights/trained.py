@@ -28,8 +28,10 @@ class Trained(NamedTuple):
         """Whether the run did all that its config asks for, and was judged."""
         state, settings = self.state, self.config.train
         done = state["epoch"] >= settings.epochs or state["step"] >= (settings.max_steps or math.inf)
-        has_stopped_early = settings.early_stop is not None and state["stale"] >= settings.early_stop
-        return state["judged_step"] == state["step"] and (done or has_stopped_early)
+        has_stopped_early = (
+            settings.early_stop is not None and state["evals_without_improvement"] >= settings.early_stop
+        )
+        return state["last_eval_step"] == state["step"] and (done or has_stopped_early)
 
 
 def load_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:

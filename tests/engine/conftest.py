@@ -14,16 +14,18 @@ from engine.building.training import build_trainer
 from engine.config.loading import load_config
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest
-from engine.distributed.processes import ALONE, read_world
+from engine.distributed.processes import SINGLE_PROCESS, read_distributed_context
 from engine.runs.checkpoint import save_checkpoint
-from engine.training.board import Board, NoBoard
+from engine.training.metrics_logger import MetricsLogger, NullLogger
 from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PICTURES = ("val/detections", "val/receptive_field")
 
 
-def assemble(config_file, folder, overrides, *, start=0, dtype=torch.float32, world=ALONE, **parts) -> Trainer:
+def assemble(
+    config_file, folder, overrides, *, start=0, dtype=torch.float32, distributed=SINGLE_PROCESS, **parts
+) -> Trainer:
     config = load_config(config_file, overrides)
     train, val = (read_split(config.data, split) for split in ("train", "val"))
     torch.manual_seed(config.seed)
@@ -35,9 +37,9 @@ def assemble(config_file, folder, overrides, *, start=0, dtype=torch.float32, wo
         "progress": Progress(),
         "stop": StopRequest(),
     }
-    if "board" not in parts:
-        defaults["board"] = Board(folder, start) if world.is_main else NoBoard()
-    return build_trainer(config, model.to(dtype), train, val, device=CPU, world=world, **(defaults | parts))
+    if "metrics_logger" not in parts:
+        defaults["metrics_logger"] = MetricsLogger(folder, start) if distributed.is_main else NullLogger()
+    return build_trainer(config, model.to(dtype), train, val, device=CPU, distributed=distributed, **(defaults | parts))
 
 
 @pytest.fixture
@@ -57,12 +59,12 @@ def make_trainer(tiny_config):
 
     yield make
     for trainer in made:
-        trainer.board.close()
+        trainer.metrics_logger.close()
 
 
 @pytest.fixture
 def together():
-    """`together(count, function, *arguments)`: what `function(world, *arguments)` gives in each of `count` processes.
+    """`together(count, function, *arguments)`: the results of `function` in `count` processes.
 
     They are real ones and talk by gloo; an error in one is given in place of a result.
     """
@@ -102,10 +104,10 @@ def _run_one(sender, rank, count, port, function, arguments) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    world = read_world()
+    distributed = read_distributed_context()
     try:
-        with world.joined():
-            outcome = function(world, *arguments)
+        with distributed.process_group():
+            outcome = function(distributed, *arguments)
     except Exception as error:
         traceback.print_exc()
         outcome = error

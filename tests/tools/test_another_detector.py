@@ -84,7 +84,7 @@ def test_it_is_evaluated_as_the_trainer_did(done):
     folder, _ = done
     figures = json.loads((folder / "eval.json").read_text())
     state = torch.load(folder / "whole/last.pt", weights_only=True)
-    assert figures["AP"] == pytest.approx(state["figures"]["AP"], abs=1e-6)
+    assert figures["AP"] == pytest.approx(state["metrics"]["AP"], abs=1e-6)
 
 
 def test_classes_are_taken_over_by_name(done):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from engine.evaluation.coco_eval import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_METRICS
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import LAST
 
@@ -47,7 +47,7 @@ def test_differences_are_shown(run_tool, runs, tmp_path):
     plain, dcn = figures_of(plain_run), figures_of(dcn_run)
     written = json.loads((tmp_path / "both.json").read_text())
     assert row(out, "AP")[:2] != ["0.0", "0.0"]
-    for name in COCO_FIGURES:
+    for name in COCO_METRICS:
         one, other, found = plain[f"val/{name}"], dcn[f"val/{name}"], written["differences"]["dcn"][name]
         if one is None:
             assert row(out, name) == ["-", "-", "-"]

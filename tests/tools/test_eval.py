@@ -11,7 +11,7 @@ from torchvision.ops import box_convert
 from data import CocoDetection, eval_transform, load_annotations
 from data.files import without_nan
 from data.segmentation import encode_masks
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 
@@ -30,13 +30,13 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
     assert (code, err) == (0, "")
     figures = json.loads((folder / "deep/figures.json").read_text())
     last = [json.loads(line) for line in (plain_run / "metrics.jsonl").read_text().splitlines()][-1]
-    assert {name: figures[name] for name in COCO_FIGURES} == {name: last[f"val/{name}"] for name in COCO_FIGURES}
+    assert {name: figures[name] for name in COCO_METRICS} == {name: last[f"val/{name}"] for name in COCO_METRICS}
     assert figures["per_class"] == {
         tag.removeprefix("val_per_class/"): ap for tag, ap in last.items() if tag.startswith("val_per_class/")
     }
     assert figures["AR100"] > 0  # else equality says little
 
-    for name in COCO_FIGURES:
+    for name in COCO_METRICS:
         shown = "-" if figures[name] is None else f"{100 * figures[name]:.1f}"
         assert re.search(rf"^  {name} +{shown} ", out, re.MULTILINE), name
     assert len(figures["per_class"]) == 5
@@ -173,7 +173,7 @@ def test_results_with_masks_are_judged_by_both(run_tool, with_masks, tmp_path):
     code, out, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == without_nan(coco_figures(split.raw, results))
+    assert figures == without_nan(coco_metrics(split.raw, results))
     assert figures["AP"] == pytest.approx(1)
     assert 0.3 < figures["mask_AP"] < 0.95
     shown = f"{100 * figures['mask_AP']:.1f}"
@@ -192,7 +192,7 @@ def test_results_without_boxes(run_tool, with_masks, tmp_path):
     code, _, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == without_nan(coco_figures(split.raw, results))
+    assert figures == without_nan(coco_metrics(split.raw, results))
     assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import decode_masks
 from data.segmentation import encode_masks
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -52,7 +52,7 @@ def test_masks_are_learned_and_logged(run_folder):
     assert all(line["train/loss_mask"] > 0 for line in lines if "train/loss" in line)
     last = judged(run_folder)
     for kind in ("val", "val_raw"):
-        assert {f"{kind}/mask_{name}" for name in COCO_FIGURES} <= last.keys()
+        assert {f"{kind}/mask_{name}" for name in COCO_METRICS} <= last.keys()
     assert len([tag for tag in last if tag.startswith("val_mask_per_class/")]) == 5
 
 
@@ -64,7 +64,7 @@ def test_a_checkpoint_has_the_masks_of_its_training(run_tool, run_folder, shapes
         assert (code, err) == (0, "")
         assert "figure  box x100  mask x100  over" in out
         figures, last = json.loads((tmp_path / "a.json").read_text()), judged(run_folder)
-        for name in (*COCO_FIGURES, *(f"mask_{name}" for name in COCO_FIGURES)):
+        for name in (*COCO_METRICS, *(f"mask_{name}" for name in COCO_METRICS)):
             assert figures[name] == last[f"{kind}/{name}"], name
     detections = json.loads(results.read_text())
     assert set(detections[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
@@ -105,10 +105,10 @@ def copy_with(run_folder, shapes, folder, *, shift) -> dict:
         results.append(result | {"score": index / 100, "segmentation": encode_masks(torch.tensor(mask[None]))[0]})
     state = load_checkpoint(folder / "last.pt")
     state["config"]["train"]["lr"] = 0.001 * (1 + shift)
-    state["figures"] = coco_figures(truth, results)
+    state["metrics"] = coco_metrics(truth, results)
     save_checkpoint(folder / "last.pt", state)
     (folder / "last.detections.json").write_text(json.dumps(results))
-    return state["figures"]
+    return state["metrics"]
 
 
 def test_a_run_with_masks_is_compared_and_drawn(run_tool, run_folder, boxes_run, tmp_path):

@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from data import read_image
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.display.drawing import draw_found
-from engine.evaluation.coco_eval import COCO_FIGURES
+from engine.display.drawing import draw_detections
+from engine.evaluation.coco_eval import COCO_METRICS
 from engine.runs.checkpoint import save_checkpoint
 from models.predictor import Predictor, image_tensor
 
@@ -69,7 +69,7 @@ def test_a_folder_of_pictures(predict, dcn_run, predictor, photos, tmp_path):
     assert written(tmp_path / "out") == {"deep/er/one.bmp.png", *names[1:]}
     found = predictor([photos / name for name in names])
     for name, detections in zip(names, found, strict=True):
-        picture = draw_found(
+        picture = draw_detections(
             image_tensor(photos / name), detections, predictor.class_names, score_threshold=0, short_side=None
         )
         shown = as_array(tmp_path / "out" / (name + ".png" * name.endswith("bmp")))
@@ -152,7 +152,7 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
     assert not (tmp_path / "out").exists()
     assert judge(run_tool, tmp_path, tmp_path / "results.json", truth) == expected
     assert expected["AR100"] > 0
-    assert set(expected) >= {*COCO_FIGURES}
+    assert set(expected) >= {*COCO_METRICS}
     ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("results", "expected.detections"))
     assert sorted(ours, key=json.dumps) == sorted(theirs, key=json.dumps)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -309,7 +309,7 @@ def test_a_video(predict, dcn_run, predictor, clip, photos, tmp_path):
     expected = predictor(images, batch_size=4)
     for index in (0, 8):
         image, found = images[index], expected[index]
-        picture = draw_found(image, found, predictor.class_names, score_threshold=0, short_side=None)
+        picture = draw_detections(image, found, predictor.class_names, score_threshold=0, short_side=None)
         drawn = picture.permute(1, 2, 0).numpy()
         assert np.abs(after[index] - drawn).mean() < np.abs(before[index] - drawn).mean() / 3
         mine = [entry for entry in entries["annotations"] if entry["image_id"] == frames[index]["id"]]
@@ -439,7 +439,7 @@ def test_masks_are_drawn_and_written(predict, mask_run, photos, tmp_path):
     image = image_tensor(photos / "one.png")
     names = ["bar", "cross", "star", "tee", "triangle"]
     drawn, without = (
-        draw_found(image, detections, names, score_threshold=0, short_side=None).permute(1, 2, 0).numpy()
+        draw_detections(image, detections, names, score_threshold=0, short_side=None).permute(1, 2, 0).numpy()
         for detections in (found, {key: value for key, value in found.items() if key != "masks"})
     )
     assert np.array_equal(as_array(tmp_path / "out/one.png"), drawn)

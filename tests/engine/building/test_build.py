@@ -24,9 +24,9 @@ from engine.config.loading import load_config
 from engine.display.drawing import LINE
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest
-from engine.distributed.processes import World
-from engine.insight.pictures import dcn_pictures
-from engine.training.board import NoBoard
+from engine.distributed.processes import DistributedContext
+from engine.insight.figures import dcn_figures
+from engine.training.metrics_logger import NullLogger
 from models import DETECTORS, resnet
 from models.roi_pool import AlignedRoIPool
 
@@ -191,10 +191,10 @@ def test_splits_and_loaders(tiny_config):
     assert (train.num_workers, train.batch_sampler.batch_size, train.batch_sampler.steps) == (2, 4, 2)
     val = build_eval_loader(config, splits["val"], pin_memory=False)
     assert (len(val), val.num_workers, len(val.dataset)) == (2, 2, 6)
-    world = World(rank=1, size=2)
-    train = build_train_loader(config, splits["train"], pin_memory=False, world=world)
+    distributed = DistributedContext(rank=1, size=2)
+    train = build_train_loader(config, splits["train"], pin_memory=False, distributed=distributed)
     assert (train.batch_sampler.steps, train.batch_sampler.rank) == (1, 1)
-    val = build_eval_loader(config, splits["val"], pin_memory=False, world=world)
+    val = build_eval_loader(config, splits["val"], pin_memory=False, distributed=distributed)
     assert [target["image_id"] for batch in val for target in batch.targets] == [2, 4, 6]
 
 
@@ -235,7 +235,7 @@ def test_a_detector_brings_factors_of_its_own(tiny_config, tmp_path, assembler, 
     spec = replace(DETECTORS["faster_rcnn"], lr_factors={"rpn": 0.5}, weight_decay_factors={"rpn": 0.0})
     monkeypatch.setitem(DETECTORS, "faster_rcnn", spec)
     for overrides, factor in (([], 0.5), (["train.lr_factors={rpn: 3}"], 3)):
-        trainer = assembler(tiny_config, tmp_path, ["train.warmup_steps=0", *overrides], board=None)
+        trainer = assembler(tiny_config, tmp_path, ["train.warmup_steps=0", *overrides], metrics_logger=None)
         groups = {group["name"]: group for group in trainer.updater.optimizer.param_groups}
         rpn = groups[f"rpn_x{factor:g}"]
         assert (rpn["lr"], rpn["weight_decay"]) == (pytest.approx(0.005 * factor), 0)
@@ -281,7 +281,7 @@ def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembl
             "data.unreadable=skip",
             "seed=9",
         ],
-        board=None,
+        metrics_logger=None,
     )
     updater = trainer.updater
     groups = updater.optimizer.param_groups
@@ -295,7 +295,7 @@ def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembl
     assert trainer.total_steps == 5
     assert updater.schedule(5) == pytest.approx(0.25)
     assert (updater.clip_norm, updater.ema.decay, updater.amp, updater.seed) == (3, 0.75, "bf16", 9)
-    assert (trainer.early_stop, trainer.cadence.log_every) == (7, 2)
+    assert (trainer.early_stop, trainer.intervals.log_every) == (7, 2)
     body = updater.model.backbone.body
     assert type(body.layer2) is not type(body.layer1)  # whose blocks are computed again
     weight = body.layer1[0].conv1.weight
@@ -413,11 +413,11 @@ def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatc
             "engine.building.training.evaluate", lambda *_, masks, asked=asked, **__: asked.append(masks)
         )
         monkeypatch.setattr(
-            "engine.building.training.draw_detections",
+            "engine.building.training.draw_predictions",
             lambda model, samples, *_, drawn=drawn, **__: drawn.extend(samples) or torch.zeros(3, 1, 1),
         )
         model, _ = build_model(config.model, config.data, len(splits["val"].class_names))
-        parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+        parts = {"save": None, "metrics_logger": NullLogger(), "progress": Progress(silent=True), "stop": StopRequest()}
         trainer = build_trainer(config, model, *splits.values(), device=torch.device("cpu"), **parts)
         trainer.evaluate(model)
         trainer.draw(model)
@@ -430,7 +430,7 @@ def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
     config = load_config(tiny_config, [f"data.val.images={folder}", "data.unreadable=skip"])
     train, val = (read_split(config.data, split) for split in ("train", "val"))
     model, _ = build_model(config.model, config.data, len(val.class_names))
-    parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+    parts = {"save": None, "metrics_logger": NullLogger(), "progress": Progress(silent=True), "stop": StopRequest()}
     trainer = build_trainer(config, model, train, val, device=torch.device("cpu"), **parts)
     heights = []
     for gone in ([], [1], [2, 3, 4], [5, 6]):  # of 6 images, the first 4 of which are drawn
@@ -460,14 +460,14 @@ def test_a_dcn_network_has_pictures_of_its_own(tiny_config, monkeypatch, tmp_pat
 
     def record(model, image, pixels, *, device):
         asked.append((image, pixels))
-        return dcn_pictures(model, image, pixels, device=device)
+        return dcn_figures(model, image, pixels, device=device)
 
-    monkeypatch.setattr("engine.building.training.dcn_pictures", record)
+    monkeypatch.setattr("engine.building.training.dcn_figures", record)
     model, _ = build_model(config.model, config.data, len(val.class_names))
-    parts = {"save": None, "board": NoBoard(), "progress": Progress(silent=True), "stop": StopRequest()}
+    parts = {"save": None, "metrics_logger": NullLogger(), "progress": Progress(silent=True), "stop": StopRequest()}
     trainer = build_trainer(config, model, train, val, device=torch.device("cpu"), **parts)
     state = torch.get_rng_state()
-    pictures = trainer.draw(trainer.judged_model)
+    pictures = trainer.draw(trainer.eval_model)
     assert torch.equal(torch.get_rng_state(), state)
     assert pictures.keys() == {
         "val/detections",

@@ -9,7 +9,7 @@ import pytest
 from engine.building.report import describe_batch, show_end, show_model
 from engine.config.loading import load_config
 from engine.display.progress import log
-from engine.evaluation.coco_eval import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_METRICS
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_frozen_norms_without_weights_are_warned_of(overrides, warned, caplog):
 def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
     caplog.set_level(logging.INFO, logger=log.name)
     unreadable = Counter({f"image {n}.png is gone": n + 1 for n in range(count)})
-    figures = dict.fromkeys(COCO_FIGURES, 0.25)
+    figures = dict.fromkeys(COCO_METRICS, 0.25)
     show_end(SimpleNamespace(figures=figures, step=9, best_ap=0.5, unreadable=unreadable), tmp_path)
     assert "done: AP 25.0, AP50 25.0, AP75 25.0 after 9 steps (best AP 50.0)" in caplog.text
     assert ("left out" in caplog.text) == bool(count)

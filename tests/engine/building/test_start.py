@@ -9,7 +9,7 @@ import pytest
 
 from engine.building.start import train
 from engine.config.loading import load_config
-from engine.evaluation.figures import number_figures
+from engine.evaluation.metrics import scalar_metrics
 from engine.runs.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,7 +24,7 @@ def test_the_lines_of_the_page(tiny_config, tmp_path, monkeypatch, capsys):
     state = load_checkpoint(tmp_path / "runs/first/last.pt")
     assert (state["epoch"], state["step"]) == (1, 6)
     shown = capsys.readouterr().out.splitlines()
-    assert shown[-1] == f"AP {100 * state['figures']['AP']:.1f}, weights in runs/first/last.pt"
+    assert shown[-1] == f"AP {100 * state['metrics']['AP']:.1f}, weights in runs/first/last.pt"
 
 
 def test_a_config_that_is_no_file_and_a_run_that_continues(tiny_config, tmp_path, monkeypatch):
@@ -38,8 +38,8 @@ def test_a_config_that_is_no_file_and_a_run_that_continues(tiny_config, tmp_path
     with contextlib.redirect_stdout(io.StringIO()):
         first = train(config, run_dir="mine")
         assert first.folder == Path("mine")
-        assert number_figures(first.figures) == pytest.approx(
-            number_figures(load_checkpoint(Path("mine/last.pt"))["figures"]), nan_ok=True
+        assert scalar_metrics(first.figures) == pytest.approx(
+            scalar_metrics(load_checkpoint(Path("mine/last.pt"))["metrics"]), nan_ok=True
         )
         with pytest.raises(ValueError, match="run folder mine is not empty"):
             train(values, run_dir=Path("mine"))

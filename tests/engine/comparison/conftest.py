@@ -14,7 +14,7 @@ from engine.building.model import build_model
 from engine.comparison.compare import compare_runs
 from engine.comparison.result import Comparison
 from engine.config.loading import load_config
-from engine.evaluation.coco_eval import coco_figures
+from engine.evaluation.coco_eval import coco_metrics
 from engine.runs.checkpoint import save_checkpoint
 from engine.runs.folder import LAST
 
@@ -98,12 +98,12 @@ def finish_run(tiny_config, val_split):
             "category_ids": train.category_ids,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "step": 12,
-            "judged_step": 12,
+            "last_eval_step": 12,
             "epoch": config.train.epochs,
-            "stale": 0,
+            "evals_without_improvement": 0,
             "model": model.state_dict() if weights else {},
             "ema": None,
-            "figures": coco_figures(val_split.raw, results),
+            "metrics": coco_metrics(val_split.raw, results),
         }
         folder.mkdir(parents=True)
         save_checkpoint(folder / LAST, whole | (state or {}))

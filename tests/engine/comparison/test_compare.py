@@ -23,7 +23,7 @@ from engine.comparison.loaded_runs import read_run
 from engine.comparison.resampling import bootstrap, judge_images
 from engine.config.loading import load_config
 from engine.display.progress import Progress
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 
 
 def test_figures_of_each_run(comparison, val_split, made_up):
@@ -33,7 +33,7 @@ def test_figures_of_each_run(comparison, val_split, made_up):
         group = comparison.groups[name]
         assert [run.seed for run in group.runs] == [*qualities]
         for found, (seed, quality) in zip(group.figures, qualities.items(), strict=True):
-            expected = coco_figures(val_split.raw, made_up(quality, seed))
+            expected = coco_metrics(val_split.raw, made_up(quality, seed))
             classes = {f"AP {name}": ap for name, ap in expected.pop("per_class").items()}
             assert found == pytest.approx(expected | classes, abs=1e-12, nan_ok=True)
     assert comparison.class_names == val_split.class_names
@@ -149,12 +149,12 @@ def by_hand(split, results, kind):
     return [math.nan if value == -1 else value for value in judge.stats.tolist()]
 
 
-MASK_FIGURES = [f"mask_{name}" for name in COCO_FIGURES[:6]]
+MASK_FIGURES = [f"mask_{name}" for name in COCO_METRICS[:6]]
 
 
 def test_masks_differ_where_boxes_do_not(mask_comparison, val_split, outlined):
     found = mask_comparison.differences["shifted"]
-    assert all(found[name].value == 0 for name in COCO_FIGURES if not math.isnan(found[name].value))
+    assert all(found[name].value == 0 for name in COCO_METRICS if not math.isnan(found[name].value))
     assert found["AP"].low == found["AP"].high == 0
     good, shifted = (by_hand(val_split, outlined(shift), "segm")[:6] for shift in (0, 3))
     assert good[0] - 0.2 > shifted[0] > 0.05
@@ -163,7 +163,7 @@ def test_masks_differ_where_boxes_do_not(mask_comparison, val_split, outlined):
     groups = mask_comparison.groups
     assert [groups["good"].mean(name) for name in MASK_FIGURES] == pytest.approx(good, abs=1e-12, nan_ok=True)
     boxes = by_hand(val_split, outlined(3), "bbox")
-    assert [groups["shifted"].mean(name) for name in COCO_FIGURES] == pytest.approx(boxes, abs=1e-12, nan_ok=True)
+    assert [groups["shifted"].mean(name) for name in COCO_METRICS] == pytest.approx(boxes, abs=1e-12, nan_ok=True)
 
 
 def test_intervals_of_masks_are_of_the_same_draws(mask_comparison, val_split, outlined):
@@ -223,7 +223,7 @@ def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(
     split = read_split(load_config(tiny_config, options).data, "val", masks=True)
     state = {
         "annotations": {"train": "0" * 64, "val": split.sha256},
-        "figures": coco_figures(split.raw, outlined(0)),
+        "metrics": coco_metrics(split.raw, outlined(0)),
     }
     boxes = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in outlined(0)]
     folders = [
@@ -233,4 +233,4 @@ def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(
     found = compare_runs(folders, device="cpu", rounds=100, pictures=0, timed_images=0)
     assert found.settings["boxes"] == len(raw["annotations"]) - 1
     assert found.settings["detected_anew"] == []
-    assert found.groups["masks"].mean("mask_AP") == pytest.approx(state["figures"]["mask_AP"])
+    assert found.groups["masks"].mean("mask_AP") == pytest.approx(state["metrics"]["mask_AP"])

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 
 from data import CocoDetection, eval_transform
 from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
-from engine.display.drawing import draw_objects
-from engine.evaluation.verdicts import draw_verdicts
+from engine.display.drawing import draw_ground_truth
+from engine.evaluation.error_types import draw_classified
 
 
 @given(st.dictionaries(st.integers(0, 40), st.integers(-5, 5)), st.integers(0, 12))
@@ -75,10 +75,14 @@ def test_contrasts(val_split):
     better, worse = find_contrasts(val_split, base, other, 6)
     assert (better.image_id, worse.image_id) == (ids[4], ids[1])
     assert better.file_name == val_split.raw["images"][4]["file_name"]
-    assert better.base == Counter({"wrong class": counts[ids[4]], "missed": counts[ids[4]]})
-    assert better.other == Counter({"right": counts[ids[4]]})
+    assert better.base == Counter({"wrong_class": counts[ids[4]], "missed": counts[ids[4]]})
+    assert better.other == Counter({"true_positive": counts[ids[4]]})
     assert better.fewer == 2 * counts[ids[4]] == mistakes(better.base)
-    assert (worse.fewer, worse.other["background"], worse.base) == (-2, 2, Counter({"right": counts[ids[1]]}))
+    assert (worse.fewer, worse.other["false_positive"], worse.base) == (
+        -2,
+        2,
+        Counter({"true_positive": counts[ids[1]]}),
+    )
     assert [one.image_id for one in find_contrasts(val_split, base, other, 1)] == [ids[4]]
     # the other way round all is the other way round
     assert [one.image_id for one in find_contrasts(val_split, other, base, 6)] == [ids[1], ids[4]]
@@ -89,8 +93,8 @@ def test_pictures(val_split):
     (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
     image, target = CocoDetection(val_split, eval_transform())[2]
     right = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.full((len(target["labels"]),), 0.9)}
-    assert torch.equal(contrast.pictures[1], draw_verdicts(image, target, right, val_split.class_names))
-    assert torch.equal(contrast.truth, draw_objects(image, target, val_split.class_names))
+    assert torch.equal(contrast.pictures[1], draw_classified(image, target, right, val_split.class_names))
+    assert torch.equal(contrast.truth, draw_ground_truth(image, target, val_split.class_names))
     assert not torch.equal(contrast.pictures[0], contrast.pictures[1])
 
 
@@ -111,16 +115,16 @@ def test_masks_are_drawn_of_those_that_have_them(val_split, outlined):
         "masks": torch.tensor(np.array(masks)),
     }
     assert found
-    drawn = draw_verdicts(image, target, detections, val_split.class_names)
+    drawn = draw_classified(image, target, detections, val_split.class_names)
     assert torch.equal(contrast.pictures[0], drawn)
-    assert torch.equal(contrast.truth, draw_objects(image, target, val_split.class_names))
+    assert torch.equal(contrast.truth, draw_ground_truth(image, target, val_split.class_names))
     plain = {key: value for key, value in target.items() if key != "masks"}
-    assert not torch.equal(contrast.truth, draw_objects(image, plain, val_split.class_names))
+    assert not torch.equal(contrast.truth, draw_ground_truth(image, plain, val_split.class_names))
     # what the other found has no mask: its picture is the one without any
     all_found = plain | {"scores": torch.full((len(target["labels"]),), 0.9)}
-    assert torch.equal(contrast.pictures[1], draw_verdicts(image, plain, all_found, val_split.class_names))
+    assert torch.equal(contrast.pictures[1], draw_classified(image, plain, all_found, val_split.class_names))
 
 
 def test_no_contrast_between_equals(val_split, made_up):
     assert find_contrasts(val_split, made_up(0.5), made_up(0.5), 6) == []
-    assert mistakes(Counter({"right": 3, "duplicate": 1, "missed": 2})) == pytest.approx(3)
+    assert mistakes(Counter({"true_positive": 3, "duplicate": 1, "missed": 2})) == pytest.approx(3)

@@ -11,7 +11,7 @@ from engine.building.data import build_eval_loader
 from engine.comparison.detections import detect_with, load_model, read_val_split
 from engine.comparison.loaded_runs import read_run
 from engine.display.progress import log
-from engine.evaluation.coco_eval import coco_figures
+from engine.evaluation.coco_eval import coco_metrics
 from engine.evaluation.detect import detect
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -39,7 +39,7 @@ def test_detections_of_the_last_weights_are_read(finish_run, val_split, made_up,
     found = detect_again(finish_run(tmp_path / "run", "seed=2", quality=0.7), val_split)
     assert not found.anew
     assert found.results == made_up(0.7, 2)
-    expected = coco_figures(val_split.raw, made_up(0.7, 2))
+    expected = coco_metrics(val_split.raw, made_up(0.7, 2))
     assert expected["AP"] > 0.4
     assert found.judged.figures()["AP"] == pytest.approx(expected["AP"], abs=1e-12)
     assert found.judged.figures()["AP bar"] == pytest.approx(expected["per_class"]["bar"], abs=1e-12)
@@ -71,7 +71,7 @@ def test_other_files_are_replaced(finish_run, by_model, val_split, tmp_path, spo
     assert found.anew
     assert len(found.results) > 20
     assert found.results == by_model(0) == json.loads(file.read_text())
-    assert found.judged.figures()["AP"] == pytest.approx(coco_figures(val_split.raw, found.results)["AP"], abs=1e-12)
+    assert found.judged.figures()["AP"] == pytest.approx(coco_metrics(val_split.raw, found.results)["AP"], abs=1e-12)
     # the weights are random, the AP in the checkpoint is not
     assert f"{folder}: AP 0.0" in caplog.text
     assert "on cpu, but its last evaluation found" in caplog.text
@@ -80,7 +80,7 @@ def test_other_files_are_replaced(finish_run, by_model, val_split, tmp_path, spo
 def test_what_was_written_is_read_next_time(finish_run, by_model, val_split, tmp_path, caplog):
     folder = finish_run(tmp_path / "run")
     state = load_checkpoint(folder / "last.pt")
-    save_checkpoint(folder / "last.pt", state | {"figures": coco_figures(val_split.raw, by_model(0))})
+    save_checkpoint(folder / "last.pt", state | {"metrics": coco_metrics(val_split.raw, by_model(0))})
     first, second = detect_again(folder, val_split), detect_again(folder, val_split)
     assert (first.anew, second.anew) == (True, False)
     assert first.results == second.results
@@ -91,7 +91,7 @@ def test_an_ap_that_is_not_there_on_both_sides(finish_run, val_split, tmp_path):
     folder = finish_run(tmp_path / "run")
     empty = val_split.raw | {"annotations": []}
     state = load_checkpoint(folder / "last.pt")
-    save_checkpoint(folder / "last.pt", state | {"figures": coco_figures(empty, [])})
+    save_checkpoint(folder / "last.pt", state | {"metrics": coco_metrics(empty, [])})
     os.utime(folder / "last.detections.json")
     assert not detect_again(folder, val_split.__class__(**(vars(val_split) | {"raw": empty}))).anew
 
@@ -146,7 +146,7 @@ def test_masks_are_read_and_judged(finish_run, mask_options, outlined, val_split
     found = detect_again(finish_run(tmp_path / "run", *mask_options, results=outlined(2)), val_split)
     assert not found.anew
     assert found.results == outlined(2)
-    expected, figures = coco_figures(val_split.raw, outlined(2)), found.figures()
+    expected, figures = coco_metrics(val_split.raw, outlined(2)), found.figures()
     assert 0.1 < expected["mask_AP"] < expected["AP"] - 0.1
     for name in ("AP", "AR10", "mask_AP", "mask_AP75", "mask_APs"):
         assert figures[name] == pytest.approx(expected[name], abs=1e-12), name
@@ -168,7 +168,7 @@ def test_files_with_other_masks_are_replaced(finish_run, mask_options, outlined,
     assert found.anew
     assert found.results == json.loads(file.read_text())
     assert found.results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
-    here = coco_figures(val_split.raw, found.results)["mask_AP"]
+    here = coco_metrics(val_split.raw, found.results)["mask_AP"]
     assert found.figures()["mask_AP"] == pytest.approx(here, abs=1e-12)
     assert f"{folder}: mask AP {100 * here:.2f} of what it detects here on cpu" in caplog.text
 
@@ -182,7 +182,7 @@ def test_masks_of_a_run_without_are_not_its_own(finish_run, outlined, val_split,
 
 
 def test_a_run_with_masks_that_finds_nothing(finish_run, mask_options, val_split, tmp_path):
-    figures = coco_figures(val_split.raw, [], masks=True)
-    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=[], state={"figures": figures}), val_split)
+    figures = coco_metrics(val_split.raw, [], masks=True)
+    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=[], state={"metrics": figures}), val_split)
     assert not found.anew
     assert found.figures()["mask_AP"] == 0.0

@@ -45,9 +45,9 @@ def test_what_a_run_left(finish_run, tmp_path):
 @pytest.mark.parametrize(
     ("state", "records", "said"),
     [
-        ({"figures": None}, None, "was not evaluated yet, or logged no step; finish it by --resume auto"),
+        ({"metrics": None}, None, "was not evaluated yet, or logged no step; finish it by --resume auto"),
         ({}, [{"step": 12, "val/AP": 0.5}], "was not evaluated yet, or logged no step; finish it by --resume auto"),
-        ({"judged_step": 6}, None, "is at step 12, but was last evaluated at step 6; finish it by --resume auto"),
+        ({"last_eval_step": 6}, None, "is at step 12, but was last evaluated at step 6; finish it by --resume auto"),
     ],
 )
 def test_unfinished_runs(finish_run, tmp_path, state, records, said):

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from engine.comparison import resampling
 from engine.comparison.resampling import IOUS, RECALLS, bootstrap, judge_images
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "all"}]
 SIDES = (12, 50, 130)  # small, medium, large
@@ -71,7 +71,7 @@ def repeated(truth, results, counts, *, adjacent):
 
 
 def flat(figures):
-    return {name: figures[name] for name in COCO_FIGURES} | {
+    return {name: figures[name] for name in COCO_METRICS} | {
         f"AP {name}": value for name, value in figures["per_class"].items()
     }
 
@@ -89,13 +89,13 @@ def test_figures_are_those_of_pycocotools(seed, images, tie):
     judged = judge_images(*case)
     assert judged.image_ids == tuple(sorted(entry["id"] for entry in case[0]["images"]))
     assert judged.class_names == ("cat", "all", "dog")
-    assert_same(judged.figures(), flat(coco_figures(*case)))
+    assert_same(judged.figures(), flat(coco_metrics(*case)))
 
 
 def test_the_cases_hold_what_they_promise():
     truth, results = draw_case(0, images=60)
-    figures = coco_figures(truth, results)
-    assert all(0.1 < figures[name] < 0.9 for name in COCO_FIGURES)
+    figures = coco_metrics(truth, results)
+    assert all(0.1 < figures[name] < 0.9 for name in COCO_METRICS)
     assert {entry["iscrowd"] for entry in truth["annotations"]} == {0, 1}
     pictures = {entry["id"] for entry in truth["images"]}
     assert pictures > {entry["image_id"] for entry in truth["annotations"]} > {e["image_id"] for e in results}
@@ -113,12 +113,12 @@ def test_no_more_than_the_best_100_detections_of_an_image_count():
     assert max(counts) > 100
     figures = judge_images(truth, results).figures()
     assert figures["AR1"] < figures["AR10"] < figures["AR100"]
-    assert_same(figures, flat(coco_figures(truth, results)))
+    assert_same(figures, flat(coco_metrics(truth, results)))
 
 
 def test_without_detections_figures_are_0_and_without_truth_none():
     truth, results = draw_case(2)
-    assert_same(judge_images(truth, []).figures(), flat(coco_figures(truth, [])))
+    assert_same(judge_images(truth, []).figures(), flat(coco_metrics(truth, [])))
     empty = truth | {"annotations": []}
     assert all(math.isnan(value) for value in judge_images(empty, results).figures().values())
     assert all(math.isnan(value) for value in judge_images(empty, []).figures().values())
@@ -131,7 +131,7 @@ def test_classes_of_one_name_are_told_apart():
     truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "cat"}, {"id": 90}]
     judged = judge_images(truth, results)
     assert judged.class_names == ("cat (3)", "cat (17)", "90")
-    assert_same(judged.figures(), flat(coco_figures(truth, results)))
+    assert_same(judged.figures(), flat(coco_metrics(truth, results)))
 
 
 @settings(max_examples=40)
@@ -139,7 +139,7 @@ def test_classes_of_one_name_are_told_apart():
 def test_weights_are_copies_of_images(seed, counts):
     case = draw_case(seed)
     copied = repeated(*case, counts, adjacent=False)  # scores of a class differ, so that the order of images is free
-    assert_same(judge_images(*case).figures(counts), flat(coco_figures(*copied)))
+    assert_same(judge_images(*case).figures(counts), flat(coco_metrics(*copied)))
 
 
 @settings(max_examples=40)
@@ -152,7 +152,7 @@ def test_copies_of_equal_score_stand_together(seed, counts):
         distinct += [] if key in seen else [entry]
         seen.add(key)
     copied = repeated(truth, distinct, counts, adjacent=True)
-    assert_same(judge_images(truth, distinct).figures(counts), flat(coco_figures(*copied)))
+    assert_same(judge_images(truth, distinct).figures(counts), flat(coco_metrics(*copied)))
 
 
 @settings(max_examples=40)
@@ -327,8 +327,8 @@ def test_masks_on_copies_of_images(seed, counts):
     case = outlined(*draw_case(seed))
     truth, results = repeated(*case, counts, adjacent=False)
     truth["images"] = [entry | {"width": 200, "height": 160} for entry in truth["images"]]
-    figures = coco_figures(truth, results, masks=True)
-    masks = {name: figures[f"mask_{name}"] for name in COCO_FIGURES} | {"per_class": figures["mask_per_class"]}
+    figures = coco_metrics(truth, results, masks=True)
+    masks = {name: figures[f"mask_{name}"] for name in COCO_METRICS} | {"per_class": figures["mask_per_class"]}
     assert_same(judge_images(*case, "segm").figures(counts), flat(masks))
     assert_same(judge_images(*case, "bbox").figures(counts), flat(figures))
 

@@ -7,7 +7,7 @@ import torch
 
 from engine.devices import environment
 from engine.devices.environment import describe, git_revision, peak_memory_gib, pick_device
-from engine.distributed.processes import World
+from engine.distributed.processes import DistributedContext
 
 
 def test_auto_takes_what_is_there(monkeypatch):
@@ -35,14 +35,14 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch, "empty", lambda *arguments, **options: None)
-    world = World(rank=5, size=6, local_rank=1, local_size=2)
-    assert pick_device("auto", world) == pick_device("cuda", world) == torch.device("cuda:1")
+    distributed = DistributedContext(rank=5, size=6, local_rank=1, local_size=2)
+    assert pick_device("auto", distributed) == pick_device("cuda", distributed) == torch.device("cuda:1")
     assert taken == [torch.device("cuda:1")] * 2
-    assert pick_device("cpu", world) == torch.device("cpu")
+    assert pick_device("cpu", distributed) == torch.device("cpu")
     with pytest.raises(ValueError, match="4 processes on this machine need as many GPUs, but there are 2"):
-        pick_device("auto", World(rank=0, size=4, local_size=4))
+        pick_device("auto", DistributedContext(rank=0, size=4, local_size=4))
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda for 6 processes, got 'cuda:0'"):
-        pick_device("cuda:0", world)
+        pick_device("cuda:0", distributed)
 
 
 def test_description_and_memory():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.distributed.processes import ALONE, OtherProcessError, World, read_world
-from engine.evaluation.coco_eval import COCO_FIGURES
-from engine.training.board import NoBoard
+from engine.distributed.processes import SINGLE_PROCESS, DistributedContext, OtherProcessError, read_distributed_context
+from engine.evaluation.coco_eval import COCO_METRICS
+from engine.training.metrics_logger import NullLogger
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
 
@@ -14,28 +14,32 @@ DCN = "model.backbone.dcn_v2_stages=[2]"
 def test_alone_without_torchrun(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert read_world() == ALONE == World(0, 1, 0, 1)
+    assert read_distributed_context() == SINGLE_PROCESS == DistributedContext(0, 1, 0, 1)
     monkeypatch.setenv("RANK", "3")  # some schedulers set one of them
-    assert read_world() == ALONE
+    assert read_distributed_context() == SINGLE_PROCESS
 
 
 def test_alone_there_is_nobody_to_talk_to():
     values = torch.ones(2)
-    with ALONE.joined(), ALONE.together():
-        assert ALONE.sum(values) is values
-        assert (ALONE.gather(5), ALONE.gather_on_main(5), ALONE.from_main(lambda: 6)) == ([5], [5], 6)
+    with SINGLE_PROCESS.process_group(), SINGLE_PROCESS.raise_together():
+        assert SINGLE_PROCESS.sum(values) is values
+        assert (
+            SINGLE_PROCESS.gather(5),
+            SINGLE_PROCESS.gather_on_main(5),
+            SINGLE_PROCESS.run_on_main_and_broadcast(lambda: 6),
+        ) == ([5], [5], 6)
     assert values.tolist() == [1, 1]
-    with pytest.raises(KeyError), ALONE.together():
+    with pytest.raises(KeyError), SINGLE_PROCESS.raise_together():
         raise KeyError
 
 
-def talk(world):
+def talk(distributed):
     return (
-        (world.rank, world.size, world.local_rank, world.is_main),
-        world.sum(torch.tensor([1.0, world.rank])).tolist(),
-        world.gather({"rank": world.rank}),
-        world.gather_on_main(world.rank),
-        world.from_main(lambda: f"from {world.rank}"),
+        (distributed.rank, distributed.size, distributed.local_rank, distributed.is_main),
+        distributed.sum(torch.tensor([1.0, distributed.rank])).tolist(),
+        distributed.gather({"rank": distributed.rank}),
+        distributed.gather_on_main(distributed.rank),
+        distributed.run_on_main_and_broadcast(lambda: f"from {distributed.rank}"),
     )
 
 
@@ -49,23 +53,23 @@ def test_what_processes_say_to_each_other(together):
         assert told == "from 0"
 
 
-def fail_on_main(world):
+def fail_on_main(distributed):
     def make():
         raise ValueError("no such file")
 
-    world.from_main(make)
+    distributed.run_on_main_and_broadcast(make)
 
 
-def fail_in(world, *ranks):
-    with world.together():
-        if world.rank in ranks:
-            raise ValueError(f"mistake in {world.rank}")
+def fail_in(distributed, *ranks):
+    with distributed.raise_together():
+        if distributed.rank in ranks:
+            raise ValueError(f"mistake in {distributed.rank}")
     return "passed"
 
 
-def fail_on_main_within(world):
-    with world.together():
-        fail_on_main(world)
+def fail_on_main_within(distributed):
+    with distributed.raise_together():
+        fail_on_main(distributed)
 
 
 def test_nobody_waits_for_one_that_failed(together):
@@ -84,9 +88,9 @@ def test_all_processes_pass_or_none(together, ranks, said):
     assert isinstance(other, OtherProcessError)
 
 
-def fail_by_a_bug(world):
-    with world.together():
-        if world.rank == 1:
+def fail_by_a_bug(distributed):
+    with distributed.raise_together():
+        if distributed.rank == 1:
             raise KeyError("a bug")
 
 
@@ -100,13 +104,13 @@ def test_all_pass(together):
     assert together(2, fail_in) == ["passed", "passed"]
 
 
-def average(world):
+def average(distributed):
     model = nn.Sequential(nn.BatchNorm2d(2), nn.GroupNorm(1, 2), nn.BatchNorm2d(3))
     for index, norm in ((0, model[0]), (2, model[2])):
-        norm.running_mean.fill_(world.rank + index)
-        norm.running_var.fill_(10.0 * (world.rank + 1))
-    nn.init.constant_(model[1].weight, world.rank)
-    world.average_statistics(model)
+        norm.running_mean.fill_(distributed.rank + index)
+        norm.running_var.fill_(10.0 * (distributed.rank + 1))
+    nn.init.constant_(model[1].weight, distributed.rank)
+    distributed.average_statistics(model)
     return {key: value.tolist() for key, value in model.state_dict().items()}
 
 
@@ -120,26 +124,26 @@ def test_statistics_of_batch_norms_are_averaged(together):
 
 
 def fake_figures(model) -> dict:
-    return dict.fromkeys(COCO_FIGURES, 0.5) | {"per_class": {}}
+    return dict.fromkeys(COCO_METRICS, 0.5) | {"per_class": {}}
 
 
-class Recorder(NoBoard):
+class Recorder(NullLogger):
     """Keeps the scalars of the steps."""
 
     def __init__(self) -> None:
         self.lines = {}
 
-    def scalars(self, step, values) -> None:
+    def log_scalars(self, step, values) -> None:
         self.lines[step] = self.lines.get(step, {}) | dict(values)
 
 
-def train(world, assemble, config, folder, overrides):
-    board = Recorder()
-    parts = {"board": board, "evaluate": fake_figures, "save": lambda state, name: None}
-    trainer = assemble(config, folder, overrides, dtype=torch.float64, world=world, **parts)
+def train(distributed, assemble, config, folder, overrides):
+    metrics_logger = Recorder()
+    parts = {"metrics_logger": metrics_logger, "evaluate": fake_figures, "save": lambda state, name: None}
+    trainer = assemble(config, folder, overrides, dtype=torch.float64, distributed=distributed, **parts)
     trainer.fit()
     tags = ("train/loss", "train/loss_rpn_box_reg", "train/grad_norm", "lr/backbone")
-    steps = [[line[tag] for tag in tags] for step, line in sorted(board.lines.items()) if "train/loss" in line]
+    steps = [[line[tag] for tag in tags] for step, line in sorted(metrics_logger.lines.items()) if "train/loss" in line]
     weights = {key: value.numpy() for key, value in trainer.updater.model.state_dict().items()}
     averages = {key: value.numpy() for key, value in trainer.updater.ema.model.state_dict().items()}
     return steps, weights, averages
@@ -159,7 +163,7 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
     processes, batch, accumulate = SPLITS[name]
     images = processes * batch * accumulate
     common = [DCN, "train.epochs=2", "train.reference_batch=8", "train.ema_decay=0.9", "train.clip_norm=1"]
-    whole = train(ALONE, assembler, tiny_config, tmp_path, [*common, f"train.batch_size={images}"])
+    whole = train(SINGLE_PROCESS, assembler, tiny_config, tmp_path, [*common, f"train.batch_size={images}"])
     split = [*common, f"train.batch_size={batch}", f"train.accumulate={accumulate}"]
     results = together(processes, train, assembler, tiny_config, tmp_path / "split", split)
     for rank, (steps, weights, averages) in enumerate(results):
@@ -176,7 +180,7 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
                 )
 
 
-def judge_with_batch_norm(world, assemble, config, folder):
+def judge_with_batch_norm(distributed, assemble, config, folder):
     """Statistics that the weights and their average have when they are judged, and at the end."""
     seen = []
 
@@ -185,8 +189,8 @@ def judge_with_batch_norm(world, assemble, config, folder):
         return fake_figures(model)
 
     overrides = ["model.backbone.norm=bn", "train.batch_size=1", "train.epochs=1", "train.ema_decay=0.9"]
-    parts = {"board": Recorder(), "evaluate": evaluate, "save": lambda state, name: None}
-    trainer = assemble(config, folder, overrides, world=world, **parts)
+    parts = {"metrics_logger": Recorder(), "evaluate": evaluate, "save": lambda state, name: None}
+    trainer = assemble(config, folder, overrides, distributed=distributed, **parts)
     trainer.fit()
     return seen
 

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from data import load_annotations
 from data.files import without_nan
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 from engine.evaluation.results import check_results
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
@@ -69,25 +69,25 @@ def test_figures_are_those_of_pycocotools(seed, tmp_path):
     ground_truth, detections = random_case(seed)
     stats = by_hand(ground_truth, detections, tmp_path)
     assert 0.1 < stats[0] < 0.9
-    figures = coco_figures(ground_truth, detections)
-    assert [figures[name] for name in COCO_FIGURES] == stats
+    figures = coco_metrics(ground_truth, detections)
+    assert [figures[name] for name in COCO_METRICS] == stats
     for category in CATEGORIES:
         alone = by_hand(ground_truth, detections, tmp_path, [category["id"]])[0]
         assert figures["per_class"][category["name"]] == pytest.approx(alone, abs=1e-12)
     assert list(figures["per_class"]) == ["cat", "hen", "dog"]
-    again = coco_figures(ground_truth, detections)  # nothing of the truth was used up
-    assert [again[name] for name in COCO_FIGURES] == stats
+    again = coco_metrics(ground_truth, detections)  # nothing of the truth was used up
+    assert [again[name] for name in COCO_METRICS] == stats
 
 
 def test_perfect_detections_have_ap_1_and_none_have_ap_0():
     boxes = [(1, 3, [10, 20, 30, 40]), (1, 90, [50, 50, 100, 100]), (2, 17, [0, 0, 20, 20])]
     ground_truth = truth(*boxes, images=2)
-    figures = coco_figures(ground_truth, [found(*box) for box in boxes])
+    figures = coco_metrics(ground_truth, [found(*box) for box in boxes])
     assert [figures[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")] == pytest.approx([1.0] * 7)
     assert figures["per_class"] == pytest.approx({"cat": 1, "hen": 1, "dog": 1})
-    assert all(isinstance(figures[name], float) for name in COCO_FIGURES)
-    figures = coco_figures(ground_truth, [])
-    assert [figures[name] for name in COCO_FIGURES] == [0.0] * 12
+    assert all(isinstance(figures[name], float) for name in COCO_METRICS)
+    figures = coco_metrics(ground_truth, [])
+    assert [figures[name] for name in COCO_METRICS] == [0.0] * 12
     assert figures["per_class"] == {"cat": 0.0, "hen": 0.0, "dog": 0.0}
 
 
@@ -97,24 +97,24 @@ def test_an_annotation_of_id_0_is_counted(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(raw))
     assert by_hand(raw, [found(1, 3, [10, 20, 30, 40])], tmp_path)[0] == 0  # the trap of pycocotools
     split = load_annotations(tmp_path, tmp_path / "val.json", check_images="never")
-    assert coco_figures(split.raw, [found(1, 3, [10, 20, 30, 40])])["AP"] == pytest.approx(1)
+    assert coco_metrics(split.raw, [found(1, 3, [10, 20, 30, 40])])["AP"] == pytest.approx(1)
 
 
 def test_detections_in_a_crowd_are_no_false_positives():
     boxes = [(1, 3, [10, 10, 20, 20]), (1, 3, [60, 10, 80, 100], {"iscrowd": 1})]
     detections = [found(1, 3, [10, 10, 20, 20], 0.5), found(1, 3, [70, 20, 30, 30], 0.9)]
-    assert coco_figures(truth(*boxes), detections)["AP"] == pytest.approx(1)
+    assert coco_metrics(truth(*boxes), detections)["AP"] == pytest.approx(1)
     boxes[1][3]["iscrowd"] = 0
-    assert coco_figures(truth(*boxes), detections)["AP"] < 0.6
+    assert coco_metrics(truth(*boxes), detections)["AP"] < 0.6
 
 
 def test_without_truth_there_is_no_figure():
-    figures = coco_figures(truth(), [found(1, 3, [1, 2, 3, 4])])
-    assert all(math.isnan(figures[name]) for name in COCO_FIGURES)
+    figures = coco_metrics(truth(), [found(1, 3, [1, 2, 3, 4])])
+    assert all(math.isnan(figures[name]) for name in COCO_METRICS)
     assert all(math.isnan(ap) for ap in figures["per_class"].values())
     written = json.loads(json.dumps(without_nan(figures), allow_nan=False))
-    assert written == dict.fromkeys(COCO_FIGURES) | {"per_class": {"cat": None, "hen": None, "dog": None}}
-    some = coco_figures(truth((1, 3, [10, 10, 20, 20])), [])
+    assert written == dict.fromkeys(COCO_METRICS) | {"per_class": {"cat": None, "hen": None, "dog": None}}
+    some = coco_metrics(truth((1, 3, [10, 10, 20, 20])), [])
     assert (some["AP"], some["APs"]) == (0, 0)
     assert math.isnan(some["APl"])
     assert math.isnan(some["per_class"]["dog"])
@@ -123,7 +123,7 @@ def test_without_truth_there_is_no_figure():
 def test_classes_of_one_name_are_told_apart():
     ground_truth = truth((1, 3, [10, 10, 20, 20]))
     ground_truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 4, "name": "cat"}, {"id": 5}]
-    assert list(coco_figures(ground_truth, [])["per_class"]) == ["cat (3)", "cat (4)", "5"]
+    assert list(coco_metrics(ground_truth, [])["per_class"]) == ["cat (3)", "cat (4)", "5"]
 
 
 GOOD = found(1, 3, [1, 2, 3, 4])
@@ -151,6 +151,6 @@ GOOD = found(1, 3, [1, 2, 3, 4])
 )
 def test_bad_results_name_the_entry(results, said):
     with pytest.raises(ValueError, match=said):
-        coco_figures(truth((1, 3, [10, 10, 20, 20])), results)
+        coco_metrics(truth((1, 3, [10, 10, 20, 20])), results)
     with pytest.raises(ValueError, match=said):
         check_results(truth(), results)

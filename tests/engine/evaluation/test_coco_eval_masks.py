@@ -15,15 +15,15 @@ from pycocotools.cocoeval import COCOeval
 
 from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
 from data.files import without_nan
-from engine.evaluation.coco_eval import COCO_FIGURES, coco_figures, match_results
+from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics, match_results
 from engine.evaluation.detect import detect, evaluate, gather_results
-from engine.evaluation.figures import describe_figures, number_figures
+from engine.evaluation.metrics import describe_metrics, scalar_metrics
 from engine.evaluation.results import check_results
 
 CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 160
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
-MASK_FIGURES = [f"mask_{name}" for name in COCO_FIGURES]
+MASK_FIGURES = [f"mask_{name}" for name in COCO_METRICS]
 
 
 def ellipse(x, y, w, h):
@@ -113,20 +113,20 @@ def without(results, field):
 def test_figures_are_those_of_pycocotools(seed, tmp_path):
     ground_truth, detections = random_case(seed)
     before = copy.deepcopy([entry["segmentation"] for entry in ground_truth["annotations"]])
-    figures = coco_figures(ground_truth, detections)
+    figures = coco_metrics(ground_truth, detections)
     assert [entry["segmentation"] for entry in ground_truth["annotations"]] == before
     boxes = by_hand(ground_truth, without(detections, "segmentation"), tmp_path, "bbox")
     # without boxes beside them pycocotools knows the masks' own areas
     masks = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm")
     assert 0.05 < masks[0] < 0.9
     assert masks != boxes
-    assert [figures[name] for name in COCO_FIGURES] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
+    assert [figures[name] for name in COCO_METRICS] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
     assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
     for category in CATEGORIES:
         alone = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm", [category["id"]])[0]
         assert figures["mask_per_class"][category["name"]] == pytest.approx(alone, abs=1e-12)
-    assert coco_figures(ground_truth, without(detections, "segmentation")).keys() == {*COCO_FIGURES, "per_class"}
-    assert number_figures(figures).keys() == {*COCO_FIGURES, *MASK_FIGURES}
+    assert coco_metrics(ground_truth, without(detections, "segmentation")).keys() == {*COCO_METRICS, "per_class"}
+    assert scalar_metrics(figures).keys() == {*COCO_METRICS, *MASK_FIGURES}
 
 
 def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
@@ -134,10 +134,10 @@ def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
     results = without(detections, "bbox")
     boxes, masks = (by_hand(ground_truth, results, tmp_path, kind) for kind in ("bbox", "segm"))
     for same in (results, [entry | {"bbox": []} for entry in results]):
-        figures = coco_figures(ground_truth, same)
-        assert [figures[name] for name in COCO_FIGURES] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
+        figures = coco_metrics(ground_truth, same)
+        assert [figures[name] for name in COCO_METRICS] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
         assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
-    assert figures["AP"] == coco_figures(ground_truth, detections)["AP"]
+    assert figures["AP"] == coco_metrics(ground_truth, detections)["AP"]
     assert match_results(ground_truth, results).evalImgs  # for the comparison of runs
 
 
@@ -145,7 +145,7 @@ def test_size_classes_go_by_the_mask(tmp_path):
     """A thin ring has a large box and a medium mask; judged by its box it would not be looked for among the medium."""
     ring = ellipse(100, 80, 60, 60) - ellipse(100, 80, 55, 55)
     assert 32**2 < ring.sum() < 96**2 < 120**2
-    figures = coco_figures(truth((1, 3, packed(ring), ring)), [found(1, 3, ring)])
+    figures = coco_metrics(truth((1, 3, packed(ring), ring)), [found(1, 3, ring)])
     assert (figures["mask_APm"], figures["mask_APl"]) == (pytest.approx(1), pytest.approx(math.nan, nan_ok=True))
 
 
@@ -156,7 +156,7 @@ def test_one_object_has_one_figure_whatever_its_outline_is_written_as():
     shifted = np.roll(mask, 12, axis=1)
     results = [found(1, 3, mask, 0.6), found(1, 3, shifted, 0.9)]
     outlines = [rows, runs(mask), packed(mask)]
-    figures = [coco_figures(truth((1, 3, outline, mask)), results) for outline in outlines]
+    figures = [coco_metrics(truth((1, 3, outline, mask)), results) for outline in outlines]
     assert without_nan(figures[0]) == without_nan(figures[1]) == without_nan(figures[2])
     assert figures[0]["mask_AP"] == pytest.approx(0.5 + 6 / 20)  # the shifted one counts up to an IoU of 0.75
 
@@ -165,35 +165,35 @@ def test_perfect_masks_have_ap_1_and_shifted_ones_less():
     shapes = [(60, 50, 30, 20), (130, 90, 60, 60), (90, 120, 8, 9)]
     masks = [ellipse(*shape) for shape in shapes]
     ground_truth = truth(*((1, 3, packed(mask), mask) for mask in masks))
-    figures = coco_figures(ground_truth, [found(1, 3, mask) for mask in masks])
+    figures = coco_metrics(ground_truth, [found(1, 3, mask) for mask in masks])
     assert [figures[f"mask_{name}"] for name in ("AP", "APs", "APm", "APl", "AR100")] == pytest.approx([1.0] * 5)
     assert figures["mask_per_class"]["cat"] == pytest.approx(1)
-    shifted = coco_figures(ground_truth, [found(1, 3, np.roll(mask, 4, axis=0)) for mask in masks])
+    shifted = coco_metrics(ground_truth, [found(1, 3, np.roll(mask, 4, axis=0)) for mask in masks])
     assert 0.2 < shifted["mask_AP"] < 0.9
     # the same boxes around other masks
     stripes = (np.arange(WIDTH) % 3 == 0).astype(np.uint8)
     halves = [found(1, 3, mask) | {"segmentation": packed(mask * stripes)} for mask in masks]
-    assert coco_figures(ground_truth, halves)["AP"] == pytest.approx(1)
-    assert coco_figures(ground_truth, halves)["mask_AP"] < 0.2
+    assert coco_metrics(ground_truth, halves)["AP"] == pytest.approx(1)
+    assert coco_metrics(ground_truth, halves)["mask_AP"] < 0.2
 
 
 def test_masks_in_a_crowd_are_no_false_positives():
     alone, crowd, inside = ellipse(40, 40, 20, 20), ellipse(130, 90, 60, 50), ellipse(120, 90, 20, 30)
     results = [found(1, 3, alone, 0.5), found(1, 3, inside, 0.9)]
     ground_truth = truth((1, 3, packed(alone), alone), (1, 3, runs(crowd), crowd, {"iscrowd": 1}))
-    assert coco_figures(ground_truth, results)["mask_AP"] == pytest.approx(1)
+    assert coco_metrics(ground_truth, results)["mask_AP"] == pytest.approx(1)
     ground_truth["annotations"][1]["iscrowd"] = 0
-    assert coco_figures(ground_truth, results)["mask_AP"] < 0.6
+    assert coco_metrics(ground_truth, results)["mask_AP"] < 0.6
 
 
 def test_masks_are_judged_though_nothing_was_found():
     mask = ellipse(40, 40, 20, 20)
-    figures = coco_figures(truth((1, 3, packed(mask), mask)), [], masks=True)
+    figures = coco_metrics(truth((1, 3, packed(mask), mask)), [], masks=True)
     assert figures["mask_AP"] == 0
     assert figures["mask_per_class"]["cat"] == 0
     assert math.isnan(figures["mask_APl"])
-    assert describe_figures(figures) == "AP 0.0, AP50 0.0, AP75 0.0, mask AP 0.0"
-    assert "mask_AP" not in coco_figures(truth((1, 3, None, mask)), [])
+    assert describe_metrics(figures) == "AP 0.0, AP50 0.0, AP75 0.0, mask AP 0.0"
+    assert "mask_AP" not in coco_metrics(truth((1, 3, None, mask)), [])
     json.dumps(without_nan(figures), allow_nan=False)
 
 
@@ -219,7 +219,7 @@ GOOD = found(1, 3, SMALL)
 )
 def test_bad_results_name_the_entry(results, said):
     with pytest.raises(ValueError, match=said):
-        coco_figures(truth((1, 3, packed(SMALL), SMALL)), results)
+        coco_metrics(truth((1, 3, packed(SMALL), SMALL)), results)
     with pytest.raises(ValueError, match=said):
         check_results(truth(), results)
 
@@ -227,17 +227,17 @@ def test_bad_results_name_the_entry(results, said):
 def test_truth_without_a_mask_is_told():
     for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "no pixels")):
         with pytest.raises(ValueError, match=f"masks cannot be judged: annotation 1 .*{said}"):
-            coco_figures(truth((1, 3, segmentation, SMALL)), [GOOD])
+            coco_metrics(truth((1, 3, segmentation, SMALL)), [GOOD])
 
 
 def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
     ground_truth = truth((1, 3, packed(SMALL), SMALL), images=2)
     del ground_truth["images"][1]["width"]
     elsewhere = GOOD | {"image_id": 2, "segmentation": runs(SMALL)}
-    assert coco_figures(ground_truth, [GOOD, elsewhere])["mask_AP"] == pytest.approx(1)
+    assert coco_metrics(ground_truth, [GOOD, elsewhere])["mask_AP"] == pytest.approx(1)
     ground_truth["annotations"][0]["image_id"] = 2
     with pytest.raises(ValueError, match="its image no stated width and height"):
-        coco_figures(ground_truth, [GOOD])
+        coco_metrics(ground_truth, [GOOD])
 
 
 class Oracle(torch.nn.Module):
@@ -281,26 +281,26 @@ def test_masks_of_the_data_set_come_back(drawn):
         assert area == pytest.approx(annotation["area"], rel=0.15)
     figures = evaluate(Oracle(dataset), loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1), pytest.approx(1))
-    assert without_nan(coco_figures(split.raw, results)) == without_nan(figures)
+    assert without_nan(coco_metrics(split.raw, results)) == without_nan(figures)
     shifted = Oracle(dataset, lambda masks: masks.roll(3, -1))
     figures = evaluate(shifted, loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert figures["AP"] == pytest.approx(1)
     assert figures["mask_AP"] < 0.9
 
 
-def gather_share(world, ground_truth, detections):
-    images = [entry["id"] for entry in ground_truth["images"]][world.rank :: world.size]
+def gather_share(distributed, ground_truth, detections):
+    images = [entry["id"] for entry in ground_truth["images"]][distributed.rank :: distributed.size]
     mine = [entry for image_id in images for entry in detections if entry["image_id"] == image_id]
-    return gather_results(mine, ground_truth, world)
+    return gather_results(mine, ground_truth, distributed)
 
 
-def judge_share(world, split, dataset):
+def judge_share(distributed, split, dataset):
     batches = [
         Batch([image], [{"image_id": target["image_id"]}], 1.0, True, [])
-        for image, target in (dataset[index] for index in range(world.rank, len(dataset), world.size))
+        for image, target in (dataset[index] for index in range(distributed.rank, len(dataset), distributed.size))
     ]
-    model = Oracle(torch.utils.data.Subset(dataset, range(world.rank, len(dataset), world.size)))
-    return evaluate(model, batches, split.category_ids, split.raw, masks=True, device=CPU, world=world)
+    model = Oracle(torch.utils.data.Subset(dataset, range(distributed.rank, len(dataset), distributed.size)))
+    return evaluate(model, batches, split.category_ids, split.raw, masks=True, device=CPU, distributed=distributed)
 
 
 def test_masks_of_several_processes_come_together(together, drawn):

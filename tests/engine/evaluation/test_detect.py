@@ -11,7 +11,7 @@ from torch import nn
 from data import Batch, CocoDetection, eval_loader, eval_transform, load_annotations
 from engine.display.progress import log
 from engine.distributed.preemption import StopRequest
-from engine.distributed.processes import ALONE
+from engine.distributed.processes import SINGLE_PROCESS
 from engine.evaluation.detect import detect, evaluate, gather_results
 
 CPU = torch.device("cpu")
@@ -116,30 +116,32 @@ def test_a_stop_request_ends_an_evaluation_without_figures():
     assert len(model.shapes) == 1
 
 
-def interrupt_one(world):
+def interrupt_one(distributed):
     stop = StopRequest()
-    if world.rank == 1:
+    if distributed.rank == 1:
         stop.received = "SIGTERM"
-    batches = [Batch([IMAGE], [{"image_id": world.rank + 1}], 1.0, True, [])]
+    batches = [Batch([IMAGE], [{"image_id": distributed.rank + 1}], 1.0, True, [])]
     ground_truth = truth((1, [1, 1, 9, 9]), images=2)
-    return evaluate(Oracle([NOTHING]), batches, [3, 17, 90], ground_truth, device=CPU, world=world, stop=stop)
+    return evaluate(
+        Oracle([NOTHING]), batches, [3, 17, 90], ground_truth, device=CPU, distributed=distributed, stop=stop
+    )
 
 
 def test_one_process_that_is_asked_to_stop_stops_all(together):
     assert together(2, interrupt_one) == [None, None]
 
 
-def gather_share(world, ground_truth, detections):
-    images = [entry["id"] for entry in ground_truth["images"]][world.rank :: world.size]
+def gather_share(distributed, ground_truth, detections):
+    images = [entry["id"] for entry in ground_truth["images"]][distributed.rank :: distributed.size]
     mine = [entry for image_id in images for entry in detections if entry["image_id"] == image_id]
-    return gather_results(mine, ground_truth, world)
+    return gather_results(mine, ground_truth, distributed)
 
 
 def test_results_of_several_processes_come_in_the_order_of_one(together):
     ground_truth = truth(images=8)
     ground_truth["images"].reverse()
     detections = [{"image_id": i, "score": score} for i in (8, 7, 5, 4, 3, 1) for score in (0.2, 0.9, 0.5)]
-    assert gather_results(detections, ground_truth, ALONE) is detections
+    assert gather_results(detections, ground_truth, SINGLE_PROCESS) is detections
     gathered, others = together(3, gather_share, ground_truth, detections)[:2]
     assert gathered == detections
     assert others is None

@@ -1,4 +1,4 @@
-"""Verdicts on detections, against a loop over all pairs and against pycocotools."""
+"""ClassifiedDetections on detections, against a loop over all pairs and against pycocotools."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from engine.evaluation.matching import VERDICTS, judge_detections
+from engine.evaluation.matching import MATCH_TYPES, classify_detections
 
 
 def overlap(a, b):
@@ -21,27 +21,27 @@ def overlap(a, b):
 
 
 def by_loops(boxes, labels, scores, true_boxes, true_labels, threshold):
-    verdicts, taken = {}, set()
+    error_types, taken = {}, set()
     for place in sorted(range(len(boxes)), key=lambda place: (-scores[place], place)):
-        best, verdict = -1.0, "background"
+        best, error_type = -1.0, "false_positive"
         for other in range(len(true_boxes)):
             iou = overlap(boxes[place], true_boxes[other])
             if iou < threshold:
                 continue
             if labels[place] != true_labels[other]:
-                verdict = "wrong class" if verdict == "background" else verdict
+                error_type = "wrong_class" if error_type == "false_positive" else error_type
             elif other in taken:
-                verdict = "duplicate" if verdict != "right" else verdict
+                error_type = "duplicate" if error_type != "true_positive" else error_type
             elif iou > best:
-                best, verdict, match = iou, "right", other
-        if verdict == "right":
+                best, error_type, match = iou, "true_positive", other
+        if error_type == "true_positive":
             taken.add(match)
-        verdicts[place] = verdict
-    return [verdicts[place] for place in range(len(boxes))], [n for n in range(len(true_boxes)) if n not in taken]
+        error_types[place] = error_type
+    return [error_types[place] for place in range(len(boxes))], [n for n in range(len(true_boxes)) if n not in taken]
 
 
 def judge(boxes, labels, scores, true_boxes, true_labels, **options):
-    return judge_detections(
+    return classify_detections(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(labels, dtype=torch.int64),
         torch.tensor(scores, dtype=torch.float32),
@@ -63,30 +63,40 @@ TRUE = st.lists(st.tuples(BOX, st.integers(1, 3)), max_size=5)
 def test_as_a_loop_over_all_pairs(found, true, threshold):
     columns = [*map(list, zip(*found, strict=True))] or [[], [], []]
     true_columns = [*map(list, zip(*true, strict=True))] or [[], []]
-    verdicts = judge(*columns, *true_columns, iou_threshold=threshold)
-    assert verdicts == by_loops(*columns, *true_columns, threshold)
-    assert {*verdicts.detections} <= {*VERDICTS}
-    assert verdicts.detections.count("right") + len(verdicts.missed) == len(true)
+    error_types = judge(*columns, *true_columns, iou_threshold=threshold)
+    assert error_types == by_loops(*columns, *true_columns, threshold)
+    assert {*error_types.detections} <= {*MATCH_TYPES}
+    assert error_types.detections.count("true_positive") + len(error_types.missed) == len(true)
 
 
 def test_each_verdict():
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], [1, 2, 3]
     boxes = [[1, 0, 11, 10], [0, 0, 10, 10], [20, 1, 30, 11], [60, 0, 70, 10], [0, 0, 10, 5.0], [40, 6, 50, 16]]
     labels, scores = [1, 1, 1, 1, 2, 3], [0.6, 0.9, 0.8, 0.7, 0.5, 0.4]
-    verdicts = judge(boxes, labels, scores, *truth)
-    assert verdicts.detections == ["duplicate", "right", "wrong class", "background", "wrong class", "background"]
-    assert verdicts.missed == [1, 2]
+    error_types = judge(boxes, labels, scores, *truth)
+    assert error_types.detections == [
+        "duplicate",
+        "true_positive",
+        "wrong_class",
+        "false_positive",
+        "wrong_class",
+        "false_positive",
+    ]
+    assert error_types.missed == [1, 2]
 
 
 def test_a_free_box_is_preferred_and_of_these_the_nearest():
     truth = [[0, 0, 10, 10], [0, 2, 10, 12], [0, 3, 10, 13]], [1, 1, 1]
-    assert judge([[0, 2, 10, 12]] * 4, [1] * 4, [0.4, 0.3, 0.2, 0.1], *truth) == (["right"] * 3 + ["duplicate"], [])
+    assert judge([[0, 2, 10, 12]] * 4, [1] * 4, [0.4, 0.3, 0.2, 0.1], *truth) == (
+        ["true_positive"] * 3 + ["duplicate"],
+        [],
+    )
     assert judge([[0, 2, 10, 12]], [1], [0.4], *truth).missed == [0, 2]
 
 
 def test_nothing_found_and_nothing_there():
     assert judge([], [], [], [[0, 0, 4, 4]], [1]) == ([], [0])
-    assert judge([[0, 0, 4, 4]], [1], [0.5], [], []) == (["background"], [])
+    assert judge([[0, 0, 4, 4]], [1], [0.5], [], []) == (["false_positive"], [])
     assert judge([], [], [], [], []) == ([], [])
 
 
@@ -101,7 +111,7 @@ def test_what_is_right_is_what_pycocotools_matches(seed):
     true_boxes, found = boxes(8), boxes(40)
     true_labels, labels = (torch.randint(1, 4, (count,), generator=generator) for count in (8, 40))
     scores = torch.rand(40, generator=generator)
-    verdicts = judge_detections(found, labels, scores, true_boxes, true_labels)
+    error_types = classify_detections(found, labels, scores, true_boxes, true_labels)
 
     def xywh(box):
         return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
@@ -131,6 +141,6 @@ def test_what_is_right_is_what_pycocotools_matches(seed):
             pairs = zip(entry["dtIds"], entry["dtMatches"][0], strict=True)
             matched |= {detection - 1 for detection, match in pairs if match}
             unmatched |= {n - 1 for n, match in zip(entry["gtIds"], entry["gtMatches"][0], strict=True) if not match}
-    assert {n for n, verdict in enumerate(verdicts.detections) if verdict == "right"} == matched
-    assert {*verdicts.missed} == unmatched
+    assert {n for n, error_type in enumerate(error_types.detections) if error_type == "true_positive"} == matched
+    assert {*error_types.missed} == unmatched
     assert matched

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dcn import DeformConv2d
+from engine.insight.capture import SamplingRecord
 from engine.insight.health import Health, measure_gradients, measure_sampling, tag_figures
-from engine.insight.watch import Sampling
 
 
-def figures(layer: DeformConv2d, sampling: Sampling) -> dict[str, float]:
+def figures(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
     return {name: value.item() for name, value in measure_sampling(layer, sampling).items()}
 
 
@@ -23,15 +23,15 @@ def out_size(layer: DeformConv2d, size: tuple[int, int]) -> tuple[int, int]:
     return tuple(layer.conv_offset(torch.zeros(1, layer.in_channels, *size)).shape[-2:])
 
 
-def make_sampling(layer, size, *, batch=1, dy=0.0, dx=0.0, mask=None) -> Sampling:
+def make_sampling(layer, size, *, batch=1, dy=0.0, dx=0.0, mask=None) -> SamplingRecord:
     """All points of a layer moved alike."""
     out = out_size(layer, size)
     offset = torch.zeros(batch, layer.offset_channels, *out)
     offset[:, 0::2], offset[:, 1::2] = dy, dx
-    return Sampling(offset, None if mask is None else torch.full((batch, layer.mask_channels, *out), mask), size)
+    return SamplingRecord(offset, None if mask is None else torch.full((batch, layer.mask_channels, *out), mask), size)
 
 
-def counted(layer: DeformConv2d, sampling: Sampling) -> dict[str, float]:
+def counted(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
     """The figures, point by point."""
     height, width = sampling.input_size
     lengths, outside, undeformed_outside = [], 0, 0
@@ -89,7 +89,7 @@ def test_figures_are_those_of_a_loop(
     mask = 2 * torch.randn(batch, layer.mask_channels, *out, generator=draw).mul(3).sigmoid() if modulation else None
     if seed % 2:
         offset = offset.contiguous(memory_format=torch.channels_last)
-    sampling = Sampling(offset, mask, size)
+    sampling = SamplingRecord(offset, mask, size)
     assert figures(layer, sampling) == pytest.approx(counted(layer, sampling), rel=1e-5, abs=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_figures_of_a_head_are_those_of_all_maps(modulation):
     for size, spread in (((9, 14), 0.5), ((4, 7), 3.0), ((2, 3), 9.0)):
         out = out_size(layer, size)
         mask = 2 * torch.rand(2, layer.mask_channels, *out) if modulation else None
-        samplings.append(Sampling(spread * torch.randn(2, layer.offset_channels, *out), mask, size))
+        samplings.append(SamplingRecord(spread * torch.randn(2, layer.offset_channels, *out), mask, size))
     found = figures(layer, samplings[0]._replace(more=(*samplings[1:],)))
     single = [counted(layer, sampling) for sampling in samplings]
     counts = np.array([sampling.offset.numel() for sampling in samplings])
@@ -158,7 +158,7 @@ def test_many_numbers_are_no_trouble():
     layer = DeformConv2d(1, 1, 3, padding=1, modulation=False)
     offset = torch.zeros(1, 18, 1024, 2048)  # 19 million points, more than `torch.quantile` may take
     offset[0, 0, :64] = torch.arange(64 * 2048).view(64, 2048)
-    found = figures(layer, Sampling(offset, None, (1024, 2048)))
+    found = figures(layer, SamplingRecord(offset, None, (1024, 2048)))
     assert (found["offset_p95_px"], found["offset_max_px"]) == (0, 64 * 2048 - 1)
 
 
@@ -234,7 +234,7 @@ def make_network():
 
 def run(health: Health, network: nn.Module, due: bool = True):
     network.zero_grad()
-    with health.watching(due) as seen:
+    with health.capture(due) as seen:
         network(torch.rand(1, 2, 6, 9)).square().sum().backward()
     return seen
 
@@ -349,7 +349,7 @@ def test_offsets_as_large_as_the_map_are_warned_of(make_network):
     network = nn.Sequential(layer)
     nn.init.constant_(layer.conv_offset.bias[:1], 10)
     health = Health(network, total_steps=1000, warmup_steps=0)
-    with health.watching(True) as seen:
+    with health.capture(True) as seen:
         network(torch.rand(1, 1, 6, 9))
     assert abs(health.report(1, seen).scalars["dcn_outside_share_added/0"]) < 0.25
     health = Health(network, total_steps=1000, warmup_steps=0)
@@ -357,7 +357,7 @@ def test_offsets_as_large_as_the_map_are_warned_of(make_network):
     with torch.no_grad():
         layer.conv_offset.bias[:1] = 8.9
     health = Health(network, total_steps=1000, warmup_steps=0)
-    with health.watching(True) as seen:
+    with health.capture(True) as seen:
         network(torch.rand(1, 1, 6, 9))
     assert health.report(1, seen).warnings == []
 

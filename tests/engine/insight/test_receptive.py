@@ -12,8 +12,8 @@ from torch.nn import functional
 from dcn import DeformConv2d
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.insight.places import Frame
-from engine.insight.receptive import energy_radii, judging, receptive_fields, regular_grid
+from engine.insight.receptive import energy_radii, eval_mode, receptive_fields, zero_offsets
+from engine.insight.sampling_locations import Frame
 from models.resize import Resize
 from models.transform import DetectorTransform
 
@@ -59,7 +59,7 @@ def test_one_convolution():
     conv = nn.Conv2d(3, 5, (3, 5), stride=2, padding=(1, 2), bias=False)
     (field,) = receptive_fields(Detector(conv), torch.zeros(3, 64, 90, dtype=torch.uint8), [(20, 31)], device=CPU)
     # the unit nearest to x = 20, y = 31 is (row 16 or 15, column 10), at twice that of the image
-    row, column = (int(place) for place in field.centre)
+    row, column = (int(location) for location in field.centre)
     assert column == 20
     assert row in (30, 32)
     expected = torch.zeros(64, 90)
@@ -147,7 +147,7 @@ def test_the_regular_grid_is_that_of_the_start(detector):
             nn.init.zeros_(module.conv_offset.bias)
     with torch.no_grad():
         before, expected = detector.backbone(images), start.backbone(images)
-        with regular_grid(detector):
+        with zero_offsets(detector):
             flat = detector.backbone(images)
         after = detector.backbone(images)
     for level in before:
@@ -160,7 +160,7 @@ def test_plain_convolutions_on_the_regular_grid():
     layer = DeformConv2d(2, 3, 3, padding=1, bias=True)
     nn.init.normal_(layer.conv_offset.weight)
     x = torch.rand(1, 2, 8, 9)
-    with regular_grid(layer):
+    with zero_offsets(layer):
         torch.testing.assert_close(layer(x), functional.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
@@ -189,7 +189,7 @@ def test_a_model_is_left_as_it_was(detector, image, training, frozen):
 
 def test_the_mode_is_restored(detector):
     detector.train()
-    with judging(detector):
+    with eval_mode(detector):
         assert not detector.training
     assert detector.training
     with pytest.raises(RuntimeError):

@@ -40,7 +40,7 @@ STATE = {
         "same": torch.full((5,), float("nan")),
     },
     "config": {"train": {"lr": 0.1, "max_steps": None, "milestones": [1, 2.5]}, "text": "Größe"},
-    "figures": {"AP": float("nan"), "AP50": float("inf"), "per_class": {}},
+    "metrics": {"AP": float("nan"), "AP50": float("inf"), "per_class": {}},
     "step": 3,
     "nothing": None,
     "flag": True,
@@ -207,6 +207,19 @@ def test_other_versions_are_named(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=said.format(3)):
         load_checkpoint(path)
+
+
+def test_keys_of_version_0_1_have_their_present_names(tmp_path):
+    old = {"format": 2, "step": 4, "judged_step": 4, "stale": 1, "figures": {"AP": 0.2}, "window": {"count": 2}}
+    torch.save(old, tmp_path / LAST)
+    assert load_checkpoint(tmp_path / LAST) == {
+        "format": 2,
+        "step": 4,
+        "last_eval_step": 4,
+        "evals_without_improvement": 1,
+        "metrics": {"AP": 0.2},
+        "running_mean": {"count": 2},
+    }
 
 
 def test_a_missing_file_is_named_as_written_and_resolved(tmp_path, monkeypatch):
@@ -425,10 +438,10 @@ class TestCheckpoints:
     def test_the_same_step_is_replaced(self, tmp_path):
         checkpoints = Checkpoints(tmp_path, {}, keep=3)
         for step, figures in ((1, None), (1, {"AP": 0.1}), (2, None), (2, {"AP": 0.2})):
-            checkpoints.save({"step": step, "figures": figures}, LAST)
+            checkpoints.save({"step": step, "metrics": figures}, LAST)
         assert lying_in(tmp_path) == {LAST: 2, "step_00000001.pt": 1}
-        assert load_checkpoint(tmp_path / LAST)["figures"] == {"AP": 0.2}
-        assert load_checkpoint(tmp_path / "step_00000001.pt")["figures"] == {"AP": 0.1}
+        assert load_checkpoint(tmp_path / LAST)["metrics"] == {"AP": 0.2}
+        assert load_checkpoint(tmp_path / "step_00000001.pt")["metrics"] == {"AP": 0.1}
 
     def run(self, folder, keep, newest, *steps):
         checkpoints = Checkpoints(folder, {}, keep=keep, newest=newest)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs.folder import BEST, LAST, RunFolderError, choose_run, own_run, step_file, step_files
+from engine.runs.folder import BEST, LAST, RunFolderError, choose_run, lock_run, step_file, step_files
 
 
 @pytest.fixture
@@ -105,17 +105,17 @@ def test_the_default_folder_is_guarded_too(place):
 def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_process):
     folder = tmp_path / "deep/run"
     code = (
-        "from pathlib import Path; from engine.runs.folder import own_run\n"
-        f"with own_run(Path({str(folder)!r})): print('mine', flush=True), input()"
+        "from pathlib import Path; from engine.runs.folder import lock_run\n"
+        f"with lock_run(Path({str(folder)!r})): print('mine', flush=True), input()"
     )
     owner = start_process(code)
     assert owner.stdout.readline() == "mine\n"
     with pytest.raises(RunFolderError, match=rf"another process trains in run folder {folder}: wait for its end"):
-        own_run(folder).__enter__()
+        lock_run(folder).__enter__()
     owner.kill()
     owner.wait()
     for _ in range(2):
-        with own_run(folder):
+        with lock_run(folder):
             pass
 
 
@@ -123,7 +123,7 @@ class TestFoldersThatCannotBeWritten:
     def check(self, folder, reason):
         said = f"run folder {folder} must be one that can be made and written to: {reason}; .* --run-dir"
         with pytest.raises(RunFolderError, match=said):
-            own_run(folder).__enter__()
+            lock_run(folder).__enter__()
 
     def test_read_only(self, mounted):
         folder = mounted("size=1m,ro")
@@ -132,7 +132,7 @@ class TestFoldersThatCannotBeWritten:
 
     def test_full(self, mounted):
         folder = mounted("size=64k")
-        with own_run(folder / "run"):
+        with lock_run(folder / "run"):
             assert list((folder / "run").iterdir()) == []
         (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free))
         self.check(folder / "run", "No space left on device")

@@ -19,13 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data import ImageError
 from engine.display.progress import log
 from engine.distributed.preemption import PreemptedError, StopRequest
-from engine.distributed.processes import World
-from engine.evaluation.coco_eval import COCO_FIGURES
+from engine.distributed.processes import DistributedContext
+from engine.evaluation.coco_eval import COCO_METRICS
 from engine.insight import health
 from engine.insight.health import Health
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import BEST, LAST
-from engine.training.board import METRICS_FILE
+from engine.training.metrics_logger import METRICS_FILE
 from engine.training.trainer import Trainer
 from engine.training.update import NonFiniteError, StepRecord
 
@@ -51,7 +51,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 
 def fake_figures(model=None, ap=0.5) -> dict:
-    return dict.fromkeys(COCO_FIGURES, ap) | {"per_class": {"arrow": ap}}
+    return dict.fromkeys(COCO_METRICS, ap) | {"per_class": {"arrow": ap}}
 
 
 def test_first_losses_are_golden(make_trainer, golden, tmp_path, formula_weights, float64_labels):
@@ -298,7 +298,7 @@ def test_the_best_weights_are_kept(make_trainer, tmp_path):
         state = load_checkpoint(folder / BEST)
         assert state["step"] == best
         assert (state["epoch"], state["batch"]) == (best // 2, 0)
-        assert state["figures"]["AP"] == pytest.approx(aps[best // 2 - 1], nan_ok=True)
+        assert state["metrics"]["AP"] == pytest.approx(aps[best // 2 - 1], nan_ok=True)
 
 
 def test_rates_are_those_that_the_steps_were_taken_with(make_trainer, tmp_path):
@@ -356,7 +356,7 @@ def test_plain_and_dcn_runs_have_the_same_tags(make_trainer, tmp_path):
     for name, overrides in (("plain", []), ("dcn", [DCN])):
         trainer = make_trainer(tmp_path / name, "train.max_steps=2", *overrides)
         trainer.fit()
-        trainer.board.close()
+        trainer.metrics_logger.close()
         events = EventAccumulator(str(tmp_path / name)).Reload()
         tags[name] = set(events.Tags()["scalars"])
         lines = metrics(tmp_path / name)
@@ -403,7 +403,7 @@ def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path / "a", *options, "train.picture_every=4", evaluate=fake_figures)
     watched = hooks_in_each_step(trainer)
     trainer.fit()
-    trainer.board.close()
+    trainer.metrics_logger.close()
     assert watched[::2] == watched[1::2] == [step in (3, 4, 6, 8) for step in range(1, 9)]
     events = EventAccumulator(str(tmp_path / "a"), size_guidance={"histograms": 0}).Reload()
     assert [event.step for event in events.Scalars("dcn/offset_mean_px")] == [3, 6, 8]
@@ -469,11 +469,11 @@ def test_the_health_of_offsets_is_told_in_the_log(make_trainer, tmp_path, caplog
 
 def test_only_the_main_process_watches(tiny_config, tmp_path, assembler):
     for rank in (0, 1):
-        trainer = assembler(tiny_config, tmp_path, [DCN], world=World(rank=rank, size=1))
-        with trainer.health.watching(True) as seen:
+        trainer = assembler(tiny_config, tmp_path, [DCN], distributed=DistributedContext(rank=rank, size=1))
+        with trainer.health.capture(True) as seen:
             trainer.updater.model.backbone(torch.rand(1, 3, 64, 96))
         assert bool(seen) is (rank == 0)
-        trainer.board.close()
+        trainer.metrics_logger.close()
 
 
 def test_times_make_sense(make_trainer, tmp_path):
@@ -555,7 +555,7 @@ def test_a_stop_request_ends_an_evaluation(make_trainer, tmp_path):
     with pytest.raises(PreemptedError, match="asked to stop by SIGUSR1"):
         trainer.fit()
     state = load_checkpoint(tmp_path / LAST)
-    assert (state["step"], state["batch"], state["figures"]) == (6, 6, None)
+    assert (state["step"], state["batch"], state["metrics"]) == (6, 6, None)
 
 
 def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path, caplog):
@@ -578,7 +578,7 @@ def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path,
     first = trainer(0)
     first.fit()
     assert first.step == 2 * 6
-    assert (first.best_ap, first.stale, first.is_finished, drawn) == (0.4, 2, True, [0])
+    assert (first.best_ap, first.evals_without_improvement, first.is_finished, drawn) == (0.4, 2, True, [0])
     assert "AP has not risen in 2 evaluations: training ends early" in caplog.text
     assert load_checkpoint(tmp_path / BEST)["step"] == 2 * 4
 
@@ -674,7 +674,7 @@ def test_figures_of_masks_are_logged_and_the_box_ap_chooses_the_best(make_traine
 
     def judge(model):
         ap = next(masks)
-        of_masks = {f"mask_{name}": ap for name in COCO_FIGURES} | {"mask_per_class": {"arrow": ap}}
+        of_masks = {f"mask_{name}": ap for name in COCO_METRICS} | {"mask_per_class": {"arrow": ap}}
         return fake_figures(ap=next(boxes)) | of_masks
 
     trainer = make_trainer(tmp_path, evaluate=judge)
@@ -683,13 +683,13 @@ def test_figures_of_masks_are_logged_and_the_box_ap_chooses_the_best(make_traine
     for tag in ("val/mask_AP", "val/mask_ARl", "val_mask_per_class/arrow"):
         assert logged(tmp_path, tag) == {6: 0.1, 12: 0.2}
     assert "val/mask_per_class" not in {tag for line in metrics(tmp_path) for tag in line}
-    trainer.board.close()
+    trainer.metrics_logger.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert [event.value for event in events.Scalars("val/mask_AP")] == pytest.approx([0.1, 0.2])
     assert "AP 40.0, AP50 40.0, AP75 40.0, mask AP 10.0 (evaluated in" in caplog.text
     assert load_checkpoint(tmp_path / BEST)["step"] == 6
-    assert load_checkpoint(tmp_path / LAST)["figures"]["mask_per_class"] == {"arrow": 0.2}
+    assert load_checkpoint(tmp_path / LAST)["metrics"]["mask_per_class"] == {"arrow": 0.2}
 
 
 def test_figures_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from data import Batch
 from dcn import DeformConv2d
-from engine.distributed.processes import World
+from engine.distributed.processes import DistributedContext
 from engine.training.ema import Ema
 from engine.training.optimizer import current_lrs
 from engine.training.schedule import build_schedule
@@ -133,12 +133,12 @@ def boxes_of(*counts, weight=1.0, ends_step=True):
     return Batch(images, targets, weight, ends_step, [])
 
 
-def gradient_per_box(world, shares):
+def gradient_per_box(distributed, shares):
     """The gradient of one step, of which each process has its share of micro-batches."""
     model = PerBox()
     optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}])
-    updater = Updater(model, optimizer, make_schedule(), device=CPU, world=world)
-    record = updater(shares[world.rank])
+    updater = Updater(model, optimizer, make_schedule(), device=CPU, distributed=distributed)
+    record = updater(shares[distributed.rank])
     return record.numbers["loss"], model.factor.grad.tolist()
 
 
@@ -212,7 +212,7 @@ def test_random_numbers_of_a_step_depend_on_nothing_before():
     other([batch_of(1)])
     assert other.model.drawn[0] not in first.model.drawn
     make_updater(seed=2**64 - 1)([batch_of(1)])  # as large as seeds may be
-    neighbour = make_updater(seed=4, world=World(rank=1))
+    neighbour = make_updater(seed=4, distributed=DistributedContext(rank=1))
     neighbour([batch_of(1)])
     assert neighbour.model.drawn[0] not in first.model.drawn
 

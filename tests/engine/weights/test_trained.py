@@ -5,7 +5,7 @@ import torch
 
 from dcn import DeformConv2d
 from engine.config.loading import load_config
-from engine.evaluation.coco_eval import COCO_FIGURES
+from engine.evaluation.coco_eval import COCO_METRICS
 from engine.inference.restored import restore_model
 from engine.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from engine.runs.folder import BEST, LAST
@@ -24,7 +24,7 @@ def finish(make_trainer, tiny_config):
     def finish(folder, options):
         config = load_config(tiny_config, options)
         about = {"config": config.model_dump(mode="json"), "class_names": ["a", "b", "c", "d", "e"]}
-        figures = dict.fromkeys(COCO_FIGURES, 0.5) | {"per_class": {}}
+        figures = dict.fromkeys(COCO_METRICS, 0.5) | {"per_class": {}}
         save = Checkpoints(folder, about).save
         trainer = make_trainer(folder, *options, save=save, evaluate=lambda model: figures)
         trainer.fit()
@@ -118,7 +118,7 @@ def test_a_run_is_finished_when_all_was_done_and_judged(
     tiny_config, tmp_path, epoch, step, judged, stale, options, finished
 ):
     config = load_config(tiny_config, ["train.max_steps=null", *options]).model_dump(mode="json")
-    progress = {"epoch": epoch, "step": step, "judged_step": judged, "stale": stale}
+    progress = {"epoch": epoch, "step": step, "last_eval_step": judged, "evals_without_improvement": stale}
     save_checkpoint(tmp_path / LAST, {"config": config, **progress})
     assert load_trained(tmp_path).is_finished is finished
 

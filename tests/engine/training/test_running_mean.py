@@ -1,15 +1,15 @@
 """Means of records, also over a resume."""
 
-from engine.training.window import Window
+from engine.training.running_mean import RunningMean
 
 
 def test_the_mean_goes_on_after_a_resume_and_starts_anew_after_clear():
-    window = Window()
-    window.add({"a": 1.0, "b": 10.0})
-    window.add({"a": 2.0, "b": 20.0})
-    other = Window()
-    other.load_state_dict(window.state_dict())
-    for each in (window, other):
+    mean = RunningMean()
+    mean.add({"a": 1.0, "b": 10.0})
+    mean.add({"a": 2.0, "b": 20.0})
+    other = RunningMean()
+    other.load_state_dict(mean.state_dict())
+    for each in (mean, other):
         each.add({"a": 6.0, "b": 30.0})
         assert each.mean() == {"a": 3.0, "b": 20.0}
         each.clear()

@@ -5,8 +5,8 @@ from typing import Any
 from ..display import percent
 
 # The 12 figures of COCO in the order of COCOeval.stats, AP over IoU 0.50:0.95 unless named
-COCO_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-FIGURE_MEANINGS = {
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRIC_MEANINGS = {
     "AP": "IoU 0.50:0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
@@ -24,12 +24,12 @@ FIGURE_MEANINGS = {
 MASK_PREFIX = "mask_"
 
 
-def number_figures(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures of `coco_figures` that are one number, without those by class."""
+def scalar_metrics(figures: dict[str, Any]) -> dict[str, float]:
+    """The figures of `coco_metrics` that are one number, without those by class."""
     return {name: value for name, value in figures.items() if not isinstance(value, dict)}
 
 
-def describe_figures(figures: dict[str, Any]) -> str:
+def describe_metrics(figures: dict[str, Any]) -> str:
     """The main figures in words, x100, as in "AP 37.4, AP50 58.1, AP75 40.4, mask AP 34.7"."""
-    names = [*COCO_FIGURES[:3], *([f"{MASK_PREFIX}AP"] if f"{MASK_PREFIX}AP" in figures else [])]
+    names = [*COCO_METRICS[:3], *([f"{MASK_PREFIX}AP"] if f"{MASK_PREFIX}AP" in figures else [])]
     return ", ".join(f"{name.replace('_', ' ')} {percent(figures[name])}" for name in names)

@@ -12,7 +12,7 @@ from dcn import DeformConv2d
 _BACKBONE = "backbone.body."
 
 
-class Sampling(NamedTuple):
+class SamplingRecord(NamedTuple):
     """Where and how strongly a deformable layer sampled its input.
 
     Attributes:
@@ -26,10 +26,10 @@ class Sampling(NamedTuple):
     offset: Tensor
     mask: Tensor | None
     input_size: tuple[int, int]
-    more: tuple["Sampling", ...] = ()
+    more: tuple["SamplingRecord", ...] = ()
 
     @property
-    def maps(self) -> tuple["Sampling", ...]:
+    def maps(self) -> tuple["SamplingRecord", ...]:
         """What the layer did on each map, from the first."""
         return self, *self.more
 
@@ -44,18 +44,18 @@ def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[dict[str, Sampling]]:
+def capture_sampling(model: nn.Module) -> Iterator[dict[str, SamplingRecord]]:
     """Within this context each deformable layer that runs notes what it predicted, by its name, detached.
 
     What a layer did in the last pass through the model counts; one outside the ResNet may run on several maps in it. A
     layer that `torch.compile` has taken in is run eagerly meanwhile, since compiled code does not see the hooks.
     """
-    seen: dict[str, Sampling] = {}
+    seen: dict[str, SamplingRecord] = {}
     in_body = {name.removeprefix(_BACKBONE) for name, _ in model.named_modules() if name.startswith(_BACKBONE)}
 
     def note(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
         offset, mask = layer.interpret(predicted.detach())
-        found = Sampling(offset, mask, tuple(input.shape[-2:]))
+        found = SamplingRecord(offset, mask, tuple(input.shape[-2:]))
         # those of the ResNet have one map, even where they run again to be recomputed
         if name not in in_body and name in seen:
             found = seen[name]._replace(more=(*seen[name].more, found))

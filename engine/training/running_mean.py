@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 
-class Window:
+class RunningMean:
     """Sums up records, dicts of numbers under the same names."""
 
     def __init__(self) -> None:

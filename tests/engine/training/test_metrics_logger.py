@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.display.progress import log
-from engine.training.board import METRICS_FILE, Board, NoBoard
+from engine.training.metrics_logger import METRICS_FILE, MetricsLogger, NullLogger
 
 KINDS = ("scalars", "images", "histograms", "tensors")
 
@@ -30,25 +30,25 @@ def steps(folder, tag="train/loss") -> list[int]:
 
 
 def test_scalars(tmp_path):
-    board = Board(tmp_path)
-    board.scalars(1, {"train/loss": 2.0, "lr/backbone": 0.1})
-    board.scalars(2, {"train/loss": 1.5, "val/APl": math.nan, "val/AP": math.inf})
+    metrics_logger = MetricsLogger(tmp_path)
+    metrics_logger.log_scalars(1, {"train/loss": 2.0, "lr/backbone": 0.1})
+    metrics_logger.log_scalars(2, {"train/loss": 1.5, "val/APl": math.nan, "val/AP": math.inf})
     # readable while the run goes on
     assert metrics(tmp_path) == [
         {"step": 1, "train/loss": 2.0, "lr/backbone": 0.1},
         {"step": 2, "train/loss": 1.5, "val/APl": None, "val/AP": None},
     ]
-    board.close()
+    metrics_logger.close()
     read = events(tmp_path)
     assert sorted(read.Tags()["scalars"]) == ["lr/backbone", "train/loss"]
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(1, 2.0), (2, 1.5)]
 
 
 def test_pictures_and_texts(tmp_path):
-    board = Board(tmp_path)
-    board.picture(3, "val/detections", torch.zeros(3, 8, 6, dtype=torch.uint8))
-    board.text("config", "a: 1\nb: 2")
-    board.close()
+    metrics_logger = MetricsLogger(tmp_path)
+    metrics_logger.log_image(3, "val/detections", torch.zeros(3, 8, 6, dtype=torch.uint8))
+    metrics_logger.log_text("config", "a: 1\nb: 2")
+    metrics_logger.close()
     read = events(tmp_path)
     (image,) = read.Images("val/detections")
     assert (image.step, image.width, image.height) == (3, 6, 8)
@@ -57,14 +57,16 @@ def test_pictures_and_texts(tmp_path):
 
 
 def test_histograms(tmp_path):
-    board = Board(tmp_path)
+    metrics_logger = MetricsLogger(tmp_path)
     numbers = torch.tensor([[-1.0, 0.0, 0.25], [3.0, math.nan, math.inf]], requires_grad=True)
-    board.histogram(3, "dcn_offset_px/layer3.0.conv2", numbers)
-    board.histogram(4, "dcn_offset_px/layer3.0.conv2", torch.zeros(2, 3, 4, dtype=torch.bfloat16))
-    board.histogram(5, "dcn_offset_px/layer3.0.conv2", torch.full((3,), math.nan))
-    board.histogram(6, "dcn_offset_px/layer3.0.conv2", torch.empty(0, 2))
-    board.histogram(7, "dcn_offset_px/layer3.0.conv2", torch.tensor([1e6, 1e6 + 1e-9], dtype=torch.float64))
-    board.close()
+    metrics_logger.log_histogram(3, "dcn_offset_px/layer3.0.conv2", numbers)
+    metrics_logger.log_histogram(4, "dcn_offset_px/layer3.0.conv2", torch.zeros(2, 3, 4, dtype=torch.bfloat16))
+    metrics_logger.log_histogram(5, "dcn_offset_px/layer3.0.conv2", torch.full((3,), math.nan))
+    metrics_logger.log_histogram(6, "dcn_offset_px/layer3.0.conv2", torch.empty(0, 2))
+    metrics_logger.log_histogram(
+        7, "dcn_offset_px/layer3.0.conv2", torch.tensor([1e6, 1e6 + 1e-9], dtype=torch.float64)
+    )
+    metrics_logger.close()
     first, second, third = events(tmp_path).Histograms("dcn_offset_px/layer3.0.conv2")
     assert (first.step, second.step, third.step) == (3, 4, 7)
     value = first.histogram_value
@@ -77,9 +79,9 @@ def test_histograms(tmp_path):
 
 
 def test_outcome(tmp_path):
-    board = Board(tmp_path)
-    board.outcome({"train.lr": 0.1, "stages": [2, 3], "weights": None}, {"AP": 0.25, "APl": math.nan})
-    board.close()
+    metrics_logger = MetricsLogger(tmp_path)
+    metrics_logger.log_hparams({"train.lr": 0.1, "stages": [2, 3], "weights": None}, {"AP": 0.25, "APl": math.nan})
+    metrics_logger.close()
     read = events(tmp_path)
     metrics = read.SummaryMetadata("_hparams_/experiment").plugin_data.content
     assert b"val/AP" in metrics
@@ -92,17 +94,17 @@ def test_outcome(tmp_path):
 
 @pytest.mark.parametrize("cut", ["", '{"step": 4, "tra'])
 def test_going_on_repeats_no_step(tmp_path, cut):
-    board = Board(tmp_path)
+    metrics_logger = MetricsLogger(tmp_path)
     for step in (1, 2, 3, 4):
-        board.scalars(step, {"train/loss": 1.0})
-    board.close()
+        metrics_logger.log_scalars(step, {"train/loss": 1.0})
+    metrics_logger.close()
     if cut:  # as a killed process may leave it
         text = (tmp_path / METRICS_FILE).read_text()
         (tmp_path / METRICS_FILE).write_text(text[: text.index('{"step": 4')] + cut)
-    board = Board(tmp_path, step=2)
+    metrics_logger = MetricsLogger(tmp_path, step=2)
     for step in (3, 4, 5):
-        board.scalars(step, {"train/loss": 2.0})
-    board.close()
+        metrics_logger.log_scalars(step, {"train/loss": 2.0})
+    metrics_logger.close()
     expected = [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
     assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == expected
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")] == expected
@@ -111,34 +113,34 @@ def test_going_on_repeats_no_step(tmp_path, cut):
 def test_starting_anew_repeats_no_step(tmp_path):
     """A run that was killed before its first checkpoint starts from step 0 in the same folder."""
     for value in (1.0, 2.0):
-        board = Board(tmp_path)
+        metrics_logger = MetricsLogger(tmp_path)
         for step in range(1, 3 if value == 2 else 5):
-            board.scalars(step, {"train/loss": value})
-        board.close()
+            metrics_logger.log_scalars(step, {"train/loss": value})
+        metrics_logger.close()
     assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == [(1, 2.0), (2, 2.0)]
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")] == [(1, 2.0), (2, 2.0)]
 
 
 def test_many_boards_of_one_second_are_read_in_their_order(tmp_path):
     for start in range(15):
-        board = Board(tmp_path, step=start)
-        board.scalars(start + 1, {"train/loss": 1.0})
-        board.scalars(start + 2, {"train/loss": 1.0})
-        board.close()
+        metrics_logger = MetricsLogger(tmp_path, step=start)
+        metrics_logger.log_scalars(start + 1, {"train/loss": 1.0})
+        metrics_logger.log_scalars(start + 2, {"train/loss": 1.0})
+        metrics_logger.close()
     assert steps(tmp_path) == list(range(1, 17))
 
 
 def test_a_process_that_logs_nothing(tmp_path):
-    board, silent = Board(tmp_path), NoBoard()
-    public = {name for name in dir(board) if not name.startswith("_")}
+    metrics_logger, silent = MetricsLogger(tmp_path), NullLogger()
+    public = {name for name in dir(metrics_logger) if not name.startswith("_")}
     assert {name for name in dir(silent) if not name.startswith("_")} == public
-    silent.scalars(1, {"train/loss": 2.0})
-    silent.picture(1, "val/detections", torch.zeros(3, 4, 4, dtype=torch.uint8))
-    silent.histogram(1, "dcn_mask/layer3.0.conv2", torch.zeros(3))
-    silent.text("config", "a: 1")
-    silent.outcome({}, {})
+    silent.log_scalars(1, {"train/loss": 2.0})
+    silent.log_image(1, "val/detections", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    silent.log_histogram(1, "dcn_mask/layer3.0.conv2", torch.zeros(3))
+    silent.log_text("config", "a: 1")
+    silent.log_hparams({}, {})
     silent.close()
-    board.close()
+    metrics_logger.close()
 
 
 DAMAGED = [
@@ -152,9 +154,9 @@ def test_damaged_metrics_are_left_out(tmp_path, caplog, monkeypatch, line):
     monkeypatch.setattr(log, "handlers", [])
     lines = [json.dumps({"step": step, "train/loss": 1.0}).encode() for step in (1, 2, 3, 4)]
     (tmp_path / METRICS_FILE).write_bytes(b"\n".join([*lines[:2], line, line, *lines[2:], b'{"step']))
-    board = Board(tmp_path, step=3)
-    board.scalars(4, {"train/loss": 2.0})
-    board.close()
+    metrics_logger = MetricsLogger(tmp_path, step=3)
+    metrics_logger.log_scalars(4, {"train/loss": 2.0})
+    metrics_logger.close()
     assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
     assert caplog.messages == [f"{tmp_path / METRICS_FILE} has 2 damaged lines, which are left out"]
 
@@ -162,14 +164,14 @@ def test_damaged_metrics_are_left_out(tmp_path, caplog, monkeypatch, line):
 def test_a_run_that_was_killed_is_no_news(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(log, "handlers", [])
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2, "los')
-    Board(tmp_path, step=1).close()
+    MetricsLogger(tmp_path, step=1).close()
     assert metrics(tmp_path) == [{"step": 1}]
     assert caplog.messages == []
 
 
-def log_losses(board, steps, value=1.0) -> None:
+def log_losses(metrics_logger, steps, value=1.0) -> None:
     for step in steps:
-        board.scalars(step, {"train/loss": value})
+        metrics_logger.log_scalars(step, {"train/loss": value})
 
 
 class TestFullDisk:
@@ -184,54 +186,64 @@ class TestFullDisk:
     @pytest.mark.parametrize(
         ("call", "file"),
         [
-            (lambda board: board.picture(1, "val/detections", torch.randint(256, (3, 99, 99)).byte()), "events.out"),
-            (lambda board: [board.histogram(1, "dcn_mask/0", torch.rand(99)) for _ in range(99)], "events.out"),
-            (lambda board: board.text("config", "a: 1\n" * 9000), "events.out"),
-            (lambda board: board.outcome({"key": "x" * 9000}, {"AP": 0.5}), "events.out"),
-            (lambda board: log_losses(board, range(1, 200)), ""),
-            (lambda board: board.scalars(1, {"x" * 9000: math.nan}), "metrics.jsonl"),
+            (
+                lambda metrics_logger: metrics_logger.log_image(
+                    1, "val/detections", torch.randint(256, (3, 99, 99)).byte()
+                ),
+                "events.out",
+            ),
+            (
+                lambda metrics_logger: [
+                    metrics_logger.log_histogram(1, "dcn_mask/0", torch.rand(99)) for _ in range(99)
+                ],
+                "events.out",
+            ),
+            (lambda metrics_logger: metrics_logger.log_text("config", "a: 1\n" * 9000), "events.out"),
+            (lambda metrics_logger: metrics_logger.log_hparams({"key": "x" * 9000}, {"AP": 0.5}), "events.out"),
+            (lambda metrics_logger: log_losses(metrics_logger, range(1, 200)), ""),
+            (lambda metrics_logger: metrics_logger.log_scalars(1, {"x" * 9000: math.nan}), "metrics.jsonl"),
         ],
         ids=["picture", "histogram", "text", "outcome", "scalars", "metrics"],
     )
     def test_the_call_fails_and_names_the_file(self, folder, capfd, call, file):
-        board = Board(folder)
-        board.scalars(0, {"train/loss": 1.0})
+        metrics_logger = MetricsLogger(folder)
+        metrics_logger.log_scalars(0, {"train/loss": 1.0})
         self.fill(folder)
         for _ in range(2):
             with pytest.raises(OSError, match=rf"No space left on device: '{folder}/{file}") as caught:
-                call(board)
+                call(metrics_logger)
             assert caught.value.errno == errno.ENOSPC
         with contextlib.suppress(OSError):  # where something waits to be written
-            board.close()
-        board.close()
+            metrics_logger.close()
+        metrics_logger.close()
         assert capfd.readouterr() == ("", "")
 
     def test_a_close_that_fails_names_the_files_and_closes_both(self, folder):
-        board = Board(folder)
+        metrics_logger = MetricsLogger(folder)
         self.fill(folder)
         with pytest.raises(OSError, match=METRICS_FILE):
-            board.scalars(1, {"x" * 4000: math.nan})
+            metrics_logger.log_scalars(1, {"x" * 4000: math.nan})
         with pytest.raises(OSError, match=r"events\.out"):
-            board.text("config", "x" * 6000)
+            metrics_logger.log_text("config", "x" * 6000)
         with pytest.raises(OSError, match=f"No space left on device: '{folder}/metrics.jsonl'") as caught:
-            board.close()
+            metrics_logger.close()
         assert caught.value.__context__.filename.startswith(f"{folder}/events.out")
-        assert board._metrics.closed
-        assert board._events._file.closed
+        assert metrics_logger._metrics.closed
+        assert metrics_logger._events._file.closed
 
     @pytest.mark.parametrize("room", [0, 1, 2])
     def test_a_run_that_goes_on_when_there_is_room_again(self, folder, room):
-        board = Board(folder)
-        log_losses(board, range(1, 6))
+        metrics_logger = MetricsLogger(folder)
+        log_losses(metrics_logger, range(1, 6))
         self.fill(folder, room * 4096)
         with pytest.raises(OSError, match="No space left"):
-            log_losses(board, range(6, 1000))
+            log_losses(metrics_logger, range(6, 1000))
         with contextlib.suppress(OSError):
-            board.close()
+            metrics_logger.close()
         (folder / "others").unlink()
-        board = Board(folder, step=5)
-        log_losses(board, range(6, 9), 2.0)
-        board.close()
+        metrics_logger = MetricsLogger(folder, step=5)
+        log_losses(metrics_logger, range(6, 9), 2.0)
+        metrics_logger.close()
         expected = [(step, 1.0 if step < 6 else 2.0) for step in range(1, 9)]
         assert [(line["step"], line["train/loss"]) for line in metrics(folder)] == expected
         assert [(event.step, event.value) for event in events(folder).Scalars("train/loss")] == expected
@@ -243,5 +255,5 @@ class TestFullDisk:
         self.fill(folder)
         file = METRICS_FILE if resumed else "events.out"
         with pytest.raises(OSError, match=f"No space left on device: '{folder}/{file}"):
-            Board(folder, step=1)
+            MetricsLogger(folder, step=1)
         assert (folder / METRICS_FILE).read_text() == before

@@ -17,12 +17,12 @@ from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.insight import maps, sampling_points
 from engine.insight.canvas import WIDEST, colour_bar, panels, render, show_image
+from engine.insight.capture import SamplingRecord
+from engine.insight.figures import box_centres, dcn_figures
 from engine.insight.maps import draw_masks, draw_offsets, draw_receptive_fields
-from engine.insight.pictures import box_centres, dcn_pictures
-from engine.insight.places import Frame, sampled_layers
 from engine.insight.receptive import ReceptiveField
+from engine.insight.sampling_locations import Frame, sampled_layers
 from engine.insight.sampling_points import draw_sampling_points
-from engine.insight.watch import Sampling
 
 CPU = torch.device("cpu")
 ALL = {"receptive_field", "sampling_points", "masks", "offsets"}
@@ -35,7 +35,7 @@ def sampled(stride, dilation, offset, mask=None, *, frame, layer_stride=1):
     layer = DeformConv2d(4, 4, 3, stride=layer_stride, padding=dilation, dilation=dilation)
     out = [size // stride // layer_stride for size in frame.padded]
     seen = {
-        "layer3.0.conv2": Sampling(
+        "layer3.0.conv2": SamplingRecord(
             offset[None, :, None, None].expand(1, 18, *out),
             torch.zeros(1, 9, *out) if mask is None else mask[None],
             tuple(size // stride for size in frame.padded),
@@ -90,9 +90,9 @@ def test_dots_can_be_told_apart(size):
     dots = ((half - BRIGHTEST[:, None, None]).abs() <= 40).all(0)
     labels, count = ndimage.label(dots.numpy())
     assert count == 9
-    places = torch.tensor(ndimage.center_of_mass(dots.numpy(), labels, range(1, 10)))
+    locations = torch.tensor(ndimage.center_of_mass(dots.numpy(), labels, range(1, 10)))
     widest = 2 * (max(ndimage.sum_labels(dots.numpy(), labels, range(1, 10))) / math.pi) ** 0.5
-    assert 1 <= widest < 0.8 * torch.pdist(places).min()
+    assert 1 <= widest < 0.8 * torch.pdist(locations).min()
 
 
 @pytest.mark.parametrize("height", [130, 200, 300])
@@ -191,9 +191,9 @@ def test_offsets_point_where_they_move(figures, dy, dx, hue):
     assert float(arrows.U[0]) == pytest.approx(dx * 4)
     assert float(arrows.V[0]) == pytest.approx(dy * 4)
     assert axes.get_title().endswith("arrows true to scale")
-    places = {(round(x, 3), round(y, 3)) for x, y in arrows.get_offsets().tolist()}
+    locations = {(round(x, 3), round(y, 3)) for x, y in arrows.get_offsets().tolist()}
     grid = {((column * 16 + 0.5) / 2 - 0.5, (row * 16 + 0.5) / 2 - 0.5) for row in range(14) for column in range(18)}
-    assert places <= grid
+    assert locations <= grid
     # y goes down, as that of the image does
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
 
@@ -278,7 +278,7 @@ IMAGE = torch.randint(256, (3, 64, 90), generator=torch.Generator().manual_seed(
 def test_pictures_of_each_kind_of_network(make, overrides, expected):
     model = make(*overrides).train().requires_grad_(False)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    pictures = dcn_pictures(model, IMAGE, [(40, 30)], device=CPU)
+    pictures = dcn_figures(model, IMAGE, [(40, 30)], device=CPU)
     assert pictures.keys() == expected
     for picture in pictures.values():
         assert picture.dtype == torch.uint8
@@ -300,16 +300,16 @@ def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
         drawn.append([layer.name for layer in layers])
         return image
 
-    monkeypatch.setattr("engine.insight.pictures.draw_sampling_points", record)
+    monkeypatch.setattr("engine.insight.figures.draw_sampling_points", record)
     head = ["model.detector=fcos", "model.fpn.channels=64", "model.fcos.dcn_convs=1"]
     model = make(*overrides, head=head)
-    assert dcn_pictures(model, IMAGE, [(40, 30)], device=CPU).keys() == expected
+    assert dcn_figures(model, IMAGE, [(40, 30)], device=CPU).keys() == expected
     assert drawn == ([["layer2.0.conv2", "layer2.1.conv2"]] if overrides else [])
 
 
 def test_the_same_pictures_again(make):
     model = make("dcn_v2_stages=[2]")
-    pictures, again = (dcn_pictures(model, IMAGE, [(0, 63), (40, 30)], device=CPU) for _ in range(2))
+    pictures, again = (dcn_figures(model, IMAGE, [(0, 63), (40, 30)], device=CPU) for _ in range(2))
     assert all(torch.equal(picture, again[kind]) for kind, picture in pictures.items())
 
 
@@ -320,12 +320,12 @@ def test_what_is_drawn_beside_is_named(make, monkeypatch):
         shown.append({name: [field.gradient for field in fields] for name, fields in columns.items()})
         return image
 
-    monkeypatch.setattr("engine.insight.pictures.draw_receptive_fields", record)
+    monkeypatch.setattr("engine.insight.figures.draw_receptive_fields", record)
     model, plain = make("dcn_v2_stages=[2]"), make()
     options = {"device": CPU, "name": "mine"}
-    dcn_pictures(model, IMAGE, [(40, 30)], **options)
-    dcn_pictures(model, IMAGE, [(40, 30)], against=plain, against_name="theirs", **options)
-    dcn_pictures(plain, IMAGE, [(40, 30)], **options)
+    dcn_figures(model, IMAGE, [(40, 30)], **options)
+    dcn_figures(model, IMAGE, [(40, 30)], against=plain, against_name="theirs", **options)
+    dcn_figures(plain, IMAGE, [(40, 30)], **options)
     flat, learned = "mine: same weights, regular grid", "mine: learned offsets"
     assert [list(columns) for columns in shown] == [[flat, learned], ["theirs", "mine"], ["mine"]]
     assert torch.equal(shown[0][learned][0], shown[1]["mine"][0])
@@ -339,9 +339,9 @@ def test_what_is_drawn_beside_is_named(make, monkeypatch):
 def test_masks_are_said_to_start_where_they_do(make, monkeypatch, scale):
     starts = []
     monkeypatch.setattr(
-        "engine.insight.pictures.draw_masks", lambda image, layers, frame, *, start: starts.append(start)
+        "engine.insight.figures.draw_masks", lambda image, layers, frame, *, start: starts.append(start)
     )
-    dcn_pictures(make("dcn_v2_stages=[2]", f"mask_scale={scale}"), IMAGE, [(40, 30)], device=CPU)
+    dcn_figures(make("dcn_v2_stages=[2]", f"mask_scale={scale}"), IMAGE, [(40, 30)], device=CPU)
     assert starts == [scale / 2]
 
 
@@ -350,7 +350,7 @@ def test_pictures_of_images_of_any_size_before_any_training(tiny_config, size):
     config = load_config(tiny_config, ["model.backbone.dcn_v2_stages=[2]"])
     model, _ = build_model(config.model, config.data, 5)
     image = torch.zeros(3, *size, dtype=torch.uint8)
-    pictures = dcn_pictures(model, image, [(size[1] - 1, size[0] - 1)], device=CPU)
+    pictures = dcn_figures(model, image, [(size[1] - 1, size[0] - 1)], device=CPU)
     assert pictures.keys() == ALL
     assert all(picture.shape[2] <= WIDEST for picture in pictures.values())
 

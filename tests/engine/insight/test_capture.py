@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dcn import DeformConv2d
-from engine.insight.watch import deformable_layers, watched
+from engine.insight.capture import capture_sampling, deformable_layers
 from models import FpnOptions, resnet, resnet_fpn
 
 NAMES = ["layer2.0.conv2", "layer2.1.conv2"]
@@ -70,7 +70,7 @@ def test_what_is_seen_is_what_the_layers_predict(make_detector, options):
     detector = make_detector(**options)
     images = torch.rand(2, 3, 48, 80)
     inputs = inputs_of(detector, images)
-    with watched(detector) as seen:
+    with capture_sampling(detector) as seen:
         detector(images).backward()
     assert [*seen] == NAMES
     for name, layer in deformable_layers(detector).items():
@@ -87,14 +87,14 @@ def test_what_is_seen_is_what_the_layers_predict(make_detector, options):
 
 def test_the_last_pass_counts_and_what_did_not_run_is_missing(make_detector):
     detector = make_detector()
-    with watched(detector) as seen:
+    with capture_sampling(detector) as seen:
         assert seen == {}
         detector(torch.rand(1, 3, 64, 64))
         detector(torch.rand(1, 3, 48, 80))
     assert [sampling.input_size for sampling in seen.values()] == [(6, 10)] * 2
     detector(torch.rand(1, 3, 64, 64))  # seen no more
     assert [sampling.input_size for sampling in seen.values()] == [(6, 10)] * 2
-    with watched(detector) as seen:
+    with capture_sampling(detector) as seen:
         detector.backbone.body.layer2[1](torch.rand(1, 128, 6, 10))
     assert [*seen] == NAMES[1:]
 
@@ -116,7 +116,7 @@ def test_a_layer_of_a_head_is_seen_on_every_map_of_the_last_pass():
     layer = detector.head[1]
     nn.init.normal_(layer.conv_offset.weight, std=0.1)
     images = torch.rand(1, 3, 48, 80)
-    with watched(detector) as seen:
+    with capture_sampling(detector) as seen:
         detector(torch.rand(2, 3, 64, 64)).backward()
         detector(images).backward()  # the stages are computed again
     assert [*seen] == [*NAMES, "head.1"]
@@ -131,7 +131,7 @@ def test_a_layer_of_a_head_is_seen_on_every_map_of_the_last_pass():
 
 def test_the_map_is_that_of_the_input():
     layer = DeformConv2d(2, 2, (3, 1), stride=(2, 3))
-    with watched(nn.Sequential(layer)) as seen:
+    with capture_sampling(nn.Sequential(layer)) as seen:
         layer(torch.rand(1, 2, 7, 11))
     assert (seen["0"].input_size, tuple(seen["0"].offset.shape)) == ((7, 11), (1, 6, 3, 4))
 
@@ -140,17 +140,17 @@ def test_nothing_stays_behind(make_detector):
     detector = make_detector()
     images = torch.rand(1, 3, 48, 80)
     before = detector(images)
-    with pytest.raises(ValueError, match="stop"), watched(detector):
+    with pytest.raises(ValueError, match="stop"), capture_sampling(detector):
         raise ValueError(f"stop with {count_hooks(detector)} hooks")
     assert count_hooks(detector) == 0
-    with watched(detector):
+    with capture_sampling(detector):
         assert torch.equal(detector(images), before)
     assert count_hooks(detector) == 0
 
 
 def test_half_precision_is_seen_in_full(make_detector):
     detector = make_detector()
-    with watched(detector) as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+    with capture_sampling(detector) as seen, torch.autocast("cpu", dtype=torch.bfloat16):
         detector(torch.rand(1, 3, 48, 80))
     for sampling in seen.values():
         assert sampling.offset.dtype == sampling.mask.dtype == torch.float32
@@ -161,7 +161,7 @@ def test_stages_that_are_computed_again_are_seen_as_the_others(make_detector):
     results = []
     for recompute in (False, True):
         detector = make_detector(recompute_dcn_stages=recompute)
-        with watched(detector) as seen:
+        with capture_sampling(detector) as seen:
             detector(images).backward()
         results.append([sampling.offset for sampling in seen.values()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
@@ -182,7 +182,7 @@ def test_a_compiled_network_is_seen_and_not_compiled_again(make_detector):
     before = len(compiled)
     assert before >= 1
     for _ in range(2):
-        with watched(detector) as seen:
+        with capture_sampling(detector) as seen:
             detector(images).backward()
         assert [*seen] == NAMES
         assert torch.allclose(detector(images), expected)

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import to_device
+from .capture import capture_sampling, deformable_layers
 from .maps import draw_masks, draw_offsets, draw_receptive_fields
-from .places import Frame, sampled_layers
-from .receptive import judging, receptive_fields, regular_grid
+from .receptive import eval_mode, receptive_fields, zero_offsets
+from .sampling_locations import Frame, sampled_layers
 from .sampling_points import draw_sampling_points
-from .watch import deformable_layers, watched
 
 Pixel = tuple[float, float]
 
 
-def dcn_pictures(
+def dcn_figures(
     model: nn.Module,
     image: Tensor,
     pixels: Sequence[Pixel],
@@ -49,7 +49,7 @@ def dcn_pictures(
     if against is not None:
         fields = {against_name: receptive_fields(against, image, pixels, device=device)} | fields
     elif layers:
-        with regular_grid(model):
+        with zero_offsets(model):
             fields = {f"{name}: same weights, regular grid": receptive_fields(model, image, pixels, device=device)} | {
                 f"{name}: learned offsets": fields[name]
             }
@@ -57,7 +57,7 @@ def dcn_pictures(
     if not layers:
         return pictures
 
-    with torch.no_grad(), judging(model), watched(model) as seen:
+    with torch.no_grad(), eval_mode(model), capture_sampling(model) as seen:
         dtype = next(model.parameters()).dtype
         prepared, _ = model.transform(to_device([image], [], device, dtype)[0])
         model.backbone.body(prepared.tensors)

@@ -1,4 +1,4 @@
-"""Geometry of sampling places: against loops, the operator's own definition, and what resizing and convolutions do."""
+"""Geometry of sampling locations, against loops, the operator and the geometry of resizing and convolutions."""
 
 import itertools
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from dcn import DeformConv2d, deform_conv2d
-from engine.insight.places import Frame, SampledLayer, nested_points, sampled_layers, sampling_places
-from engine.insight.watch import Sampling, watched
+from engine.insight.capture import SamplingRecord, capture_sampling
+from engine.insight.sampling_locations import Frame, SampledLayer, nested_points, sampled_layers, sampling_locations
 from models.resize import KINDS, Resize
 
 PAIR = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -21,34 +21,34 @@ PLACES_CASE = {"kernel": PAIR, "stride": PAIR, "padding": PAIR, "dilation": PAIR
 def test_places_as_a_loop_gives_them(kernel, stride, padding, dilation, groups, seed):
     kh, kw = kernel
     offset = torch.randn(2, 2 * groups * kh * kw, 3, 4, generator=torch.Generator().manual_seed(seed))
-    places = sampling_places(offset, kernel, stride, padding, dilation)
-    assert places.shape == (2, groups, kh * kw, 3, 4, 2)
+    locations = sampling_locations(offset, kernel, stride, padding, dilation)
+    assert locations.shape == (2, groups, kh * kw, 3, 4, 2)
     for b, g, ky, kx, row, column in itertools.product(*map(range, (2, groups, kh, kw, 3, 4))):
         point = ky * kw + kx
         dy, dx = offset[b, 2 * (g * kh * kw + point) : 2 * (g * kh * kw + point) + 2, row, column]
         y = row * stride[0] - padding[0] + ky * dilation[0] + dy
         x = column * stride[1] - padding[1] + kx * dilation[1] + dx
-        assert places[b, g, point, row, column].tolist() == pytest.approx([y.item(), x.item()], abs=1e-5)
+        assert locations[b, g, point, row, column].tolist() == pytest.approx([y.item(), x.item()], abs=1e-5)
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [((1, 1), (1, 2)), ((2, 1), (1, 1)), ((1, 2), (2, 1))])
 def test_places_are_those_the_operator_reads(stride, dilation):
-    # an input that holds its own coordinates: what the operator reads with a weight of one point is that point's place
+    # an input that holds its own coordinates: a kernel with weight at one point reads its location
     height, width, kernel = 12, 17, (3, 2)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     own = torch.stack([y, x]).double()[None]
     generator = torch.Generator().manual_seed(0)
     out = functional.conv2d(own[:, :1], torch.zeros(1, 1, *kernel).double(), None, stride, 0, dilation).shape[2:]
     offset = torch.rand(1, 12, *out, generator=generator, dtype=torch.float64)
-    places = sampling_places(offset, kernel, stride, (0, 0), dilation)[0, 0]
-    inside = ((places >= 0) & (places <= torch.tensor([height - 1, width - 1]))).all(-1)
+    locations = sampling_locations(offset, kernel, stride, (0, 0), dilation)[0, 0]
+    inside = ((locations >= 0) & (locations <= torch.tensor([height - 1, width - 1]))).all(-1)
     assert inside.float().mean() > 0.7
     for point in range(6):
         weight = torch.zeros(2, 2, 6, dtype=torch.float64)
         weight[0, 0, point] = weight[1, 1, point] = 1
         read = deform_conv2d(own, offset, weight.unflatten(2, kernel), stride=stride, dilation=dilation)[0]
         seen = inside[point]
-        torch.testing.assert_close(read.movedim(0, -1)[seen], places[point][seen])
+        torch.testing.assert_close(read.movedim(0, -1)[seen], locations[point][seen])
 
 
 def prepared(height, width, transform):
@@ -67,12 +67,12 @@ def test_places_of_the_network_are_places_of_the_image(kind, height, width):
     assert frame.image == (height, width)
     assert (frame.origin != (0, 0)) == (kind == "letterbox" and height != width)
     rows, columns = frame.resized
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double() + torch.tensor(frame.origin)
-    of_image = frame.to_image(places)
+    locations = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double() + torch.tensor(frame.origin)
+    of_image = frame.to_image(locations)
     inside = ((of_image >= 0) & (of_image <= torch.tensor([height - 1, width - 1]))).all(-1)
     read = frame.cut(images.tensors)[0, :2].flatten(1).T.double()
     torch.testing.assert_close(of_image[inside], read[inside], atol=1e-3, rtol=0)
-    torch.testing.assert_close(frame.to_network(of_image), places)
+    torch.testing.assert_close(frame.to_network(of_image), locations)
     left, right, bottom, top = frame.extent(frame.resized)
     if frame.resized == frame.padded:
         assert (left, right, bottom, top) == pytest.approx((-0.5, width - 0.5, height - 0.5, -0.5))
@@ -103,11 +103,11 @@ def test_a_hand_placed_offset(stride, dilation, layer_stride):
     out = (512 // stride // layer_stride, 640 // stride // layer_stride)
     offset, mask = torch.zeros(1, 18, *out), torch.rand(1, 9, *out)
     offset[0, 2 * 5 : 2 * 5 + 2] = torch.tensor([3.0, -2.0])[:, None, None]  # of the point right of the middle
-    seen = {"conv": Sampling(offset, mask, (512 // stride, 640 // stride))}
+    seen = {"conv": SamplingRecord(offset, mask, (512 // stride, 640 // stride))}
     (sampled,) = sampled_layers(torch.nn.ModuleDict({"conv": layer}), seen, frame)
     (regular,) = sampled_layers(torch.nn.ModuleDict({"conv": layer}), seen, frame, regular=True)
     row, column = 4, 5
-    y, x = frame.to_image(sampled.places)[5, row, column].tolist()
+    y, x = frame.to_image(sampled.locations)[5, row, column].tolist()
     assert y == pytest.approx(((row * layer_stride + 3) * stride + 0.5) / 2 - 0.5)
     assert x == pytest.approx(((column * layer_stride + dilation - 2) * stride + 0.5) / 2 - 0.5)
     torch.testing.assert_close(sampled.weights, mask[0].double())
@@ -115,11 +115,11 @@ def test_a_hand_placed_offset(stride, dilation, layer_stride):
     assert sampled.stride.tolist() == [stride * layer_stride] * 2
     # the middle point is not moved, and lies at the layer's output pixel
     middle = torch.tensor([row, column]) * stride * layer_stride
-    assert sampled.places[4, row, column].tolist() == sampled.centre(torch.tensor([row, column])).tolist()
-    assert sampled.places[4, row, column].tolist() == middle.tolist()
+    assert sampled.locations[4, row, column].tolist() == sampled.centre(torch.tensor([row, column])).tolist()
+    assert sampled.locations[4, row, column].tolist() == middle.tolist()
     assert sampled.at(middle + 0.4 * stride * layer_stride).tolist() == [row, column]
     assert sampled.at(torch.tensor([-99.0, 9e9])).tolist() == [0, out[1] - 1]
-    moved = (sampled.places - regular.places)[5, row, column].tolist()
+    moved = (sampled.locations - regular.locations)[5, row, column].tolist()
     assert moved == [3 * stride, -2 * stride]
 
 
@@ -127,11 +127,11 @@ def test_masks_of_the_regular_grid_are_those_of_the_start():
     frame = Frame((32, 64), (32, 64), (32, 64))
     for scale in (1.0, 2.0):
         layer = DeformConv2d(2, 2, (3, 1), padding=(1, 0), mask_scale=scale)
-        seen = {"conv": Sampling(torch.rand(1, 6, 8, 16), torch.rand(1, 3, 8, 16), (8, 16))}
+        seen = {"conv": SamplingRecord(torch.rand(1, 6, 8, 16), torch.rand(1, 3, 8, 16), (8, 16))}
         (regular,) = sampled_layers(torch.nn.ModuleDict({"conv": layer}), seen, frame, regular=True)
         assert (regular.weights == scale / 2).all()
     layer = DeformConv2d(2, 2, (3, 1), padding=(1, 0), modulation=False)
-    seen = {"conv": Sampling(torch.rand(1, 6, 8, 16), None, (8, 16))}
+    seen = {"conv": SamplingRecord(torch.rand(1, 6, 8, 16), None, (8, 16))}
     (sampled,) = sampled_layers(torch.nn.ModuleDict({"conv": layer}), seen, frame)
     assert (sampled.weights == 1).all()
 
@@ -139,9 +139,9 @@ def test_masks_of_the_regular_grid_are_those_of_the_start():
 def random_layer(name, stride, size, generator, points=9, spread=20.0):
     rows, columns = size
     grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), -1).double() * stride
-    places = grid + spread * torch.randn(points, rows, columns, 2, generator=generator, dtype=torch.float64)
+    locations = grid + spread * torch.randn(points, rows, columns, 2, generator=generator, dtype=torch.float64)
     weights = 2 * torch.rand(points, rows, columns, generator=generator, dtype=torch.float64)
-    return SampledLayer(name, torch.tensor([stride] * 2).double(), torch.zeros(2).double(), places, weights)
+    return SampledLayer(name, torch.tensor([stride] * 2).double(), torch.zeros(2).double(), locations, weights)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -157,32 +157,32 @@ def test_nested_points_as_a_recursion_finds_them(depth, spread):
         layer = layers[level]
         stride = layer.stride[0].item()
         row, column = round(y / stride), round(x / stride)
-        if not (0 <= row < layer.places.shape[1] and 0 <= column < layer.places.shape[2]):
+        if not (0 <= row < layer.locations.shape[1] and 0 <= column < layer.locations.shape[2]):
             return []
         points = [
-            (*layer.places[k, row, column].tolist(), weight * layer.weights[k, row, column].item()) for k in range(9)
+            (*layer.locations[k, row, column].tolist(), weight * layer.weights[k, row, column].item()) for k in range(9)
         ]
         return points if level == 0 else [point for p in points for point in follow(level - 1, *p)]
 
     expected = [(y, x, weight ** (1 / depth)) for y, x, weight in follow(depth - 1, 70.0, 130.0, 1.0)]
-    places, weights = nested_points(layers, torch.tensor([70.0, 130.0]).double())
-    found = sorted(torch.cat([places, weights[:, None]], 1).tolist())
+    locations, weights = nested_points(layers, torch.tensor([70.0, 130.0]).double())
+    found = sorted(torch.cat([locations, weights[:, None]], 1).tolist())
     torch.testing.assert_close(torch.tensor(found), torch.tensor(sorted(map(list, expected))))
     if spread == 2.0:
-        assert len(places) == 9**depth
+        assert len(locations) == 9**depth
     elif depth > 1:
-        assert len(places) < 9**depth
+        assert len(locations) < 9**depth
 
 
 def test_layers_of_a_network_come_in_the_order_in_which_they_ran():
     network = torch.nn.Sequential(DeformConv2d(3, 4, 3, stride=2, padding=1), DeformConv2d(4, 2, 3, padding=1))
-    with watched(network) as seen, torch.no_grad():
+    with capture_sampling(network) as seen, torch.no_grad():
         network(torch.rand(1, 3, 32, 64))
     first, second = sampled_layers(network, seen, Frame((16, 32), (32, 64), (32, 64)))
     assert (first.name, second.name) == ("0", "1")
     assert first.stride.tolist() == second.stride.tolist() == [2, 2]
-    assert first.places.shape == (9, 16, 32, 2)
-    torch.testing.assert_close(first.places[:, 3, 5], second.places[:, 3, 5] * 0.5 + torch.tensor([3.0, 5.0]))
+    assert first.locations.shape == (9, 16, 32, 2)
+    torch.testing.assert_close(first.locations[:, 3, 5], second.locations[:, 3, 5] * 0.5 + torch.tensor([3.0, 5.0]))
 
 
 def test_resized_conv_centres_are_where_a_convolution_sees_an_impulse():

@@ -27,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 BINS = 64
 
 
-class Board:
+class MetricsLogger:
     """Writes scalars, pictures and texts of a run into its folder.
 
     Tags are the same in every run, so that TensorBoard lays runs over each other: `train/loss`, `train/loss_*`,
@@ -47,7 +47,7 @@ class Board:
         self._metrics = _reopen(folder / METRICS_FILE, step)
         self._events = _Events(folder, step)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log scalars by tag; one that is not finite becomes null in metrics.jsonl and is left out of TensorBoard."""
         finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
         self._events.add([summary.scalar(tag, value) for tag, value in finite.items()], step)
@@ -55,22 +55,22 @@ class Board:
             self._metrics.write(json.dumps({"step": step, **{tag: finite.get(tag) for tag in values}}).encode() + b"\n")
             self._metrics.flush()
 
-    def picture(self, step: int, tag: str, image: Tensor) -> None:
+    def log_image(self, step: int, tag: str, image: Tensor) -> None:
         """Log a picture, `(3, H, W)` uint8."""
         self._events.add([summary.image(tag, image, dataformats="CHW")], step)
 
-    def histogram(self, step: int, tag: str, values: Tensor) -> None:
+    def log_histogram(self, step: int, tag: str, values: Tensor) -> None:
         """Log how numbers are spread, those that are finite, in bins of equal width; nothing if there are none."""
         numbers = values.detach().to("cpu", torch.float32).numpy()
         numbers = numbers[np.isfinite(numbers)]
         if numbers.size:
             self._events.add([summary.histogram(tag, numbers, BINS)], step)
 
-    def text(self, tag: str, text: str) -> None:
+    def log_text(self, tag: str, text: str) -> None:
         """Log a text, shown in a fixed-width face."""
         self._events.add([summary.text(tag, "\n".join(f"    {line}" for line in text.splitlines()))])
 
-    def outcome(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+    def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         """Log the options of a run for TensorBoard's hparams table, beside the final `val/<COCO figure>`."""
         shown = {
             key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
@@ -89,13 +89,13 @@ class Board:
                 self._metrics.close()
 
 
-class NoBoard:
-    """Takes what a `Board` takes, for the processes of a run whose first one logs."""
+class NullLogger:
+    """Takes what a `MetricsLogger` takes, for the processes of a run whose first one logs."""
 
     def _nothing(self, *_: Any) -> None:
         """Log nothing."""
 
-    scalars = picture = histogram = text = outcome = close = _nothing
+    log_scalars = log_image = log_histogram = log_text = log_hparams = close = _nothing
 
 
 class _Events:
