@@ -3,7 +3,7 @@
 # make cards  a plain and a DCN detector on photographs of playing cards
 # make test   the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: the slow ones too
 # make lint   ruff, and import-linter: who may import whom
-# make docs   docs/reference/config.md and configs/schema.json, after a change of the options
+# make docs   docs/reference/{config,renamed}.md and configs/schema.json, after a change of the options
 # make site   the documentation as web pages in site/; a broken link is an error
 # make board  TensorBoard of all runs, for this machine only
 # Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.

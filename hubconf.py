@@ -53,6 +53,7 @@ def resnet(name: str = "resnet50", *, weights: str | None = None, **options: obj
     Returns:
         The network, of torchvision's class; `layer1`..`layer4` are its stages.
     """
+    options = _models.with_current_names({"model": {"backbone": options}})["model"]["backbone"]
     _options.check_options(options, [*_keywords(resnet), *_keywords(_models.resnet)], "resnet")
     network = _models.resnet(name, **options)
     if weights is not None:
@@ -99,15 +100,17 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
     def entry(
         num_classes: int, *, backbone: dict | None = None, fpn: dict | None = None, **options: object
     ) -> torch.nn.Module:
+        given = {name: options, "backbone": backbone or {}, "fpn": fpn or {}}
+        options, backbone, fpn = _models.with_current_names({"model": given})["model"].values()
         known = ["name", *_keywords(resnet), *_keywords(_models.resnet)]
-        _options.check_options({} if backbone is None else backbone, known, "`backbone`")
-        _options.check_options({} if fpn is None else fpn, [*_options.field_annotations(_models.FpnOptions)], "`fpn`")
+        _options.check_options(backbone, known, "`backbone`")
+        _options.check_options(fpn, [*_options.field_annotations(_models.FpnOptions)], "`fpn`")
         _options.check_options(options, [*_SIZES, *head, *dcn], name)
-        model = {"detector": name, "fpn": fpn or {}, name: {key: options[key] for key in head if key in options}}
+        model = {"detector": name, "fpn": fpn, name: {key: options[key] for key in head if key in options}}
         model["backbone"] = {key: options[key] for key in dcn[1:] if key in options}
         model["dcn_backend"] = options.get("dcn_backend", "auto")
         sizes = {key: options[key] for key in _SIZES if key in options}
-        return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**(backbone or {})))
+        return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**backbone))
 
     lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.field_docs(spec.options).items()]
     entry.__doc__ = f"""Build {name} on a ResNet and its pyramid; the heads start at random.
@@ -115,7 +118,7 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
     Args:
         num_classes: foreground classes, without background.
         backbone: options of the entry point `resnet`, as in {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
-        fpn: options of `resnet_dcn.models.FpnOptions`, as in {{"channels": 128}}.
+        fpn: options of `resnet_dcn.models.FpnOptions`, as in {{"out_channels": 128}}.
         options: `min_size` and `max_size`, to which images are scaled in evaluation, and those of the heads.
 
     {spec.build.__doc__}

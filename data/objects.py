@@ -37,7 +37,7 @@ def training_annotations(raw: dict[str, Any], policy: str) -> tuple[list[Trainin
             training.append(TrainingAnnotation(annotation, inside))
     order = {image_id: place for place, image_id in enumerate(sizes)}
     training.sort(key=lambda found: order[found.annotation["image_id"]])
-    hint = "; mend them, or set data.invalid_boxes to clip or drop"
+    hint = "; mend them, or set data.invalid_annotations to clip or drop"
     return training, Problem("invalid boxes (x, y, width, height)", invalid, hint)
 
 
@@ -56,7 +56,7 @@ def with_masks(raw: dict[str, Any]) -> tuple[dict[str, Any], Problem]:
             kept.append(annotation)
         else:
             wrong.append(f"annotation {annotation['file_id']} in image {annotation['image_id']} {problem}")
-    hint = "; mend them, or set data.invalid_boxes to clip or drop to leave them out"
+    hint = "; mend them, or set data.invalid_annotations to clip or drop to leave them out"
     return raw | {"annotations": kept}, Problem("annotations without a mask that can be read", wrong, hint)
 
 

@@ -111,7 +111,7 @@ def _call_checked(loader: DataLoader, action: Callable[[], T]) -> T:
                 raise
     loader._iterator = None  # the next pass starts new workers; torch has no public name for its lasting ones
     raise WorkerError(
-        f"{' and '.join(dead)}. The usual cause is too little memory: set data.workers lower (it is "
+        f"{' and '.join(dead)}. The usual cause is too little memory: set data.num_workers lower (it is "
         f"{loader.num_workers}), or allow more memory or shared memory (/dev/shm). A training continues exactly from "
         "its last checkpoint with --resume auto"
     )

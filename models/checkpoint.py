@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from .detectors import build_detector
+from .detectors import build_detector, with_current_names
 
 FORMAT = 2
 # Keys of a checkpoint that had another name up to 0.1, by the old name; they are renamed when a file is read.
@@ -108,6 +108,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} was written by another version of this project: its format must be {FORMAT}, and is "
             f"{written}; use it with that version, or train anew"
         )
+    if isinstance(state.get("config"), Mapping):
+        state["config"] = with_current_names(state["config"], is_silent=True)
     return {RENAMED_KEYS.get(key, key): value for key, value in state.items()}
 
 

@@ -84,4 +84,4 @@ class DetectorSpec:
     weight_decay_factors: Mapping[str, float] = field(default_factory=dict)
     export: str | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
-    tiny_fpn: Mapping[str, Any] = field(default_factory=lambda: {"levels": [2, 3], "channels": 16})
+    tiny_fpn: Mapping[str, Any] = field(default_factory=lambda: {"levels": [2, 3], "out_channels": 16})

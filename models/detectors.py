@@ -12,7 +12,7 @@ from .faster_rcnn import FASTER_RCNN_SPEC
 from .fcos import FCOS_SPEC
 from .fpn import FpnOptions
 from .mask_rcnn import MASK_RCNN_SPEC
-from .options import read_options
+from .options import current_names, marks_of, read_options
 from .resize import Resize
 from .resnet import check_name, resnet
 from .retinanet import RETINANET_SPEC
@@ -25,6 +25,26 @@ DETECTORS: dict[str, DetectorSpec] = {
     "retinanet": RETINANET_SPEC,
     "fcos": FCOS_SPEC,
 }
+_MARKS = {
+    **marks_of(resnet, "model.backbone"),
+    **marks_of(FpnOptions, "model.fpn"),
+    **{
+        key: marks for name, spec in DETECTORS.items() for key, marks in marks_of(spec.options, f"model.{name}").items()
+    },
+}
+
+
+def with_current_names(config: Mapping[str, Any], *, is_silent: bool = False) -> dict[str, Any]:
+    """Return a copy of a config as plain values, with the options of its "model" under their current names.
+
+    Args:
+        config: see `build_detector`.
+        is_silent: see `models.options.current_names`.
+
+    Raises:
+        ValueError: if an option is given under an old and a current name.
+    """
+    return current_names(config, _MARKS, is_silent=is_silent)
 
 
 def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
@@ -34,8 +54,8 @@ def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
         ValueError: if the kind is unknown.
     """
     sizes = data.get("min_size", 800)
-    kind = data.get("resize") or spec.resize
-    return Resize(kind, (sizes,) if isinstance(sizes, int) else tuple(sizes), data.get("max_size", 1333))
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    return Resize(data.get("resize") or spec.resize, sizes, data.get("max_size", 1333), data.get("eval_size"))
 
 
 def build_body(config: Mapping[str, Any]) -> ResNet:
@@ -52,7 +72,7 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
 
     Args:
         config: plain values by the keys of a config, of which "model" and, for the size of images, "data" are read.
-            What is left out has its default, as in `{"model": {"detector": "fcos", "fcos": {"dcn_convs": 1}}}`.
+            What is left out has its default, as in `{"model": {"detector": "fcos", "fcos": {"num_dcn_convs": 1}}}`.
         num_classes: foreground classes.
         body: the ResNet; None builds it.
 
@@ -62,6 +82,7 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
     Raises:
         ValueError: if a name is unknown, or parts do not fit each other.
     """
+    config = with_current_names(config)
     model, data = config["model"], config.get("data", {})
     name = model.get("detector", "faster_rcnn")
     check_name("detector", name, [*DETECTORS])

@@ -9,7 +9,7 @@ from torchvision.models.resnet import ResNet
 
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
-from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Fraction, OldName, PositiveFloat, PositiveInt
 from .roi_heads import PerImageRoIHeads
 from .roi_pool import roi_pool
 from .transform import DetectorTransform
@@ -35,14 +35,18 @@ class FasterRcnnOptions:
     and with more points in larger boxes. Needed for weights from there; false is torchvision's way."""
     box_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 1024
     """Width of the box head's two fully connected layers."""
-    rpn_proposals_train: Annotated[PositiveInt, Affects.RESULT] = 2000
-    """Proposals kept in training, per level before NMS and per image after it."""
-    rpn_proposals_test: Annotated[PositiveInt, Affects.RESULT] = 1000
-    """The same in evaluation."""
-    rpn_batch_size: Annotated[PositiveInt, Affects.RESULT] = 256
-    """Anchors per image that the RPN learns from."""
-    box_batch_size: Annotated[PositiveInt, Affects.RESULT] = 512
-    """Proposals per image that the box head learns from."""
+    rpn_pre_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
+    """Maximum number of proposals per pyramid level before NMS, in training."""
+    rpn_post_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
+    """Maximum number of proposals per image after NMS, in training."""
+    rpn_pre_nms_top_n_test: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
+    """Maximum number of proposals per pyramid level before NMS, in evaluation."""
+    rpn_post_nms_top_n_test: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
+    """Maximum number of proposals per image after NMS, in evaluation."""
+    rpn_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_batch_size")] = 256
+    """Number of anchors sampled per image to train the RPN."""
+    box_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("box_batch_size")] = 512
+    """Number of proposals sampled per image to train the box head."""
     score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
     """Detections below are dropped."""
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
@@ -76,7 +80,7 @@ def faster_rcnn(
         pool,
         TwoMLPHead(backbone.out_channels * ROI_SIZE**2, options.box_head_channels),
         FastRCNNPredictor(options.box_head_channels, num_classes + 1),  # the background is class 0
-        batch_size=options.box_batch_size,
+        batch_size=options.box_batch_size_per_image,
         score_threshold=options.score_threshold,
         nms_threshold=options.nms_threshold,
         detections_per_image=options.detections_per_image,
@@ -85,9 +89,9 @@ def faster_rcnn(
         backbone.out_channels,
         anchor_sizes=options.anchor_sizes,
         aspect_ratios=options.aspect_ratios,
-        proposals_train=options.rpn_proposals_train,
-        proposals_test=options.rpn_proposals_test,
-        batch_size=options.rpn_batch_size,
+        pre_nms_top_n={"training": options.rpn_pre_nms_top_n_train, "testing": options.rpn_pre_nms_top_n_test},
+        post_nms_top_n={"training": options.rpn_post_nms_top_n_train, "testing": options.rpn_post_nms_top_n_test},
+        batch_size=options.rpn_batch_size_per_image,
     )
     return GeneralizedRCNN(backbone, rpn, heads, transform)
 
@@ -99,9 +103,10 @@ CLASS_ROWS = {
 TINY = {
     "anchor_sizes": [16, 32, 64],
     "box_head_channels": 32,
-    "rpn_proposals_train": 100,
-    "rpn_batch_size": 64,
-    "box_batch_size": 32,
+    "rpn_pre_nms_top_n_train": 100,
+    "rpn_post_nms_top_n_train": 100,
+    "rpn_batch_size_per_image": 64,
+    "box_batch_size_per_image": 32,
 }
 FASTER_RCNN_SPEC = DetectorSpec(
     faster_rcnn,

@@ -15,7 +15,7 @@ from .boxes import Float32Anchors
 from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
-from .options import Affects, Bounds, Deforms, Fraction, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Deforms, Fraction, OldName, PositiveFloat, PositiveInt
 from .retinanet import CLASS_ROWS
 from .transform import DetectorTransform
 
@@ -73,7 +73,9 @@ class PerImageFCOS(FCOS):
 class FcosOptions:
     """Heads of FCOS; the defaults are the common COCO recipe, on levels 3 to 7."""
 
-    dcn_convs: Annotated[int, Bounds(ge=0, le=HEAD_CONVS), Affects.NETWORK, Deforms.LAYERS] = 0
+    num_dcn_convs: Annotated[
+        int, Bounds(ge=0, le=HEAD_CONVS), Affects.NETWORK, Deforms.LAYERS, OldName("dcn_convs")
+    ] = 0
     """How many of the four convolutions of each tower of the head are deformable, counted from the last; modulation,
     offset_groups and mask_scale are those of the backbone."""
     center_sampling_radius: Annotated[PositiveFloat, Affects.RESULT] = 1.5
@@ -114,13 +116,16 @@ def fcos(
     if channels % NORM_GROUPS or channels == NORM_GROUPS:
         raise ValueError(
             f"the head of fcos has group norms of {NORM_GROUPS} groups, so that the channels of the pyramid "
-            f"(model.fpn.channels) must be a multiple of {NORM_GROUPS} and at least {2 * NORM_GROUPS}, got {channels}"
+            f"(model.fpn.out_channels) must be a multiple of {NORM_GROUPS} and at least {2 * NORM_GROUPS}, "
+            f"got {channels}"
         )
-    if not 0 <= options.dcn_convs <= HEAD_CONVS:
-        raise ValueError(f"`dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {options.dcn_convs}")
+    if not 0 <= options.num_dcn_convs <= HEAD_CONVS:
+        raise ValueError(
+            f"`num_dcn_convs` must be 0 to {HEAD_CONVS}, the convolutions of a tower, got {options.num_dcn_convs}"
+        )
     head = PerImageFCOSHead(channels, 1, num_classes + 1, HEAD_CONVS)
     for tower in (head.classification_head.conv, head.regression_head.conv):
-        _deform_last(tower, options.dcn_convs, dcn)
+        _deform_last(tower, options.num_dcn_convs, dcn)
     detector = PerImageFCOS(
         backbone,
         num_classes + 1,
@@ -153,5 +158,5 @@ FCOS_SPEC = DetectorSpec(
     FcosOptions,
     class_rows=CLASS_ROWS,
     export="engine.export.one_stage:FCOSGraph",
-    tiny_fpn={"levels": [2, 3], "channels": 2 * NORM_GROUPS},
+    tiny_fpn={"levels": [2, 3], "out_channels": 2 * NORM_GROUPS},
 )

@@ -11,7 +11,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from dcn import DeformConv2d
 
-from .options import Affects, Bounds, Choices, PositiveInt
+from .options import Affects, Bounds, Choices, OldName, OldValue, PositiveInt
 from .resnet import check_name, stage_channels
 
 P6P7 = ("p6", "p7")
@@ -27,7 +27,7 @@ def _p6p7(in_channels: int, channels: int, *, from_c5: bool) -> LastLevelP6P7:
 EXTRA_LEVELS: dict[str, Callable[[int, int], ExtraFPNBlock]] = {
     "pool": lambda channels, stage_width: LastLevelMaxPool(),
     "p6p7": lambda channels, stage_width: _p6p7(channels, channels, from_c5=False),
-    "p6p7_c5": lambda channels, stage_width: _p6p7(stage_width, channels, from_c5=True),
+    "p6p7_from_c5": lambda channels, stage_width: _p6p7(stage_width, channels, from_c5=True),
 }
 
 
@@ -39,17 +39,17 @@ class FpnOptions:
         default_factory=lambda: [2, 3, 4, 5]
     )
     """Levels taken from the backbone, P2..P5."""
-    channels: Annotated[PositiveInt, Affects.NETWORK] = 256
+    out_channels: Annotated[PositiveInt, Affects.NETWORK, OldName("channels")] = 256
     """Width of the pyramid."""
-    extra_levels: Annotated[str, Choices(EXTRA_LEVELS), Affects.MEANING] = "pool"
+    extra_levels: Annotated[str, Choices(EXTRA_LEVELS), Affects.MEANING, OldValue("p6p7_c5", "p6p7_from_c5")] = "pool"
     """What comes on top of them: pool (the last one, halved once more), p6p7 (two convolutions of stride 2, the first
-    from P5), or p6p7_c5 (the first from C5)."""
+    from P5), or p6p7_from_c5 (the first from C5)."""
 
 
 def resnet_fpn(network: ResNet, options: FpnOptions) -> BackboneWithFPN:
     """Put an FPN on a ResNet.
 
-    Level l has stride 2**l and comes from C{l}. "p6p7" is on top of it as FCOS has it, "p6p7_c5" as in the paper of
+    Level l has stride 2**l and comes from C{l}. "p6p7" adds P6 and P7 as in FCOS, "p6p7_from_c5" as in the paper of
     RetinaNet; both follow level 5.
 
     Args:
@@ -57,19 +57,19 @@ def resnet_fpn(network: ResNet, options: FpnOptions) -> BackboneWithFPN:
         options: of the pyramid; its levels are neighbours in rising order.
 
     Returns:
-        A module that maps images `(B, 3, H, W)` to an ordered dict of maps `(B, channels, H/2**l, W/2**l)` named
+        A module that maps images `(B, 3, H, W)` to an ordered dict of maps `(B, out_channels, H/2**l, W/2**l)` named
         "p2".."p5", with "pool", or "p6" and "p7", on top, and has `out_channels`. Its ResNet is `body`.
 
     Raises:
         ValueError: if the levels do not form a pyramid, or leave out a stage that was made deformable, or the extra
             levels do not exist or do not follow the last level.
     """
-    levels, channels, extra_levels = [*options.levels], options.channels, options.extra_levels
+    levels, channels, extra_levels = [*options.levels], options.out_channels, options.extra_levels
     check_name("extra levels", extra_levels, list(EXTRA_LEVELS))
     if not levels or levels != list(range(levels[0], levels[-1] + 1)) or not {*levels} <= {2, 3, 4, 5}:
         raise ValueError(f"`levels` must be neighbours in rising order out of 2, 3, 4, 5, got {levels}")
     if channels < 1:
-        raise ValueError(f"`channels` must be at least 1, got {channels}")
+        raise ValueError(f"`out_channels` must be at least 1, got {channels}")
     for stage in range(levels[-1], 5):
         if any(isinstance(module, DeformConv2d) for module in getattr(network, f"layer{stage}").modules()):
             raise ValueError(

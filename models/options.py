@@ -5,6 +5,7 @@ that nothing here imports it.
 """
 
 import ast
+import copy
 import dataclasses
 import difflib
 import enum
@@ -12,8 +13,9 @@ import inspect
 import itertools
 import textwrap
 import typing
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, TypeVar
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
 
@@ -78,6 +80,48 @@ class UsedIf:
     if_given: bool = False
 
 
+REMOVAL = "0.3.0"  # the release that no longer reads names marked by `OldName` and values marked by `OldValue`
+
+
+@dataclasses.dataclass(frozen=True)
+class OldName:
+    """Marks an option or a section that had another name in the same section; using that name causes a warning.
+
+    Two options with the same old name both get its value.
+    """
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias:
+    """Marks an option that has a second name in the same section, which stays valid."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OldValue:
+    """Marks an option one value of which had another spelling; using that spelling causes a warning."""
+
+    old: str
+    new: str
+
+
+class Renamed(NamedTuple):
+    """A name that is read as other names.
+
+    Attributes:
+        old: dotted key, in a section that has its current name.
+        new: dotted keys that get the value.
+        is_deprecated: whether it is an `OldName`, not an `Alias`.
+    """
+
+    old: str
+    new: tuple[str, ...]
+    is_deprecated: bool
+
+
 PositiveInt = Annotated[int, Bounds(ge=1)]
 PositiveFloat = Annotated[float, Bounds(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Bounds(ge=0, allow_inf_nan=False)]
@@ -87,6 +131,79 @@ Fraction = Annotated[float, Bounds(ge=0, le=1)]
 def field_annotations(kind: type) -> dict[str, Any]:
     """Return the annotations of a class by field, with their marks."""
     return typing.get_type_hints(kind, include_extras=True)
+
+
+def marks_of(kind: Any, section: str) -> dict[str, tuple[Any, ...]]:
+    """Return the marks of the annotations of a class or function by dotted key; `section` is in front."""
+    return {f"{section}.{name}": getattr(hint, "__metadata__", ()) for name, hint in field_annotations(kind).items()}
+
+
+def renamed_options(marks: Mapping[str, Iterable[Any]]) -> list[Renamed]:
+    """List the old names and aliases of options.
+
+    Args:
+        marks: of options and sections by dotted key, a section before its options.
+    """
+    found: dict[str, Renamed] = {}
+    for key, own in marks.items():
+        section = key[: key.rfind(".") + 1]
+        for mark in own:
+            if isinstance(mark, OldName | Alias):
+                old = f"{section}{mark.name}"
+                earlier = found[old].new if old in found else ()
+                found[old] = Renamed(old, (*earlier, key), isinstance(mark, OldName))
+    return [*found.values()]
+
+
+def current_names(
+    values: Mapping[str, Any], marks: Mapping[str, Iterable[Any]], *, is_silent: bool = False
+) -> dict[str, Any]:
+    """Return a copy of nested options in which old names, aliases and old values are replaced by the current ones.
+
+    Args:
+        values: plain values, sections as mappings.
+        marks: see `renamed_options`.
+        is_silent: whether a `FutureWarning` for each deprecated name or value is left out, as for files that this
+            project wrote itself.
+
+    Raises:
+        ValueError: if an option is given under an old and a current name, with one line for each.
+    """
+    current = copy.deepcopy(dict(values))
+    problems, notes = [], []
+    for old, new, is_deprecated in renamed_options(marks):
+        section, name = _section_with(current, old)
+        if section is None:
+            continue
+        value, targets = section.pop(name), [key.rpartition(".")[2] for key in new]
+        problems += [
+            f"{old} and {key} are one option: give {key} alone"
+            for key, t in zip(new, targets, strict=True)
+            if t in section
+        ]
+        section |= {target: copy.deepcopy(value) for target in targets}
+        if is_deprecated:
+            notes.append(f"{old} is deprecated and will be removed in {REMOVAL}: use {' and '.join(new)}")
+    for key, own in marks.items():
+        section, name = _section_with(current, key)
+        for mark in own:
+            if isinstance(mark, OldValue) and section is not None and section[name] == mark.old:
+                section[name] = mark.new
+                notes.append(f"{key}={mark.old} is deprecated and will be removed in {REMOVAL}: use {mark.new}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    for note in [] if is_silent else notes:
+        warnings.warn(note, FutureWarning, stacklevel=2)
+    return current
+
+
+def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:
+    """Return the section that holds a dotted key, None if it does not exist or lacks the key, and the last name."""
+    *parents, name = dotted.split(".")
+    section: Any = values
+    for parent in parents:
+        section = section.get(parent) if isinstance(section, dict) else None
+    return (section if isinstance(section, dict) and name in section else None), name
 
 
 def field_docs(kind: type) -> dict[str, str]:

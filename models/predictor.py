@@ -50,7 +50,7 @@ class Predictor:
     ) -> "Predictor":
         """Load a detector that tools/train.py trained.
 
-        It computes in the type of the run's `train.amp`; `train.tf32` and `test.flip` change nothing here.
+        It computes in the type of the run's `train.amp`; `train.tf32` and `tta.flip` change nothing here.
 
         Args:
             path: a checkpoint, or the folder of a run, whose last.pt is used.

@@ -22,8 +22,9 @@ class Resize:
         kind: "shortest" scales an image until its shorter side has a size, "stretch" makes it a square without regard
             to its shape, "letterbox" scales it to fit a square and fills what is left of that on both sides.
         sizes: pixels of the shorter side, or of the sides of the square. In training one of several is drawn, for each
-            image ("shortest") or for all images of a step (the others); evaluation uses the last.
+            image ("shortest") or for all images of a step (the others).
         max_size: "shortest" alone: most pixels of the longer side.
+        eval_size: the size in evaluation; None: the last of `sizes`.
 
     Raises:
         ValueError: if the kind is unknown.
@@ -32,10 +33,16 @@ class Resize:
     kind: str
     sizes: tuple[int, ...]
     max_size: int
+    eval_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of resizing {self.kind!r}, known: {', '.join(KINDS)}")
+
+    @property
+    def eval_side(self) -> int:
+        """The size in evaluation, in pixels."""
+        return self.sizes[-1] if self.eval_size is None else self.eval_size
 
     @property
     def step_sizes(self) -> tuple[int, ...]:
@@ -46,10 +53,10 @@ class Resize:
         """Return the transforms of a training image.
 
         Args:
-            size: one of `step_sizes`; None draws one for the image ("shortest") or takes the last.
+            size: one of `step_sizes`; None draws one for the image ("shortest") or takes the one of evaluation.
             fill: colour of what a letterbox leaves of the square.
         """
-        size = self.sizes[-1] if size is None else size
+        size = self.eval_side if size is None else size
         # bilinear and without antialias, as in evaluation
         scaling = {
             "shortest": lambda: v2.RandomShortestSize(list(self.sizes), self.max_size, antialias=False),
@@ -66,7 +73,7 @@ class Resize:
             std: their standard deviation.
         """
         kind = LetterboxTransform if self.kind == "letterbox" else DetectorTransform
-        side = self.sizes[-1]
+        side = self.eval_side
         return kind(side, self.max_size, mean, std, fixed_size=(side, side) if self.kind == "stretch" else None)
 
 

@@ -6,7 +6,7 @@ Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dcn import DeformConv2d, replace_convs
 from dcn.replace import STAGES, check_every, check_stages
+
+from .options import OldName
 
 VD = "_vd"
 _TORCHVISION = (
@@ -38,6 +40,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "sync_bn": nn.SyncBatchNorm,
     "gn": partial(nn.GroupNorm, 32),
 }
+ActivationCheckpointing = Annotated[bool, OldName("recompute_dcn_stages")]
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -63,7 +66,7 @@ def resnet(
     frozen_stages: int = -1,
     norm: str = "frozen_bn",
     dcn_backend: str = "auto",
-    recompute_dcn_stages: bool = False,
+    activation_checkpointing: ActivationCheckpointing = False,
 ) -> ResNet:
     """Build a ResNet whose chosen stages have deformable 3x3 convolutions, see `dcn.replace_convs`.
 
@@ -91,8 +94,8 @@ def resnet(
         norm: one of `NORMS`. In frozen stages it is "frozen_bn" in place of "bn" and "sync_bn". The statistics of
             "sync_bn" are those of all processes; where there are several, PyTorch has it for GPUs only.
         dcn_backend: a name in `dcn.BACKENDS`, or "auto".
-        recompute_dcn_stages: whether the blocks of the deformable stages keep nothing but their input for the backward
-            pass and are computed again there: less memory for more time, and the same gradients.
+        activation_checkpointing: whether the blocks of the deformable stages keep only their input and are computed
+            again in the backward pass: less memory for more time, and the same gradients.
 
     Raises:
         ValueError: if a name is unknown, a stage does not exist, or an option does not fit the network.
@@ -121,7 +124,7 @@ def resnet(
     if frozen_stages >= 0:
         for part in ["conv1", "bn1", *(f"layer{stage}" for stage in STAGES[:frozen_stages])]:
             setattr(network, part, _freeze(getattr(network, part)))
-    if recompute_dcn_stages:
+    if activation_checkpointing:
         for stage in dcn_v2_stages:
             setattr(network, f"layer{stage}", _RecomputedStage(*getattr(network, f"layer{stage}")))
     return network

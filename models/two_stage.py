@@ -34,8 +34,8 @@ class PerImageRPN(RegionProposalNetwork):
         channels: of the pyramid.
         anchor_sizes: one size in pixels for each map.
         aspect_ratios: heights over widths of the anchors, on every map.
-        proposals_train: proposals kept per map before, and per image after NMS, in training.
-        proposals_test: the same in evaluation.
+        pre_nms_top_n: maximum number of proposals per map before NMS, in "training" and "testing".
+        post_nms_top_n: maximum number of proposals per image after NMS, in "training" and "testing".
         batch_size: anchors per image that it is trained on.
     """
 
@@ -45,12 +45,11 @@ class PerImageRPN(RegionProposalNetwork):
         *,
         anchor_sizes: Sequence[int],
         aspect_ratios: Sequence[float],
-        proposals_train: int,
-        proposals_test: int,
+        pre_nms_top_n: dict[str, int],
+        post_nms_top_n: dict[str, int],
         batch_size: int,
     ) -> None:
         anchors = Float32Anchors(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes))
-        kept = {"training": proposals_train, "testing": proposals_test}
         super().__init__(
             anchors,
             RPNHead(channels, anchors.num_anchors_per_location()[0]),
@@ -58,8 +57,8 @@ class PerImageRPN(RegionProposalNetwork):
             bg_iou_thresh=0.3,
             batch_size_per_image=batch_size,
             positive_fraction=POSITIVE_FRACTION,
-            pre_nms_top_n=kept,
-            post_nms_top_n=kept,
+            pre_nms_top_n=pre_nms_top_n,
+            post_nms_top_n=post_nms_top_n,
             nms_thresh=0.7,
         )
         self.box_coder = Float32BoxCoder(self.box_coder.weights)

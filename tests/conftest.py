@@ -74,30 +74,32 @@ TINY = """
 data:
   train: {{images: {shapes}/train, annotations: {shapes}/annotations/train.json}}
   val: {{images: {shapes}/val, annotations: {shapes}/annotations/val.json}}
-  source: python tools/make_shapes.py
+  download_hint: python tools/make_shapes.py
   min_size: 64
   max_size: 96
-  workers: 0
+  num_workers: 0
 model:
   backbone: {{name: resnet18, norm: gn}}
-  fpn: {{levels: [2, 3], channels: 32}}
+  fpn: {{levels: [2, 3], out_channels: 32}}
   faster_rcnn:
     anchor_sizes: [16, 32, 64]
     box_head_channels: 32
-    rpn_proposals_train: 40
-    rpn_proposals_test: 20
-    rpn_batch_size: 32
-    box_batch_size: 16
+    rpn_pre_nms_top_n_train: 40
+    rpn_post_nms_top_n_train: 40
+    rpn_pre_nms_top_n_test: 20
+    rpn_post_nms_top_n_test: 20
+    rpn_batch_size_per_image: 32
+    box_batch_size_per_image: 16
     score_threshold: 0.0       # so that even an untrained model detects something
 train:
   epochs: 2
   batch_size: 2
-  reference_batch: null
+  base_batch_size: null
   lr: 0.005
   warmup_steps: 2
   warmup_factor: 0.5
   milestones: [1.5]
-  log_every: 1
+  log_every_steps: 1
 device: cpu
 """
 

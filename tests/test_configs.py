@@ -27,14 +27,15 @@ QUICK = {"demo.yaml", "demo_dcn.yaml", "r50_dcn.yaml", *(name for name in CONFIG
 COCO_CLASSES = 80
 SMALL = [
     "model.backbone.weights=null",
-    "data.workers=0",
+    "data.num_workers=0",
     "data.min_size=64",
     "data.max_size=96",
     "train.batch_size=1",
     *(
-        f"model.{name}={{rpn_proposals_train: 20, rpn_batch_size: 32, box_batch_size: 16}}"
+        f"model.{name}={{rpn_pre_nms_top_n_train: 20, rpn_post_nms_top_n_train: 20, rpn_batch_size_per_image: 32, "
+        "box_batch_size_per_image: 16}"
         for name, spec in DETECTORS.items()
-        if "rpn_batch_size" in field_annotations(spec.options)
+        if "rpn_batch_size_per_image" in field_annotations(spec.options)
     ),
 ]
 
@@ -143,6 +144,6 @@ def test_the_pairs_to_compare_differ_in_dcn_alone(name):
     one, other = (load_config(name).model_dump() for name in (name, name.replace(".", "_dcn.")))
     assert one["model"]["backbone"].pop("dcn_v2_stages") == []
     assert other["model"]["backbone"].pop("dcn_v2_stages")
-    assert one["model"]["fcos"].pop("dcn_convs") == 0
-    assert bool(other["model"]["fcos"].pop("dcn_convs")) == (other["model"]["detector"] == "fcos")
+    assert one["model"]["fcos"].pop("num_dcn_convs") == 0
+    assert bool(other["model"]["fcos"].pop("num_dcn_convs")) == (other["model"]["detector"] == "fcos")
     assert one == other

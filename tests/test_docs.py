@@ -98,12 +98,12 @@ class TestMigration:
         backbone, heads, train = config.model.backbone, config.model.faster_rcnn, config.train
         assert backbone.dcn_v2_stages == [i + 1 for i, deformable in enumerate(self.STAGE_WITH_DCN) if deformable]
         assert (backbone.name, backbone.frozen_stages, backbone.modulation) == ("resnet50", 1, True)
-        assert (backbone.mask_scale, train.offset_lr_factor, train.clip_norm) == (1.0, 1.0, None)
+        assert (backbone.mask_scale, train.offset_lr_factor, train.clip_grad_norm) == (1.0, 1.0, None)
         assert heads.anchor_sizes == [self.SCALES[0] * stride for stride in self.STRIDES]
-        assert (heads.rpn_batch_size, heads.box_batch_size, heads.roi_aligned) == (256, 512, True)
+        assert (heads.rpn_batch_size_per_image, heads.box_batch_size_per_image, heads.roi_aligned) == (256, 512, True)
         assert (heads.score_threshold, heads.nms_threshold, heads.detections_per_image) == (0.05, 0.5, 100)
         assert train.batch_size == self.SAMPLES_PER_GPU
-        assert train.reference_batch == self.GPUS * self.SAMPLES_PER_GPU
+        assert train.base_batch_size == self.GPUS * self.SAMPLES_PER_GPU
         assert (train.lr, train.momentum, train.weight_decay) == (0.02, 0.9, 0.0001)
         assert (train.epochs, train.milestones, train.gamma) == (12, [8, 11], 0.1)
         assert (train.warmup_steps, train.warmup_factor) == (500, 0.001)
@@ -129,7 +129,14 @@ class TestMigration:
             for key in sections[0][section]
             if sections[0][section][key] != sections[1][section][key]
         }
-        assert differing == {"mask_scale", "offset_lr_factor", "clip_norm", "roi_aligned", "batch_size"}
+        assert differing == {
+            "mask_scale",
+            "offset_lr_factor",
+            "clip_grad_norm",
+            "roi_aligned",
+            "rpn_post_nms_top_n_train",
+            "batch_size",
+        }
         last = text_of(self.PAGE).strip().split("\n\n")[-1]
         assert all(f"`{key}: " in last for key in differing - {"batch_size"})
 
@@ -137,7 +144,7 @@ class TestMigration:
         """Those of ours stand in the last cell of a row."""
         rows = [line for line in text_of(self.PAGE).splitlines() if line.startswith("|")]
         cells = [row.rstrip(" |").rpartition("|")[2] for row in rows]
-        keys = {key for cell in cells for key in re.findall(r"`((?:data|model|train|test)(?:\.\w+)+)", cell)}
+        keys = {key for cell in cells for key in re.findall(r"`((?:data|model|train|tta)(?:\.\w+)+)", cell)}
         assert len(keys) > 30
         assert not {key for key in keys if not key_exists(key)}
 

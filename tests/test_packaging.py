@@ -34,7 +34,8 @@ assert resnet_dcn.models.__file__.startswith({site!r}) and dcn.__file__.startswi
 body = resnet("resnet18_vd", dcn_v2_stages=[3, 4], norm="gn")
 assert [row.count for row in replaced_convs(body)] == [2, 2]
 config = {{"data": {{"min_size": 64, "max_size": 96}}}}
-config["model"] = {{"detector": "faster_rcnn", "fpn": {{"channels": 16}}, "faster_rcnn": {{"box_head_channels": 32}}}}
+heads = {{"box_head_channels": 32}}
+config["model"] = {{"detector": "faster_rcnn", "fpn": {{"out_channels": 16}}, "faster_rcnn": heads}}
 model = build_detector(config, 3, body=body)
 image = torch.rand(3, 64, 90)
 target = dict(boxes=torch.tensor([[8.0, 10, 40, 50]]), labels=torch.tensor([2]))

@@ -33,6 +33,7 @@ from engine.distributed import StopRequest
 from engine.insight import Health, capture_sampling, deformable_layers
 from engine.runs import LAST, LOG_FILE, Checkpoints
 from engine.training import Intervals, MetricsLogger, Trainer
+from models import build_resize
 
 # Batches that the steps take in turn; read before, since no loader is measured.
 BATCHES = 4
@@ -44,16 +45,16 @@ NEVER = 10**9
 # Rates so small that a detector stays as it is, whatever its config. The bare step has no schedule and does not clip.
 OVERRIDES = [
     "model.backbone.weights=null",
-    "data.source=null",
-    "data.workers=0",
+    "data.download_hint=null",
+    "data.num_workers=0",
     "train.lr=1.0e-6",
     "train.epochs=1000000",
     "train.max_steps=null",
-    "train.schedule=step",
+    "train.lr_schedule=step",
     "train.warmup_steps=0",
     "train.milestones=[1.0e+9]",
-    "train.clip_norm=null",
-    "train.accumulate=1",
+    "train.clip_grad_norm=null",
+    "train.grad_accum_steps=1",
     "train.compile=false",
 ]
 
@@ -68,7 +69,7 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
         check_same_work(trainer, bare, batches[0])
         pair = (lambda batch: trainer.train_step(iter([batch])), bare)
         trainer_s, bare_s, figures = time_pair("turn", *pair, batches, device, rounds=args.rounds, steps=args.steps)
-        # the lines that the trainer writes every `log_every` steps: a median would leave them out
+        # the lines that the trainer writes every `log_every_steps` steps: a median would leave them out
         figures |= time_parts(loop_parts(trainer, batches[0]), device)
     settings = config.train
     figures |= {
@@ -78,22 +79,22 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
         "rounds": args.rounds,
         "trainer_step_s": trainer_s,
         "bare_step_s": bare_s,
-        "line_share": figures["line_s"] / settings.log_every / bare_s,
-        "checkpoint_share": figures["checkpoint_s"] / settings.checkpoint_every / bare_s,
+        "line_share": figures["line_s"] / settings.log_every_steps / bare_s,
+        "checkpoint_share": figures["checkpoint_s"] / settings.checkpoint_every_steps / bare_s,
     }
     figures["overhead_share"] = figures["turn_share"] + figures["line_share"]
     rows = [
         ("bare step, s", f"{bare_s:.4f}", f"median of {args.rounds} turns"),
         ("trainer's step, s", f"{trainer_s:.4f}", "without lines"),
         ("more in a turn", percent(figures["turn_share"]), quartiles(figures, "turn")),
-        ("lines", percent(figures["line_share"]), f"{ms(figures['line_s'])}, one in {settings.log_every} steps"),
+        ("lines", percent(figures["line_share"]), f"{ms(figures['line_s'])}, one in {settings.log_every_steps} steps"),
         ("overhead", percent(figures["overhead_share"]), "both"),
         ("norm of gradient", ms(figures["norm_s"]), "within overhead"),
         ("record", ms(figures["record_s"]), "within overhead"),
         (
             "checkpoints",
             percent(figures["checkpoint_share"]),
-            f"{ms(figures['checkpoint_s'])}, one in {settings.checkpoint_every} steps, not in overhead",
+            f"{ms(figures['checkpoint_s'])}, one in {settings.checkpoint_every_steps} steps, not in overhead",
         ),
     ]
     print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
@@ -128,7 +129,7 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         "watched_s": watched_s,
     }
     for name, intervals in by_config.items():
-        added_s = watched_s / intervals.log_every + figures["histograms_s"] / intervals.picture_every
+        added_s = watched_s / intervals.log_every_steps + figures["histograms_s"] / intervals.images_every_steps
         figures[name] = added_s / step_s
     rows = [
         ("step, s", f"{step_s:.4f}", f"median of {args.rounds}, not watched"),
@@ -137,7 +138,7 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         ("histograms", ms(figures["histograms_s"]), ""),
     ]
     for label, (name, intervals) in zip(("share of the run", "by default"), by_config.items(), strict=True):
-        often = f"a record in {intervals.log_every} steps, histograms in {intervals.picture_every}"
+        often = f"a record in {intervals.log_every_steps} steps, histograms in {intervals.images_every_steps}"
         rows.append((label, percent(figures[name]), often))
     print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
     return figures
@@ -197,8 +198,8 @@ def read_config(args: argparse.Namespace, folder: Path) -> RunConfig:
 
 def draw_data(config: RunConfig, folder: Path) -> None:
     """Draw as many images as the steps take, of the size that the config scales to, but not very large."""
-    sizes = config.data.min_size
-    height = max(64, min(LARGEST_SIDE, sizes if isinstance(sizes, int) else sizes[-1]))
+    side = build_resize(config.model.spec, config.data.model_dump()).eval_side
+    height = max(64, min(LARGEST_SIDE, side))
     count = BATCHES * images_in_step(config.train, 1)
     write_shapes(folder, train=count, val=1, height=height, width=round(1.2 * height))
 
@@ -254,8 +255,8 @@ def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
     record = trainer.updater([batch])
     gradients = [p.grad for p in trainer.updater.model.parameters() if p.grad is not None]
 
-    def keep(log_every: int) -> None:
-        trainer.intervals = Intervals(log_every, NEVER, NEVER, NEVER)
+    def keep(log_every_steps: int) -> None:
+        trainer.intervals = Intervals(log_every_steps, NEVER, NEVER, NEVER)
         trainer._record(record, {}, data_s=0.0, step_s=1.0, images=len(batch.images))
 
     return {

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,14 @@ def check_torchvision() -> None:
         raise SystemExit(MISTAKE)
 
 
+def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *stream: object) -> None:
+    """Print a deprecation in one line and once for all processes; other warnings as Python does."""
+    if category is not FutureWarning or not Path(filename).is_relative_to(ROOT) or "site-packages" in filename:
+        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
+    elif _rank() == "0":
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a tool's `main`: a user's mistake ends with a message and exit code 2, anything else with 1.
 
@@ -60,6 +69,7 @@ def run(main: Callable[[], None]) -> None:
     from data import WorkerError
     from engine.distributed import OtherProcessError
 
+    warnings.showwarning = _show_warning
     try:
         main()
     except OtherProcessError:

@@ -38,8 +38,8 @@ from models.checkpoint import choose_weights
 
 EPILOG = """examples:
   python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
-  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.workers=8
-  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt test.flip=true   # mirror images too
+  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.num_workers=8
+  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt tta.flip=true   # mirror images too
   torchrun --nproc-per-node=8 tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
 With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help="COCO results file to judge, without a model")
     parser.add_argument("--annotations", type=Path, help="COCO annotation file that --results is about")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in data.workers=8")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in data.num_workers=8")
     args = parser.parse_intermixed_args()
     if args.results and args.weights:
         parser.error("--weights is about a checkpoint")
@@ -133,7 +133,7 @@ def judge_checkpoint(args: argparse.Namespace, distributed: DistributedContext) 
         if skipped := describe_skipped_check(config.data, {"val": split}):
             print(skipped)
         kind = "averaged weights" if weights == "ema" else "weights"
-        mirrored = " and their mirror images" if config.test.flip else ""
+        mirrored = " and their mirror images" if config.tta.flip else ""
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"
         print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}{mirrored}, {device}")
         detections = args.detections or args.checkpoint.with_suffix(".detections.json")

@@ -98,7 +98,7 @@ def main() -> None:
             raise ValueError(
                 f"--check {name}: its shorter side must have at least {least_side(model)} pixels when it is resized, "
                 f"for an exported {detector}; got {shorter_side(model, picture)}: give another picture, or change "
-                "data.min_size and data.max_size"
+                "data.min_size (or data.eval_size) and data.max_size"
             )
     pictures = pictures or find_pictures(trained, model)
 
@@ -127,7 +127,9 @@ def check_size(detector: str, model: nn.Module) -> None:
     """Raise `ValueError` if images are resized to less than a program can take."""
     side, least = model.transform.min_size[-1], least_side(model)
     if side < least:
-        raise ValueError(f"data.min_size must be at least {least} for an exported {detector}, got {side}")
+        raise ValueError(
+            f"data.min_size (or data.eval_size) must be at least {least} for an exported {detector}, got {side}"
+        )
 
 
 def shorter_side(model: nn.Module, picture: Tensor) -> int:

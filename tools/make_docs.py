@@ -1,4 +1,4 @@
-"""Write docs/reference/config.md and configs/schema.json anew from the options in engine/config/options.py."""
+"""Write docs/reference/config.md, docs/reference/renamed.md and configs/schema.json from the options of a run."""
 
 import argparse
 
@@ -6,13 +6,17 @@ import _clone
 
 # isort: split
 from data.files import write_text
-from engine.config import reference_page, schema_text
+from engine.config import reference_page, renamed_page, schema_text
 
 
 def main() -> None:
-    """Write both."""
+    """Write all three."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    for file, text in (("docs/reference/config.md", reference_page()), ("configs/schema.json", schema_text())):
+    for file, text in (
+        ("docs/reference/config.md", reference_page()),
+        ("docs/reference/renamed.md", renamed_page()),
+        ("configs/schema.json", schema_text()),
+    ):
         write_text(_clone.ROOT / file, text)
         print(f"{file} is up to date")
 

@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         metavar="INPUT",
         help='a picture, a video, a folder, or a pattern in quotes such as "photos/*.jpg"; key=value are config '
-        "values, as in device=cpu or test.flip=true",
+        "values, as in device=cpu or tta.flip=true",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <run>/predictions)")
     parser.add_argument(
@@ -241,7 +241,7 @@ def describe(
 ) -> str:
     """Say what was found, how fast, and where it is."""
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
-    flip = ", mirror images too" if trained.config.test.flip else ""
+    flip = ", mirror images too" if trained.config.tta.flip else ""
     detector = trained.config.model.detector
     own = trained.config.model.options.score_threshold
     least = f"{args.score:g}" if args.score >= own else f"{own:g} (model.{detector}.score_threshold)"

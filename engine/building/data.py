@@ -54,15 +54,15 @@ def read_split(
     """
     place = getattr(data, split)
     # boxes of the val split are judged as they stand, so they need no mending
-    policy = data.invalid_boxes if split == "train" else "clip"
+    policy = data.invalid_annotations if split == "train" else "clip"
     # a mask cannot be mended, and without it there is nothing to judge by
-    mask_policy = "raise" if data.invalid_boxes == "raise" else "drop"
+    mask_policy = "raise" if data.invalid_annotations == "raise" else "drop"
     found = load_annotations(
         place.images,
         place.annotations,
         invalid_boxes=policy,
         invalid_masks=mask_policy if masks else None,
-        source=data.source,
+        source=data.download_hint,
         check_images=data.check_images if check_images else "never",
         checked=_read_checked(run) if run else (),
         keep_raw=split == "val",
@@ -147,14 +147,14 @@ def build_train_loader(
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
     return train_loader(
-        CocoDetection(annotations, transform, keep_empty=data.keep_empty, masks=spec.has_masks),
+        CocoDetection(annotations, transform, keep_empty=data.keep_images_without_boxes, masks=spec.has_masks),
         batch_size=config.train.batch_size,
-        workers=data.workers,
+        workers=data.num_workers,
         seed=config.seed,
-        accumulate=config.train.accumulate,
+        accumulate=config.train.grad_accum_steps,
         rank=distributed.rank,
         processes=distributed.size,
-        unreadable=data.unreadable,
+        unreadable=data.on_unreadable_image,
         pin_memory=pin_memory,
         sizes=resize.step_sizes,
         strong_epochs=config.train.epochs - data.weak_last_epochs,
@@ -175,10 +175,10 @@ def build_eval_loader(
     return eval_loader(
         CocoDetection(annotations, eval_transform()),
         batch_size=config.train.batch_size,
-        workers=config.data.workers,
+        workers=config.data.num_workers,
         rank=distributed.rank,
         processes=distributed.size,
-        unreadable=config.data.unreadable,
+        unreadable=config.data.on_unreadable_image,
         pin_memory=pin_memory,
     )
 
@@ -188,7 +188,7 @@ def first_samples(
 ) -> list[tuple[Tensor, dict]]:
     """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
     dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=config.model.spec.has_masks)
-    batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.unreadable)
+    batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.on_unreadable_image)
     return next((samples_of(batch) for batch in batches if batch.images), [])
 
 

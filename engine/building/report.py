@@ -48,14 +48,18 @@ def show_start(
     if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
         log.info("%s", skipped)
     if train.fixed_boxes:
-        log.warning("invalid training boxes: %d (data.invalid_boxes: %s)", train.fixed_boxes, config.data.invalid_boxes)
+        log.warning(
+            "invalid training boxes: %d (data.invalid_annotations: %s)",
+            train.fixed_boxes,
+            config.data.invalid_annotations,
+        )
     for split in (train, val):
         if split.dropped_masks:
             log.warning(
-                "%s: left out %s without a mask that can be read (data.invalid_boxes: %s)",
+                "%s: left out %s without a mask that can be read (data.invalid_annotations: %s)",
                 split.path,
                 counted(split.dropped_masks, "annotation"),
-                config.data.invalid_boxes,
+                config.data.invalid_annotations,
             )
     log.info("%s, an epoch is %d", counted(trainer.total_steps, "step"), trainer.epoch_steps)
 
@@ -64,11 +68,11 @@ def describe_batch(config: RunConfig, processes: int) -> str:
     """Say how many images a step has and what the learning rate is for them."""
     settings = config.train
     images = images_in_step(settings, processes)
-    reference = settings.reference_batch
+    reference = settings.base_batch_size
     return (
-        f"effective batch {settings.batch_size} x {settings.accumulate} x {processes} = {images}, "
+        f"effective batch {settings.batch_size} x {settings.grad_accum_steps} x {processes} = {images}, "
         f"lr {scaled_lr(settings.lr, images, reference):g} "
-        f"(batch_size x accumulate x processes; train.lr {settings.lr:g} is meant for {reference or 'any batch'})"
+        f"(batch_size x grad_accum_steps x processes; train.lr {settings.lr:g} is meant for {reference or 'any batch'})"
     )
 
 

@@ -12,7 +12,15 @@ from data import CocoAnnotations, WorkerError
 from data.files import write_text
 from models.weights import LoadReport
 
-from ..config import RunConfig, describe_unused, dump_config, flatten, load_config, unused_options
+from ..config import (
+    RunConfig,
+    describe_unused,
+    dump_config,
+    flatten,
+    load_config,
+    unused_options,
+    with_current_names,
+)
 from ..devices import git_revision, pick_device, set_tf32
 from ..display import Progress, log, start_logging
 from ..distributed import DistributedContext, PreemptedError, StopRequest, read_distributed_context
@@ -110,7 +118,7 @@ def _prepare(
     with distributed.raise_together():
         config = load_config(source, overrides)
         check_optimizer(config.train.optimizer)
-        check_schedule(config.train.schedule)
+        check_schedule(config.train.lr_schedule)
         device = pick_device(config.device, distributed)
         check_norm(config.model.backbone.norm, device, distributed)
         check_start(config.model)
@@ -135,6 +143,7 @@ def _prepare(
             "revision": git_revision(),
         }
         if state is not None:
+            state["config"] = with_current_names(state["config"], str(checkpoint), is_silent=True)
             check_categories(state, names, ids, checkpoint, splits["train"].path)
             check_same_model(state, about["config"], checkpoint)
             check_same_optimizer(state, about["config"], checkpoint)

@@ -44,7 +44,7 @@ def build_optimization(
     optimizer = build_optimizer(
         settings.optimizer,
         model,
-        lr=scaled_lr(settings.lr, images_in_step(settings, processes), settings.reference_batch),
+        lr=scaled_lr(settings.lr, images_in_step(settings, processes), settings.base_batch_size),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         norm_weight_decay=settings.norm_weight_decay,
@@ -57,10 +57,10 @@ def build_optimization(
         detector_weight_decay_factors=spec.weight_decay_factors,
     )
     schedule = build_schedule(
-        kind=settings.schedule,
+        kind=settings.lr_schedule,
         total_steps=total_steps(settings, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
-        unit=settings.schedule_unit,
+        unit=settings.lr_schedule_unit,
         warmup_steps=settings.warmup_steps,
         warmup_factor=settings.warmup_factor,
         milestones=settings.milestones,
@@ -73,7 +73,7 @@ def build_optimization(
 
 def images_in_step(settings: TrainConfig, processes: int) -> int:
     """Count the images of one update, over all processes."""
-    return settings.batch_size * settings.accumulate * processes
+    return settings.batch_size * settings.grad_accum_steps * processes
 
 
 def total_steps(settings: TrainConfig, steps_per_epoch: int) -> int:
@@ -120,8 +120,13 @@ def build_trainer(
         loader,
         epochs=settings.epochs,
         max_steps=settings.max_steps,
-        early_stop=settings.early_stop,
-        intervals=Intervals(settings.log_every, settings.checkpoint_every, settings.eval_every, settings.picture_every),
+        early_stopping_patience=settings.early_stopping_patience,
+        intervals=Intervals(
+            settings.log_every_steps,
+            settings.checkpoint_every_steps,
+            settings.eval_every_epochs,
+            settings.images_every_steps,
+        ),
         evaluate=evaluate
         or _evaluator(config, val, device=device, distributed=distributed, stop=stop, progress=progress),
         draw=draw or _drawer(config, val, device=device),
@@ -161,7 +166,7 @@ def build_updater(
         device=device,
         seed=config.seed,
         amp=settings.amp,
-        clip_norm=settings.clip_norm,
+        clip_grad_norm=settings.clip_grad_norm,
         ema=ema,
         distributed=distributed,
     )

@@ -1,6 +1,5 @@
 """YAML files and command-line overrides to a checked `RunConfig`, every mistake reported at once."""
 
-import copy
 import difflib
 import os
 import re
@@ -12,10 +11,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from models.options import current_names
+
 from .options import RunConfig
 from .sections import keys_of
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+_COMMAND_LINE = "the command line does not fit the config:"
 
 
 class ConfigError(ValueError):
@@ -70,23 +72,54 @@ def load_config(source: str | os.PathLike | Mapping[str, Any] | RunConfig, overr
     if isinstance(source, RunConfig):
         source = source.model_dump(mode="json")
     if isinstance(source, Mapping):
-        return with_overrides(copy.deepcopy(dict(source)), overrides, "the mapping")
+        return with_overrides(with_current_names(source, "the mapping"), overrides, "the mapping")
     file = find_config(source)
     return with_overrides(_read_with_bases(file), overrides, str(file))
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str], name: str) -> RunConfig:
-    """Apply overrides to plain values in place, and check the whole; `name` stands in the error.
+    """Merge overrides into plain values with current names and check the result; `name` is for the error.
 
     Raises:
         ConfigError: listing everything that is wrong.
     """
-    problems = []
-    for override in overrides:
-        problems += _apply(values, override)
+    return check_config(_merge(values, read_overrides(overrides)), name)
+
+
+def read_overrides(overrides: Sequence[str], *, is_silent: bool = False) -> dict[str, Any]:
+    """Return `dotted.key=value` overrides as nested values with current names; the last value of a key counts.
+
+    Args:
+        overrides: values in YAML.
+        is_silent: see `models.options.current_names`.
+
+    Raises:
+        ConfigError: listing everything that is wrong.
+    """
+    values: dict[str, Any] = {}
+    problems = [problem for override in overrides for problem in _apply(values, override)]
     if problems:
-        raise ConfigError("\n".join(["the command line does not fit the config:", *problems]))
-    return check_config(values, name)
+        raise ConfigError("\n".join([_COMMAND_LINE, *problems]))
+    return with_current_names(values, _COMMAND_LINE, is_silent=is_silent)
+
+
+def with_current_names(values: Mapping[str, Any], name: str, *, is_silent: bool = False) -> dict[str, Any]:
+    """Return a copy of plain values with the current names of all options, see `models.options.current_names`.
+
+    Args:
+        values: of a config.
+        name: of their source, for the error.
+        is_silent: see there.
+
+    Raises:
+        ConfigError: if an option is given under an old and a current name.
+    """
+    marks = {key: field.metadata for key, field in keys_of(RunConfig)}
+    try:
+        return current_names(values, marks, is_silent=is_silent)
+    except ValueError as error:
+        head = name if name == _COMMAND_LINE else f"{name} is not a valid config:"
+        raise ConfigError("\n".join([head, *(f"  - {line}" for line in str(error).splitlines())])) from None
 
 
 def check_config(values: dict[str, Any], name: str) -> RunConfig:
@@ -140,7 +173,9 @@ def find_config(path: str | Path) -> Path:
 def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if file.resolve() in seen:
         raise ConfigError(f"{file}: the chain of `base` files runs in a circle")
-    values = _read(file)
+    # training wrote the config of a run folder, so a warning about its names would not help
+    is_of_run = file.name == "config.yaml" and (file.parent / "metrics.jsonl").is_file()
+    values = with_current_names(_read(file), str(file), is_silent=is_of_run)
     base = values.pop("base", None)
     if base is None:
         return values

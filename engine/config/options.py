@@ -8,21 +8,23 @@ from dcn import BACKENDS
 from models import DETECTORS, KINDS, NORMS, DetectorSpec, FpnOptions
 from models.options import (
     Affects,
+    Alias,
     Choices,
     Deforms,
     Fraction,
     NonNegativeFloat,
+    OldName,
     PositiveFloat,
     PositiveInt,
     UsedIf,
 )
-from models.resnet import check_name
+from models.resnet import ActivationCheckpointing, check_name
 
 from .sections import Section, options_of, section_of
 
 _IF_STAGES = UsedIf("dcn_v2_stages")
 _IF_DEFORMABLE = UsedIf("model.is_deformable", otherwise="nothing is deformable")
-_IF_STEP = UsedIf("schedule", ("step",), if_given=True)
+_IF_STEP = UsedIf("lr_schedule", ("step",), if_given=True)
 FpnConfig = section_of(FpnOptions)
 
 
@@ -51,17 +53,17 @@ class DataConfig(Section):
     """The split to learn from."""
     val: SplitConfig
     """The split to judge by."""
-    source: Annotated[str | None, Affects.NOTHING] = None
+    download_hint: Annotated[str | None, Affects.NOTHING, OldName("source")] = None
     """How to get the data set; shown when it is missing."""
-    invalid_boxes: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT] = "raise"
+    invalid_annotations: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT, OldName("invalid_boxes")] = "raise"
     """What to do with training boxes that have no size or leave their image by more than a pixel. With a detector of
     masks also with annotations of both splits whose mask is missing or cannot be read: clip and drop leave them out."""
     check_images: Annotated[Literal["first_time", "always", "never"], Affects.NOTHING] = "first_time"
     """When to open every image file before a start: at the first start of a run (its later starts and evaluations check
     again only after the annotation file or an image folder has changed), always, or never."""
-    keep_empty: Annotated[bool, Affects.RESULT] = False
+    keep_images_without_boxes: Annotated[bool, Affects.RESULT, OldName("keep_empty")] = False
     """Whether to train on images without any box too."""
-    unreadable: Annotated[Literal["raise", "skip"], Affects.RESULT] = "raise"
+    on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """What to do when an image cannot be read during a run: stop, or leave it out; what was left out is counted and
     reported."""
     flip: Annotated[Fraction, Affects.RESULT] = 0.5
@@ -78,11 +80,13 @@ class DataConfig(Section):
     square, what is left of it is filled); null: as the detector does by default, shortest for all but those that say
     otherwise."""
     min_size: Annotated[PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)], Affects.RESULT] = 800
-    """Shorter side that images are scaled to, or side of the square, in pixels; of a list, one is drawn for each
-    training image, or for each step if it is a square (multi-scale training), and evaluation uses the last."""
+    """Shorter side that images are scaled to, or side of the square, in pixels. With a list (multi-scale training), one
+    size is drawn for each training image, or for each step if images become squares."""
+    eval_size: Annotated[PositiveInt | None, Affects.RESULT] = None
+    """The size in evaluation, in pixels; null: the last of `min_size`."""
     max_size: Annotated[PositiveInt, Affects.RESULT, UsedIf("resize", (None, "shortest"))] = 1333
     """Bound on the longer side, in pixels, of resize shortest."""
-    workers: Annotated[int, Field(ge=0), Affects.NOTHING] = 4
+    num_workers: Annotated[int, Field(ge=0), Affects.NOTHING, Alias("workers")] = 4
     """Processes that load pictures; 0 loads in the training process."""
 
 
@@ -111,7 +115,7 @@ class BackboneConfig(Section):
     norm: Annotated[str, Choices(NORMS), Affects.NETWORK] = "frozen_bn"
     """frozen_bn (with pretrained weights), bn (each process by itself), sync_bn (bn over all processes, on GPUs), or
     gn (group norm of 32, for a start from scratch)."""
-    recompute_dcn_stages: Annotated[bool, Affects.RESULT, _IF_STAGES] = False
+    activation_checkpointing: Annotated[ActivationCheckpointing, Affects.RESULT, _IF_STAGES] = False
     """Activation checkpointing: compute the deformable stages again in the backward pass, to save their memory."""
     weights: Annotated[str | None, Affects.RESULT] = None
     """torchvision's name (IMAGENET1K_V1, DEFAULT), a local state-dict file (./x.pth), or null for a random start."""
@@ -173,14 +177,14 @@ class TrainConfig(Section):
     """Passes over the training images."""
     max_steps: Annotated[PositiveInt | None, Affects.RESULT] = None
     """Stop after so many steps, whatever `epochs` says."""
-    early_stop: Annotated[PositiveInt | None, Affects.RESULT] = None
+    early_stopping_patience: Annotated[PositiveInt | None, Affects.RESULT, OldName("early_stop")] = None
     """Stop after so many evaluations without a better AP; null: never."""
 
     batch_size: Annotated[PositiveInt, Affects.RESULT] = 16
-    """Images in one forward pass of one process. A step has batch_size x accumulate x processes."""
-    accumulate: Annotated[PositiveInt, Affects.RESULT] = 1
+    """Images in one forward pass of one process. A step has batch_size x grad_accum_steps x processes."""
+    grad_accum_steps: Annotated[PositiveInt, Affects.RESULT, OldName("accumulate")] = 1
     """Forward and backward passes of each process in a step: for large steps in little memory."""
-    reference_batch: Annotated[PositiveInt | None, Affects.RESULT] = 16
+    base_batch_size: Annotated[PositiveInt | None, Affects.RESULT, OldName("reference_batch")] = 16
     """Images in a step that `lr` is meant for; it is scaled by the images in a step over this. null: no scaling."""
 
     optimizer: Annotated[str, Choices(("sgd", "adamw")), Affects.RESULT] = "sgd"
@@ -205,22 +209,22 @@ class TrainConfig(Section):
     """Of all other biases; null: as the rest."""
     weight_decay_factors: Annotated[dict[str, NonNegativeFloat], Affects.RESULT] = Field({})
     """Weight decay over `weight_decay` of parameters by name, as `lr_factors`; in place of the two keys above."""
-    clip_norm: Annotated[PositiveFloat | None, Affects.RESULT] = 35.0
+    clip_grad_norm: Annotated[PositiveFloat | None, Affects.RESULT, OldName("clip_norm")] = 35.0
     """Bound on the norm of the whole gradient; null: none."""
 
-    schedule: Annotated[str, Choices(("step", "cosine")), Affects.RESULT] = "step"
+    lr_schedule: Annotated[str, Choices(("step", "cosine")), Affects.RESULT, OldName("schedule")] = "step"
     """step (falls by `gamma` at `milestones`) or cosine (falls to `min_lr_factor` at the end of the run)."""
-    schedule_unit: Annotated[Literal["epoch", "step"], Affects.RESULT] = "epoch"
+    lr_schedule_unit: Annotated[Literal["epoch", "step"], Affects.RESULT, OldName("schedule_unit")] = "epoch"
     """What `milestones` count; and whether the cosine falls once an epoch or with every step."""
     warmup_steps: Annotated[int, Field(ge=0), Affects.RESULT] = 500
     """Steps over which the learning rate rises linearly."""
     warmup_factor: Annotated[float, Field(gt=0, le=1), Affects.RESULT, UsedIf("warmup_steps", if_given=True)] = 0.001
     """Where it starts, over the full one."""
     milestones: Annotated[list[PositiveFloat], Affects.RESULT, _IF_STEP] = Field([8.0, 11.0])
-    """Of schedule step: when the learning rate is multiplied by `gamma`, counted in `schedule_unit`."""
+    """Of schedule step: when the learning rate is multiplied by `gamma`, counted in `lr_schedule_unit`."""
     gamma: Annotated[PositiveFloat, Affects.RESULT, _IF_STEP] = 0.1
     """See `milestones`."""
-    min_lr_factor: Annotated[Fraction, Affects.RESULT, UsedIf("schedule", ("cosine",), if_given=True)] = 0.0
+    min_lr_factor: Annotated[Fraction, Affects.RESULT, UsedIf("lr_schedule", ("cosine",), if_given=True)] = 0.0
     """Of schedule cosine: the last learning rate over the full one."""
 
     ema_decay: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Affects.RESULT] = None
@@ -236,24 +240,24 @@ class TrainConfig(Section):
     compile: Annotated[bool, Affects.RESULT] = False
     """torch.compile of backbone and pyramid; costs minutes at the start."""
 
-    log_every: Annotated[PositiveInt, Affects.NOTHING] = 50
+    log_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("log_every")] = 50
     """Steps between two records in metrics.jsonl and TensorBoard; each is the mean since the last."""
-    checkpoint_every: Annotated[PositiveInt, Affects.NOTHING] = 1000
+    checkpoint_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("checkpoint_every")] = 1000
     """Steps between two writings of last.pt; it is written after every epoch too."""
     keep_last: Annotated[PositiveInt, Affects.NOTHING] = 2
     """How many of the newest checkpoints are kept: last.pt and those before it. best.pt stays beside them."""
-    eval_every: Annotated[PositiveInt, Affects.RESULT] = 1
+    eval_every_epochs: Annotated[PositiveInt, Affects.RESULT, OldName("eval_every")] = 1
     """Epochs between two evaluations; the last epoch is always followed by one."""
-    picture_every: Annotated[PositiveInt, Affects.NOTHING] = 1000
+    images_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("picture_every")] = 1000
     """Steps between two sets of pictures of validation images in TensorBoard, and with DCN between two histograms of
     offsets and masks; the end adds one."""
 
 
-class TestConfig(Section):
-    """How tools/eval.py and tools/predict.py look at an image; evaluation during training looks once."""
+class TtaConfig(Section):
+    """Test-time augmentation in tools/eval.py and tools/predict.py; evaluation during training has none."""
 
     flip: Annotated[bool, Affects.NOTHING] = False
-    """Whether to look at the mirror image too, and merge what is found in both; costs twice the time."""
+    """Horizontal flip: also detect in the flipped image and merge the detections of both; takes twice the time."""
 
 
 class RunConfig(Section):
@@ -265,8 +269,8 @@ class RunConfig(Section):
     """Detector."""
     train: TrainConfig = TrainConfig()
     """Optimisation and what is written when."""
-    test: TestConfig = TestConfig()
-    """How tools/eval.py and tools/predict.py look at an image."""
+    tta: Annotated[TtaConfig, OldName("test")] = TtaConfig()
+    """Test-time augmentation in tools/eval.py and tools/predict.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32), Affects.NOTHING] = 0
     """Of everything random; below 2**32."""
     device: Annotated[str, Affects.NOTHING] = "auto"

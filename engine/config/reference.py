@@ -4,7 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from models.options import REMOVAL, OldValue, renamed_options
+
 from .options import RunConfig
+from .sections import keys_of
 
 _BASE = "Another YAML file, beside this one or in configs/: this one is laid over it, section by section."
 _BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
@@ -35,6 +38,18 @@ underlined. Nothing else is to be set up. For files elsewhere, write the path of
 it for a folder, in VS Code's `settings.json`: `"yaml.schemas": {"configs/schema.json": "experiments/*.yaml"}`.
 
 The editor knows less than the tools: what two keys must be together is checked when a tool starts.
+"""
+
+_RENAMED_HEAD = f"""# Renamed keys
+
+Written by `make docs`; do not edit this page.
+
+A config with an old key loads as if it had the new one, and the tool prints a warning. Release {REMOVAL} no longer
+reads the keys that have that release in the last column. Checkpoints and run folders of earlier releases load without a
+warning. A config that has an old key and its new key is an error.
+
+| old | new | read until |
+|---|---|---|
 """
 
 
@@ -80,6 +95,19 @@ def reference_page() -> str:
             lines.append(f"| `{dotted}` | {kind} | {default} | {_one_line(field['description'])} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def renamed_page() -> str:
+    """Markdown with a table of the old names of options and values."""
+    marks = {key: field.metadata for key, field in keys_of(RunConfig)}
+    rows = [
+        (f"`{old}`", ", ".join(f"`{key}`" for key in new), REMOVAL if is_deprecated else "always")
+        for old, new, is_deprecated in renamed_options(marks)
+    ]
+    for key, own in marks.items():
+        values = [mark for mark in own if isinstance(mark, OldValue)]
+        rows += [(f"`{key}: {mark.old}`", f"`{key}: {mark.new}`", REMOVAL) for mark in values]
+    return _RENAMED_HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:

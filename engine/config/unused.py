@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from models import DETECTORS
 from models.options import UsedIf
 
-from .loading import flatten
+from .loading import flatten, read_overrides
 from .options import RunConfig
 from .sections import options_of
 
@@ -29,21 +29,24 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
         By dotted key, why nothing uses it.
     """
     model, data = config.model, config.data
-    changed = _changed(config)
+    changed, given = _changed(config), _keys_of(overrides)
     why: dict[str, str] = {}
     if data.weak_last_epochs and not (data.color_jitter or data.large_scale_jitter):
         why["data.weak_last_epochs"] = "neither data.color_jitter nor data.large_scale_jitter is on"
-    if data.large_scale_jitter and not data.weak_last_epochs and not isinstance(data.min_size, int):
-        why["data.min_size"] = "data.large_scale_jitter scales in training, and evaluation uses the last size alone"
+    if data.large_scale_jitter and not data.weak_last_epochs:
+        if data.eval_size:
+            why["data.min_size"] = "training uses data.large_scale_jitter, and evaluation uses data.eval_size"
+        elif not isinstance(data.min_size, int):
+            why["data.min_size"] = "training uses data.large_scale_jitter, and evaluation uses only the last size"
     for key, field in options_of(RunConfig).items():
         for mark, reason in _reasons(config, key, field):
-            if not mark.if_given or _is_said(key, overrides):
+            if not mark.if_given or _is_given(key, given):
                 why.setdefault(key, reason)
     unchosen = {f"model.{name}.": f"model.detector is {model.detector}" for name in {*DETECTORS} - {model.detector}}
     if not model.spec.uses_fpn:
         unchosen["model.fpn."] = f"{model.detector} has no feature pyramid"
     for section, reason in unchosen.items():
-        why |= {key: reason for key in changed if key.startswith(section) and _is_said(key, overrides)}
+        why |= {key: reason for key in changed if key.startswith(section) and _is_given(key, given)}
     return {key: reason for key, reason in why.items() if key in changed}
 
 
@@ -65,7 +68,8 @@ def _reasons(config: RunConfig, key: str, field: FieldInfo) -> Iterator[tuple[Us
 
 def unused_overrides(config: RunConfig, overrides: Sequence[str]) -> dict[str, str]:
     """Find those of the command line alone, for tools that take the config of a run."""
-    return {key: why for key, why in unused_options(config, overrides).items() if _is_said(key, overrides)}
+    given = _keys_of(overrides)
+    return {key: why for key, why in unused_options(config, overrides).items() if _is_given(key, given)}
 
 
 def describe_unused(unused: dict[str, str]) -> str:
@@ -80,6 +84,10 @@ def _changed(config: RunConfig) -> set[str]:
     return {key for key, value in values.items() if value != defaults.get(key)}
 
 
-def _is_said(key: str, overrides: Sequence[str]) -> bool:
-    """Whether the command line gives a key, by itself or with its section."""
-    return any(f"{key}.".startswith(f"{override.partition('=')[0]}.") for override in overrides)
+def _keys_of(overrides: Sequence[str]) -> list[str]:
+    return [key for key, _ in flatten(read_overrides(overrides, is_silent=True))]
+
+
+def _is_given(key: str, given: Sequence[str]) -> bool:
+    """Whether the command line gives an option; the value of a mapping has keys of its own."""
+    return any(f"{other}.".startswith(f"{key}.") for other in given)

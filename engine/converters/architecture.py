@@ -67,8 +67,8 @@ def describe_pyramid(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if output is None:
         return {}
     top = tensors.get("backbone.fpn.extra_blocks.p6.weight")
-    extra = "pool" if top is None else "p6p7" if top.shape[0] == top.shape[1] else "p6p7_c5"
-    return {"channels": len(output), "extra_levels": extra}
+    extra = "pool" if top is None else "p6p7" if top.shape[0] == top.shape[1] else "p6p7_from_c5"
+    return {"out_channels": len(output), "extra_levels": extra}
 
 
 def _every(deformable: Mapping[int, set[int]], blocks: Mapping[int, set[int]]) -> int | None:

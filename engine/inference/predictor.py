@@ -28,7 +28,7 @@ def load_predictor(
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if there is one; None: the device of the config.
         score_threshold: detections below are left out, as are those below the config's `score_threshold`.
         weights: "raw" or "ema", of a run with averaged weights; None: those that the run was evaluated by.
-        overrides: `key=value` for the run's config, as in "test.flip=true".
+        overrides: `key=value` for the run's config, as in "tta.flip=true".
 
     Raises:
         ValueError: if there is no checkpoint, or it is damaged, or something does not fit.

@@ -16,12 +16,12 @@ def restore_model(trained: Trained, *, weights: str | None = None) -> nn.Module:
 
 def as_tested(model: nn.Module, config: RunConfig) -> nn.Module:
     """Let a detector look at images as `test` of its config says."""
-    if not config.test.flip:
+    if not config.tta.flip:
         return model
     options = config.model.options
     if not hasattr(options, "nms_threshold"):
         raise ValueError(
-            f"test.flip must be false for {config.model.detector}: it merges what is found in an image and its mirror "
+            f"tta.flip must be false for {config.model.detector}: it merges what is found in an image and its mirror "
             "image by NMS, and this detector has none"
         )
     return MirrorMerged(

@@ -234,7 +234,7 @@ def _say_leaving(step: int, layers: Mapping[str, Mapping[str, float]], seen: Map
         )
     return (
         f"offsets leave the feature map, where zeros are read: at step {step}, {_name_some(reach)}. Try a lower "
-        "train.offset_lr_factor, train.lr or train.clip_norm, or more train.warmup_steps"
+        "train.offset_lr_factor, train.lr or train.clip_grad_norm, or more train.warmup_steps"
     )
 
 

@@ -180,15 +180,15 @@ def summarize_groups(optimizer: Optimizer) -> list[GroupSummary]:
     ]
 
 
-def scaled_lr(lr: float, batch: int, reference_batch: int | None) -> float:
+def scaled_lr(lr: float, batch: int, base_batch_size: int | None) -> float:
     """Scale a learning rate linearly with the images of a step, https://arxiv.org/abs/1706.02677.
 
     Args:
-        lr: the rate for `reference_batch` images.
+        lr: the rate for `base_batch_size` images.
         batch: images that an update of the weights is made from, over all processes and accumulated batches.
-        reference_batch: None for no scaling.
+        base_batch_size: None for no scaling.
     """
-    return lr * batch / reference_batch if reference_batch else lr
+    return lr * batch / base_batch_size if base_batch_size else lr
 
 
 def set_lrs(optimizer: Optimizer, factor: float) -> None:

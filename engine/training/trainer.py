@@ -25,12 +25,12 @@ from .update import StepRecord, Updater
 
 @dataclass(frozen=True)
 class Intervals:
-    """What happens how often; all but `eval_every` (epochs) in steps."""
+    """What happens how often; all but `eval_every_epochs` (epochs) in steps."""
 
-    log_every: int = 50
-    checkpoint_every: int = 1000
-    eval_every: int = 1
-    picture_every: int = 1000
+    log_every_steps: int = 50
+    checkpoint_every_steps: int = 1000
+    eval_every_epochs: int = 1
+    images_every_steps: int = 1000
 
 
 class Trainer:
@@ -41,7 +41,7 @@ class Trainer:
         loader: of `data.train_loader`.
         epochs: passes over the loader.
         max_steps: bound on the steps, or None.
-        early_stop: evaluations without a better AP after which training ends, or None.
+        early_stopping_patience: evaluations without a better AP after which training ends, or None.
         intervals: what happens how often.
         evaluate: gives the figures of `coco_metrics` for a model, None if it was interrupted by a signal.
         draw: gives pictures `(3, H, W)` of what a model does, by tag.
@@ -68,7 +68,7 @@ class Trainer:
         *,
         epochs: int,
         max_steps: int | None,
-        early_stop: int | None = None,
+        early_stopping_patience: int | None = None,
         intervals: Intervals,
         evaluate: Callable[[nn.Module], dict[str, Any] | None],
         draw: Callable[[nn.Module], dict[str, Tensor]],
@@ -80,7 +80,7 @@ class Trainer:
         distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.updater, self.loader = updater, loader
-        self.epochs, self.early_stop, self.intervals = epochs, early_stop, intervals
+        self.epochs, self.early_stopping_patience, self.intervals = epochs, early_stopping_patience, intervals
         self.evaluate, self.draw, self.save = evaluate, draw, save
         self.health, self.metrics_logger, self.progress = health, metrics_logger, progress
         self.stop, self.distributed = stop, distributed
@@ -107,7 +107,9 @@ class Trainer:
     @property
     def has_stopped_early(self) -> bool:
         """Whether the AP has not risen for so long that training ends."""
-        return self.early_stop is not None and self.evals_without_improvement >= self.early_stop
+        return (
+            self.early_stopping_patience is not None and self.evals_without_improvement >= self.early_stopping_patience
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -126,7 +128,7 @@ class Trainer:
             self._train_epoch()
             if self.batch == self.epoch_steps:  # else `max_steps` ends the run within an epoch
                 self.epoch, self.batch = self.epoch + 1, 0
-            if self.step >= self.total_steps or self.epoch % self.intervals.eval_every == 0:
+            if self.step >= self.total_steps or self.epoch % self.intervals.eval_every_epochs == 0:
                 self._evaluate()
             if self.is_finished:
                 self._draw()
@@ -156,8 +158,8 @@ class Trainer:
         parts, error = self._next_parts(batches)
         got = time.perf_counter()
         intervals = self.intervals
-        is_shown = self._is_due(self.step + 1, intervals.log_every) or self._is_due(
-            self.step + 1, intervals.picture_every
+        is_shown = self._is_due(self.step + 1, intervals.log_every_steps) or self._is_due(
+            self.step + 1, intervals.images_every_steps
         )
         with self.health.capture(is_shown) as seen:
             record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
@@ -169,9 +171,9 @@ class Trainer:
         if record.signalled:
             self._save(LAST)
             self._end_preempted()
-        if self.step % self.intervals.picture_every == 0:
+        if self.step % self.intervals.images_every_steps == 0:
             self._draw()
-        if self.step % self.intervals.checkpoint_every == 0:
+        if self.step % self.intervals.checkpoint_every_steps == 0:
             self._save(LAST)
 
     def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
@@ -205,14 +207,14 @@ class Trainer:
             "left_out": self.unreadable.total(),
         }
         self.progress.step(mean | numbers | display)
-        if self._is_due(self.step, self.intervals.log_every):
+        if self._is_due(self.step, self.intervals.log_every_steps):
             self.progress.line(mean | display, self.epoch + 1, self.epochs)
             health = self.health.report(self.step, seen)
             self.metrics_logger.log_scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
             for warning in health.warnings:
                 log.warning("%s", warning)
             self._running_mean.clear()
-        if self._is_due(self.step, self.intervals.picture_every):
+        if self._is_due(self.step, self.intervals.images_every_steps):
             for tag, values in self.health.histograms(seen).items():
                 self.metrics_logger.log_histogram(self.step, tag, values)
 

@@ -59,7 +59,7 @@ class Updater:
         device: where the model is.
         seed: what is random in a step depends on it, on the step and on the process, and on nothing before.
         amp: "off", "bf16" or "fp16".
-        clip_norm: bound on the norm of the gradient, or None.
+        clip_grad_norm: bound on the norm of the gradient, or None.
         ema: average of the weights to keep, or None.
         distributed: the processes that train together.
 
@@ -76,13 +76,13 @@ class Updater:
         device: torch.device,
         seed: int = 0,
         amp: str = "off",
-        clip_norm: float | None = None,
+        clip_grad_norm: float | None = None,
         ema: Ema | None = None,
         distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
         self.model, self.optimizer, self.schedule, self.ema = model, optimizer, schedule, ema
         self.device, self.seed, self.amp, self.distributed = device, seed, amp, distributed
-        self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self.clip_grad_norm = math.inf if clip_grad_norm is None else clip_grad_norm
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.step = 0
         self._dtype = next(model.parameters()).dtype
@@ -124,8 +124,8 @@ class Updater:
             raise error or OtherProcessError("another process has no more images")
         self._check(numbers, batches, losses)
 
-        if numbers["grad_norm"] > self.clip_norm:
-            clip_grads_with_norm_(self.model.parameters(), self.clip_norm, norm)
+        if numbers["grad_norm"] > self.clip_grad_norm:
+            clip_grads_with_norm_(self.model.parameters(), self.clip_grad_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         lrs = current_lrs(self.optimizer)
@@ -193,7 +193,7 @@ class Updater:
         images = ", ".join(str(image_id) for ids, _ in reports for image_id in ids)
         reach = max((found for _, found in reports if found is not None), default=None)
         offsets = f"; the largest offsets are {reach.pixels:.4g} pixels, in {reach.layer}" if reach else ""
-        hint = "a lower train.lr, more train.warmup_steps, a smaller train.clip_norm, or amp off"
+        hint = "a lower train.lr, more train.warmup_steps, a smaller train.clip_grad_norm, or amp off"
         if self._overflows > _MOST_OVERFLOWS:
             scale = self.scaler.get_scale()
             hint = f"amp bf16 or off: {self._overflows} steps in a row overflowed, down to a loss scale of {scale:g}"

@@ -98,5 +98,6 @@ def check_same_step(state: dict[str, Any], images_in_step: int, path: Path) -> N
     if state["images_in_step"] != images_in_step:
         raise CheckpointError(
             f"{path} was trained with {counted(state['images_in_step'], 'image')} in a step, so the run cannot go on "
-            f"with {images_in_step}: choose train.batch_size x train.accumulate x processes = {state['images_in_step']}"
+            f"with {images_in_step}: choose train.batch_size x train.grad_accum_steps x processes = "
+            f"{state['images_in_step']}"
         )

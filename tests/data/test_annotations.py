@@ -357,7 +357,7 @@ def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
     content = with_outlines(good, None, [[1, 2, 3, 4]], good, {"size": [WIDTH, HEIGHT], "counts": [3072]}, [[1] * 7])
     content["annotations"][4]["iscrowd"] = 1  # evaluation reads it
     message = (
-        r"annotations without a mask that can be read: 4; mend them, .*data.invalid_boxes to clip or drop.*; "
+        r"annotations without a mask that can be read: 4; mend them, .*data.invalid_annotations to clip or drop.*; "
         r"the first: annotation 2 in image 7 has no segmentation, "
         r"annotation 3 in image 7 has a polygon .*\[1, 2, 3, 4\].*, "
         r"annotation 5 in image 7 has run lengths of size \[64, 48\], .*, \.\.\.$"

@@ -400,8 +400,8 @@ def test_a_death_ends_the_pass_with_what_to_do(before, read):
     assert type(error) is WorkerError
     assert str(error) == (
         f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed). The usual cause is too "
-        "little memory: set data.workers lower (it is 2), or allow more memory or shared memory (/dev/shm). A training "
-        "continues exactly from its last checkpoint with --resume auto"
+        "little memory: set data.num_workers lower (it is 2), or allow more memory or shared memory (/dev/shm). A "
+        "training continues exactly from its last checkpoint with --resume auto"
     )
     undisturbed = drawn(train_loader(Numbers(33), **options))
     assert drawn(found) == undisturbed[:read]

@@ -65,7 +65,14 @@ def detect_by_hand(model: nn.Module, maps: dict[str, Tensor], boxes: Tensor, thr
 
 @pytest.mark.parametrize("detector", CASCADES)
 def test_detections_are_those_of_the_stages_in_turn(make, detector):
-    model = untrained(make, detector, score_threshold=0.3, detections_per_image=10, rpn_proposals_test=40).eval()
+    model = untrained(
+        make,
+        detector,
+        score_threshold=0.3,
+        detections_per_image=10,
+        rpn_pre_nms_top_n_test=40,
+        rpn_post_nms_top_n_test=40,
+    ).eval()
     images, _ = make.four_images(SIZE)
     proposals = []
     model.rpn.register_forward_hook(lambda module, inputs, out: proposals.extend(out[0]))
@@ -110,7 +117,7 @@ def losses_by_hand(logits: Tensor, codes: Tensor, boxes: Tensor, target: dict, s
 @pytest.mark.parametrize("full", [32, 400])
 def test_losses_are_those_of_the_stages_in_turn(make, full):
     weights = [1.0, 0.75, 0.5]
-    model = untrained(make, stage_loss_weights=weights, box_batch_size=full)
+    model = untrained(make, stage_loss_weights=weights, box_batch_size_per_image=full)
     for predictor in model.roi_heads.box_predictor:  # a little, so that some boxes stay with their objects
         predictor.bbox_pred.weight.data /= 10
         predictor.bbox_pred.bias.data /= 10
@@ -148,7 +155,7 @@ def test_a_stage_does_not_learn_where_the_next_one_wants_its_boxes(make):
 
 
 def test_true_boxes_are_among_the_first_proposals_alone(make):
-    model = untrained(make, box_batch_size=400)
+    model = untrained(make, box_batch_size_per_image=400)
     images, targets = make.four_images(SIZE)
     seen = []
     model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))

@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_named(state, tmp_path, detector):
         refused(f"must hold {key!r}", {key: "gone"})
     refused("unknown detector 'ssd', known: faster_rcnn, ", {"config": {"model": {"detector": "ssd"}}})
     changed = {"config": {"model": state["config"]["model"] | {"fcos": {"dcn_conv": 1}}}}
-    refused("unknown option 'dcn_conv' of model.fcos, did you mean 'dcn_convs'", changed)
+    refused("unknown option 'dcn_conv' of model.fcos, did you mean 'num_dcn_convs'", changed)
     refused("do not fit the detector of its config", {"class_names": ["cat"]})
     tensors = dict(state["model"])
     del tensors["head.classification_head.cls_logits.bias"]

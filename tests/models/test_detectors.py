@@ -26,12 +26,12 @@ LOSSES = {
 }
 # Options under which losses must not depend on how a batch is split, beside none. The samples of `NOT_FULL` are more
 # than there is: an image has 3024 anchors and at most 300 proposals.
-NOT_FULL = {"box_batch_size": 400, "rpn_batch_size": 4000}
+NOT_FULL = {"box_batch_size_per_image": 400, "rpn_batch_size_per_image": 4000}
 VARIANTS = {
     "faster_rcnn": ({}, NOT_FULL),
     "mask_rcnn": ({}, NOT_FULL),
     "cascade_rcnn": ({"roi_aligned": True}, NOT_FULL),
-    "fcos": ({"dcn_convs": 2},),
+    "fcos": ({"num_dcn_convs": 2},),
 }
 
 

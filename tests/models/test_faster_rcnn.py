@@ -19,10 +19,12 @@ def test_options_arrive(make):
         aspect_ratios=[1.0, 3.0],
         roi_canonical_size=56,
         box_head_channels=48,
-        rpn_proposals_train=31,
-        rpn_proposals_test=17,
-        rpn_batch_size=64,
-        box_batch_size=24,
+        rpn_pre_nms_top_n_train=31,
+        rpn_post_nms_top_n_train=29,
+        rpn_pre_nms_top_n_test=17,
+        rpn_post_nms_top_n_test=13,
+        rpn_batch_size_per_image=64,
+        box_batch_size_per_image=24,
         score_threshold=0.3,
         nms_threshold=0.6,
         detections_per_image=9,
@@ -31,7 +33,8 @@ def test_options_arrive(make):
     assert (transform.min_size, transform.max_size) == ((64,), 96)
     assert rpn.anchor_generator.sizes == ((8,), (16,), (32,), (64,), (128,))
     assert rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 5
-    assert rpn._pre_nms_top_n == rpn._post_nms_top_n == {"training": 31, "testing": 17}
+    assert rpn._pre_nms_top_n == {"training": 31, "testing": 17}
+    assert rpn._post_nms_top_n == {"training": 29, "testing": 13}
     assert rpn.sampler.batch_size_per_image == 64
     assert heads.sampler.batch_size_per_image == 24
     assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.3, 0.6, 9)
@@ -59,14 +62,14 @@ def test_wrong_number_of_anchor_sizes(sizes, make):
 
 
 def test_anchor_sizes_count_the_levels_of_the_pyramid():
-    body, fpn = resnet("resnet18"), {"levels": [3, 4], "channels": 16}
+    body, fpn = resnet("resnet18"), {"levels": [3, 4], "out_channels": 16}
     with pytest.raises(ValueError, match="each of the 3 maps p3, p4, pool, got 5"):
         assemble("faster_rcnn", body, fpn=fpn)
     assert len(assemble("faster_rcnn", body, fpn=fpn, anchor_sizes=[16, 32, 64]).rpn.anchor_generator.sizes) == 3
 
 
 # an image has 3024 anchors and at most 300 proposals
-FEW = {"box_batch_size": 400, "rpn_batch_size": 4000}
+FEW = {"box_batch_size_per_image": 400, "rpn_batch_size_per_image": 4000}
 
 
 @pytest.mark.parametrize("options", [{}, FEW], ids=["full samples", "samples not full"])

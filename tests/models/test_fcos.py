@@ -37,7 +37,7 @@ def theirs():
     return model.double()
 
 
-@pytest.mark.parametrize("options", [{}, {"dcn_convs": 3}, {"dcn_convs": 4, "dcn_backend": "reference"}])
+@pytest.mark.parametrize("options", [{}, {"num_dcn_convs": 3}, {"num_dcn_convs": 4, "dcn_backend": "reference"}])
 def test_torchvisions_state_gives_its_detections_and_losses(theirs, options):
     model = ours(**options)
     missing = model.load_state_dict(theirs.state_dict(), strict=not options).missing_keys
@@ -153,7 +153,7 @@ def test_class_0_is_never_detected(make):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_the_last_convolutions_of_both_towers_are_deformable(make, count):
-    model = make.build("fcos", dcn_convs=count)
+    model = make.build("fcos", num_dcn_convs=count)
     convs = [0, 3, 6, 9][4 - count :]
     assert dcn_names(model) == [f"{part}_head.conv.{i}" for part in ("classification", "regression") for i in convs]
     plain = make.build("fcos").state_dict()
@@ -169,7 +169,7 @@ def test_options_arrive(make):
         nms_threshold=0.7,
         topk_candidates=33,
         detections_per_image=9,
-        dcn_convs=1,
+        num_dcn_convs=1,
         modulation=False,
         offset_groups=4,
         mask_scale=1.5,
@@ -191,7 +191,7 @@ def test_defaults_are_those_of_torchvision(theirs):
 
 
 def test_ranges_follow_the_strides_of_the_pyramid(make):
-    model = assemble("fcos", resnet("resnet18"), fpn={"levels": [2, 3, 4], "channels": 64})
+    model = assemble("fcos", resnet("resnet18"), fpn={"levels": [2, 3, 4], "out_channels": 64})
     assert model.anchor_generator.sizes == ((4,), (8,), (16,), (32,))
     assert [*map_strides(model.backbone).values()] == [4, 8, 16, 32]
 
@@ -200,17 +200,17 @@ def test_ranges_follow_the_strides_of_the_pyramid(make):
 def test_a_pyramid_that_the_norms_of_the_head_do_not_fit(channels):
     message = f"`?.*multiple of 32 and at least 64, got {channels}"
     with pytest.raises(ValueError, match=message):
-        assemble("fcos", resnet("resnet18"), fpn={"channels": channels})
+        assemble("fcos", resnet("resnet18"), fpn={"out_channels": channels})
 
 
 def test_the_smallest_map_is_one_pixel():
     """Group norm of one image with one pixel works with the narrowest pyramid that is let through."""
-    fpn = {"levels": [3, 4, 5], "channels": 64, "extra_levels": "p6p7"}
+    fpn = {"levels": [3, 4, 5], "out_channels": 64, "extra_levels": "p6p7"}
     model = assemble("fcos", resnet("resnet18", norm="gn"), fpn=fpn, min_size=64, max_size=64).train()
     assert model([torch.rand(3, 64, 64)], [{"boxes": BOXES[:1] / 2, "labels": LABELS[:1]}])
 
 
 @pytest.mark.parametrize("count", [-1, 5])
 def test_convolutions_that_are_not_there(make, count):
-    with pytest.raises(ValueError, match=f"`dcn_convs` must be 0 to 4, the convolutions of a tower, got {count}"):
-        make.build("fcos", dcn_convs=count)
+    with pytest.raises(ValueError, match=f"`num_dcn_convs` must be 0 to 4, the convolutions of a tower, got {count}"):
+        make.build("fcos", num_dcn_convs=count)

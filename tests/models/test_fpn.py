@@ -10,7 +10,7 @@ from models.fpn import level_names, map_strides
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("levels", [[2, 3, 4, 5], [3, 4, 5], [2, 3], [4]])
 def test_maps(name, levels):
-    pyramid = resnet_fpn(resnet(name), FpnOptions(levels=levels, channels=24))
+    pyramid = resnet_fpn(resnet(name), FpnOptions(levels=levels, out_channels=24))
     with torch.no_grad():
         maps = pyramid(torch.zeros(1, 3, 128, 64))
     assert list(maps) == [*(f"p{level}" for level in levels), "pool"]
@@ -21,11 +21,11 @@ def test_maps(name, levels):
         assert tuple(maps[key].shape) == (1, 24, 128 // stride, 64 // stride), key
 
 
-@pytest.mark.parametrize(("kind", "source"), [("p6p7", "p5"), ("p6p7_c5", "c5")])
+@pytest.mark.parametrize(("kind", "source"), [("p6p7", "p5"), ("p6p7_from_c5", "c5")])
 @pytest.mark.parametrize("channels", [24, 512])  # 512 is the width of C5, by which torchvision would take P5 for it
 def test_levels_6_and_7(kind, source, channels):
     pyramid = resnet_fpn(
-        resnet("resnet18"), FpnOptions(levels=[3, 4, 5], channels=channels, extra_levels=kind)
+        resnet("resnet18"), FpnOptions(levels=[3, 4, 5], out_channels=channels, extra_levels=kind)
     ).double()
     image = torch.rand(1, 3, 256, 128, dtype=torch.float64)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_levels_6_and_7(kind, source, channels):
     torch.testing.assert_close(maps["p7"], expected)
 
 
-@pytest.mark.parametrize("kind", ["p6p7", "p6p7_c5"])
+@pytest.mark.parametrize("kind", ["p6p7", "p6p7_from_c5"])
 def test_levels_6_and_7_follow_level_5(kind):
     message = rf"`extra_levels` {kind} adds P6 and P7, so that `levels` must end with 5, got \[2, 3\]"
     with pytest.raises(ValueError, match=message):
@@ -51,13 +51,13 @@ def test_levels_6_and_7_follow_level_5(kind):
 
 
 def test_extra_levels_that_do_not_exist():
-    with pytest.raises(ValueError, match="unknown extra levels 'p6', known: pool, p6p7, p6p7_c5"):
+    with pytest.raises(ValueError, match="unknown extra levels 'p6', known: pool, p6p7, p6p7_from_c5"):
         resnet_fpn(resnet("resnet18"), FpnOptions(extra_levels="p6"))
 
 
 def test_level_comes_from_its_stage():
     network = resnet("resnet18")
-    pyramid = resnet_fpn(network, FpnOptions(levels=[3, 4], channels=8))
+    pyramid = resnet_fpn(network, FpnOptions(levels=[3, 4], out_channels=8))
     seen = {}
     for stage in (2, 3):
         getattr(network, f"layer{stage}").register_forward_hook(
@@ -92,5 +92,5 @@ def test_levels_that_are_no_pyramid(levels):
 
 
 def test_channels_below_one():
-    with pytest.raises(ValueError, match="`channels` must be at least 1, got 0"):
-        resnet_fpn(resnet("resnet18"), FpnOptions(channels=0))
+    with pytest.raises(ValueError, match="`out_channels` must be at least 1, got 0"):
+        resnet_fpn(resnet("resnet18"), FpnOptions(out_channels=0))

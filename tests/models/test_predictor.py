@@ -123,13 +123,13 @@ def test_a_picture_that_is_cut_short_is_named(colours, tmp_path):
 
 
 def test_the_threshold_is_raised_and_never_lowered():
-    config = {"model": {"detector": "fcos", "fcos": {"dcn_convs": 1}}, "data": {"max_size": 96}}
+    config = {"model": {"detector": "fcos", "fcos": {"num_dcn_convs": 1}}, "data": {"max_size": 96}}
     for asked, least in ((0, 0.2), (0.1, 0.2), (0.7, 0.7)):
         raised = set_score_threshold(config, asked)
-        assert raised["model"]["fcos"] == {"dcn_convs": 1, "score_threshold": least}
+        assert raised["model"]["fcos"] == {"num_dcn_convs": 1, "score_threshold": least}
         assert raised["data"] == config["data"]
     assert set_score_threshold(set_score_threshold(config, 0.9), 0.5)["model"]["fcos"]["score_threshold"] == 0.9
-    assert config["model"]["fcos"] == {"dcn_convs": 1}
+    assert config["model"]["fcos"] == {"num_dcn_convs": 1}
     for wrong in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="the score threshold must be from 0 to 1, got"):
             set_score_threshold(config, wrong)

@@ -112,7 +112,7 @@ def test_deformable_convolution_keeps_the_shape_of_the_replaced_one():
 
 def test_a_deformable_head_is_a_row_of_its_own():
     network = build("resnet18", dcn_v2_stages=[3])
-    model = assemble("fcos", network, fpn={"channels": 64}, dcn_convs=2, modulation=False)
+    model = assemble("fcos", network, fpn={"out_channels": 64}, num_dcn_convs=2, modulation=False)
     head = ReplacedConvs("head", "all", None, 4, 4 * (64 * 9 + 1) * 18)
     assert replaced_convs(model) == [*replaced_convs(network), head]
     assert head not in replaced_convs(model.backbone)
@@ -122,7 +122,7 @@ def test_a_deformable_head_is_a_row_of_its_own():
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_conv_offset_is_zero_when_the_detector_is_built(name, detector):
     network = build(name, dcn_v2_stages=[1, 2, 3, 4])
-    model = assemble(detector, network, fpn={"channels": 64})
+    model = assemble(detector, network, fpn={"out_channels": 64})
     predictors = [module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d)]
     assert len(predictors) == (8 if name == "resnet18" else 16)
     for predictor in predictors:
@@ -270,7 +270,7 @@ def bent(network: nn.Module) -> nn.Module:
 def pair(norm: str = "bn", stages: tuple[int, ...] = (2, 3), **options) -> tuple[nn.Module, nn.Module]:
     """A network as it is, and one that recomputes its deformable stages; equal to the bit otherwise."""
     options |= {"norm": norm, "dcn_v2_stages": stages}
-    return tuple(bent(build("resnet18", recompute_dcn_stages=again, **options)).train() for again in (False, True))
+    return tuple(bent(build("resnet18", activation_checkpointing=again, **options)).train() for again in (False, True))
 
 
 def assert_trained_alike(plain: nn.Module, other: nn.Module) -> None:
@@ -328,7 +328,7 @@ def test_recomputing_in_a_detector(detector):
     models = []
     for network in pair():
         torch.manual_seed(0)
-        models.append(assemble(detector, network, fpn={"channels": 64}).train())
+        models.append(assemble(detector, network, fpn={"out_channels": 64}).train())
         losses = models[-1]([torch.ones(3, 64, 96)], [target])
         sum(losses.values()).backward()
     assert_trained_alike(*models)
@@ -401,7 +401,7 @@ def test_recomputing_in_a_compiled_pyramid(norm, monkeypatch):
     """As in the plain network; also where a block cannot be compiled in one piece."""
     monkeypatch.setitem(NORMS, "unseen", Unseen)
     torch._dynamo.reset()
-    plain, other = (resnet_fpn(network, FpnOptions(levels=[2, 3], channels=8)) for network in pair(norm, (2,)))
+    plain, other = (resnet_fpn(network, FpnOptions(levels=[2, 3], out_channels=8)) for network in pair(norm, (2,)))
     with torch.no_grad():
         for mine, theirs in zip(other.parameters(), plain.parameters(), strict=True):
             mine.copy_(theirs)

@@ -221,7 +221,9 @@ def test_bad_options(options, message):
 
 @pytest.mark.parametrize("norm", ["frozen_bn", "bn", "gn"])
 def test_the_deep_stem_freezes_as_a_whole(norm):
-    network = resnet("resnet18_vd", norm=norm, frozen_stages=1, dcn_v2_stages=[2], recompute_dcn_stages=True).train()
+    network = resnet(
+        "resnet18_vd", norm=norm, frozen_stages=1, dcn_v2_stages=[2], activation_checkpointing=True
+    ).train()
     frozen = ("conv1.", "bn1.", "layer1.")
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in network.named_parameters() if not name.startswith(frozen)}
@@ -236,7 +238,7 @@ def test_the_deep_stem_freezes_as_a_whole(norm):
 
 
 def test_pyramid_over_vd():
-    pyramid = resnet_fpn(resnet("resnet18_vd", dcn_v2_stages=[3]), FpnOptions(levels=[2, 3, 4], channels=8))
+    pyramid = resnet_fpn(resnet("resnet18_vd", dcn_v2_stages=[3]), FpnOptions(levels=[2, 3, 4], out_channels=8))
     shapes = {name: tuple(level.shape) for name, level in pyramid(torch.zeros(1, 3, 70, 38)).items()}
     assert shapes == {"p2": (1, 8, 18, 10), "p3": (1, 8, 9, 5), "p4": (1, 8, 5, 3), "pool": (1, 8, 3, 2)}
 

@@ -51,7 +51,7 @@ def test_torchvisions_state_gives_its_detections_and_losses(theirs):
 
 def test_p6_from_c5_has_the_shapes_of_torchvisions_second_builder():
     theirs = retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=4).backbone.state_dict()
-    own = ours("p6p7_c5").backbone.state_dict()
+    own = ours("p6p7_from_c5").backbone.state_dict()
     assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in theirs.items()}
 
 
@@ -139,7 +139,7 @@ def test_defaults_are_those_of_torchvision_but_for_the_detections(theirs):
 
 
 def test_anchor_sizes_count_the_maps_of_the_pyramid():
-    fpn = {"levels": [3, 4, 5], "channels": 16}
+    fpn = {"levels": [3, 4, 5], "out_channels": 16}
     with pytest.raises(ValueError, match="each of the 4 maps p3, p4, p5, pool, got 5"):
         assemble("retinanet", resnet("resnet18"), fpn=fpn)
     fpn["extra_levels"] = "p6p7"

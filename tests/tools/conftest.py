@@ -114,7 +114,7 @@ def elsewhere(run_process, tiny_config, make_once) -> Path:
     """The working directory of a whole training in a process of its own, into runs/tiny; said.json is its `Result`."""
 
     def train(folder: Path) -> None:
-        result = run_process(TOOLS / "train.py", "--config", tiny_config, "data.workers=1", cwd=folder)
+        result = run_process(TOOLS / "train.py", "--config", tiny_config, "data.num_workers=1", cwd=folder)
         (folder / "said.json").write_text(json.dumps(result))
 
     return make_once("elsewhere", train)

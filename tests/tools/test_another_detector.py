@@ -31,7 +31,7 @@ def done(run_process, tiny_config, shapes, tmp_path_factory):
         "train": [*train, "--run-dir", "whole"],
         "part": [*train, "--run-dir", "part", "train.max_steps=7"],
         "resume": [*train, "--run-dir", "part", "--resume", "auto"],
-        "split": [*train, "--run-dir", "split", "train.batch_size=1", "train.accumulate=2", "train.max_steps=2"],
+        "split": [*train, "--run-dir", "split", "train.batch_size=1", "train.grad_accum_steps=2", "train.max_steps=2"],
         "seed": [*train, "--run-dir", "seed1", "seed=1"],
         "plain": [*train, "--run-dir", "plain", "model.backbone.dcn_v2_stages=[]"],
         "transfer": [*train, "--run-dir", "tuned", "model.weights=whole", *split, "train.max_steps=1", "train.lr=1e-9"],
@@ -39,9 +39,9 @@ def done(run_process, tiny_config, shapes, tmp_path_factory):
         "predict": ["predict", "whole", picture, "--out", "predicted", "--json", "predicted.json", "--score", "0.01"],
         "visualize": ["visualize", "whole", "--out", "visualized", "--count", "1"],
         "compare": ["compare", "plain", "whole", "seed1", "--json", "compare.json", "--html", "compare.html"],
-        "flip": ["predict", "whole", picture, "--out", "flipped", "test.flip=true"],
+        "flip": ["predict", "whole", picture, "--out", "flipped", "tta.flip=true"],
         "export": ["export", "whole", "x.onnx"],
-        "pyramid": [*train, "--run-dir", "fpn", "model.fpn.channels=64", "train.max_steps=1"],
+        "pyramid": [*train, "--run-dir", "fpn", "model.fpn.out_channels=64", "train.max_steps=1"],
         "misspelt": [*train, f"model.{NAME}.chanels=16"],
     }
     result = run_process("-c", RUN, json.dumps([*commands.values()]), cwd=folder, PYTHONPATH=str(ROOT))
@@ -103,7 +103,7 @@ def test_classes_are_taken_over_by_name(done):
 def test_what_it_has_not_is_refused_or_told(done):
     _, results = done
     said = {name: out + err for name, (_, out, err) in results.items()}
-    assert "test.flip must be false for points: it merges" in said["flip"]
+    assert "tta.flip must be false for points: it merges" in said["flip"]
     assert "points cannot be exported; these can: faster_rcnn, " in said["export"]
-    assert "model.fpn.channels: points has no feature pyramid" in said["pyramid"]
+    assert "model.fpn.out_channels: points has no feature pyramid" in said["pyramid"]
     assert "unknown key, did you mean 'model.points.channels'?" in said["misspelt"]

@@ -229,7 +229,9 @@ def test_a_pair_takes_turns_on_the_same_batches(part, clock):
 
 def test_health_figures_fit_each_other(run_tool, tiny_config, tmp_path):
     config, file = tmp_path / "tiny_dcn.yaml", tmp_path / "health.json"
-    config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\ntrain: {{log_every: 10}}\n")
+    config.write_text(
+        f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\ntrain: {{log_every_steps: 10}}\n"
+    )
     options = ["--config", config, "--device", "cpu", "--rounds", "4", "--json", file]
     code, out, err = run_tool("benchmark", "health", *options)
     assert (code, err) == (0, "")
@@ -238,8 +240,8 @@ def test_health_figures_fit_each_other(run_tool, tiny_config, tmp_path):
     assert 0.001 < figures["step_s"] < 10
     assert figures["watched_share_low"] <= figures["watched_share"] <= figures["watched_share_high"]
     assert figures["watched_s"] == max(figures["watched_share"] * figures["step_s"], figures["figures_s"])
-    for name, log_every, picture_every in (("share", 10, 1000), ("default_share", 50, 1000)):
-        added_s = figures["watched_s"] / log_every + figures["histograms_s"] / picture_every
+    for name, log_every_steps, images_every_steps in (("share", 10, 1000), ("default_share", 50, 1000)):
+        added_s = figures["watched_s"] / log_every_steps + figures["histograms_s"] / images_every_steps
         assert figures[name] == pytest.approx(added_s / figures["step_s"])
     assert re.search(
         rf"share of the run +{100 * figures['share']:.2f} % +a record in 10 steps, histograms in 1000", out

@@ -101,7 +101,7 @@ def test_report_and_seeds(run_tool, runs, tmp_path):
         1,
         "--pictures",
         2,
-        "data.workers=0",
+        "data.num_workers=0",
     )
     assert (code, err) == (0, "")
     assert row(out, "seed") == ["0, 1", "0"]
@@ -173,7 +173,7 @@ def test_mistakes(run_tool, plain_run, tmp_path, make, said):
 
 
 def test_no_run(run_tool):
-    code, _, err = run_tool("compare", "data.workers=0")
+    code, _, err = run_tool("compare", "data.num_workers=0")
     assert code == 2
     assert "name one run or more" in err
 

@@ -133,7 +133,7 @@ def test_a_training_starts_from_it(converted, run_tool, tmp_path):
     _, folder = converted
     weights, still = f"model.weights={folder / 'new/ours.pt'}", ["train.lr=1e-12", "train.weight_decay=0"]
     options = ["--config", folder / "new/ours.yaml", "--run-dir", tmp_path / "run", weights, *still]
-    code, out, err = run_tool("train", *options, "train.max_steps=1", "train.eval_every=9")
+    code, out, err = run_tool("train", *options, "train.max_steps=1", "train.eval_every_epochs=9")
     assert (code, err) == (0, "")
     assert f"start from {folder / 'new/ours.pt'} (converted from mmdetection):" in out
     theirs, ours = (load_checkpoint(file)["model"] for file in (folder / "new/ours.pt", tmp_path / "run/last.pt"))
@@ -221,7 +221,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
         (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
         (["--report", "{classes}/x.json"], r"x\.json must lie in a folder that can be .*train\.json is none"),
-        (["model.fpn.channels=3"], "give --config"),
+        (["model.fpn.out_channels=3"], "give --config"),
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],
 )

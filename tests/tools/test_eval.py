@@ -20,7 +20,7 @@ TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 def judged(run_process, plain_run, tmp_path_factory):
     """What a process said of last.pt, and the folder that it wrote into."""
     folder = tmp_path_factory.mktemp("judged")
-    options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt", "data.workers=0"]
+    options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt", "data.num_workers=0"]
     outputs = ["--json", folder / "deep/figures.json", "--detections", folder / "detections.json"]
     return run_process(TOOL, *options, *outputs, cwd=folder), folder
 
@@ -65,7 +65,7 @@ def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
 def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run, tmp_path):
     dcn_run = shutil.copytree(dcn_run, tmp_path / "run")
     # overrides may stand anywhere
-    files = ["--config", dcn_run / "config.yaml", "data.workers=0", "--checkpoint", dcn_run / "best.pt"]
+    files = ["--config", dcn_run / "config.yaml", "data.num_workers=0", "--checkpoint", dcn_run / "best.pt"]
     code, out, _ = run_tool("eval", *files, "train.batch_size=3", "model.fcos.score_threshold=0.6")
     assert code == 0
     assert "change nothing here:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out

@@ -53,7 +53,12 @@ def spread_run(tiny_config, formula_weights, tmp_path_factory):
     """`spread_run(detector)`: a run with DCN, whose scores lie so far apart that rounding rarely changes an order."""
 
     def make(detector: str) -> Path:
-        tiny = ["anchor_sizes=[16,32,64]", "box_head_channels=32", "rpn_proposals_test=20", "detections_per_image=20"]
+        tiny = [
+            "anchor_sizes=[16,32,64]",
+            "box_head_channels=32",
+            "rpn_post_nms_top_n_test=20",
+            "detections_per_image=20",
+        ]
         tiny += ["mask_head_channels=8"] * (detector == "mask_rcnn")
         options = ["model.backbone.dcn_v2_stages=[2]", f"model.detector={detector}"]
         config = load_config(tiny_config, [*options, *(f"model.{detector}.{option}" for option in tiny)])
@@ -229,7 +234,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
         (["a.onnx", "--check", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         (["a.onnx", "--weights", "ema"], "holds no averaged weights"),
         (["a.onnx", "model.faster_rcnn.score=1"], "score"),
-        (["a.onnx", "data.min_size=16"], "data.min_size must be at least 17 for an exported"),
+        (["a.onnx", "data.min_size=16"], "data.min_size (or data.eval_size) must be at least 17 for an exported"),
     ],
 )
 def test_mistakes(arguments, message, run_tool, dcn_run, shortened, tmp_path):

@@ -35,7 +35,7 @@ with torch.inference_mode():
     torch.manual_seed(0)
     out["resnet"] = torch.hub.load(REPO, "resnet18_dcn", weights=weights, **HUB).eval()(IMAGE[None]).tolist()
     torch.manual_seed(0)
-    model = torch.hub.load(REPO, "faster_rcnn", 3, backbone=backbone, fpn={"channels": 16}, **options, **HUB)
+    model = torch.hub.load(REPO, "faster_rcnn", 3, backbone=backbone, fpn={"out_channels": 16}, **options, **HUB)
     out["faster_rcnn"] = plain(model.eval()([IMAGE]))
     model = torch.hub.load(REPO, "detector", run, **HUB)
     out["detector"], out["class_names"] = plain(model([IMAGE])), model.class_names
@@ -92,7 +92,7 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
         load_backbone_weights(network, "resnet18", str(weights))
         assert out["resnet"] == network.eval()(IMAGE[None]).tolist()
         torch.manual_seed(0)
-        model = assemble("faster_rcnn", resnet(**BACKBONE), fpn={"channels": 16}, **OPTIONS).eval()
+        model = assemble("faster_rcnn", resnet(**BACKBONE), fpn={"out_channels": 16}, **OPTIONS).eval()
         assert sum(isinstance(module, DeformConv2d) for module in model.modules()) == 2
         assert out["faster_rcnn"] == as_lists(model([IMAGE]))
         trained = load_trained(dcn_run)
@@ -145,5 +145,7 @@ load("fcos", 3, xyz=1)
     assert out[4].startswith(f"ValueError: unknown option 'dcn_stages' of resnet{stages}weights, dcn_v2_stages, ")
     assert out[5].startswith(f"ValueError: unknown option 'dcn_v2_stage' of `backbone`{stages}name, weights, dcn_v2_")
     assert out[6] == "ValueError: options of `backbone` must be a dict, got 'resnet18'"
-    assert out[7].startswith("ValueError: unknown option 'chanels' of `fpn`, did you mean 'channels'? known: levels, ")
-    assert out[8].startswith("ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, dcn_convs, ")
+    assert out[7].startswith(
+        "ValueError: unknown option 'chanels' of `fpn`, did you mean 'out_channels'? known: levels, "
+    )
+    assert out[8].startswith("ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, num_dcn_convs, ")

@@ -25,15 +25,15 @@ OPTIONS = [
     "model.backbone.dcn_v2_stages=[2]",
     f"train.max_steps={STEPS}",
     "train.epochs=99",
-    "train.checkpoint_every=2",
-    "train.eval_every=3",
-    "train.log_every=3",  # no multiple of the former: records are cut
-    "train.picture_every=20",
+    "train.checkpoint_every_steps=2",
+    "train.eval_every_epochs=3",
+    "train.log_every_steps=3",  # no multiple of the former: records are cut
+    "train.images_every_steps=20",
     "train.ema_decay=0.9",
-    "train.schedule=cosine",
+    "train.lr_schedule=cosine",
     "data.min_size=[48, 64]",
     "data.color_jitter=0.3",
-    "data.workers=1",
+    "data.num_workers=1",
 ]
 
 

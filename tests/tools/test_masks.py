@@ -17,8 +17,10 @@ from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-SECTION = """{anchor_sizes: [16, 32, 64], box_head_channels: 32, mask_head_channels: 16, rpn_proposals_train: 40,
- rpn_proposals_test: 20, rpn_batch_size: 32, box_batch_size: 16, score_threshold: 0.0, detections_per_image: 10}"""
+SECTION = """{anchor_sizes: [16, 32, 64], box_head_channels: 32, mask_head_channels: 16,
+ rpn_pre_nms_top_n_train: 40, rpn_post_nms_top_n_train: 40,
+ rpn_pre_nms_top_n_test: 20, rpn_post_nms_top_n_test: 20,
+ rpn_batch_size_per_image: 32, box_batch_size_per_image: 16, score_threshold: 0.0, detections_per_image: 10}"""
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,6 @@ def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_p
     assert "annotations without a mask that can be read: 1;" in err
     assert "run lengths of size [96, 80], but its image has (height, width) [80, 96]" in err
     assert not (tmp_path / "run").exists()
-    code, out, err = run_tool("train", *options, *more, "data.invalid_boxes=drop")
+    code, out, err = run_tool("train", *options, *more, "data.invalid_annotations=drop")
     assert (code, err) == (0, "")
-    assert "val.json: left out 1 annotation without a mask that can be read (data.invalid_boxes: drop)" in out
+    assert "val.json: left out 1 annotation without a mask that can be read (data.invalid_annotations: drop)" in out

@@ -142,11 +142,11 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
     model = ["--config", dcn_run / "config.yaml", "--checkpoint", dcn_run / "last.pt", "train.batch_size=1"]
     outputs = ["--json", tmp_path / "expected.json", "--detections", tmp_path / "expected.detections.json"]
     places = [f"data.val.images={folder}", f"data.val.annotations={truth}"]
-    code, out, err = run_tool("eval", *model, *outputs, *places, f"test.flip={flip}")
+    code, out, err = run_tool("eval", *model, *outputs, *places, f"tta.flip={flip}")
     assert code == 0, err
     assert ("and their mirror images" in out) == (flip == "true")
     expected = json.loads((tmp_path / "expected.json").read_text())
-    options = ["--score", "0", "--no-pictures", "--annotations", truth, "--json", "results.json", f"test.flip={flip}"]
+    options = ["--score", "0", "--no-pictures", "--annotations", truth, "--json", "results.json", f"tta.flip={flip}"]
     code, out, err = predict(dcn_run, folder, *options)
     assert (code, err) == (0, "")
     assert not (tmp_path / "out").exists()
@@ -162,7 +162,7 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
 def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
     for flip in ("false", "true"):
         code, out, _ = predict(
-            dcn_run, shapes / "val", "--score", "0", "--no-pictures", "--json", f"{flip}.json", f"test.flip={flip}"
+            dcn_run, shapes / "val", "--score", "0", "--no-pictures", "--json", f"{flip}.json", f"tta.flip={flip}"
         )
         assert code == 0
         assert ("mirror images too" in out) == (flip == "true")

@@ -9,15 +9,16 @@ import pytest
 FAST = [
     "train.epochs=1",
     "train.batch_size=2",
-    "train.log_every=1",
-    "train.checkpoint_every=1",
-    "data.workers=0",
+    "train.log_every_steps=1",
+    "train.checkpoint_every_steps=1",
+    "data.num_workers=0",
     "data.min_size=64",
     "data.max_size=80",
     "device=cpu",
     "model.backbone.norm=gn",
-    "model.fpn.channels=32",
-    "model.faster_rcnn={rpn_proposals_train: 20, rpn_proposals_test: 10, box_head_channels: 32, score_threshold: 0.0}",
+    "model.fpn.out_channels=32",
+    "model.faster_rcnn={rpn_pre_nms_top_n_train: 20, rpn_post_nms_top_n_train: 20, box_head_channels: 32}",
+    "model.faster_rcnn={rpn_pre_nms_top_n_test: 10, rpn_post_nms_top_n_test: 10, score_threshold: 0.0}",
 ]
 
 

@@ -16,7 +16,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TRAIN, EVAL = TOOLS / "train.py", TOOLS / "eval.py"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 # one image in each of two processes, where the tiny config has two in one
-HALVES = ["train.batch_size=1", "data.workers=1"]
+HALVES = ["train.batch_size=1", "data.num_workers=1"]
 
 
 def metrics(folder) -> list[dict]:
@@ -110,7 +110,16 @@ def test_a_mistake_is_told_once(run_process, tiny_config, tmp_path, arguments, c
 @pytest.mark.slow
 def test_a_killed_process_is_replaced_by_torchrun(start_process, wait_until, held, half_run, tiny_config, tmp_path):
     folder = tmp_path / "run"
-    options = ["--config", tiny_config, "--run-dir", folder, *HALVES, "--resume", "auto", "train.checkpoint_every=2"]
+    options = [
+        "--config",
+        tiny_config,
+        "--run-dir",
+        folder,
+        *HALVES,
+        "--resume",
+        "auto",
+        "train.checkpoint_every_steps=2",
+    ]
     process = start_process(*TWO, "--max-restarts=1", *held(3), TRAIN, *options, cwd=tmp_path)
     wait_until(has_steps(folder, 3), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -148,7 +157,7 @@ def test_a_signal_to_torchrun_stops_all_with_one_checkpoint(
 def test_an_image_that_goes_missing_for_one_process_ends_all(start_process, wait_until, shapes, tiny_config, tmp_path):
     pictures = shutil.copytree(shapes / "train", tmp_path / "train")
     options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, f"data.train.images={pictures}"]
-    process = start_process(*TWO, TRAIN, *options, "train.epochs=99", "train.eval_every=99", cwd=tmp_path)
+    process = start_process(*TWO, TRAIN, *options, "train.epochs=99", "train.eval_every_epochs=99", cwd=tmp_path)
     wait_until(has_steps(tmp_path / "run", 2), process)
     (pictures / "000003.png").unlink()
     _, err = process.communicate(timeout=600)

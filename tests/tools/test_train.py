@@ -44,7 +44,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
             "device: cpu (",
             "resnet18 without deformable convolutions",
             "parameter group  tensors  parameters  learning rate  weight decay",
-            "effective batch 2 x 1 x 1 = 2, lr 0.005 (batch_size x accumulate x processes; train.lr 0.005 is ",
+            "effective batch 2 x 1 x 1 = 2, lr 0.005 (batch_size x grad_accum_steps x processes; train.lr 0.005 is ",
             "train      12    12 ",
             "val         6     6 ",
             "epoch 1/2 step 1: loss ",
@@ -58,7 +58,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
     assert "\r" not in out
 
     config = load_config(plain_run / "config.yaml")
-    assert config == load_config(tiny_config, ["data.workers=1"])
+    assert config == load_config(tiny_config, ["data.num_workers=1"])
     state = load_checkpoint(plain_run / "last.pt")
     assert state["config"] == config.model_dump(mode="json")
     assert (state["step"], state["epoch"], state["batch"]) == (12, 2, 0)
@@ -94,7 +94,7 @@ def test_what_dcn_replaces_is_shown(dcn_run):
 
 
 def test_a_deformable_head_is_shown_and_logged(run_tool, tiny_config, tmp_path):
-    asked = ["model.detector=fcos", "model.fpn.channels=64", "model.fcos.dcn_convs=1", DCN, "train.max_steps=1"]
+    asked = ["model.detector=fcos", "model.fpn.out_channels=64", "model.fcos.num_dcn_convs=1", DCN, "train.max_steps=1"]
     code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "fcos", *asked)
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
@@ -126,7 +126,7 @@ def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_pa
     folder = shutil.copytree(plain_run, tmp_path / "run")
     lines, weights = metrics(folder), (folder / "last.pt").read_bytes()
     code, out, err = run_tool(
-        "train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"
+        "train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.num_workers=1"
     )
     assert (code, err) == (0, "")
     assert "step 12 of 12" in out
@@ -139,7 +139,15 @@ def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_pa
 
 def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "run"
-    options = ["--config", tiny_config, "--run-dir", folder, DCN, "train.checkpoint_every=3", "train.eval_every=99"]
+    options = [
+        "--config",
+        tiny_config,
+        "--run-dir",
+        folder,
+        DCN,
+        "train.checkpoint_every_steps=3",
+        "train.eval_every_epochs=99",
+    ]
     process = start_process(TOOL, *options, "train.epochs=99", cwd=tmp_path)
     wait_until(lambda: (folder / "last.pt").is_file() and len(trained_steps(folder)) >= 5, process)
     code, _, err = run_tool("train", *options, "--resume", "auto")
@@ -170,7 +178,7 @@ def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path, name
 ):
     folder = tmp_path / "run"
-    options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1"]
+    options = ["--config", tiny_config, "--run-dir", folder, "data.num_workers=1"]
     process = start_process(*held(3), TOOL, *options, cwd=tmp_path)
     wait_until(lambda: (folder / "metrics.jsonl").is_file() and len(trained_steps(folder)) >= 3, process)
     # as schedulers do, to every process of the job
@@ -242,7 +250,7 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
             "unknown DCN backend 'cuda', known: auto, torch, torchvision, triton, reference",
         ),
         (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
-        (["train.schedule=linear"], "unknown schedule 'linear', known: step, cosine"),
+        (["train.lr_schedule=linear"], "unknown schedule 'linear', known: step, cosine"),
         (["train.milestones=[3, 2]"], "`milestones` must rise, got [3.0, 2.0]"),
         (["data.large_scale_jitter={scale: [2, 1]}"], "got [2.0, 1.0]"),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
@@ -287,9 +295,9 @@ def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
         ([DCN], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
         (["train.optimizer=adamw"], "train.optimizer: 'sgd' in the checkpoint, 'adamw' in the config"),
         (
-            ["train.accumulate=2"],
+            ["train.grad_accum_steps=2"],
             "was trained with 2 images in a step, so the run cannot go on with 4: choose train.batch_size x "
-            "train.accumulate x processes = 2",
+            "train.grad_accum_steps x processes = 2",
         ),
     ],
 )
@@ -317,7 +325,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     run_tool, plain_run, tiny_config, tmp_path, damage
 ):
     folder = shutil.copytree(plain_run, tmp_path / "run")
-    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"]
+    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.num_workers=1"]
     (folder / "last.pt").write_bytes(damage((folder / "last.pt").read_bytes()))
     code, out, err = run_tool("train", *options)
     assert (code, err) == (0, "")
@@ -353,8 +361,8 @@ def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
     run_process, run_tool, small_disk, plain_run, tiny_config, tmp_path
 ):
     folder = small_disk / "run"
-    options = ["--config", tiny_config, "data.workers=1"]
-    code, out, err = run_process(TOOL, *options, "--run-dir", folder, "train.checkpoint_every=3", cwd=tmp_path)
+    options = ["--config", tiny_config, "data.num_workers=1"]
+    code, out, err = run_process(TOOL, *options, "--run-dir", folder, "train.checkpoint_every_steps=3", cwd=tmp_path)
     assert code != 0
     assert "Traceback" not in err
     assert err.startswith(f"error: checkpoint {folder / 'last.pt'} cannot be written: No space left on device")
@@ -390,7 +398,7 @@ def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config
     raw["annotations"][0]["bbox"][2] -= 1
     (tmp_path / "train.json").write_text(json.dumps(raw))
     folder = shutil.copytree(plain_run, tmp_path / "run")
-    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.workers=1"]
+    options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.num_workers=1"]
     code, out, _ = run_tool("train", *options, f"data.train.annotations={tmp_path}/train.json")
     assert code == 0
     assert "changed since then: the contents of data.train.annotations" in out
@@ -400,8 +408,8 @@ def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config
 def test_a_killed_loader_worker(start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path):
     """The run stops and says so, whatever becomes of images, and ends after a resume as if nothing had been."""
     folder = tmp_path / "run"
-    options = ["--config", tiny_config, "--run-dir", folder, "data.workers=1", "data.unreadable=skip"]
-    process = start_process(*held(3), TOOL, *options, "train.checkpoint_every=2", cwd=tmp_path)
+    options = ["--config", tiny_config, "--run-dir", folder, "data.num_workers=1", "data.on_unreadable_image=skip"]
+    process = start_process(*held(3), TOOL, *options, "train.checkpoint_every_steps=2", cwd=tmp_path)
     wait_until(lambda: (folder / "metrics.jsonl").is_file() and 3 in trained_steps(folder), process)
     (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[:1]
     os.kill(int(worker), signal.SIGKILL)
@@ -443,11 +451,11 @@ def test_the_seed_decides_the_weights(run_tool, tiny_config, tmp_path):
     weights = []
     for index, seed in enumerate((0, 0, 1)):
         torch.rand(index)
-        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}", *["model.fcos.dcn_convs=2"] * index]
+        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}", *["model.fcos.num_dcn_convs=2"] * index]
         result = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / str(index), *options)
         assert result.code == 0, result.err
         # what changes nothing is told; the other runs have nothing of the kind
-        told = "these options change nothing here:\n  - model.fcos.dcn_convs: model.detector is faster_rcnn\n"
+        told = "these options change nothing here:\n  - model.fcos.num_dcn_convs: model.detector is faster_rcnn\n"
         assert (told in result.out) == ("change nothing" in result.out) == bool(index)
         weights.append(load_checkpoint(tmp_path / str(index) / "last.pt")["model"]["backbone.body.conv1.weight"])
     assert torch.equal(weights[0], weights[1])

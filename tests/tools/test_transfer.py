@@ -12,7 +12,7 @@ from engine.runs.checkpoint import load_checkpoint
 TRAIN = Path(__file__).resolve().parents[2] / "tools/train.py"
 DCN = "model.backbone.dcn_v2_stages=[2]"
 # so small that the weights stay what they were
-STILL = ["train.lr=1e-12", "train.weight_decay=0", "train.batch_size=2", "data.workers=0"]
+STILL = ["train.lr=1e-12", "train.weight_decay=0", "train.batch_size=2", "data.num_workers=0"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_t
     there.write_bytes((plain_run / "best.pt").read_bytes())
     folder = tmp_path / "run"
     options = ["--config", tiny_config, "--run-dir", folder, DCN, f"model.weights={there}", *STILL]
-    code, out, err = run_tool("train", *options, "train.max_steps=2", "train.eval_every=9")
+    code, out, err = run_tool("train", *options, "train.max_steps=2", "train.eval_every_epochs=9")
     assert (code, err) == (0, "")
     theirs, ours = weights_of(there), weights_of(folder / "last.pt")
     assert {key for key in ours if key not in theirs} == {key for key in ours if ".conv_offset." in key}
@@ -64,7 +64,7 @@ def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_t
     assert rows["layers whose offsets start at 0"] == ["2"]
     assert f"weights: {there}" in (folder / "config.yaml").read_text()
     there.unlink()
-    code, out, err = run_tool("train", *options, "train.max_steps=3", "train.eval_every=9", "--resume", "auto")
+    code, out, err = run_tool("train", *options, "train.max_steps=3", "train.eval_every_epochs=9", "--resume", "auto")
     assert (code, err) == (0, "")
     assert f"going on from {folder / 'last.pt'}, step 2 of 3" in out
     assert "start from" not in out
@@ -76,7 +76,10 @@ def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_t
 def test_a_start_that_does_not_fit_leaves_nothing_behind(plain_run, run_tool, tiny_config, tmp_path):
     options = ["--config", tiny_config, "--run-dir", tmp_path / "run"]
     for wrong, said in (
-        ([f"model.weights={plain_run / 'best.pt'}", "model.fpn.channels=16"], "model.fpn.channels: 32 in the file, 16"),
+        (
+            [f"model.weights={plain_run / 'best.pt'}", "model.fpn.out_channels=16"],
+            "model.fpn.out_channels: 32 in the file, 16",
+        ),
         ([f"model.weights={tmp_path / 'none.pt'}"], "none.pt does not exist"),
         (["model.weights=a.pt", "model.backbone.weights=./b.pth"], "set one of them to null"),
     ):
@@ -95,7 +98,7 @@ def test_a_start_that_does_not_fit_leaves_nothing_behind(plain_run, run_tool, ti
     ],
 )
 def test_what_does_not_go_by_itself_is_told(options, said, unsaid, plain_run, run_tool, tiny_config, tmp_path):
-    start = [f"model.weights={plain_run}", "train.max_steps=1", "train.eval_every=9", *STILL]
+    start = [f"model.weights={plain_run}", "train.max_steps=1", "train.eval_every_epochs=9", *STILL]
     code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "run", *start, *options)
     assert (code, err) == (0, "")
     assert said in out
@@ -106,7 +109,7 @@ def test_what_does_not_go_by_itself_is_told(options, said, unsaid, plain_run, ru
 def test_two_processes_start_as_one(dcn_run, run_process, run_tool, tiny_config, other_classes, tmp_path):
     """The rows of the class that is new are the same in both, too, and those of one process alone."""
     common = ["--config", tiny_config, DCN, f"model.weights={dcn_run}", *other_classes, *STILL, "train.max_steps=2"]
-    common += ["train.eval_every=9"]
+    common += ["train.eval_every_epochs=9"]
     code, out, err = run_tool("train", *common, "--run-dir", tmp_path / "one")
     assert (code, err) == (0, "")
     assert re.search(r"^  classes that start anew +1  wedge$", out, re.MULTILINE)

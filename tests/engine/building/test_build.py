@@ -51,10 +51,11 @@ def test_every_option_of_the_model_arrives(tiny_config):
         "data.max_size=80",
         "model.dcn_backend=reference",
         "model.backbone={dcn_v2_stages: [2], modulation: false, offset_groups: 4, mask_scale: 1.0, frozen_stages: 0}",
-        "model.fpn.channels=16",
+        "model.fpn.out_channels=16",
         """model.faster_rcnn={anchor_sizes: [8, 16, 24], aspect_ratios: [1, 3], roi_canonical_size: 50,
-           box_head_channels: 24, rpn_proposals_train: 31, rpn_proposals_test: 17, rpn_batch_size: 19,
-           box_batch_size: 23, score_threshold: 0.25, nms_threshold: 0.375, detections_per_image: 11}""",
+           box_head_channels: 24, rpn_pre_nms_top_n_train: 31, rpn_post_nms_top_n_train: 29,
+           rpn_pre_nms_top_n_test: 17, rpn_post_nms_top_n_test: 13, rpn_batch_size_per_image: 19,
+           box_batch_size_per_image: 23, score_threshold: 0.25, nms_threshold: 0.375, detections_per_image: 11}""",
     )
     assert report is None
     assert model.training
@@ -67,7 +68,7 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert (list(model.transform.min_size), model.transform.max_size) == ([64], 80)  # that of evaluation
     assert model.rpn.anchor_generator.sizes == ((8,), (16,), (24,))
     assert model.rpn.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 3
-    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 31)
+    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 29)
     assert model.rpn.sampler.batch_size_per_image == 19
     assert model.roi_heads.sampler.batch_size_per_image == 23
     assert model.roi_heads.box_roi_pool.canonical_scale == 50
@@ -76,13 +77,18 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert (model.roi_heads.score_thresh, model.roi_heads.nms_thresh) == (0.25, 0.375)
     assert model.roi_heads.detections_per_img == 11
     model.eval()
-    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (17, 17)
+    assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (17, 13)
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn"])
 def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
     own = {"mask": "mask_head_channels: 12", "cascade": "stage_loss_weights: [3, 2, 1]"}
-    options = ["anchor_sizes: [8, 16, 24]", "roi_aligned: true", "box_batch_size: 23", "detections_per_image: 11"]
+    options = [
+        "anchor_sizes: [8, 16, 24]",
+        "roi_aligned: true",
+        "box_batch_size_per_image: 23",
+        "detections_per_image: 11",
+    ]
     options += [option for part, option in own.items() if part in detector]
     overrides = [f"model.detector={detector}", f"model.{detector}={{{', '.join(options)}}}"]
     heads = model_of(tiny_config, *overrides)[0].roi_heads
@@ -97,7 +103,7 @@ def test_every_option_of_retinanet_arrives(tiny_config):
     model, _ = model_of(
         tiny_config,
         "model.detector=retinanet",
-        "model.fpn={levels: [4, 5], channels: 16, extra_levels: p6p7_c5}",
+        "model.fpn={levels: [4, 5], out_channels: 16, extra_levels: p6p7_from_c5}",
         """model.retinanet={anchor_sizes: [8, 16, 24, 40], scales_per_octave: 2, aspect_ratios: [1, 3],
            positive_iou: 0.75, negative_iou: 0.25, score_threshold: 0.125, nms_threshold: 0.375, topk_candidates: 77,
            detections_per_image: 11}""",
@@ -118,8 +124,8 @@ def test_every_option_of_fcos_arrives(tiny_config):
         "model.detector=fcos",
         "model.dcn_backend=reference",
         "model.backbone={dcn_v2_stages: [2], modulation: false, offset_groups: 4, mask_scale: 1.5}",
-        "model.fpn.channels=96",
-        """model.fcos={dcn_convs: 3, center_sampling_radius: 2.5, score_threshold: 0.125, nms_threshold: 0.375,
+        "model.fpn.out_channels=96",
+        """model.fcos={num_dcn_convs: 3, center_sampling_radius: 2.5, score_threshold: 0.125, nms_threshold: 0.375,
            topk_candidates: 77, detections_per_image: 11}""",
     )
     layers = {name: module for name, module in model.named_modules() if isinstance(module, DeformConv2d)}
@@ -154,7 +160,7 @@ def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
         ("model.backbone.dcn_v2_stages=[3]", "leave out stage 3"),
         ("model.faster_rcnn.anchor_sizes=[8, 16]", "3 maps p2, p3, pool, got 2"),
         ("model.fpn.extra_levels=p6p7", r"must end with 5, got \[2, 3\]"),
-        ("model.fpn.extra_levels=p6", "unknown extra levels 'p6', known: pool, p6p7, p6p7_c5"),
+        ("model.fpn.extra_levels=p6", "unknown extra levels 'p6', known: pool, p6p7, p6p7_from_c5"),
         ("model.detector=retinanet", "3 maps p2, p3, pool, got 5"),
         ("model.detector=fcos", "a multiple of 32 and at least 64, got 32"),
         ("model.backbone.weights=./none.pth", "none.pth does not exist"),
@@ -172,15 +178,15 @@ def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_confi
     monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
     asked = ["model.dcn_backend=triton"]
     check_dcn_backend(load_config(tiny_config, asked).model, torch.device("cpu"))  # has no deformable layer
-    check_dcn_backend(load_config(tiny_config, [*asked, "model.fcos.dcn_convs=1"]).model, torch.device("cpu"))
-    head = ["model.detector=fcos", "model.fcos.dcn_convs=1"]
+    check_dcn_backend(load_config(tiny_config, [*asked, "model.fcos.num_dcn_convs=1"]).model, torch.device("cpu"))
+    head = ["model.detector=fcos", "model.fcos.num_dcn_convs=1"]
     for deformable in (["model.backbone.dcn_v2_stages=[2]"], head):
         with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
             check_dcn_backend(load_config(tiny_config, [*asked, *deformable]).model, torch.device("cpu"))
 
 
 def test_splits_and_loaders(tiny_config):
-    config = load_config(tiny_config, ["train.batch_size=4", "train.accumulate=2", "data.workers=2"])
+    config = load_config(tiny_config, ["train.batch_size=4", "train.grad_accum_steps=2", "data.num_workers=2"])
     seen = []
     splits = {
         name: read_split(config.data, name, lambda items: seen.append(len(items)) or items) for name in ("train", "val")
@@ -203,7 +209,7 @@ def test_what_becomes_of_unreadable_images(tiny_config, shapes, tmp_path, policy
     for split in ("train", "val"):
         shutil.copytree(shapes / split, tmp_path / split)
     places = [f"data.{split}.images={tmp_path}/{split}" for split in ("train", "val")]
-    config = load_config(tiny_config, [*places, f"data.unreadable={policy}", "train.batch_size=12"])
+    config = load_config(tiny_config, [*places, f"data.on_unreadable_image={policy}", "train.batch_size=12"])
     for name, build in (("train", build_train_loader), ("val", build_eval_loader)):
         split = read_split(config.data, name)
         (tmp_path / name / split.arrays.file_name(2)).unlink()
@@ -244,7 +250,7 @@ def test_a_detector_brings_factors_of_its_own(tiny_config, tmp_path, assembler, 
 
 @pytest.mark.parametrize("kind", ["stretch", "letterbox"])
 def test_squares_have_one_size_in_a_step(tiny_config, kind):
-    overrides = [f"data.resize={kind}", "data.min_size=[40, 56]", "model.detector=fcos", "model.fpn.channels=64"]
+    overrides = [f"data.resize={kind}", "data.min_size=[40, 56]", "model.detector=fcos", "model.fpn.out_channels=64"]
     config = load_config(tiny_config, [*overrides, "train.epochs=3"])
     loader = build_train_loader(config, read_split(config.data, "train"), pin_memory=False)
     steps = [{tuple(image.shape) for image in batch.images} for batch in loader]
@@ -272,13 +278,14 @@ def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembl
         tiny_config,
         tmp_path,
         [
-            "model.backbone={name: resnet18, norm: bn, dcn_v2_stages: [2], recompute_dcn_stages: true}",
-            "train={optimizer: adamw, lr: 0.01, batch_size: 3, accumulate: 2, reference_batch: 12, momentum: 0.8,"
+            "model.backbone={name: resnet18, norm: bn, dcn_v2_stages: [2], activation_checkpointing: true}",
+            "train={optimizer: adamw, lr: 0.01, batch_size: 3, grad_accum_steps: 2, base_batch_size: 12, momentum: 0.8,"
             " weight_decay: 0.05, norm_weight_decay: 0.01, bias_weight_decay: 0.02, backbone_lr_factor: 0.5,"
-            " offset_lr_factor: 0.2, schedule: cosine, schedule_unit: step, warmup_steps: 0,"
+            " offset_lr_factor: 0.2, lr_schedule: cosine, lr_schedule_unit: step, warmup_steps: 0,"
             " min_lr_factor: 0.25, epochs: 4, max_steps: 5,"
-            " clip_norm: 3, ema_decay: 0.75, early_stop: 7, amp: bf16, channels_last: true, log_every: 2}",
-            "data.unreadable=skip",
+            " clip_grad_norm: 3, ema_decay: 0.75, early_stopping_patience: 7, amp: bf16, channels_last: true,"
+            " log_every_steps: 2}",
+            "data.on_unreadable_image=skip",
             "seed=9",
         ],
         metrics_logger=None,
@@ -294,8 +301,8 @@ def test_every_option_of_the_optimisation_arrives(tiny_config, tmp_path, assembl
     assert {group["betas"] for group in groups} == {(0.8, 0.999)}
     assert trainer.total_steps == 5
     assert updater.schedule(5) == pytest.approx(0.25)
-    assert (updater.clip_norm, updater.ema.decay, updater.amp, updater.seed) == (3, 0.75, "bf16", 9)
-    assert (trainer.early_stop, trainer.intervals.log_every) == (7, 2)
+    assert (updater.clip_grad_norm, updater.ema.decay, updater.amp, updater.seed) == (3, 0.75, "bf16", 9)
+    assert (trainer.early_stopping_patience, trainer.intervals.log_every_steps) == (7, 2)
     body = updater.model.backbone.body
     assert type(body.layer2) is not type(body.layer1)  # whose blocks are computed again
     weight = body.layer1[0].conv1.weight
@@ -323,14 +330,16 @@ def test_wrong_boxes_matter_in_training_alone(tiny_config, with_a_wrong_box):
     read_split(config.data, "val")
     with pytest.raises(DatasetError, match=r"invalid boxes .*: 1"):
         read_split(config.data, "train")
-    split = read_split(load_config(tiny_config, [*with_a_wrong_box, "data.invalid_boxes=drop"]).data, "train")
+    split = read_split(load_config(tiny_config, [*with_a_wrong_box, "data.invalid_annotations=drop"]).data, "train")
     assert split.fixed_boxes == 1
 
 
 def test_images_without_boxes(tiny_config, with_a_wrong_box):
     sizes = []
     for keep in ("true", "false"):
-        config = load_config(tiny_config, [*with_a_wrong_box, "data.invalid_boxes=drop", f"data.keep_empty={keep}"])
+        config = load_config(
+            tiny_config, [*with_a_wrong_box, "data.invalid_annotations=drop", f"data.keep_images_without_boxes={keep}"]
+        )
         split = read_split(config.data, "train")
         sizes.append(len(build_train_loader(config, split, pin_memory=False).dataset))
     assert sizes[0] == 12
@@ -342,7 +351,7 @@ def test_nothing_to_learn_from(tiny_config, tmp_path):
     raw = json.loads(Path(config.data.train.annotations).read_text())
     (tmp_path / "empty.json").write_text(json.dumps(raw | {"annotations": []}))
     overrides = [f"data.{split}.annotations={tmp_path / 'empty.json'}" for split in ("train", "val")]
-    overrides += [f"data.val.images={config.data.train.images}", "data.keep_empty=true"]
+    overrides += [f"data.val.images={config.data.train.images}", "data.keep_images_without_boxes=true"]
     config = load_config(tiny_config, overrides)
     with pytest.raises(ValueError, match=r"empty\.json has no image with a box to learn from"):
         read_split(config.data, "train")
@@ -379,7 +388,9 @@ def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
     ):
         read_split(data, name, masks=True)
     for policy in ("clip", "drop"):
-        split = read_split(load_config(tiny_config, [*damaged, f"data.invalid_boxes={policy}"]).data, name, masks=True)
+        split = read_split(
+            load_config(tiny_config, [*damaged, f"data.invalid_annotations={policy}"]).data, name, masks=True
+        )
         assert (split.dropped_masks, split.arrays.counts[0]) == (1, whole.arrays.counts[0] - 1)
 
 
@@ -390,7 +401,7 @@ def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, nam
     for annotation in raw["annotations"]:
         annotation["segmentation"] = []
     (tmp_path / "boxes.json").write_text(json.dumps(raw))
-    overrides = [f"data.{name}.annotations={tmp_path}/boxes.json", "data.invalid_boxes=clip"]
+    overrides = [f"data.{name}.annotations={tmp_path}/boxes.json", "data.invalid_annotations=clip"]
     data, count = load_config(tiny_config, overrides).data, len(raw["annotations"])
     message = rf"boxes\.json has no image with a box to {purpose}; annotations without a `segmentation` .*: {count}$"
     with pytest.raises(ValueError, match=message):
@@ -427,7 +438,7 @@ def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatc
 
 def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
     folder = shutil.copytree(shapes / "val", tmp_path / "val")
-    config = load_config(tiny_config, [f"data.val.images={folder}", "data.unreadable=skip"])
+    config = load_config(tiny_config, [f"data.val.images={folder}", "data.on_unreadable_image=skip"])
     train, val = (read_split(config.data, split) for split in ("train", "val"))
     model, _ = build_model(config.model, config.data, len(val.class_names))
     parts = {"save": None, "metrics_logger": NullLogger(), "progress": Progress(silent=True), "stop": StopRequest()}

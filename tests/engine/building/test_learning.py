@@ -17,14 +17,14 @@ from models.options import field_annotations
 CPU = torch.device("cpu")
 COMMON = {
     "data.flip": 0.0,
-    "model.fpn.channels": 64,
+    "model.fpn.out_channels": 64,
     "train.batch_size": 3,
     "train.optimizer": "adamw",
     "train.lr": 0.001,
     "train.offset_lr_factor": 1.0,
     "train.warmup_steps": 10,
-    "train.schedule": "cosine",
-    "train.schedule_unit": "step",
+    "train.lr_schedule": "cosine",
+    "train.lr_schedule_unit": "step",
     "train.epochs": 1000,
     "train.max_steps": 80,
 }
@@ -35,16 +35,18 @@ OPTIONS = {
     "roi_canonical_size": 32,
     "box_head_channels": 64,
     "mask_head_channels": 32,
-    "rpn_proposals_train": 60,
-    "rpn_proposals_test": 60,
-    "box_batch_size": 64,
+    "rpn_pre_nms_top_n_train": 60,
+    "rpn_post_nms_top_n_train": 60,
+    "rpn_pre_nms_top_n_test": 60,
+    "rpn_post_nms_top_n_test": 60,
+    "box_batch_size_per_image": 64,
 }
 # Its head has no norms and starts with weights so small that it needs longer, and a wider one less long.
 SLOW = {
-    "model.fpn.channels": 128,
+    "model.fpn.out_channels": 128,
     "train.lr": 0.0005,
     "train.max_steps": 120,
-    "train.schedule": "step",
+    "train.lr_schedule": "step",
     "train.milestones": [100],
 }
 MORE = {"retinanet": SLOW | {"model.retinanet.aspect_ratios": [1.0]}}

@@ -15,9 +15,13 @@ from engine.evaluation.coco_eval import COCO_METRICS
 @pytest.mark.parametrize(
     ("overrides", "processes", "said"),
     [
-        (["train.batch_size=2"], 8, "effective batch 2 x 1 x 8 = 16, lr 0.02 (batch_size x accumulate x processes; "),
-        (["train.batch_size=2", "train.accumulate=4"], 1, "effective batch 2 x 4 x 1 = 8, lr 0.01 ("),
-        (["train.reference_batch=null", "train.lr=0.5"], 2, "effective batch 16 x 1 x 2 = 32, lr 0.5 ("),
+        (
+            ["train.batch_size=2"],
+            8,
+            "effective batch 2 x 1 x 8 = 16, lr 0.02 (batch_size x grad_accum_steps x processes; ",
+        ),
+        (["train.batch_size=2", "train.grad_accum_steps=4"], 1, "effective batch 2 x 4 x 1 = 8, lr 0.01 ("),
+        (["train.base_batch_size=null", "train.lr=0.5"], 2, "effective batch 16 x 1 x 2 = 32, lr 0.5 ("),
     ],
 )
 def test_the_batch_and_its_rate(overrides, processes, said):

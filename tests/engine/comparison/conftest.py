@@ -124,7 +124,7 @@ def finish_run(tiny_config, val_split):
 MASK_RCNN = (
     "model.detector=mask_rcnn",
     "model.mask_rcnn={anchor_sizes: [16, 32, 64], box_head_channels: 16, mask_head_channels: 8,"
-    " rpn_proposals_test: 20, score_threshold: 0.0, detections_per_image: 10}",
+    " rpn_pre_nms_top_n_test: 20, rpn_post_nms_top_n_test: 20, score_threshold: 0.0, detections_per_image: 10}",
 )
 
 

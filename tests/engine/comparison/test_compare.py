@@ -123,7 +123,7 @@ def test_one_group_alone(folders):
 def test_timing(folders, monkeypatch):
     # real memory is measured in test_costs.py
     monkeypatch.setattr("engine.comparison.compare.inference_memory", lambda models, *_, **__: {"plain": 2**30})
-    overrides = ["data.workers=0"]
+    overrides = ["data.num_workers=0"]
     progress = Progress()
     labels = []
     progress.track = lambda items, label, total=None: labels.append(label) or items
@@ -219,7 +219,7 @@ def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(
     raw = json.loads((shapes / "annotations/val.json").read_text())
     raw["annotations"][0]["segmentation"] = []
     (tmp_path / "val.json").write_text(json.dumps(raw))
-    options = [f"data.val.annotations={tmp_path}/val.json", "data.invalid_boxes=drop"]
+    options = [f"data.val.annotations={tmp_path}/val.json", "data.invalid_annotations=drop"]
     split = read_split(load_config(tiny_config, options).data, "val", masks=True)
     state = {
         "annotations": {"train": "0" * 64, "val": split.sha256},

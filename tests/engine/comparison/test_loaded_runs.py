@@ -80,9 +80,22 @@ def test_folders_without_a_run(finish_run, tmp_path):
 def test_seeds_of_one_config_are_a_group(read):
     runs = [
         read("dcn_seed1", DCN, "seed=1"),
-        read("plain_seed1", "seed=1", "data.workers=3", "device=auto", "train.log_every=7", "data.source=x"),
+        read(
+            "plain_seed1",
+            "seed=1",
+            "data.num_workers=3",
+            "device=auto",
+            "train.log_every_steps=7",
+            "data.download_hint=x",
+        ),
         read("dcn_seed0", DCN),
-        read("plain_seed0", "train.checkpoint_every=9", "train.keep_last=1", "train.picture_every=8", "test.flip=true"),
+        read(
+            "plain_seed0",
+            "train.checkpoint_every_steps=9",
+            "train.keep_last=1",
+            "train.images_every_steps=8",
+            "tta.flip=true",
+        ),
         read("slow", "train.lr=0.001"),
     ]
     groups = group_runs(runs)
@@ -135,7 +148,7 @@ def test_the_folder_that_one_is_in(finish_run, tmp_path, monkeypatch):
 
 
 def test_one_run_twice(read):
-    one, same = read("a", "seed=5"), read("b", "seed=5", "data.workers=2")
+    one, same = read("a", "seed=5"), read("b", "seed=5", "data.num_workers=2")
     with pytest.raises(ValueError, match=r"/a and .*/b have one config and one seed \(5\)"):
         group_runs([one, same])
     with pytest.raises(ValueError, match="the same run twice"):
@@ -150,35 +163,37 @@ def test_different_val_splits(read):
 
 
 def test_options_that_differ(read):
-    groups = group_runs([read("a_0"), read("a_1", "seed=1", "data.workers=2"), read("b", DCN, "train.clip_norm=null")])
+    groups = group_runs(
+        [read("a_0"), read("a_1", "seed=1", "data.num_workers=2"), read("b", DCN, "train.clip_grad_norm=null")]
+    )
     found = option_differences(groups)
     assert found == {
-        "data.workers": ["0, 2", "0"],
+        "data.num_workers": ["0, 2", "0"],
         "model.backbone.dcn_v2_stages": ["[]", "[2]"],
-        "train.clip_norm": ["35.0", "null"],
+        "train.clip_grad_norm": ["35.0", "null"],
     }
     assert [json.loads(cells[0]) for cells in [*found.values()][1:]] == [[], 35.0]
     assert option_differences(group_runs([read("c_0"), read("c_1", "seed=1")])) == {}
 
 
 def test_keys_that_came_after_a_run_have_their_defaults(read, tiny_config):
-    """A run of before `test.flip`, FCOS and others existed is a seed of the config that it would be today."""
+    """A run of before `tta.flip`, FCOS and others existed is a seed of the config that it would be today."""
     old = load_config(tiny_config).model_dump(mode="json")
-    for section, key in ((old, "test"), (old["model"], "fcos"), (old["model"]["backbone"], "dcn_every")):
+    for section, key in ((old, "tta"), (old["model"], "fcos"), (old["model"]["backbone"], "dcn_every")):
         del section[key]
     runs = [read("a_0", state={"config": old}), read("a_1", "seed=1")]
     assert [*group_runs(runs)] == ["a"]
     assert option_differences(group_runs(runs)) == {}
-    assert runs[0].options["test.flip"] is False
+    assert runs[0].options["tta.flip"] is False
     assert runs[0].options.keys() == runs[1].options.keys()
     other = read("b", "model.backbone.dcn_every=2", "seed=2")
     assert option_differences(group_runs([*runs, other])) == {"model.backbone.dcn_every": ["1", "2"]}
     # what the command line says is none of them
-    assert read_run(runs[0].folder, ["test.flip=true"]).options["test.flip"] is False
+    assert read_run(runs[0].folder, ["tta.flip=true"]).options["tta.flip"] is False
 
 
 def test_options_of_other_detectors_do_not_count(read):
-    one = read("a_0", "model.fcos.dcn_convs=2", "model.retinanet={topk_candidates: 7}")
+    one = read("a_0", "model.fcos.num_dcn_convs=2", "model.retinanet={topk_candidates: 7}")
     two, narrow = read("a_1", "seed=1"), read("b", "model.faster_rcnn.box_head_channels=8")
     groups = group_runs([one, two, narrow])
     assert {name: len(group) for name, group in groups.items()} == {"a": 2, "b": 1}
@@ -186,9 +201,11 @@ def test_options_of_other_detectors_do_not_count(read):
     assert {key.split(".")[1] for key in one.options if key.startswith("model.")} == {
         *("detector", "weights", "dcn_backend", "backbone", "fpn", "faster_rcnn")
     }
-    fcos = read("c", "model.detector=fcos", "model.fcos.dcn_convs=2", "model.fpn={levels: [3, 4, 5], channels: 64}")
+    fcos = read(
+        "c", "model.detector=fcos", "model.fcos.num_dcn_convs=2", "model.fpn={levels: [3, 4, 5], out_channels: 64}"
+    )
     found = option_differences(group_runs([two, fcos]))
     assert found["model.detector"] == ['"faster_rcnn"', '"fcos"']
-    assert found["model.fcos.dcn_convs"] == ["-", "2"]
+    assert found["model.fcos.num_dcn_convs"] == ["-", "2"]
     assert found["model.faster_rcnn.box_head_channels"][1] == "-"
     assert not {key for key in found if key.startswith(("model.retinanet", "model.cascade"))}

@@ -46,7 +46,7 @@ model:
   detector: faster_rcnn
   lr: 1
   backbone: {dcn_v2_stage: [2], dcn_v2_stages: [2, x], offset-groups: 2, frozen_stages: 5}
-train: {lr: fast, epochs: 1.5, amp: 1, clip_norm: 0}
+train: {lr: fast, epochs: 1.5, amp: 1, clip_grad_norm: 0}
 """
     )
     head, *lines = problems(file)
@@ -63,7 +63,7 @@ train: {lr: fast, epochs: 1.5, amp: 1, clip_norm: 0}
         "  - train.lr: expected a valid number, got 'fast'",
         "  - train.epochs: expected a valid integer, got 1.5",
         "  - train.amp: expected 'off', 'bf16' or 'fp16', got 1",
-        "  - train.clip_norm: expected greater than 0, got 0",
+        "  - train.clip_grad_norm: expected greater than 0, got 0",
     }
 
 
@@ -131,7 +131,9 @@ def test_1e_4_is_a_number_and_off_a_word(write):
     assert (config.train.lr, config.train.weight_decay, config.train.amp) == (1e-4, 5e-5, "off")
 
 
-@pytest.mark.parametrize("text", ["seed: 012", "seed: 1:30", "data: {keep_empty: no}", "data: {keep_empty: off}"])
+@pytest.mark.parametrize(
+    "text", ["seed: 012", "seed: 1:30", "data: {keep_images_without_boxes: no}", "data: {flip: off}"]
+)
 def test_words_of_yaml_1_1_are_no_numbers_and_no_booleans(write, text):
     value = text.rpartition(": ")[2].strip("}")
     assert f"got {value!r}" in "\n".join(problems(write(text)))
@@ -173,11 +175,11 @@ def test_bases_merge_mappings_and_replace_lists(write):
         LEAST + "train: {lr: 0.1, milestones: [1, 2, 3]}\nmodel: {backbone: {name: resnet18, dcn_v2_stages: [4]}}",
         "a.yaml",
     )
-    write("base: a.yaml\ntrain: {epochs: 3, clip_norm: null}\nseed: 5", "b.yaml")
+    write("base: a.yaml\ntrain: {epochs: 3, clip_grad_norm: null}\nseed: 5", "b.yaml")
     config = load_config(write("base: b.yaml\ntrain: {milestones: [4]}\nmodel: {backbone: {dcn_v2_stages: [2, 3]}}"))
     assert config.train.lr == 0.1
     assert config.train.epochs == 3
-    assert config.train.clip_norm is None
+    assert config.train.clip_grad_norm is None
     assert config.train.milestones == [4.0]
     assert config.model.backbone.name == "resnet18"
     assert config.model.backbone.dcn_v2_stages == [2, 3]
@@ -214,8 +216,8 @@ def test_overrides(write):
             "model.backbone.dcn_v2_stages=[3,4]",
             "data.min_size=[480, 512]",
             "train.max_steps=null",
-            "train.clip_norm=~",
-            "data.source=a=b",
+            "train.clip_grad_norm=~",
+            "data.download_hint=a=b",
             "train={epochs: 2, momentum: 0.5}",
             "model.backbone.weights=",
         ],
@@ -223,15 +225,23 @@ def test_overrides(write):
     assert config.model.backbone.dcn_v2_stages == [3, 4]
     assert config.data.min_size == [480, 512]
     assert config.train.max_steps is None
-    assert config.train.clip_norm is None
-    assert config.data.source == "a=b"
+    assert config.train.clip_grad_norm is None
+    assert config.data.download_hint == "a=b"
     assert (config.train.epochs, config.train.momentum, config.train.lr) == (2, 0.5, 0.1)
     assert config.model.backbone.weights is None
     assert load_config(file, ["train.lr=1e-3", "train.lr=1e-2"]).train.lr == 0.01
 
 
 def test_overrides_that_are_none(write):
-    overrides = ["train", "=3", "train.lr=[1", "train.epochs: 3", "data.source=a", "data.source.x=1", "train.amp=off"]
+    overrides = [
+        "train",
+        "=3",
+        "train.lr=[1",
+        "train.epochs: 3",
+        "data.download_hint=a",
+        "data.download_hint.x=1",
+        "train.amp=off",
+    ]
     head, *lines = problems(write(LEAST), overrides)
     assert head == "the command line does not fit the config:"
     assert lines == [
@@ -239,7 +249,7 @@ def test_overrides_that_are_none(write):
         "  - '=3': expected key=value, as in train.epochs=1",
         "  - train.lr: '[1' is no YAML value: while parsing a flow sequence",
         "  - 'train.epochs: 3': expected key=value, as in train.epochs=1",
-        "  - data.source.x: 'source' is no section",
+        "  - data.download_hint.x: 'download_hint' is no section",
     ]
 
 
@@ -305,7 +315,7 @@ def test_any_config_survives_its_yaml(lr, milestones, flip, stages, min_size, so
     place = {"images": images, "annotations": "a.json"}
     config = check_config(
         {
-            "data": {"train": place, "val": place, "flip": flip, "min_size": min_size, "source": source},
+            "data": {"train": place, "val": place, "flip": flip, "min_size": min_size, "download_hint": source},
             "model": {"backbone": {"dcn_v2_stages": stages}},
             "train": {"lr": lr, "milestones": milestones},
             "seed": seed,

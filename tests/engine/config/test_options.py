@@ -48,9 +48,9 @@ RANGES = [  # key, values that are refused, values that are taken
     ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
     ("data.min_size", [0, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
     ("data.max_size", [0, [800]], [1]),
-    ("data.workers", [-1, 0.5], [0]),
-    ("data.invalid_boxes", ["ignore", None], ["raise", "clip", "drop"]),
-    ("data.keep_empty", [1, "yes", "true"], [True]),
+    ("data.num_workers", [-1, 0.5], [0]),
+    ("data.invalid_annotations", ["ignore", None], ["raise", "clip", "drop"]),
+    ("data.keep_images_without_boxes", [1, "yes", "true"], [True]),
     ("model.backbone.dcn_v2_stages", [3, "234", [2.0], None], [[], [2, 3, 4]]),
     ("model.backbone.dcn_every", [0, 1.0, None], [1, 3]),
     ("model.backbone.modulation", [0, "on"], [False]),
@@ -67,22 +67,22 @@ RANGES = [  # key, values that are refused, values that are taken
     ("model.cascade_mask_rcnn.roi_aligned", [0, None], [True]),
     ("model.retinanet.scales_per_octave", [0, 1.5], [1]),
     ("model.retinanet.positive_iou", [1.5, -0.1], [0.6]),
-    ("model.fcos.dcn_convs", [-1, 5, True], [0, 4]),
+    ("model.fcos.num_dcn_convs", [-1, 5, True], [0, 4]),
     ("model.fcos.center_sampling_radius", [0, float("inf")], [2]),
     ("train.epochs", [0, 1.0, True], [1]),
     ("train.max_steps", [0], [None, 1]),
     ("train.batch_size", [0], [1]),
-    ("train.reference_batch", [0], [None, 8]),
+    ("train.base_batch_size", [0], [None, 8]),
     ("train.lr", [0, -1e-4, float("nan"), float("inf"), "fast", "1e-4", True], [1e-4, 1]),
     ("train.momentum", [1.0, -0.1], [0, 0.99]),
     ("train.weight_decay", [-1.0, float("inf")], [0]),
     ("train.offset_lr_factor", [-0.1], [0, 1]),
     ("train.warmup_factor", [0, 1.1], [1]),
     ("train.milestones", [[0], ["8"], 8], [[], [6.5, 8]]),
-    ("train.clip_norm", [0, -35], [None, 35]),
+    ("train.clip_grad_norm", [0, -35], [None, 35]),
     ("train.amp", [False, "fp8", True], ["off", "bf16", "fp16"]),
-    ("train.log_every", [0], [1]),
-    ("test.flip", [1, "yes", None], [True, False]),
+    ("train.log_every_steps", [0], [1]),
+    ("tta.flip", [1, "yes", None], [True, False]),
 ]
 
 
@@ -122,4 +122,4 @@ def test_names_of_tables_that_lie_higher():
         if isinstance(mark, Choices)
     }
     assert choices["train.optimizer"] == [*OPTIMIZERS]
-    assert choices["train.schedule"] == [*SCHEDULES]
+    assert choices["train.lr_schedule"] == [*SCHEDULES]

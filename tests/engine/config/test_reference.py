@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from dcn import BACKENDS
 from engine.config.loading import CONFIG_DIR, ConfigError, _read, check_config
 from engine.config.options import RunConfig
-from engine.config.reference import _one_line, config_schema, reference_page, schema_text
+from engine.config.reference import _one_line, config_schema, reference_page, renamed_page, schema_text
 from models import DETECTORS
 
 ROOT = CONFIG_DIR.parent
@@ -49,7 +49,12 @@ FIELDS = [*fields(RunConfig)]
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("docs/reference/config.md", reference_page), ("configs/schema.json", schema_text)]
+    ("file", "text"),
+    [
+        ("docs/reference/config.md", reference_page),
+        ("docs/reference/renamed.md", renamed_page),
+        ("configs/schema.json", schema_text),
+    ],
 )
 def test_it_is_up_to_date(file, text):
     assert (ROOT / file).read_text(encoding="utf-8") == text(), f"{file} is not up to date; run: make docs"
@@ -92,7 +97,7 @@ def test_links_within_the_page_lead_somewhere():
         ("data.large_scale_jitter.scale", "list of 2 numbers > 0"),
         ("data.min_size", "integer >= 1 or list of 1 or more integers >= 1"),
         ("model.fpn.levels", "list of integers >= 2, <= 5"),
-        ("train.clip_norm", "number > 0 or null"),
+        ("train.clip_grad_norm", "number > 0 or null"),
         ("train.amp", "`off`, `bf16`, `fp16`"),
         ("model.dcn_backend", ", ".join(f"`{name}`" for name in ["auto", *BACKENDS])),
         ("model.detector", ", ".join(f"`{name}`" for name in DETECTORS)),

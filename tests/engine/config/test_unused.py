@@ -27,7 +27,11 @@ def test_every_config_is_quiet_with_and_without_dcn(name):
         # modifiers of what is deformable, without it
         ("r50", ["model.backbone.dcn_every=2"], {"model.backbone.dcn_every": "dcn_v2_stages is empty"}),
         ("r50_dcn", ["model.backbone.dcn_every=2"], {}),
-        ("r50", ["model.backbone.recompute_dcn_stages=true"], {"model.backbone.recompute_dcn_stages": "is empty"}),
+        (
+            "r50",
+            ["model.backbone.activation_checkpointing=true"],
+            {"model.backbone.activation_checkpointing": "is empty"},
+        ),
         ("r50", ["model.backbone.offset_groups=2"], {"model.backbone.offset_groups": "nothing is deformable"}),
         ("r50", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "nothing is deformable"}),
         ("r50", ["model.backbone.mask_scale=2.0"], {}),
@@ -35,24 +39,38 @@ def test_every_config_is_quiet_with_and_without_dcn(name):
         ("r50", ["train.offset_lr_factor=1.0"], {"train.offset_lr_factor": "nothing is deformable"}),
         ("r50_dcnv1", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "DCNv1 has no mask"}),
         # a deformable head alone uses the kind of layer, not what is said of stages
-        ("fcos_r50", ["model.fcos.dcn_convs=1", "model.backbone.mask_scale=1.0"], {}),
-        ("fcos_r50", ["model.fcos.dcn_convs=1", "model.backbone.dcn_every=2"], {"model.backbone.dcn_every": "empty"}),
+        ("fcos_r50", ["model.fcos.num_dcn_convs=1", "model.backbone.mask_scale=1.0"], {}),
+        (
+            "fcos_r50",
+            ["model.fcos.num_dcn_convs=1", "model.backbone.dcn_every=2"],
+            {"model.backbone.dcn_every": "empty"},
+        ),
         # what was not chosen, where the command line says it
         ("r50", ["model.fcos.nms_threshold=0.4"], {"model.fcos.nms_threshold": "model.detector is faster_rcnn"}),
         ("r50", ["model.fcos={nms_threshold: 0.4}"], {"model.fcos.nms_threshold": "is faster_rcnn"}),
         ("r50", ["model.fcos.nms_threshold=0.6"], {}),
         ("fcos_r50", ["model.fcos.nms_threshold=0.4"], {}),
         ("fcos_r50_dcn", ["model.detector=retinanet"], {}),
-        ("r50", ["train.schedule=cosine", "train.gamma=0.5"], {"train.gamma": "train.schedule is cosine"}),
-        ("demo", ["train.schedule=cosine"], {}),
-        ("demo", ["train.min_lr_factor=0.1"], {"train.min_lr_factor": "train.schedule is step"}),
-        ("demo", ["train.schedule=cosine", "train.min_lr_factor=0.1"], {}),
+        ("r50", ["train.lr_schedule=cosine", "train.gamma=0.5"], {"train.gamma": "train.lr_schedule is cosine"}),
+        ("demo", ["train.lr_schedule=cosine"], {}),
+        ("demo", ["train.min_lr_factor=0.1"], {"train.min_lr_factor": "train.lr_schedule is step"}),
+        ("demo", ["train.lr_schedule=cosine", "train.min_lr_factor=0.1"], {}),
         ("r50", ["train.warmup_steps=0", "train.warmup_factor=0.5"], {"train.warmup_factor": "warmup_steps is 0"}),
         # sizes that are drawn from, where another scaling takes their place
         (
             "r50",
             ["data.min_size=[640, 800]", "data.large_scale_jitter={}"],
-            {"data.min_size": "evaluation uses the last size alone"},
+            {"data.min_size": "evaluation uses only the last size"},
+        ),
+        (
+            "r50",
+            ["data.min_size=640", "data.large_scale_jitter={}", "data.eval_size=800"],
+            {"data.min_size": "evaluation uses data.eval_size"},
+        ),
+        (
+            "r50",
+            ["data.min_size=640", "data.large_scale_jitter={}", "data.eval_size=800", "data.weak_last_epochs=1"],
+            {},
         ),
         ("r50", ["data.min_size=640", "data.large_scale_jitter={}"], {}),
         ("r50", ["data.min_size=[640, 800]"], {}),
@@ -64,11 +82,18 @@ def test_what_nothing_uses(name, overrides, found):
     assert all(reason in why[key] for key, reason in found.items())
 
 
+def test_old_names_of_the_command_line_count_as_current_ones():
+    overrides = ["model.fcos.dcn_convs=2"]
+    with pytest.warns(FutureWarning, match="dcn_convs is deprecated"):
+        config = load_config("r50", overrides)
+    assert unused_options(config, overrides) == {"model.fcos.num_dcn_convs": "model.detector is faster_rcnn"}
+
+
 def test_a_pyramid_is_unused_by_detectors_without_one(monkeypatch):
     monkeypatch.setitem(DETECTORS, "fcos", replace(DETECTORS["fcos"], uses_fpn=False))
-    overrides = ["model.fpn.channels=64"]
+    overrides = ["model.fpn.out_channels=64"]
     config = load_config("fcos_r50", overrides)  # which has levels of its own
-    assert unused_options(config, overrides) == {"model.fpn.channels": "fcos has no feature pyramid"}
+    assert unused_options(config, overrides) == {"model.fpn.out_channels": "fcos has no feature pyramid"}
     assert unused_options(config) == {}
 
 

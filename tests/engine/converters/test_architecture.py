@@ -51,10 +51,10 @@ def test_every_missing_tensor_of_a_norm_and_its_convolution_is_seen(name):
         assert missing_in_backbone(rest) or key.endswith("num_batches_tracked"), key
 
 
-@pytest.mark.parametrize("extra_levels", ["pool", "p6p7", "p6p7_c5"])
+@pytest.mark.parametrize("extra_levels", ["pool", "p6p7", "p6p7_from_c5"])
 def test_pyramids_are_told(extra_levels):
     with torch.device("meta"):
-        pyramid = resnet_fpn(resnet("resnet18"), FpnOptions(channels=96, extra_levels=extra_levels))
+        pyramid = resnet_fpn(resnet("resnet18"), FpnOptions(out_channels=96, extra_levels=extra_levels))
     tensors = {f"backbone.{key}": value for key, value in pyramid.state_dict().items()}
-    assert describe_pyramid(tensors) == {"channels": 96, "extra_levels": extra_levels}
+    assert describe_pyramid(tensors) == {"out_channels": 96, "extra_levels": extra_levels}
     assert describe_pyramid(body("resnet18")) == {}

@@ -54,7 +54,7 @@ def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated
 
 
 def small_detector(peer, *, classes=CLASSES, **options):
-    fpn, body = {"channels": peer.channels}, resnet("resnet50", **options)
+    fpn, body = {"out_channels": peer.channels}, resnet("resnet50", **options)
     return assemble("faster_rcnn", body, classes, fpn=fpn, box_head_channels=peer.fc).double().eval()
 
 

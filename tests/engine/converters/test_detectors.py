@@ -172,15 +172,15 @@ def test_another_pyramid_is_told(framework, peer):
     state = shapes_of(peer, framework, "retinanet")
     with torch.device("meta"):
         body = resnet("resnet50", dcn_v2_stages=(4,))
-        fpn = {"channels": 64, "levels": [3, 4, 5], "extra_levels": "p6p7"}
+        fpn = {"out_channels": 64, "levels": [3, 4, 5], "extra_levels": "p6p7"}
         wanted = assemble("retinanet", body, CLASSES, fpn=fpn).state_dict()
     options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
-    asked = {"fpn.channels": 64, "fpn.extra_levels": "p6p7", "fpn.levels": [3, 4, 5]}
+    asked = {"fpn.out_channels": 64, "fpn.extra_levels": "p6p7", "fpn.levels": [3, 4, 5]}
     with pytest.raises(ValueError, match="of another network") as error:
         convert_detector(state, SOURCES[framework], wanted, asked=asked, **options)
     assert str(error.value).splitlines()[1:3] == [
-        "  - model.fpn.channels: 64 in the config, 32 in the checkpoint",
-        "  - model.fpn.extra_levels: 'p6p7' in the config, 'p6p7_c5' in the checkpoint",
+        "  - model.fpn.out_channels: 64 in the config, 32 in the checkpoint",
+        "  - model.fpn.extra_levels: 'p6p7' in the config, 'p6p7_from_c5' in the checkpoint",
     ]
 
 
@@ -197,10 +197,10 @@ def test_another_pyramid_is_told(framework, peer):
 def test_every_tensor_of_the_others_has_its_place(framework, detector, peer):
     state = shapes_of(peer, framework, detector)
     assert recognise(state) is SOURCES[framework]
-    pyramid = {"levels": [3, 4, 5], "extra_levels": "p6p7_c5"} if detector == "retinanet" else {}
+    pyramid = {"levels": [3, 4, 5], "extra_levels": "p6p7_from_c5"} if detector == "retinanet" else {}
     heads = {} if detector == "retinanet" else {"box_head_channels": 48}
     with torch.device("meta"):
-        body, fpn = resnet("resnet50", dcn_v2_stages=(4,)), {"channels": 32, **pyramid}
+        body, fpn = resnet("resnet50", dcn_v2_stages=(4,)), {"out_channels": 32, **pyramid}
         wanted = assemble(detector, body, CLASSES, fpn=fpn, **heads).double().state_dict()
     options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
     converted = convert_detector(state, SOURCES[framework], wanted, **options)

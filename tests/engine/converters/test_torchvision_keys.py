@@ -42,7 +42,13 @@ def theirs():
 
 
 def test_the_whole_detector_finds_the_same(theirs):
-    options = {"min_size": 96, "max_size": 160, "score_threshold": 0.0, "rpn_proposals_test": 1000}
+    options = {
+        "min_size": 96,
+        "max_size": 160,
+        "score_threshold": 0.0,
+        "rpn_pre_nms_top_n_test": 1000,
+        "rpn_post_nms_top_n_test": 1000,
+    }
     ours = assemble("faster_rcnn", resnet("resnet50"), 80, **options).double().eval()
     state = theirs.state_dict()
     assert len(IDS) == 80

@@ -162,9 +162,9 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
     """In float64 with group norm: losses, gradients, rates and weights are those of one process and one pass."""
     processes, batch, accumulate = SPLITS[name]
     images = processes * batch * accumulate
-    common = [DCN, "train.epochs=2", "train.reference_batch=8", "train.ema_decay=0.9", "train.clip_norm=1"]
+    common = [DCN, "train.epochs=2", "train.base_batch_size=8", "train.ema_decay=0.9", "train.clip_grad_norm=1"]
     whole = train(SINGLE_PROCESS, assembler, tiny_config, tmp_path, [*common, f"train.batch_size={images}"])
-    split = [*common, f"train.batch_size={batch}", f"train.accumulate={accumulate}"]
+    split = [*common, f"train.batch_size={batch}", f"train.grad_accum_steps={accumulate}"]
     results = together(processes, train, assembler, tiny_config, tmp_path / "split", split)
     for rank, (steps, weights, averages) in enumerate(results):
         if rank == 0:

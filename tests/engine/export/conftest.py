@@ -21,11 +21,12 @@ def _two_stage(detector: str, levels: list[int], *, dcn_v2_stages: tuple[int, ..
         detector,
         resnet("resnet18", norm="gn", dcn_v2_stages=dcn_v2_stages),
         4,
-        fpn={"levels": levels, "channels": 16},
+        fpn={"levels": levels, "out_channels": 16},
         **SMALL,
         anchor_sizes=SIZES[-len(levels) - 1 :],
         box_head_channels=16,
-        rpn_proposals_test=300,
+        rpn_pre_nms_top_n_test=300,
+        rpn_post_nms_top_n_test=300,
         detections_per_image=40,
         **options,
     )
@@ -37,7 +38,7 @@ def _one_stage(detector: str, channels: int, **options) -> nn.Module:
     body = resnet("resnet18", norm="gn", dcn_v2_stages=[2], **deform)
     first = body.layer2[0]
     first.conv1 = DeformConv2d.from_conv(first.conv1, **deform)  # which has a stride of 2
-    fpn = {"levels": [3], "channels": channels}
+    fpn = {"levels": [3], "out_channels": channels}
     return assemble(
         detector, body, 4, fpn=fpn, **deform, **SMALL, topk_candidates=80, detections_per_image=40, **options
     )
@@ -51,7 +52,7 @@ MAKERS = {
         "cascade_mask_rcnn", [3], mask_head_channels=8, roi_aligned=True, **options
     ),
     "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2),
-    "fcos": lambda: _one_stage("fcos", 64, dcn_convs=2),
+    "fcos": lambda: _one_stage("fcos", 64, num_dcn_convs=2),
 }
 # the layers that decide, and how far their weights are spread
 HEADS = {

@@ -128,7 +128,7 @@ def detector(tiny_config):
     config = load_config(
         tiny_config,
         [
-            "test.flip=true",
+            "tta.flip=true",
             "model.faster_rcnn.nms_threshold=0.3",
             "model.faster_rcnn.detections_per_image=7",
             "model.backbone.dcn_v2_stages=[2]",
@@ -179,6 +179,6 @@ def test_mixed_precision(detector):
 
 def test_a_detector_without_nms_is_not_merged():
     options = SimpleNamespace(score_threshold=0.0, detections_per_image=7)
-    config = SimpleNamespace(test=SimpleNamespace(flip=True), model=SimpleNamespace(detector="points", options=options))
-    with pytest.raises(ValueError, match=r"test\.flip must be false for points: it merges .* by NMS"):
+    config = SimpleNamespace(tta=SimpleNamespace(flip=True), model=SimpleNamespace(detector="points", options=options))
+    with pytest.raises(ValueError, match=r"tta\.flip must be false for points: it merges .* by NMS"):
         as_tested(Bright(), config)

@@ -125,7 +125,7 @@ def test_the_threshold_of_the_config_holds_too(run, files, widest_gap):
 
 def test_mirror_images(run, files):
     plain, flip = (
-        in_float64(load_predictor(run, score_threshold=0, overrides=[f"test.flip={on}"])) for on in ("false", "true")
+        in_float64(load_predictor(run, score_threshold=0, overrides=[f"tta.flip={on}"])) for on in ("false", "true")
     )
     image = torch.from_numpy(np.array(Image.open(files[2]))).permute(2, 0, 1)
     both = flip(image)
@@ -141,7 +141,11 @@ def any_run(request, tiny_config, tmp_path_factory, formula_weights):
     """Folder of a run of each detector, with random weights, and its name."""
     name = request.param
     sizes = [f"model.{name}.anchor_sizes=[16, 32, 64]"] if hasattr(getattr(ModelConfig(), name), "anchor_sizes") else []
-    options = [f"model.{name}.score_threshold=0.0", f"model.{name}.detections_per_image=20", "model.fpn.channels=64"]
+    options = [
+        f"model.{name}.score_threshold=0.0",
+        f"model.{name}.detections_per_image=20",
+        "model.fpn.out_channels=64",
+    ]
     config = load_config(tiny_config, [f"model.detector={name}", *options, *sizes])
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, len(NAMES))
@@ -155,9 +159,9 @@ def any_run(request, tiny_config, tmp_path_factory, formula_weights):
 @pytest.mark.parametrize("flip", ["false", "true"])
 def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run, files, flip, widest_gap):
     folder, name = any_run
-    everything = load_predictor(folder, score_threshold=0, overrides=[f"test.flip={flip}"])(files[1])
+    everything = load_predictor(folder, score_threshold=0, overrides=[f"tta.flip={flip}"])(files[1])
     threshold = widest_gap(everything["scores"])
-    found = load_predictor(folder, score_threshold=threshold, overrides=[f"test.flip={flip}"])(files[1])
+    found = load_predictor(folder, score_threshold=threshold, overrides=[f"tta.flip={flip}"])(files[1])
     keys = (*KEYS, "masks") if DETECTORS[name].has_masks else KEYS
     assert set(found) == {*keys, "names"}
     kept = everything["scores"] > threshold

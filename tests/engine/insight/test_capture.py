@@ -17,7 +17,7 @@ class Detector(nn.Module):
     def __init__(self, **options) -> None:
         super().__init__()
         body = resnet("resnet18", dcn_v2_stages=[2], norm="gn", **options)
-        self.backbone = resnet_fpn(body, FpnOptions(levels=[2, 3], channels=8))
+        self.backbone = resnet_fpn(body, FpnOptions(levels=[2, 3], out_channels=8))
 
     def forward(self, images):
         return sum(level.sum() for level in self.backbone(images).values())
@@ -103,7 +103,7 @@ class WithHead(Detector):
     """A detector with a deformable layer that runs on both maps of its pyramid and on "pool"."""
 
     def __init__(self) -> None:
-        super().__init__(recompute_dcn_stages=True)
+        super().__init__(activation_checkpointing=True)
         self.head = nn.Sequential(nn.ReLU(), DeformConv2d(8, 4, 3, padding=1))
 
     def forward(self, images):
@@ -160,7 +160,7 @@ def test_stages_that_are_computed_again_are_seen_as_the_others(make_detector):
     images = torch.rand(1, 3, 48, 80)
     results = []
     for recompute in (False, True):
-        detector = make_detector(recompute_dcn_stages=recompute)
+        detector = make_detector(activation_checkpointing=recompute)
         with capture_sampling(detector) as seen:
             detector(images).backward()
         results.append([sampling.offset for sampling in seen.values()])

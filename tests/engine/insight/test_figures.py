@@ -301,7 +301,7 @@ def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
         return image
 
     monkeypatch.setattr("engine.insight.figures.draw_sampling_points", record)
-    head = ["model.detector=fcos", "model.fpn.channels=64", "model.fcos.dcn_convs=1"]
+    head = ["model.detector=fcos", "model.fpn.out_channels=64", "model.fcos.num_dcn_convs=1"]
     model = make(*overrides, head=head)
     assert dcn_figures(model, IMAGE, [(40, 30)], device=CPU).keys() == expected
     assert drawn == ([["layer2.0.conv2", "layer2.1.conv2"]] if overrides else [])

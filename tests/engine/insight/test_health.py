@@ -338,7 +338,7 @@ def test_offsets_that_leave_the_map_are_warned_of(make_network, px, warned):
         assert warning == (
             f"offsets leave the feature map, where zeros are read: at step 7, {100 * share:.0f} % of the points in 0 "
             f"(undeformed: {100 * (share - added):.0f} %; 95 % of |offset| up to {abs(px):.3g} pixels on a map of 6x9)"
-            ". Try a lower train.offset_lr_factor, train.lr or train.clip_norm, or more train.warmup_steps"
+            ". Try a lower train.offset_lr_factor, train.lr or train.clip_grad_norm, or more train.warmup_steps"
         )
         assert health.report(8, run(health, network)).warnings == []  # said once
 

@@ -104,7 +104,7 @@ SQUARES = ("data.resize=letterbox", "data.min_size=[64, 48]", "data.color_jitter
 @pytest.mark.parametrize(("workers", "data"), [(0, ()), (2, ()), (0, SQUARES)])
 def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path, workers, data):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = [DCN, "train.max_steps=8", "train.checkpoint_every=3", f"data.workers={workers}", *data]
+    options = [DCN, "train.max_steps=8", "train.checkpoint_every_steps=3", f"data.num_workers={workers}", *data]
 
     def save(state, name):
         save_checkpoint(whole / name, state)
@@ -133,7 +133,7 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path,
 
 def test_a_run_without_workers_sees_what_one_with_workers_sees(make_trainer, tmp_path):
     for workers in (0, 1):
-        options = [f"data.workers={workers}", "train.max_steps=2"]
+        options = [f"data.num_workers={workers}", "train.max_steps=2"]
         make_trainer(tmp_path / str(workers), *options, evaluate=fake_figures).fit()
     assert logged(tmp_path / "0") == logged(tmp_path / "1")
 
@@ -230,7 +230,7 @@ def test_a_run_cut_off_before_its_last_evaluation_is_judged_on_resume(make_train
     ("every", "evaluated"), [(1, [2, 4, 6, 8, 10]), (2, [4, 8, 10]), (3, [6, 10]), (5, [10]), (9, [10])]
 )
 def test_eval_every(make_trainer, tmp_path, every, evaluated):
-    options = ["train.batch_size=6", "train.epochs=5", f"train.eval_every={every}"]
+    options = ["train.batch_size=6", "train.epochs=5", f"train.eval_every_epochs={every}"]
     judged, drawn = [], []
     trainer = make_trainer(
         tmp_path,
@@ -264,7 +264,12 @@ class Pretender:
 
 def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer, tmp_path):
     saved, drawn = [], []
-    options = ["train.log_every=4", "train.checkpoint_every=4", "train.picture_every=5", "train.epochs=2"]
+    options = [
+        "train.log_every_steps=4",
+        "train.checkpoint_every_steps=4",
+        "train.images_every_steps=5",
+        "train.epochs=2",
+    ]
     trainer = make_trainer(
         tmp_path,
         *options,
@@ -281,7 +286,7 @@ def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer,
 
 
 def test_a_record_is_the_mean_since_the_last(make_trainer, tmp_path):
-    trainer = make_trainer(tmp_path, "train.log_every=3", "train.epochs=1", evaluate=fake_figures)
+    trainer = make_trainer(tmp_path, "train.log_every_steps=3", "train.epochs=1", evaluate=fake_figures)
     trainer.updater = Pretender([1.0, 2.0, 6.0, 10.0, 20.0, 60.0])
     trainer.fit()
     assert logged(tmp_path) == {3: 3.0, 6: 30.0}
@@ -331,7 +336,7 @@ def test_going_on_takes_the_rates_of_now(make_trainer, tmp_path):
 
 def test_the_gradient_is_clipped_over_all_parameters(make_trainer, tmp_path):
     options = ["train.max_steps=1", "train.warmup_steps=0", "train.weight_decay=0", "train.lr=0.5"]
-    trainer = make_trainer(tmp_path, *options, "train.clip_norm=0.01", evaluate=fake_figures)
+    trainer = make_trainer(tmp_path, *options, "train.clip_grad_norm=0.01", evaluate=fake_figures)
     before = copy_of(dict(trainer.updater.model.named_parameters()))
     trainer.fit()
     moved = [(p.detach() - before[key]).norm() for key, p in trainer.updater.model.named_parameters()]
@@ -399,8 +404,8 @@ def hooks_in_each_step(trainer: Trainer) -> list[bool]:
 
 def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
     """They are in two passes of a step, of which the last counts, and nothing else changes."""
-    options = [DCN, "train.max_steps=8", "train.epochs=9", "train.accumulate=2", "train.log_every=3"]
-    trainer = make_trainer(tmp_path / "a", *options, "train.picture_every=4", evaluate=fake_figures)
+    options = [DCN, "train.max_steps=8", "train.epochs=9", "train.grad_accum_steps=2", "train.log_every_steps=3"]
+    trainer = make_trainer(tmp_path / "a", *options, "train.images_every_steps=4", evaluate=fake_figures)
     watched = hooks_in_each_step(trainer)
     trainer.fit()
     trainer.metrics_logger.close()
@@ -420,7 +425,7 @@ def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
         else:
             assert 0 < max(-histogram.min, histogram.max) <= value
 
-    other = make_trainer(tmp_path / "b", *options, "train.picture_every=99", evaluate=fake_figures)
+    other = make_trainer(tmp_path / "b", *options, "train.images_every_steps=99", evaluate=fake_figures)
     other.health = Health(None, total_steps=8, warmup_steps=0)
     watched = hooks_in_each_step(other)
     other.fit()
@@ -433,7 +438,7 @@ def test_what_is_logged_of_deformable_layers(make_trainer, tmp_path):
     """The gradients are those the optimizer took, clipped; their ratio is not changed by that."""
     logs = []
     for clip in ("null", "0.01"):
-        options = [DCN, "train.max_steps=1", f"train.clip_norm={clip}"]
+        options = [DCN, "train.max_steps=1", f"train.clip_grad_norm={clip}"]
         trainer = make_trainer(tmp_path / clip, *options, evaluate=fake_figures)
         trainer.fit()
         logs.append(metrics(tmp_path / clip)[0])
@@ -455,7 +460,7 @@ def test_what_is_logged_of_deformable_layers(make_trainer, tmp_path):
 
 def test_the_health_of_offsets_is_told_in_the_log(make_trainer, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(health, "MOVED_BY_STEPS", 3)
-    options = [DCN, "train.max_steps=12", "train.warmup_steps=4", "train.log_every=3"]
+    options = [DCN, "train.max_steps=12", "train.warmup_steps=4", "train.log_every_steps=3"]
     trainer = make_trainer(tmp_path, *options, "train.offset_lr_factor=0", evaluate=fake_figures)
     assert trainer.health.moved_by == 4
     caplog.set_level(logging.WARNING, logger=log.name)
@@ -498,7 +503,7 @@ def test_bfloat16_trains(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["train.channels_last=true", "train.compile=true", "model.backbone.recompute_dcn_stages=true"]
+    "option", ["train.channels_last=true", "train.compile=true", "model.backbone.activation_checkpointing=true"]
 )
 def test_how_it_is_computed_changes_no_loss(make_trainer, tmp_path, monkeypatch, option):
     """In float64, where another order of sums does not choose other proposals."""
@@ -560,7 +565,7 @@ def test_a_stop_request_ends_an_evaluation(make_trainer, tmp_path):
 
 def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger=log.name)
-    options = ["train.batch_size=6", "train.epochs=9", "train.early_stop=2"]
+    options = ["train.batch_size=6", "train.epochs=9", "train.early_stopping_patience=2"]
     aps = [0.1, 0.3, 0.2, 0.4, 0.4, 0.3, 0.9]
     order, drawn = iter(aps), []
 
@@ -590,11 +595,11 @@ def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path,
 
 def test_a_record_goes_on_over_a_resume(make_trainer, tmp_path):
     """One record of 4 steps, cut in the middle, is the same mean as in one piece."""
-    options = ["train.log_every=4", "train.max_steps=4"]
+    options = ["train.log_every_steps=4", "train.max_steps=4"]
     make_trainer(tmp_path / "whole", *options, evaluate=fake_figures).fit()
 
     states = []
-    trainer = make_trainer(tmp_path / "cut", *options, "train.checkpoint_every=3", evaluate=fake_figures)
+    trainer = make_trainer(tmp_path / "cut", *options, "train.checkpoint_every_steps=3", evaluate=fake_figures)
     trainer.save = lambda state, name: states.append(copy.deepcopy(state))
     trainer.fit()
     (state,) = (state for state in states if state["step"] == 3)
@@ -633,7 +638,7 @@ def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path)
 
 def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_path, caplog):
     folder = shutil.copytree(shapes / "train", tmp_path / "train")
-    options = [f"data.train.images={folder}", "data.unreadable=skip", "train.epochs=2"]
+    options = [f"data.train.images={folder}", "data.on_unreadable_image=skip", "train.epochs=2"]
     trainer = make_trainer(tmp_path / "run", *options, evaluate=fake_figures)
     (folder / "000003.png").unlink()  # it was there when the run began
     (folder / "000007.png").write_bytes(b"no picture")

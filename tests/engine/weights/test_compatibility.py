@@ -32,10 +32,15 @@ def test_another_model_is_told_key_by_key():
     }
     state = {"config": {"model": saved}}
     asked = saved | {"dcn_backend": "reference", "backbone": saved["backbone"] | {"weights": None}}
-    asked["backbone"]["recompute_dcn_stages"] = True
-    asked["faster_rcnn"] = {"score_threshold": 0.5, "nms_threshold": 0.6, "rpn_proposals_test": 50}
+    asked["backbone"]["activation_checkpointing"] = True
+    asked["faster_rcnn"] = {
+        "score_threshold": 0.5,
+        "nms_threshold": 0.6,
+        "rpn_pre_nms_top_n_test": 50,
+        "rpn_post_nms_top_n_test": 50,
+    }
     # nor is it another model that looks at mirror images too
-    check_same_model(state, {"model": asked, "test": {"flip": True}}, Path("last.pt"))
+    check_same_model(state, {"model": asked, "tta": {"flip": True}}, Path("last.pt"))
     check_same_model(state, {"model": asked}, Path("last.pt"))  # how it is computed, started or judged may differ
     asked["backbone"] = asked["backbone"] | {"name": "resnet50", "dcn_v2_stages": []}
     with pytest.raises(CheckpointError) as caught:
@@ -55,7 +60,7 @@ def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
     asked["fcos"] |= {"topk_candidates": 7, "center_sampling_radius": 2.0, "score_threshold": 0.0}
     check_same_model(state, {"model": asked}, Path("last.pt"))
     asked["fpn"]["extra_levels"] = "p6p7"
-    asked["fcos"]["dcn_convs"] = 1
+    asked["fcos"]["num_dcn_convs"] = 1
     asked["backbone"] |= {"dcn_every": 2, "stride_in_1x1": True}
     with pytest.raises(CheckpointError) as caught:
         check_same_model(state, {"model": asked}, Path("last.pt"))
@@ -63,7 +68,7 @@ def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
         "  - model.backbone.dcn_every: 1 in the checkpoint, 2 in the config",
         "  - model.backbone.stride_in_1x1: False in the checkpoint, True in the config",
         "  - model.fpn.extra_levels: 'pool' in the checkpoint, 'p6p7' in the config",
-        "  - model.fcos.dcn_convs: 0 in the checkpoint, 1 in the config",
+        "  - model.fcos.num_dcn_convs: 0 in the checkpoint, 1 in the config",
     ]
 
 
@@ -88,5 +93,5 @@ def test_another_number_of_images_in_a_step_is_refused():
         check_same_step({"images_in_step": 16}, 8, Path("last.pt"))
     assert str(caught.value) == (
         "last.pt was trained with 16 images in a step, so the run cannot go on with 8: choose train.batch_size x "
-        "train.accumulate x processes = 16"
+        "train.grad_accum_steps x processes = 16"
     )

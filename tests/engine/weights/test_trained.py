@@ -85,9 +85,9 @@ def test_the_config_is_that_of_the_run_with_overrides(finish, tiny_config, tmp_p
     plain = load_trained(tmp_path)
     assert plain.config == load_config(tiny_config, AVERAGED)
     other = load_trained(
-        tmp_path, ["data.workers=7", "model.dcn_backend=reference", "model.faster_rcnn.score_threshold=0.9"]
+        tmp_path, ["data.num_workers=7", "model.dcn_backend=reference", "model.faster_rcnn.score_threshold=0.9"]
     )
-    assert (other.config.data.workers, other.config.seed) == (7, 5)
+    assert (other.config.data.num_workers, other.config.seed) == (7, 5)
     assert other.state["config"] == plain.state["config"] == plain.config.model_dump(mode="json")
     model = restore_model(other)
     assert {m.backend for m in model.modules() if isinstance(m, DeformConv2d)} == {"reference"}
@@ -108,8 +108,8 @@ def test_pretrained_weights_are_not_looked_for(finish, tmp_path):
         (0, 3, 3, 0, ["train.epochs=1"], False),
         (0, 3, 3, 0, ["train.epochs=9", "train.max_steps=3"], True),
         (0, 3, 3, 0, ["train.epochs=9", "train.max_steps=4"], False),
-        (1, 3, 3, 2, ["train.epochs=9", "train.early_stop=2"], True),
-        (1, 3, 3, 1, ["train.epochs=9", "train.early_stop=2"], False),
+        (1, 3, 3, 2, ["train.epochs=9", "train.early_stopping_patience=2"], True),
+        (1, 3, 3, 1, ["train.epochs=9", "train.early_stopping_patience=2"], False),
         (1, 3, 2, 0, ["train.epochs=1"], False),  # not judged since
         (1, 3, None, 0, ["train.epochs=1"], False),
     ],
@@ -141,8 +141,8 @@ def test_what_is_no_checkpoint_or_damaged_is_refused(finish, tmp_path):
     with pytest.raises(ValueError, match=r"none\.pt does not exist"):
         load_trained(tmp_path / "none.pt")
     finish(tmp_path, OPTIONS)
-    with pytest.raises(ValueError, match=r"data.workers"):
-        load_trained(tmp_path, ["data.workers=-1"])
+    with pytest.raises(ValueError, match=r"data.num_workers"):
+        load_trained(tmp_path, ["data.num_workers=-1"])
     with pytest.raises(ValueError, match=r"data.worker"):
         load_trained(tmp_path, ["data.worker=1"])
     content = bytearray((tmp_path / LAST).read_bytes())

@@ -20,7 +20,8 @@ SMALL = {
     "anchor_sizes": [16, 32, 64],
     "box_head_channels": 32,
     "mask_head_channels": 16,
-    "rpn_proposals_test": 20,
+    "rpn_pre_nms_top_n_test": 20,
+    "rpn_post_nms_top_n_test": 20,
     "score_threshold": 0.0,
     "detections_per_image": 400,
 }
@@ -33,7 +34,7 @@ DCN = "model.backbone.dcn_v2_stages=[2]"
 def configured(config_file, detector, *overrides):
     """A small detector's config; each takes what it knows of `SMALL`."""
     section = {key: value for key, value in SMALL.items() if key in type(getattr(ModelConfig(), detector)).model_fields}
-    options = [f"model.detector={detector}", f"model.{detector}={section}", "model.fpn.channels=64"]
+    options = [f"model.detector={detector}", f"model.{detector}={section}", "model.fpn.out_channels=64"]
     return load_config(config_file, [*options, *overrides])
 
 
@@ -155,7 +156,7 @@ def test_a_plain_detector_goes_on_with_deformable_layers(detector, modulation, t
     plain = configured(tiny_config, detector)
     theirs, source = source_of(plain)
     added = [DCN, f"model.backbone.modulation={str(modulation).lower()}", "model.dcn_backend=torch"]
-    added += ["model.fcos.dcn_convs=1"] if detector == "fcos" else []
+    added += ["model.fcos.num_dcn_convs=1"] if detector == "fcos" else []
     model, _, said = start(configured(tiny_config, detector, *added), source, THEIRS)
     layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
     assert said.new_offsets == len(layers) == (4 if detector == "fcos" else 2)
@@ -210,10 +211,10 @@ def refusal(config_file, theirs, ours, detectors=("faster_rcnn", "faster_rcnn"),
 
 
 def test_other_shapes_are_told_with_the_options(tiny_config):
-    lines = refusal(tiny_config, ["model.fpn.channels=32"], [])
+    lines = refusal(tiny_config, ["model.fpn.out_channels=32"], [])
     assert lines == [
         "the weights of there.pt do not fit the config's detector:",
-        "  - model.fpn.channels: 32 in the file, 64 in the config",
+        "  - model.fpn.out_channels: 32 in the file, 64 in the config",
         "  - 13 tensors have other shapes:",
         "      backbone.fpn.inner_blocks.0.0.weight [32, 64, 1, 1] in the file, [64, 64, 1, 1] in the config",
         "      backbone.fpn.inner_blocks.0.0.bias [32] in the file, [64] in the config",
@@ -284,7 +285,7 @@ def test_group_norms_are_no_batch_norms(tiny_config):
         (["model.backbone.stride_in_1x1={}"], "model.backbone.stride_in_1x1", False, True),
         (["model.faster_rcnn.roi_aligned={}"], "model.faster_rcnn.roi_aligned", True, False),
         ([DCN, "model.backbone.mask_scale={}"], "model.backbone.mask_scale", 1.0, 2.0),
-        (["model.fpn.extra_levels={}"], "model.fpn.extra_levels", "p6p7_c5", "p6p7"),
+        (["model.fpn.extra_levels={}"], "model.fpn.extra_levels", "p6p7_from_c5", "p6p7"),
     ],
 )
 def test_options_that_change_what_weights_mean_are_refused(options, key, there, here, tiny_config):
@@ -293,7 +294,7 @@ def test_options_that_change_what_weights_mean_are_refused(options, key, there, 
     if "stride" in key:
         common = ["model.backbone.name=resnet50"]
     if "levels" in key:
-        levels = "model.fpn={levels: [2, 3, 4, 5], channels: 512}"
+        levels = "model.fpn={levels: [2, 3, 4, 5], out_channels: 512}"
         common = [levels, "model.faster_rcnn.anchor_sizes=[16, 24, 32, 48, 64, 96]"]
     theirs, ours = ([*common, *(option.format(str(value).lower()) for option in options)] for value in (there, here))
     assert refusal(tiny_config, theirs, ours) == [
