@@ -1,7 +1,7 @@
-"""Makes a PyTorch operator of a backend, so that autograd, `torch.compile` and `torch.export` know it.
+"""Registration of a backend as a PyTorch operator that autograd, `torch.compile` and `torch.export` support.
 
-A backend computes a result and its gradients; here is what the operator returns for tensors without data, how it
-differentiates, and what autocast may not touch.
+A backend computes the output and its gradients. This module adds the fake kernels for tensors without data, the
+autograd formula, and switches autocast off.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,15 @@ def make_operator(
     """Register `torch.ops.resnet_dcn.deform_conv2d_<name>` and its backward operator.
 
     Args:
-        name: of the backend, for the operators' names and for messages.
-        forward: takes input, offset, weight, bias, mask, stride, padding and dilation as `dcn.deform_conv2d` does,
-            checked; gives the output in the dtype and memory format of the input.
-        backward: takes the output's gradient, then the same, then five booleans; gives a list of the gradients of
-            input, offset, weight, bias and mask, without those whose boolean is False.
+        name: Name of the backend, used in operator names and messages.
+        forward: Function of input, offset, weight, bias, mask, stride, padding and dilation. The arguments are
+            checked, with the meaning of `dcn.deform_conv2d`. Returns the output in the dtype and memory format of the
+            input.
+        backward: Function of the output's gradient, the arguments of `forward` and a list of five booleans. Returns
+            the gradients of input, offset, weight, bias and mask whose boolean is True.
 
     Returns:
-        A function of input, offset, weight, bias, stride, padding, dilation and mask.
+        Function of input, offset, weight, bias, stride, padding, dilation and mask.
     """
 
     @torch.library.custom_op(f"resnet_dcn::deform_conv2d_{name}", mutates_args=())
@@ -53,34 +54,35 @@ def make_operator(
         stride: list[int],
         padding: list[int],
         dilation: list[int],
-        needs: list[bool],
+        needs_grad: list[bool],
     ) -> list[Tensor]:
         with torch.autocast(input.device.type, enabled=False):
-            return backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs)
+            return backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs_grad)
 
     @operator.register_fake
     def _(input, offset, weight, bias, mask, stride, padding, dilation):
         return empty_as(input, (offset.shape[0], weight.shape[0], *offset.shape[2:]))
 
     @backward_operator.register_fake
-    def _(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs):
+    def _(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs_grad):
         tensors = (input, offset, weight, bias, mask)
-        return [empty_as(t, t.shape) for t, need in zip(tensors, needs, strict=True) if need]
+        return [empty_as(t, t.shape) for t, need in zip(tensors, needs_grad, strict=True) if need]
 
-    def save(ctx, inputs, output):
+    def setup_context(ctx, inputs, output):
         *tensors, ctx.stride, ctx.padding, ctx.dilation = inputs
         ctx.save_for_backward(*tensors)
 
-    def differentiate(ctx, grad_output):
-        needs = list(ctx.needs_input_grad[:5])
-        grads = iter(backward_operator(grad_output, *ctx.saved_tensors, ctx.stride, ctx.padding, ctx.dilation, needs))
-        return *(next(grads) if need else None for need in needs), None, None, None
+    def compute_grads(ctx, grad_output):
+        needs_grad = list(ctx.needs_input_grad[:5])
+        layout = ctx.stride, ctx.padding, ctx.dilation
+        grads = iter(backward_operator(grad_output, *ctx.saved_tensors, *layout, needs_grad))
+        return *(next(grads) if need else None for need in needs_grad), None, None, None
 
-    def refuse(ctx, *grads):
+    def raise_no_second_derivative(ctx, *grads):
         raise NotImplementedError(f'the "{name}" DCN backend has no second derivative; use backend="reference"')
 
-    operator.register_autograd(differentiate, setup_context=save)
-    backward_operator.register_autograd(refuse)
+    operator.register_autograd(compute_grads, setup_context=setup_context)
+    backward_operator.register_autograd(raise_no_second_derivative)
 
     def run(input, offset, weight, bias, stride, padding, dilation, mask):
         return operator(input, offset, weight, bias, mask, stride, padding, dilation)

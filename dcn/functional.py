@@ -1,4 +1,4 @@
-"""`deform_conv2d`: checks the arguments, chooses a backend, runs it."""
+"""`deform_conv2d`: check the arguments, select a backend and run it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from .autograd import make_operator
 
 
 class Backend(NamedTuple):
-    """One way to compute the operator.
+    """An implementation of the operator.
 
-    `run` takes checked arguments: input, offset, weight, bias, stride, padding, dilation, mask.
-    `unavailable_reason` takes the tensors among them, the input first. It returns the reason why the backend does not
-    support them, or None.
+    Attributes:
+        run: Function of checked arguments: input, offset, weight, bias, stride, padding, dilation, mask.
+        unavailable_reason: Function of the tensors among these arguments, input first. Returns the reason why the
+            backend does not support them, or None if it does.
     """
 
     run: Callable[..., Tensor]
     unavailable_reason: Callable[..., str | None]
 
 
-# In the order in which "auto" tries them: "torch" serves CPUs, "torchvision" the rest. "triton" comes after it until
-# it has been seen to be the faster one on a GPU.
+# "auto" selects the first one that supports the tensors: "torch" on CPUs, "torchvision" elsewhere.
 BACKENDS = {
     "torch": Backend(
         make_operator("torch", torch_backend.forward, torch_backend.backward), torch_backend.unavailable_reason
@@ -51,31 +51,34 @@ def deform_conv2d(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """Deformable convolution: DCNv1 without `mask`, DCNv2 with it.
+    """Compute a deformable convolution: DCNv2 with `mask`, DCNv1 without.
 
-    Each output pixel reads the input at K shifted places by bilinear interpolation. Pixels outside the image count as
-    0, so a place within one pixel outside still sees the border. Signature and layouts are torchvision's.
+    Each output pixel samples the input at K shifted locations by bilinear interpolation. Pixels outside the image are
+    0. A location less than one pixel outside therefore still reads the border pixel. The signature and the layouts
+    are those of `torchvision.ops.deform_conv2d`.
     Papers: v1 https://arxiv.org/abs/1703.06211, v2 https://arxiv.org/abs/1811.11168.
 
-    Shapes: B batch, C in, N out, G offset groups, K = kh*kw kernel points, Ho x Wo output size.
+    Shapes: B batch size, C input channels, N output channels, G offset groups, K = kh*kw kernel points, Ho x Wo output
+    size.
 
     Args:
-        input: `(B, C, H, W)`.
-        offset: `(B, 2*G*K, Ho, Wo)` in input pixels; per group and kernel point (dy, dx) interleaved.
-        weight: `(N, C/groups, kh, kw)`.
-        bias: `(N,)`.
-        stride: of the output grid, as in `torch.nn.functional.conv2d`.
-        padding: zeros on each side, as in `torch.nn.functional.conv2d`.
-        dilation: spacing of the kernel points, as in `torch.nn.functional.conv2d`.
-        mask: `(B, G*K, Ho, Wo)`, a factor for each sample, usually from a sigmoid. None is all ones.
-        backend: a name in `dcn.BACKENDS`, or "auto" for the fastest that can run.
+        input: Input, `(B, C, H, W)`.
+        offset: Offsets in input pixels, `(B, 2*G*K, Ho, Wo)`, ordered by group, kernel point and (dy, dx).
+        weight: Weight, `(N, C/groups, kh, kw)`.
+        bias: Bias, `(N,)`.
+        stride: Stride of the output grid, as in `torch.nn.functional.conv2d`.
+        padding: Zero padding on each side, as in `torch.nn.functional.conv2d`.
+        dilation: Spacing of the kernel points, as in `torch.nn.functional.conv2d`.
+        mask: Factor of each sample, `(B, G*K, Ho, Wo)`, usually a sigmoid. None means 1 everywhere.
+        backend: A name in `dcn.BACKENDS`, or "auto" for the first one that supports the tensors.
 
     Returns:
-        `(B, N, Ho, Wo)` in the dtype of `input`. Sampling is done in float32 (float64 if any tensor is float64),
-        also under autocast.
+        Output, `(B, N, Ho, Wo)`, in the dtype of `input`. Sampling uses float32, or float64 if a tensor is float64,
+            also under autocast.
 
     Raises:
-        ValueError: if a shape, dtype, device or backend does not fit; the message names it and both sizes.
+        ValueError: If a shape, dtype, device or backend is invalid. The message contains the expected and the actual
+            value.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     check_arguments(input, offset, weight, bias, stride, padding, dilation, mask)
@@ -90,10 +93,10 @@ def check_backend(name: str) -> None:
 
 
 def choose_backend(name: str, *tensors: Tensor) -> str:
-    """Name of the backend that serves `tensors`: the one asked for, or for "auto" the first in the table that can.
+    """Return the name of the backend for `tensors`: the one requested, or with "auto" the first that supports them.
 
     Raises:
-        ValueError: if the backend does not exist or cannot run, with its reason.
+        ValueError: If the backend is unknown or does not support the tensors; the message contains the reason.
     """
     check_backend(name)
     if name == "auto":
@@ -105,7 +108,7 @@ def choose_backend(name: str, *tensors: Tensor) -> str:
 
 
 def check_arguments(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
-    """Raise `ValueError` naming the tensor, what must hold and what was got."""
+    """Raise `ValueError` if an argument is invalid, with its name, the requirement and the actual value."""
     tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
     for name, tensor in tensors.items():
         if tensor is None:
@@ -117,24 +120,24 @@ def check_arguments(input, offset, weight, bias, stride, padding, dilation, mask
             raise ValueError(f"`{name}` must be of a floating-point dtype, got {tensor.dtype}")
         if tensor.device != input.device:
             raise ValueError(f"`{name}` must be on the device of `input`, {input.device}, got {tensor.device}")
-    for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        if min(values) < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {values}")
+    for name, values, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if min(values) < minimum:
+            raise ValueError(f"`{name}` must be at least {minimum}, got {values}")
 
     batch, channels, height, width = input.shape
     out_channels, group_channels, kh, kw = weight.shape
     if min(weight.shape) < 1 or min(channels, height, width) < 1:
         raise ValueError(
-            f"`input` {tuple(input.shape)} and `weight` {tuple(weight.shape)} must not be empty but for the batch"
+            f"`input` {tuple(input.shape)} and `weight` {tuple(weight.shape)} must not be empty, except for the batch"
         )
     if channels % group_channels:
         raise ValueError(
-            f"`weight` must take a divisor of the {channels} channels of `input`, got {group_channels}"
-            f" (shape {tuple(weight.shape)})"
+            f"`weight` must have a number of input channels that divides the {channels} channels of `input`, "
+            f"got {group_channels} (shape {tuple(weight.shape)})"
         )
     groups = channels // group_channels
     if out_channels % groups:
-        raise ValueError(f"`weight` must give a multiple of its {groups} groups of channels, got {out_channels}")
+        raise ValueError(f"`weight` must have a multiple of {groups} output channels (groups), got {out_channels}")
 
     points = kh * kw
     offset_channels = offset.shape[1]
@@ -146,8 +149,8 @@ def check_arguments(input, offset, weight, bias, stride, padding, dilation, mask
     offset_groups = offset_channels // (2 * points)
     if channels % offset_groups:
         raise ValueError(
-            f"`offset` with {offset_channels} channels has {offset_groups} offset groups, which must divide the"
-            f" {channels} channels of `input`"
+            f"`offset` with {offset_channels} channels has {offset_groups} offset groups, which must divide the "
+            f"{channels} channels of `input`"
         )
     out_size = tuple(
         (size + 2 * p - d * (k - 1) - 1) // s + 1

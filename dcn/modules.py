@@ -1,4 +1,4 @@
-"""`DeformConv2d`: a convolution that predicts its own offsets and mask."""
+"""`DeformConv2d`: a deformable convolution layer that predicts its offsets and mask."""
 
 import math
 
@@ -12,31 +12,37 @@ from .functional import check_backend, deform_conv2d
 class DeformConv2d(nn.Module):
     """Deformable convolution layer: DCNv2 (`modulation=True`) or DCNv1 (`modulation=False`).
 
-    A plain convolution `conv_offset`, of the same kernel, stride, padding and dilation, predicts an offset and (v2) a
-    mask for every output pixel and kernel point: `mask = mask_scale * sigmoid(logits)`. It starts at zero, so that the
-    offsets are 0 and the mask is `mask_scale / 2`. With `mask_scale=2`, as in the authors' released code, the layer
-    starts as the plain convolution with the same weight; `mask_scale=1` is the text of the paper and what mmdetection,
-    detectron2 and PaddleDetection train with.
+    A plain convolution `conv_offset` with the same kernel size, stride, padding and dilation predicts the offsets, and
+    for DCNv2 the mask, of every output pixel and kernel point: `mask = mask_scale * sigmoid(logits)`. Its weight and
+    bias are initialised to zero, so that the offsets are 0 and the mask is `mask_scale / 2`. With `mask_scale=2`, as in
+    the authors' released code, the layer then equals the plain convolution with the same weight. The paper's text,
+    mmdetection, detectron2 and PaddleDetection use `mask_scale=1`.
 
-    State-dict keys are those of mmcv: `weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`.
+    The state-dict keys are those of mmcv: `weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`.
     Papers: v1 https://arxiv.org/abs/1703.06211, v2 https://arxiv.org/abs/1811.11168.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: height and width of the kernel.
-        stride: as in `nn.Conv2d`.
-        padding: as in `nn.Conv2d`, zeros only.
-        dilation: as in `nn.Conv2d`.
-        groups: blocked connections of the weight, as in `nn.Conv2d`; `conv_offset` always sees all channels.
-        offset_groups: G, the number of channel groups with offsets (and mask) of their own.
-        bias: whether the output gets a bias.
-        modulation: whether samples are weighted by a learned mask (DCNv2).
-        mask_scale: factor of the sigmoid.
-        backend: a name in `dcn.BACKENDS`, or "auto".
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Height and width of the kernel.
+        stride: As in `nn.Conv2d`.
+        padding: As in `nn.Conv2d`, zeros only.
+        dilation: As in `nn.Conv2d`.
+        groups: Blocked connections of the weight, as in `nn.Conv2d`; `conv_offset` always reads all channels.
+        offset_groups: G, the number of channel groups with separate offsets and masks.
+        bias: Whether to add a learnable bias to the output.
+        modulation: Whether to multiply samples by a learned mask (DCNv2).
+        mask_scale: Factor of the sigmoid.
+        backend: A name in `dcn.BACKENDS`, or "auto".
 
     Raises:
-        ValueError: if the numbers do not fit each other.
+        ValueError: If an argument is out of range, or the numbers of channels and groups do not match.
+
+    Example:
+        ```python
+        layer = dcn.DeformConv2d(256, 256, 3, padding=1)
+        output = layer(torch.rand(2, 256, 50, 84))
+        ```
     """
 
     def __init__(
@@ -107,14 +113,22 @@ class DeformConv2d(nn.Module):
         mask_scale: float = 2.0,
         backend: str = "auto",
     ) -> "DeformConv2d":
-        """Make the deformable twin of a convolution, sharing its weight and bias.
+        """Return a deformable layer with the settings of a convolution that shares its weight and bias.
+
+        Args:
+            conv: Convolution to replace.
+            offset_groups: See `DeformConv2d`.
+            modulation: See `DeformConv2d`.
+            mask_scale: See `DeformConv2d`.
+            backend: See `DeformConv2d`.
 
         Raises:
-            ValueError: if `conv` pads with anything but a number of zeros.
+            ValueError: If the padding of `conv` is not a number of zeros.
         """
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError(
-                f"a deformable convolution pads with a number of zeros, got {conv.padding_mode} {conv.padding!r}"
+                "the padding of a deformable convolution must be a number of zeros, "
+                f"got {conv.padding_mode} {conv.padding!r}"
             )
         layer = cls(
             conv.in_channels,
@@ -134,20 +148,21 @@ class DeformConv2d(nn.Module):
         return layer.to(conv.weight.device, conv.weight.dtype)
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Predict where and how strongly to sample.
+        """Return the offset and mask for an input.
 
         Args:
-            x: `(B, C, H, W)`.
+            x: Input, `(B, C, H, W)`.
 
         Returns:
-            offset `(B, 2*G*K, Ho, Wo)`, per group and point (dy, dx) interleaved, and mask `(B, G*K, Ho, Wo)` after
-            the sigmoid, None for DCNv1; both float32 or float64, whatever the autocast type.
+            offset: Offsets `(B, 2*G*K, Ho, Wo)`, ordered by group, kernel point and (dy, dx); float32 or float64, also
+                under autocast.
+            mask: Mask `(B, G*K, Ho, Wo)` after the sigmoid, in the same dtype; None for DCNv1.
         """
-        return self.interpret(self.conv_offset(x))
+        return self.split_prediction(self.conv_offset(x))
 
-    def interpret(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Take the output of `conv_offset`, `(B, 2*G*K + G*K, Ho, Wo)`, for what `predict` gives: offset and mask."""
-        # Places need more than the 8 bits of a bfloat16: at column 200 its steps are a whole pixel.
+    def split_prediction(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return offset and mask, see `predict`, from the output of `conv_offset`, `(B, 2*G*K + G*K, Ho, Wo)`."""
+        # Locations need more than the 8 bits of a bfloat16, whose steps are a whole pixel at column 200.
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         if not self.modulation:
             return predicted, None
@@ -155,9 +170,13 @@ class DeformConv2d(nn.Module):
         return offset, self.mask_scale * logits.sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` `(B, C, H, W)` at the places it predicts itself, to `(B, N, Ho, Wo)`.
+        """Return the deformable convolution of an input at the predicted locations.
 
-        Under autocast `x` and the output are of its type, as in `nn.Conv2d`.
+        Args:
+            x: Input, `(B, C, H, W)`. Under autocast it is cast to the autocast dtype, as in `nn.Conv2d`.
+
+        Returns:
+            Output, `(B, N, Ho, Wo)`, in the dtype of the (cast) input.
         """
         kind = x.device.type
         if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
@@ -168,7 +187,7 @@ class DeformConv2d(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Numbers shown by `print(module)`, in the words of `nn.Conv2d`."""
+        """Return the settings shown by `print(module)`, in the format of `nn.Conv2d`."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "

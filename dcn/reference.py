@@ -1,7 +1,8 @@
-"""What deformable convolution means, in plain PyTorch: every backend is tested against this file.
+"""The definition of deformable convolution in plain PyTorch; every backend is tested against this module.
 
-Written to be read and to be differentiated (twice, if asked), not to be fast.
-Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kernel points, Ho x Wo output size.
+It is written for readability and supports second derivatives. It is slow.
+Legend: B batch size, C input channels, N output channels, G offset groups, K = kh*kw kernel points, Ho x Wo output
+size.
 """
 
 import torch
@@ -22,11 +23,11 @@ def deform_conv2d(
 ) -> Tensor:
     """Evaluate the formula of DCNv2, https://arxiv.org/abs/1811.11168 eq. (1), on checked arguments.
 
-    Shapes and meaning are those of `dcn.deform_conv2d`, which checks them. Places are computed and sampled in
-    float32, or in float64 if any tensor is float64.
+    Shapes and meaning are those of `dcn.deform_conv2d`, which checks them. Sampling locations are float32, or float64
+    if any tensor is float64.
 
     Returns:
-        `(B, N, Ho, Wo)` in the dtype of `input`.
+        Output, `(B, N, Ho, Wo)`, in the dtype of `input`.
     """
     batch, channels, _, _ = input.shape
     out_channels, group_channels, kh, kw = weight.shape
@@ -56,18 +57,18 @@ def deform_conv2d(
 
 
 def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read an image at fractional places by bilinear interpolation; every pixel outside the image counts as 0.
+    """Sample an image at fractional locations by bilinear interpolation; every pixel outside the image is 0.
 
-    A place within one pixel outside the border therefore still sees the border pixel. A place at +-infinity reads 0
-    and a place that is NaN gives NaN, so that a broken offset can be seen and never reads foreign memory.
+    A location less than one pixel outside of the border therefore still reads the border pixel. A location at
+    +-infinity returns 0. A NaN location returns NaN, so that an invalid offset is visible in the result.
 
     Args:
-        image: `(B, G, c, H, W)`.
-        y: `(B, G, K, Ho, Wo)`, row of each place in pixels.
-        x: `(B, G, K, Ho, Wo)`, column of each place in pixels.
+        image: Images, `(B, G, c, H, W)`.
+        y: Row of each location in pixels, `(B, G, K, Ho, Wo)`.
+        x: Column of each location in pixels, `(B, G, K, Ho, Wo)`.
 
     Returns:
-        `(B, G, c, K, Ho, Wo)`.
+        Samples, `(B, G, c, K, Ho, Wo)`.
     """
     height, width = image.shape[-2:]
     y = torch.where(y.isinf(), -2, y)
@@ -78,7 +79,7 @@ def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     def corner(row: Tensor, column: Tensor) -> Tensor:
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         index = torch.where(inside, row * width + column, 0).long()
-        # (B, G, 1, P) repeated over the channels, so that one gather serves all kernel points
+        # (B, G, 1, P), expanded over the channels, so that one gather reads all kernel points
         index = index.flatten(2).unsqueeze(2).expand(-1, -1, image.shape[2], -1)
         pixels = image.flatten(3).gather(3, index).unflatten(3, y.shape[2:])
         return torch.where(inside.unsqueeze(2), pixels, 0)
@@ -92,6 +93,6 @@ def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def _grid(out_size: int, kernel: int, stride: int, padding: int, dilation: int, like: Tensor) -> Tensor:
-    """Places of the undeformed kernel along one axis, `(kernel, out_size)`."""
+    """Return the locations of the undeformed kernel along one axis, `(kernel, out_size)`."""
     output = torch.arange(out_size, device=like.device, dtype=like.dtype) * stride - padding
     return torch.arange(kernel, device=like.device, dtype=like.dtype)[:, None] * dilation + output

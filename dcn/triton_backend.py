@@ -1,17 +1,20 @@
-"""The "triton" backend: deformable convolution for GPUs, with columns that never reach memory.
+"""The "triton" backend: deformable convolution for GPUs that interpolates inside the matrix product.
 
-A matrix product whose left side is interpolated on the way: a program reads the four pixels around each sample, blends
-them in float32 and multiplies by the weight, tile by tile. Half-precision inputs are multiplied in their own dtype,
-all sums are taken in float32, and so are places and masks.
+A program reads the four pixels around each sample, interpolates them in float32 and multiplies by the weight, tile by
+tile, so that the columns are never written to memory. Half-precision inputs are multiplied in their dtype. Sums,
+sampling locations and masks are float32.
 
-The gradients:
-    mask, offset, input: one program per tile of pixels, kernel point and offset group. The input's gradient is added up
-        in float32 by atomic additions, in whatever order; where `torch.use_deterministic_algorithms` forbids that, the
-        "torch" backend computes it.
-    weight: the columns are interpolated again; the pixels are shared out to several programs and their sums added.
+Gradients:
+    mask, offset, input: One program per tile of pixels, kernel point and offset group. The input's gradient is a
+        float32 sum of atomic additions, whose order varies from run to run. If
+        `torch.use_deterministic_algorithms` is on, the "torch" backend computes this gradient.
+    weight: The columns are interpolated again. Several programs sum over parts of the pixels, and their sums are
+        added.
 
-Legend: B batch, C channels in, N channels out, G offset groups, K = kh*kw kernel points, Ho x Wo output size, P output
-pixels of the batch. `segment`: channels that belong to one group and one offset group.
+The tests run the kernels in Triton's interpreter and compile them for compute capability 8.0 and 9.0.
+
+Legend: B batch size, C input channels, N output channels, G offset groups, K = kh*kw kernel points, Ho x Wo output
+size, P output pixels of the batch. A `segment` is a run of channels in one group and one offset group.
 """
 
 import importlib.util
@@ -26,30 +29,32 @@ from torch import Tensor
 from . import torch_backend
 from .tensors import copy_as, empty_as
 
-# Asked once: `torch.compile` cannot look into it.
+# Evaluated at import, because `torch.compile` cannot trace the call.
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-# Programs to share the pixels of the weight's gradient among: several for each of the 80 to 150 multiprocessors.
+# Programs for the weight's gradient: several per multiprocessor, of which GPUs have 80 to 150.
 WEIGHT_PROGRAMS = 1024
 
 
 def unavailable_reason(*tensors: Tensor) -> str | None:
-    """Say why `tensors` cannot be served, or None."""
+    """Return the reason why the backend does not support `tensors`, or None."""
     if not HAS_TRITON:
         return "Triton is not installed; it comes with the CUDA builds of torch for Linux"
     if any(t.dtype == torch.float64 for t in tensors):
-        return "it computes in float32, a tensor is of torch.float64"
+        return "it computes in float32, but a tensor is torch.float64"
     device = tensors[0].device
     if device.type == "cpu":
-        return None if interpreted() else "it is made for GPUs; TRITON_INTERPRET=1 runs it slowly on a CPU, for tests"
+        return (
+            None if is_interpreted() else "it runs on GPUs only; TRITON_INTERPRET=1 runs it slowly on a CPU, for tests"
+        )
     if device.type != "cuda":
-        return f"it is made for CUDA and ROCm devices, `input` is on {device}"
+        return f"it runs on CUDA and ROCm devices only, `input` is on {device}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
-        return f"it needs a GPU of compute capability 8.0 or more, {torch.cuda.get_device_name(device)} has less"
+        return f"it needs a GPU of compute capability 8.0 or higher, {torch.cuda.get_device_name(device)} has less"
     return None
 
 
-def interpreted() -> bool:
-    """Whether Triton runs kernels in Python, on a CPU."""
+def is_interpreted() -> bool:
+    """Return whether Triton's interpreter runs the kernels on a CPU."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
@@ -63,7 +68,7 @@ def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Ten
     bias = None if bias is None else bias.contiguous()
     sizes, constants = _sizes(input, offset, weight), choose_constants("forward", input, offset, mask, weight)
     groups = len(weight) // sizes["group_out"]
-    grid = (_ceil(pixels, constants["BP"]), groups * _ceil(sizes["group_out"], constants["BN"]))
+    grid = (_ceil_div(pixels, constants["BP"]), groups * _ceil_div(sizes["group_out"], constants["BN"]))
     if pixels:
         with _on(input):
             triton_kernels.forward[grid](
@@ -75,20 +80,20 @@ def forward(input, offset, weight, bias, mask, stride, padding, dilation) -> Ten
     return output
 
 
-def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs) -> list[Tensor]:
-    """Compute the gradients of input, offset, weight, bias and mask, in this order, skipping those not in `needs`."""
+def backward(grad_output, input, offset, weight, bias, mask, stride, padding, dilation, needs_grad) -> list[Tensor]:
+    """Return the gradients of input, offset, weight, bias and mask that `needs_grad` selects, in this order."""
     from . import triton_kernels
 
-    need_input, need_offset, need_weight, need_bias, need_mask = needs
+    need_input, need_offset, need_weight, need_bias, need_mask = needs_grad
     tensors = (input, offset, weight, bias, mask)
-    sums: list[Tensor | None] = [None] * 5  # gradients of `tensors`, in whatever dtype and memory format
+    grads: list[Tensor | None] = [None] * 5  # of `tensors`, in any dtype and memory format
 
     images, flat_offset, flat_mask, kernel = _prepare(input, offset, mask, weight)
     grad_output_nhwc = grad_output.permute(0, 2, 3, 1).to(kernel.dtype).contiguous()  # (B, Ho, Wo, N)
     pixels = grad_output_nhwc.numel() // len(weight)
     sizes, constants = _sizes(input, offset, weight), choose_constants("backward_samples", input, offset, mask, weight)
     points, offset_groups = constants["POINTS"], input.shape[1] // sizes["offset_group_in"]
-    tiles = _ceil(pixels, constants["BP"])
+    tiles = _ceil_div(pixels, constants["BP"])
     layout = (
         *flat_offset.stride(), *_strides(flat_mask),
         pixels, *input.shape[2:], input.shape[1], len(weight), *grad_output.shape[2:], *stride, *padding, *dilation,
@@ -96,23 +101,23 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
 
     if need_input and torch.are_deterministic_algorithms_enabled():
         only_input = [True, False, False, False, False]
-        (sums[0],) = torch_backend.backward(grad_output, *tensors, stride, padding, dilation, only_input)
+        (grads[0],) = torch_backend.backward(grad_output, *tensors, stride, padding, dilation, only_input)
         need_input = False
     if need_input or need_offset or need_mask:
         grad_images = torch.zeros_like(images, dtype=torch.float32) if need_input else None
-        sums[1] = offset.new_empty(offset.shape) if need_offset else None
-        sums[4] = mask.new_empty(mask.shape) if need_mask else None
+        grads[1] = offset.new_empty(offset.shape) if need_offset else None
+        grads[4] = mask.new_empty(mask.shape) if need_mask else None
         if pixels:
             with _on(input):
                 triton_kernels.backward_samples[tiles, points, offset_groups](
-                    images, flat_offset, flat_mask, kernel, grad_output_nhwc, grad_images, sums[1], sums[4], *layout,
+                    images, flat_offset, flat_mask, kernel, grad_output_nhwc, grad_images, grads[1], grads[4], *layout,
                     **sizes, **constants, NEED_IMAGES=need_input, NEED_OFFSET=need_offset, NEED_MASK=need_mask,
                 )  # fmt: skip
         if need_input:
-            sums[0] = grad_images.permute(0, 3, 1, 2)
+            grads[0] = grad_images.permute(0, 3, 1, 2)
     if need_weight:
-        columns = input.shape[1] // sizes["segment"] * points * _ceil(sizes["segment"], constants["BC"])
-        blocks = _ceil(sizes["group_out"], constants["BN"])
+        columns = input.shape[1] // sizes["segment"] * points * _ceil_div(sizes["segment"], constants["BC"])
+        blocks = _ceil_div(sizes["group_out"], constants["BN"])
         parts = max(1, min(tiles, WEIGHT_PROGRAMS // (columns * blocks)))
         constants = choose_constants("backward_weight", input, offset, mask, weight)
         grad_kernels = kernel.new_zeros((parts, *kernel.shape), dtype=torch.float32)
@@ -121,18 +126,17 @@ def backward(grad_output, input, offset, weight, bias, mask, stride, padding, di
                 triton_kernels.backward_weight[columns, blocks, parts](
                     images, flat_offset, flat_mask, grad_output_nhwc, grad_kernels, *layout, **sizes, **constants
                 )
-        sums[2] = grad_kernels.sum(0).unflatten(1, weight.shape[2:]).permute(0, 3, 1, 2)
+        grads[2] = grad_kernels.sum(0).unflatten(1, weight.shape[2:]).permute(0, 3, 1, 2)
     if need_bias:
-        sums[3] = grad_output.sum((0, 2, 3), dtype=torch.float32)
-    return [copy_as(t, grad) for t, grad, need in zip(tensors, sums, needs, strict=True) if need]
+        grads[3] = grad_output.sum((0, 2, 3), dtype=torch.float32)
+    return [copy_as(t, grad) for t, grad, need in zip(tensors, grads, needs_grad, strict=True) if need]
 
 
 def _prepare(input, offset, mask, weight) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Bring the tensors into the layouts of the kernels.
+    """Return the tensors in the layouts of the kernels, without copies if all are channels-last.
 
     Returns:
-        pixels `(B, H, W, C)`, offset `(B, 2*G*K, Ho*Wo)`, mask `(B, G*K, Ho*Wo)`, weight `(N, K, C/groups)`; no copies
-        where all are channels-last.
+        Images `(B, H, W, C)`, offset `(B, 2*G*K, Ho*Wo)`, mask `(B, G*K, Ho*Wo)` and weight `(N, K, C/groups)`.
     """
     images = input.permute(0, 2, 3, 1).contiguous()
     kernel = weight.to(input.dtype).permute(0, 2, 3, 1).contiguous().flatten(1, 2)
@@ -140,7 +144,7 @@ def _prepare(input, offset, mask, weight) -> tuple[Tensor, Tensor, Tensor | None
 
 
 def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
-    """Channels of a group, of an offset group, and of the segments that lie in one of each."""
+    """Return the numbers of channels of a group, of an offset group and of a segment."""
     channels, group_in, points = input.shape[1], weight.shape[1], weight.shape[2] * weight.shape[3]
     offset_group_in = channels * 2 * points // offset.shape[1]
     return {
@@ -152,23 +156,23 @@ def _sizes(input: Tensor, offset: Tensor, weight: Tensor) -> dict[str, int]:
 
 
 def choose_constants(kernel: str, input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor) -> dict[str, Any]:
-    """Choose what a kernel is compiled for, by its name in `triton_kernels.py`.
+    """Return the compile-time constants of a kernel, by its name in `triton_kernels.py`.
 
-    Tiles of BP pixels, BC channels and BN output channels fit into the shared memory of compute capability 8.0 and 9.0
-    and, with 8 warps and these stages, into the registers (a few bytes short for float32), as their assembler tells.
-    Nothing of this has been timed.
+    Tiles of BP pixels, BC channels and BN output channels fit into the shared memory of compute capability 8.0 and
+    9.0. With 8 warps and these stages they also fit into the registers, except for a few bytes in float32, according
+    to ptxas. They have not been tuned on a GPU.
     """
     sizes = _sizes(input, offset, weight)
     half = input.dtype in (torch.bfloat16, torch.float16)
     precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     tensor_cores = half or precision == "tf32"
-    # Half precision leaves room to load two tiles ahead; scalar sums of float32 need all registers for themselves.
+    # Half precision leaves room to load two tiles ahead; scalar float32 sums need all registers.
     stages = {"forward": 3 if half else 2, "backward_samples": 2, "backward_weight": 2 if tensor_cores else 1}
     return {
         "POINTS": weight.shape[2] * weight.shape[3],
         "KERNEL_WIDTH": weight.shape[3],
         "HAS_MASK": mask is not None,
-        "UPCAST": interpreted() and half,
+        "UPCAST": is_interpreted() and half,
         "PRECISION": precision,
         "BP": 64,
         "BC": min(32, max(16, _power_of_two(sizes["segment"]))),
@@ -183,14 +187,14 @@ def _strides(tensor: Tensor | None) -> tuple[int, ...]:
 
 
 def _on(input: Tensor) -> AbstractContextManager:
-    """Make the input's GPU the current one, where Triton launches."""
+    """Make the input's GPU the current device, on which Triton launches kernels."""
     return torch.cuda.device(input.device) if input.device.type == "cuda" else nullcontext()
 
 
-def _ceil(count: int, size: int) -> int:
+def _ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
 def _power_of_two(count: int) -> int:
-    """The smallest power of two that is not less."""
+    """Return the smallest power of two that is at least `count`."""
     return 1 << (count - 1).bit_length()

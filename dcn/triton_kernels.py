@@ -1,14 +1,14 @@
-"""Triton kernels of the "triton" backend; `triton_backend.py` launches them and holds the legend.
+"""Triton kernels of the "triton" backend; `triton_backend.py` launches them and contains the legend.
 
-All kernels see images as pixels of channels, `(B, H, W, C)`, the weight as `(N, K, C/groups)`, and number the output
-pixels of the batch 0 .. P-1. Channels are taken in segments, runs that belong to one group and one offset group.
+The kernels get images as `(B, H, W, C)` and the weight as `(N, K, C/groups)`, and number the output pixels of the batch
+from 0 to P-1. They process channels in segments: runs of channels in one group and one offset group.
 """
 
 import triton
 import triton.language as tl
 
-# Numbers that change with the size of the images; kernels are not compiled anew for the special ones among them.
-CHANGING = [
+# Arguments that change with the image size; kernels are not compiled again for their special values.
+SIZE_ARGUMENTS = [
     "pixels", "height", "width", "out_height", "out_width", "offset_image", "offset_channel", "mask_image",
     "mask_channel", "stride_y", "stride_x", "padding_y", "padding_x", "dilation_y", "dilation_x",
 ]  # fmt: skip
@@ -16,7 +16,7 @@ CHANGING = [
 
 @triton.jit
 def _split(pixel, out_height, out_width):
-    """Number of an output pixel in the batch to image, number in the image, row and column."""
+    """Split an output pixel's number in the batch into image, number in the image, row and column."""
     image = pixel // (out_height * out_width)
     in_image = pixel % (out_height * out_width)
     return image.to(tl.int64), in_image, in_image // out_width, in_image % out_width
@@ -50,7 +50,7 @@ def _locate(
 
 @triton.jit
 def _corner(image, row, column, valid, height, width, channels):
-    """Place of each pixel's first channel in the images, and whether it is inside."""
+    """Return the index of each pixel's first channel in the images, and whether the pixel is inside."""
     inside = valid & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return ((image * height + row) * width + column) * channels, inside
 
@@ -85,7 +85,7 @@ def _columns(images, top, left, below, right, mask_value, image, valid, height, 
     return total
 
 
-@triton.jit(do_not_specialize=CHANGING)
+@triton.jit(do_not_specialize=SIZE_ARGUMENTS)
 def forward(
     images, offset, mask, weight, bias, output,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,
@@ -96,7 +96,7 @@ def forward(
     POINTS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, HAS_MASK: tl.constexpr, HAS_BIAS: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the output, BP pixels x BN channels of one group; columns stay in registers."""
+    """Compute one tile of the output, BP pixels x BN channels of one group; columns stay in registers."""
     blocks = tl.cdiv(group_out, BN)
     group = tl.program_id(1) // blocks
     n = tl.program_id(1) % blocks * BN + tl.arange(0, BN)
@@ -131,8 +131,8 @@ def forward(
                 total = _multiply(tile.to(kernel.dtype), kernel, total, UPCAST, PRECISION)
     if HAS_BIAS:
         total += tl.load(bias + n, mask=n_used, other=0.0).to(tl.float32)[None, :]
-    # Turned, so that neighbouring threads write neighbouring pixels of (B, C, H, W). For channels-last
-    # Triton turns it back.
+    # Transposed, so that neighbouring threads write neighbouring pixels of (B, C, H, W). For channels-last Triton
+    # transposes it back.
     pointer = output + (image * output_image + in_image * output_pixel)[None, :] + n[:, None] * output_channel
     tl.store(pointer, tl.trans(total.to(output.dtype.element_ty)), mask=valid[None, :] & n_used[:, None])
 
@@ -144,7 +144,7 @@ def _add_corner(grad_images, start, inside, channel, used, sample_weight, grad):
     tl.atomic_add(pointer, sample_weight[:, None] * grad, mask=inside[:, None] & used[None, :], sem="relaxed")
 
 
-@triton.jit(do_not_specialize=CHANGING)
+@triton.jit(do_not_specialize=SIZE_ARGUMENTS)
 def backward_samples(
     images, offset, mask, weight, grad_output, grad_images, grad_offset, grad_mask,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,
@@ -155,9 +155,9 @@ def backward_samples(
     NEED_IMAGES: tl.constexpr, NEED_OFFSET: tl.constexpr, NEED_MASK: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Gradients by the input (added to), offset and mask of BP pixels at one kernel point and offset group.
+    """Compute the gradients of offset and mask, and add to the input's, for BP pixels, a kernel point and offset group.
 
-    The gradient of the columns is a product of the output's gradient with the weight, tile by tile in registers.
+    The gradient of the columns is the product of the output's gradient and the weight, tile by tile in registers.
     """
     point = tl.program_id(1)
     offset_group = tl.program_id(2)
@@ -176,7 +176,7 @@ def backward_samples(
     below_left, is_below_left = _corner(image, top + 1, left, valid, height, width, channels)
     below_right, is_below_right = _corner(image, top + 1, left + 1, valid, height, width, channels)
 
-    # Products of the columns' gradient with the four pixels around each sample.
+    # Dot products of the columns' gradient with the four pixels around each sample.
     dot_above_left = tl.zeros((BP,), tl.float32)
     dot_above_right = tl.zeros((BP,), tl.float32)
     dot_below_left = tl.zeros((BP,), tl.float32)
@@ -216,7 +216,7 @@ def backward_samples(
                 sample_weight = below * right * mask_value
                 _add_corner(grad_images, below_right, is_below_right, channel, used, sample_weight, grad)
 
-    # Gradients lie as (B, channels, pixels), without gaps.
+    # Gradients are contiguous, (B, channels, pixels).
     samples = tl.num_programs(1) * tl.num_programs(2)
     in_images = out_height * out_width
     if NEED_OFFSET:
@@ -232,7 +232,7 @@ def backward_samples(
         tl.store(pointer, ((1 - below) * above + below * under).to(grad_mask.dtype.element_ty), mask=valid)
 
 
-@triton.jit(do_not_specialize=CHANGING)
+@triton.jit(do_not_specialize=SIZE_ARGUMENTS)
 def backward_weight(
     images, offset, mask, grad_output, grad_weight,
     offset_image, offset_channel, offset_pixel, mask_image, mask_channel, mask_pixel,
@@ -242,7 +242,7 @@ def backward_weight(
     POINTS: tl.constexpr, KERNEL_WIDTH: tl.constexpr, HAS_MASK: tl.constexpr,
     UPCAST: tl.constexpr, PRECISION: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one part of the weight's gradient; parts sum over pixel tiles of their own."""
+    """Compute one tile of one part of the weight's gradient; each part sums over separate tiles of pixels."""
     blocks = tl.cdiv(segment, BC)
     start = tl.program_id(0) % blocks * BC
     point = tl.program_id(0) // blocks % POINTS

@@ -21,11 +21,14 @@ SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2)
         ({"input": (6, 7, 9)}, r"`input` must have 4 dimensions, got 3"),
         ({"bias": (4, 1)}, r"`bias` must have 1 dimensions, got 2"),
         ({"bias": (5,)}, r"`bias` must have shape \(4,\), got \(5,\)"),
-        ({"weight": (4, 4, 3, 2)}, r"`weight` must take a divisor of the 6 channels of `input`, got 4"),
-        ({"weight": (3, 3, 3, 2)}, r"`weight` must give a multiple of its 2 groups of channels, got 3"),
+        (
+            {"weight": (4, 4, 3, 2)},
+            r"`weight` .* input channels that divides the 6 channels of `input`, got 4",
+        ),
+        ({"weight": (3, 3, 3, 2)}, r"`weight` must have a multiple of 2 output channels \(groups\), got 3"),
         ({"input": (2, 6, 0, 9)}, r"`input` \(2, 6, 0, 9\) and `weight` \(4, 6, 3, 2\) must not be empty"),
-        ({"weight": (0, 6, 3, 2)}, r"`weight` \(0, 6, 3, 2\) must not be empty but for the batch"),
-        ({"weight": (4, 6, 0, 2)}, r"`weight` \(4, 6, 0, 2\) must not be empty but for the batch"),
+        ({"weight": (0, 6, 3, 2)}, r"`weight` \(0, 6, 3, 2\) must not be empty, except for the batch"),
+        ({"weight": (4, 6, 0, 2)}, r"`weight` \(4, 6, 0, 2\) must not be empty, except for the batch"),
         ({"offset": (2, 18, 7, 8)}, r"`offset` must have a multiple of 2\*K = 12 channels for a 3x2 kernel, got 18"),
         ({"offset": (2, 0, 7, 8)}, r"multiple of 2\*K = 12 channels for a 3x2 kernel, got 0"),
         ({"offset": (2, 48, 7, 8)}, r"48 channels has 4 offset groups, which must divide the 6 channels"),
@@ -87,16 +90,16 @@ def test_auto_on_a_gpu_falls_back_from_torchvision_to_triton_to_the_reference(mo
 @pytest.mark.parametrize(
     ("name", "tensors", "message"),
     [
-        ("torch", [on("mps")], "'torch' cannot run here: it is made for the CPU, `input` is on mps"),
+        ("torch", [on("mps")], "'torch' cannot run here: it runs on CPUs only, `input` is on mps"),
         (
             "torchvision",
             [on("cuda")],
             "'torchvision' cannot run here: this torchvision was built without CUDA; install",
         ),
-        ("triton", [on("cpu")], "'triton' cannot run here: it is made for GPUs; TRITON_INTERPRET=1 runs it slowly on"),
-        ("triton", [on("xpu")], "it is made for CUDA and ROCm devices, `input` is on xpu"),
-        ("triton", [on("cuda"), on("cuda", torch.float64)], "it computes in float32, a tensor is of torch.float64"),
-        ("triton", [on("cuda")], "it needs a GPU of compute capability 8.0 or more, Tesla T4 has less"),
+        ("triton", [on("cpu")], "'triton' cannot run here: it runs on GPUs only; TRITON_INTERPRET=1 runs it slowly"),
+        ("triton", [on("xpu")], "it runs on CUDA and ROCm devices only, `input` is on xpu"),
+        ("triton", [on("cuda"), on("cuda", torch.float64)], "it computes in float32, but a tensor is torch.float64"),
+        ("triton", [on("cuda")], "it needs a GPU of compute capability 8.0 or higher, Tesla T4 has less"),
     ],
 )
 def test_a_backend_says_why_it_cannot_run(name, tensors, message, monkeypatch):

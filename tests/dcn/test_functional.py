@@ -381,7 +381,7 @@ def test_one_tensor_in_float64_makes_all_of_it_float64(backend, name):
 @pytest.mark.parametrize("backend", TRITON)
 def test_every_tensor_is_asked_about(backend):
     arguments = make(dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"it computes in float32, a tensor is of torch\.float64"):
+    with pytest.raises(ValueError, match=r"it computes in float32, but a tensor is torch\.float64"):
         deform_conv2d(**dict(arguments, mask=arguments["mask"].double()), backend=backend)
 
 

@@ -65,7 +65,7 @@ def test_from_conv_keeps_every_number():
 @pytest.mark.parametrize(("padding_mode", "padding"), [("reflect", 1), ("zeros", "same")])
 def test_from_conv_refuses_other_paddings(padding_mode, padding):
     conv = nn.Conv2d(4, 6, 3, padding=padding, padding_mode=padding_mode)
-    with pytest.raises(ValueError, match=f"pads with a number of zeros, got {padding_mode}"):
+    with pytest.raises(ValueError, match=f"must be a number of zeros, got {padding_mode}"):
         DeformConv2d.from_conv(conv)
 
 

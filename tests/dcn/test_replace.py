@@ -145,11 +145,15 @@ def broken(name: str, conv: nn.Module | None) -> nn.Module:
         (
             Own(),
             {"stages": [2, 5]},
-            r"`stages` must be stages out of 1, 2, 3, 4, got \[2, 5\]: 5 is none.*write \[2, 3",
+            r"`stages` must contain only 1, 2, 3 or 4, got \[2, 5\]: 5 is not a valid stage.*write \[2, 3",
         ),
-        (Own(), {"stages": (2, 3, 2)}, r"`stages` must name each stage once, got \[2, 3, 2\]"),
+        (Own(), {"stages": (2, 3, 2)}, r"`stages` must contain each stage once, got \[2, 3, 2\]"),
         (Own(), {"stages": 3}, r"`stages` must be a list of stages, as in \[2, 3, 4\], got 3"),
-        (Own(), {"stages": [True]}, r"`stages` must be stages out of 1, 2, 3, 4, got \[True\]: True is none"),
+        (
+            Own(),
+            {"stages": [True]},
+            r"`stages` must contain only 1, 2, 3 or 4, got \[True\]: True is not a valid stage",
+        ),
         (Own(), {"every": 0}, r"`every` must be at least 1 .*, got 0"),
         (broken("layer3", nn.Sequential()), {}, "layer3 must be a sequence of blocks, got Sequential without any"),
         (broken("layer3.block1.conv2", None), {}, r"layer3\.block1\.conv2 must be a 3x3 nn.Conv2d.*, got nothing"),
@@ -163,7 +167,7 @@ def broken(name: str, conv: nn.Module | None) -> nn.Module:
         (
             broken("layer4.block3.conv2", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
             {},
-            "pads with a number of zeros, got reflect",
+            "must be a number of zeros, got reflect",
         ),
         (Own(), {"offset_groups": 3}, "`offset_groups` must divide in_channels = 4, got 3"),
         (Own(), {"backend": "cuda"}, "unknown DCN backend 'cuda'"),

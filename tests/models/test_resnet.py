@@ -149,17 +149,17 @@ def test_torchvision_state_dict_loads_unchanged(name, norm):
 
 @pytest.mark.parametrize("stages", [[0], [2, 3, 4, 5], [-1], ["2"]])
 def test_stage_that_does_not_exist(stages):
-    with pytest.raises(ValueError, match="`dcn_v2_stages` must be stages out of 1, 2, 3, 4, got") as error:
+    with pytest.raises(ValueError, match="`dcn_v2_stages` must contain only 1, 2, 3 or 4, got") as error:
         resnet("resnet18", dcn_v2_stages=stages)
     message = str(error.value)
-    assert f"got {stages}: {stages[-1]} is none" in message
+    assert f"got {stages}: {stages[-1]} is not a valid stage" in message
     assert "layer1..layer4 = C2..C5" in message
     assert "[3, 4, 5]" in message
     assert "write [2, 3, 4]" in message
 
 
 def test_stage_named_twice():
-    with pytest.raises(ValueError, match=r"must name each stage once, got \[2, 3, 2\]"):
+    with pytest.raises(ValueError, match=r"must contain each stage once, got \[2, 3, 2\]"):
         resnet("resnet18", dcn_v2_stages=[2, 3, 2])
 
 

@@ -180,7 +180,7 @@ def test_a_backend_that_cannot_run_says_why(run_tool, monkeypatch):
     monkeypatch.setattr(dcn.triton_backend, "HAS_TRITON", True)
     code, _, err = run_tool("benchmark", "op", "--device", "cpu", "--backends", "triton")
     assert code == 2
-    assert "DCN backend 'triton' cannot run here: it is made for GPUs" in err
+    assert "DCN backend 'triton' cannot run here: it runs on GPUs only" in err
 
 
 def test_loop_figures_fit_each_other(run_tool, tiny_config, tmp_path, monkeypatch):

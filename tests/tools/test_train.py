@@ -243,7 +243,7 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         (["train.epoch=1", "data.mni_size=3"], "data.mni_size: unknown key, did you mean 'data.min_size'?"),
         (["train.epochs=0"], "train.epochs: expected greater than or equal to 1, got 0"),
         (["train.lr"], "'train.lr': expected key=value"),
-        (["model.backbone.dcn_v2_stages=[5]"], "got [5]: 5 is none. Stages count torchvision's layers"),
+        (["model.backbone.dcn_v2_stages=[5]"], "got [5]: 5 is not a valid stage. Stages count torchvision's layers"),
         (["model.detector=yolo"], "unknown detector 'yolo', known: faster_rcnn"),
         (
             [DCN, "model.dcn_backend=cuda"],
@@ -283,7 +283,9 @@ def test_mistakes_are_told_in_one_message(run_tool, tiny_config, shapes, tmp_pat
 def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
     result = run_process(TOOL, "--config", tiny_config, "model.backbone.dcn_v2_stages=[3, 4, 5]", cwd=tmp_path)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("error: `dcn_v2_stages` must be stages out of 1, 2, 3, 4, got [3, 4, 5]: 5 is none.")
+    assert result.err.startswith(
+        "error: `dcn_v2_stages` must contain only 1, 2, 3 or 4, got [3, 4, 5]: 5 is not a valid stage."
+    )
     assert len(result.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

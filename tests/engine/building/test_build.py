@@ -181,7 +181,7 @@ def test_a_backend_that_cannot_run_is_found_before_the_model_is_built(tiny_confi
     check_dcn_backend(load_config(tiny_config, [*asked, "model.fcos.num_dcn_convs=1"]).model, torch.device("cpu"))
     head = ["model.detector=fcos", "model.fcos.num_dcn_convs=1"]
     for deformable in (["model.backbone.dcn_v2_stages=[2]"], head):
-        with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it is made for GPUs"):
+        with pytest.raises(ValueError, match="DCN backend 'triton' cannot run here: it runs on GPUs only"):
             check_dcn_backend(load_config(tiny_config, [*asked, *deformable]).model, torch.device("cpu"))
 
 
