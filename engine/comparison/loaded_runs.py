@@ -14,7 +14,7 @@ from models.options import Affects
 from ..config import RunConfig, check_config, flatten, keys_that_affect
 from ..display import log
 from ..runs import LAST
-from ..training import METRICS_FILE
+from ..training import METRICS_FILE, read_metrics
 from ..weights import load_trained
 
 
@@ -101,7 +101,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         raise ValueError(
             f"{file} does not exist (resolved: {file.resolve()}): a run folder must hold it and {path.name}"
         )
-    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    records = read_metrics(file)
     if state["metrics"] is None or not any("time/step_s" in line for line in records):
         raise ValueError(f"{folder} was not evaluated yet, or logged no step; finish it by --resume auto")
     if state["last_eval_step"] != state["step"]:

@@ -1,7 +1,7 @@
-"""The training loop: one update, the optimizer, averages of weights, and what is logged."""
+"""The training loop: updates, optimizer, learning-rate schedules, EMA of the weights, and metrics."""
 
 from .ema import Ema
-from .metrics_logger import METRICS_FILE, MetricsLogger, NullLogger
+from .metrics_logger import METRICS_FILE, MetricsLogger, NullLogger, read_metrics
 from .optimizer import OPTIMIZERS, build_optimizer, check_optimizer, scaled_lr, set_lrs, summarize_groups
 from .schedule import SCHEDULES, Schedule, build_schedule, check_schedule
 from .trainer import Intervals, Trainer

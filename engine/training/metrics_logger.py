@@ -1,8 +1,9 @@
-"""What is logged of a run: TensorBoard events, and the same scalars in metrics.jsonl."""
+"""Metrics of a run: TensorBoard events, and the same scalars in metrics.jsonl."""
 
 import json
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,27 +21,51 @@ from torch.utils.tensorboard import summary
 
 from data.files import atomic_path
 
-from ..display import log
+from ..display import counted, log
 
 METRICS_FILE = "metrics.jsonl"
-# Of a histogram; TensorBoard shows 30.
+# Bins of a histogram; TensorBoard merges them into 30.
 BINS = 64
+# Tags of version 0.1, as patterns, with the present ones. Each is applied in turn.
+RENAMED_TAGS = {
+    r"^val_raw/": "val_no_ema/",
+    r"^dcn/(.*)$": r"dcn_\1/mean",
+    r"^dcn_outside_share_added/": "dcn_outside_frac_vs_regular/",
+    r"^dcn_outside_share/": "dcn_outside_frac/",
+    r"^dcn_mask_share_below_0\.1/": "dcn_mask_frac_lt_0.1/",
+}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a metrics.jsonl with their present tags, also for runs of version 0.1."""
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [{_present_tag(tag): value for tag, value in record.items()} for record in records]
+
+
+def _present_tag(tag: str) -> str:
+    for pattern, replacement in RENAMED_TAGS.items():
+        tag = re.sub(pattern, replacement, tag)
+    return tag
 
 
 class MetricsLogger:
-    """Writes scalars, pictures and texts of a run into its folder.
+    """Writes scalars, images, histograms and texts of a run to its folder.
 
-    Tags are the same in every run, so that TensorBoard lays runs over each other: `train/loss`, `train/loss_*`,
-    `train/grad_norm`, `lr/<group>`, `time/{step_s,data_s,compute_s,images_per_s}`, `memory/peak_gib`,
-    `val/<COCO figure>`, `val_per_class/<name>`, and of masks `val/mask_<COCO figure>`, `val_mask_per_class/<name>`.
-    What only runs with deformable layers have begins with `dcn`, see `Health`.
+    Every run uses the same tags, so that TensorBoard shows all runs in the same charts:
+
+    - `train/loss`, `train/loss_*`, `train/grad_norm`
+    - `lr/<group>`
+    - `time/{step_s,data_s,compute_s,images_per_s,eval_s}`, `memory/peak_gib`
+    - `val/<COCO metric>`, `val_per_class/<name>`; `val_no_ema/<COCO metric>` of the raw weights in runs with an EMA
+    - `val/mask_<COCO metric>`, `val_mask_per_class/<name>` of detectors with masks
+    - `dcn_*` of runs with deformable layers, see `Health`
 
     Args:
         folder: run folder.
-        step: step that the run starts or goes on from; what was logged after it is removed.
+        step: step from which the run starts or resumes. Records of later steps are removed.
 
     Raises:
-        OSError: if a file cannot be written, naming it; also by every method, for what that method logs.
+        OSError: if a file cannot be written; the error names the file. Every method can raise it.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -48,7 +73,7 @@ class MetricsLogger:
         self._events = _Events(folder, step)
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log scalars by tag; one that is not finite becomes null in metrics.jsonl and is left out of TensorBoard."""
+        """Log scalars by tag. Non-finite values become null in metrics.jsonl and are omitted from TensorBoard."""
         finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
         self._events.add([summary.scalar(tag, value) for tag, value in finite.items()], step)
         with _naming(self._metrics.name):
@@ -56,28 +81,28 @@ class MetricsLogger:
             self._metrics.flush()
 
     def log_image(self, step: int, tag: str, image: Tensor) -> None:
-        """Log a picture, `(3, H, W)` uint8."""
+        """Log an image `(3, H, W)` uint8."""
         self._events.add([summary.image(tag, image, dataformats="CHW")], step)
 
     def log_histogram(self, step: int, tag: str, values: Tensor) -> None:
-        """Log how numbers are spread, those that are finite, in bins of equal width; nothing if there are none."""
+        """Log a histogram of the finite values in bins of equal width; nothing if no value is finite."""
         numbers = values.detach().to("cpu", torch.float32).numpy()
         numbers = numbers[np.isfinite(numbers)]
         if numbers.size:
             self._events.add([summary.histogram(tag, numbers, BINS)], step)
 
     def log_text(self, tag: str, text: str) -> None:
-        """Log a text, shown in a fixed-width face."""
+        """Log a text, shown in a fixed-width font."""
         self._events.add([summary.text(tag, "\n".join(f"    {line}" for line in text.splitlines()))])
 
-    def log_hparams(self, options: Mapping[str, Any], figures: Mapping[str, float]) -> None:
-        """Log the options of a run for TensorBoard's hparams table, beside the final `val/<COCO figure>`."""
+    def log_hparams(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Log the options of a run and its final `val/<COCO metric>` for TensorBoard's hparams table."""
         shown = {
             key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
             for key, value in options.items()
         }
-        finite = {f"val/{name}": value for name, value in figures.items() if math.isfinite(value)}
-        # this names the metrics; TensorBoard takes their values from the scalars
+        finite = {f"val/{name}": value for name, value in metrics.items() if math.isfinite(value)}
+        # only the names are used: TensorBoard takes the values from the scalars
         self._events.add(summary.hparams(shown, finite))
 
     def close(self) -> None:
@@ -90,7 +115,7 @@ class MetricsLogger:
 
 
 class NullLogger:
-    """Takes what a `MetricsLogger` takes, for the processes of a run whose first one logs."""
+    """Has the methods of `MetricsLogger` and writes nothing; used by all ranks but rank 0."""
 
     def _nothing(self, *_: Any) -> None:
         """Log nothing."""
@@ -99,13 +124,13 @@ class NullLogger:
 
 
 class _Events:
-    """An event file of TensorBoard, written at once.
+    """An event file of TensorBoard, written synchronously.
 
-    torch's `SummaryWriter` leaves that to a thread, which meets a full disk minutes later and prints a traceback.
+    torch's `SummaryWriter` writes in a thread, which notices a full disk minutes later and prints a traceback.
 
     Args:
-        folder: where the file is made.
-        step: step after which TensorBoard drops what lies in earlier files.
+        folder: folder of the new file.
+        step: TensorBoard drops records of earlier files after this step.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -133,7 +158,7 @@ class _Events:
 
 @contextmanager
 def _naming(file: str | Path) -> Iterator[None]:
-    """Add the name of a file to what the system says of it."""
+    """Add the name of the file to an `OSError`."""
     try:
         yield
     except OSError as error:
@@ -142,11 +167,11 @@ def _naming(file: str | Path) -> Iterator[None]:
 
 
 def _reopen(path: Path, step: int) -> BinaryIO:
-    """Open metrics.jsonl for appending, without what is damaged, or what a run that was cut off wrote after `step`."""
+    """Open metrics.jsonl for appending, without damaged lines and without records after `step`."""
     lines = path.read_bytes().splitlines() if path.is_file() else []
     steps = [_step_of(line) for line in lines]
-    if None in steps[:-1]:  # the last line of a run that was killed is no news
-        log.warning("%s has %d damaged lines, which are left out", path, steps[:-1].count(None))
+    if None in steps[:-1]:  # a killed run often leaves an incomplete last line
+        log.warning("%s: removed %s", path, counted(steps[:-1].count(None), "damaged line"))
     kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step is not None and its_step <= step]
     with atomic_path(path) as partial:
         partial.write_bytes(b"".join(line + b"\n" for line in kept))
@@ -154,7 +179,7 @@ def _reopen(path: Path, step: int) -> BinaryIO:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl, None if that is damaged."""
+    """Return the step of a line of metrics.jsonl, or None if the line is damaged."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, LookupError, RecursionError):

@@ -230,7 +230,7 @@ class Trainer:
         """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
         models = {"val": self.eval_model}
         if self.updater.ema is not None:
-            models["val_raw"] = self.updater.model
+            models["val_no_ema"] = self.updater.model
         start = time.perf_counter()
         figures = {}
         for name, model in models.items():
@@ -249,8 +249,8 @@ class Trainer:
             scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
         self.metrics_logger.log_scalars(self.step, scalars)
         shown = describe_metrics(self.metrics)
-        if "val_raw" in figures:
-            shown += f" of the averaged weights, AP {percent(figures['val_raw']['AP'])} of the raw ones"
+        if "val_no_ema" in figures:
+            shown += f" of the averaged weights, AP {percent(figures['val_no_ema']['AP'])} of the raw ones"
         epoch = self.epoch + bool(self.batch)
         log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
 

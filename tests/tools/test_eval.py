@@ -243,7 +243,7 @@ def test_averaged_weights_are_judged_unless_the_raw_are_asked_for(run_tool, aver
     for arguments, said, figure in (
         ([], "(averaged weights of step 6)", "val"),
         (["--weights", "ema"], "(averaged weights of step 6)", "val"),
-        (["--weights", "raw"], "(weights of step 6)", "val_raw"),
+        (["--weights", "raw"], "(weights of step 6)", "val_no_ema"),
     ):
         files = ["--json", tmp_path / "figures.json", "--detections", tmp_path / "detections.json"]
         options = ["--config", tiny_config, "--checkpoint", averaged_run / "last.pt"]

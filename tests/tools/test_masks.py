@@ -53,14 +53,14 @@ def test_masks_are_learned_and_logged(run_folder):
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert all(line["train/loss_mask"] > 0 for line in lines if "train/loss" in line)
     last = judged(run_folder)
-    for kind in ("val", "val_raw"):
+    for kind in ("val", "val_no_ema"):
         assert {f"{kind}/mask_{name}" for name in COCO_METRICS} <= last.keys()
     assert len([tag for tag in last if tag.startswith("val_mask_per_class/")]) == 5
 
 
 def test_a_checkpoint_has_the_masks_of_its_training(run_tool, run_folder, shapes, tmp_path):
     results = tmp_path / "results.json"
-    for weights, kind in (("ema", "val"), ("raw", "val_raw")):
+    for weights, kind in (("ema", "val"), ("raw", "val_no_ema")):
         files = ["--config", run_folder / "config.yaml", "--checkpoint", run_folder / "last.pt", "--weights", weights]
         code, out, err = run_tool("eval", *files, "--json", tmp_path / "a.json", "--detections", results)
         assert (code, err) == (0, "")

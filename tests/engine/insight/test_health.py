@@ -1,4 +1,4 @@
-"""Figures of deformable layers against a plain loop over their points, and when they are warned of."""
+"""Statistics of deformable layers against a plain loop over their points, and the warnings."""
 
 import itertools
 import math
@@ -12,10 +12,10 @@ from torch import nn
 
 from dcn import DeformConv2d
 from engine.insight.capture import SamplingRecord
-from engine.insight.health import Health, measure_gradients, measure_sampling, tag_figures
+from engine.insight.health import Health, measure_gradients, measure_sampling, tag_statistics
 
 
-def figures(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
+def statistics(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
     return {name: value.item() for name, value in measure_sampling(layer, sampling).items()}
 
 
@@ -24,7 +24,7 @@ def out_size(layer: DeformConv2d, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def make_sampling(layer, size, *, batch=1, dy=0.0, dx=0.0, mask=None) -> SamplingRecord:
-    """All points of a layer moved alike."""
+    """All points of a layer moved by the same offset."""
     out = out_size(layer, size)
     offset = torch.zeros(batch, layer.offset_channels, *out)
     offset[:, 0::2], offset[:, 1::2] = dy, dx
@@ -32,9 +32,9 @@ def make_sampling(layer, size, *, batch=1, dy=0.0, dx=0.0, mask=None) -> Samplin
 
 
 def counted(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
-    """The figures, point by point."""
+    """The statistics, point by point."""
     height, width = sampling.input_size
-    lengths, outside, undeformed_outside = [], 0, 0
+    lengths, outside, regular_outside = [], 0, 0
     batch, _, out_h, out_w = sampling.offset.shape
     kernel_h, kernel_w = layer.kernel_size
     for image, group, row, column in itertools.product(
@@ -46,19 +46,19 @@ def counted(layer: DeformConv2d, sampling: SamplingRecord) -> dict[str, float]:
             lengths.append(math.sqrt(dy * dy + dx * dx))
             y = row * layer.stride[0] - layer.padding[0] + i * layer.dilation[0]
             x = column * layer.stride[1] - layer.padding[1] + j * layer.dilation[1]
-            undeformed_outside += not (0 <= y < height and 0 <= x < width)
+            regular_outside += not (0 <= y < height and 0 <= x < width)
             outside += not (-0.5 <= y + dy <= height - 0.5 and -0.5 <= x + dx <= width - 0.5)
     found = {
         "offset_mean_px": sum(lengths) / len(lengths),
         "offset_p95_px": np.quantile(lengths, 0.95, method="lower"),
         "offset_max_px": max(lengths),
-        "outside_share": outside / len(lengths),
-        "outside_share_added": (outside - undeformed_outside) / len(lengths),
+        "outside_frac": outside / len(lengths),
+        "outside_frac_vs_regular": (outside - regular_outside) / len(lengths),
     }
     if sampling.mask is not None:
         mask = sampling.mask.double().numpy()
         low = np.count_nonzero(mask < 0.1) / mask.size
-        found |= {"mask_mean": mask.mean(), "mask_std": mask.std(), "mask_share_below_0.1": low}
+        found |= {"mask_mean": mask.mean(), "mask_std": mask.std(), "mask_frac_lt_0.1": low}
     return found
 
 
@@ -90,12 +90,12 @@ def test_figures_are_those_of_a_loop(
     if seed % 2:
         offset = offset.contiguous(memory_format=torch.channels_last)
     sampling = SamplingRecord(offset, mask, size)
-    assert figures(layer, sampling) == pytest.approx(counted(layer, sampling), rel=1e-5, abs=1e-6)
+    assert statistics(layer, sampling) == pytest.approx(counted(layer, sampling), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("modulation", [True, False])
 def test_figures_of_a_head_are_those_of_all_maps(modulation):
-    """Every point counts alike, so a map twice as large twice as much."""
+    """All points have the same weight, so a map of twice the size has twice the weight."""
     torch.manual_seed(0)
     layer = DeformConv2d(2, 2, (3, 2), padding=1, modulation=modulation)
     samplings = []
@@ -103,11 +103,11 @@ def test_figures_of_a_head_are_those_of_all_maps(modulation):
         out = out_size(layer, size)
         mask = 2 * torch.rand(2, layer.mask_channels, *out) if modulation else None
         samplings.append(SamplingRecord(spread * torch.randn(2, layer.offset_channels, *out), mask, size))
-    found = figures(layer, samplings[0]._replace(more=(*samplings[1:],)))
+    found = statistics(layer, samplings[0]._replace(more=(*samplings[1:],)))
     single = [counted(layer, sampling) for sampling in samplings]
     counts = np.array([sampling.offset.numel() for sampling in samplings])
     weights = counts / counts.sum()
-    for name in ("offset_mean_px", "outside_share", "outside_share_added", "mask_mean", "mask_share_below_0.1"):
+    for name in ("offset_mean_px", "outside_frac", "outside_frac_vs_regular", "mask_mean", "mask_frac_lt_0.1"):
         if name in found:
             assert found[name] == pytest.approx(weights @ [one[name] for one in single], rel=1e-5), name
     lengths = np.concatenate([s.offset.unflatten(1, (-1, 2)).norm(dim=2).flatten().numpy() for s in samplings])
@@ -128,9 +128,9 @@ def test_known_numbers():
     places = sampling.offset[0].unflatten(0, (2, 2))
     places[0, 0, 0, :8], places[0, 1, 0, :8] = 3, 4  # still inside: rows 0 -> 3, columns up to 7 -> 11
     places[1, :, 4, :9] = torch.tensor([60.0, -80.0])[:, None]
-    found = figures(layer, sampling)
+    found = statistics(layer, sampling)
     expected = {"offset_mean_px": (8 * 5 + 9 * 100) / 200, "offset_p95_px": 5, "offset_max_px": 100}
-    assert found == pytest.approx(expected | {"outside_share": 9 / 200, "outside_share_added": 9 / 200})
+    assert found == pytest.approx(expected | {"outside_frac": 9 / 200, "outside_frac_vs_regular": 9 / 200})
 
 
 @pytest.mark.parametrize(
@@ -144,21 +144,21 @@ def test_known_numbers():
     ],
 )
 def test_what_is_outside(dy, dx, rows, columns):
-    """Of a 3x3 kernel with padding 1 on 5 x 7 pixels; by rows and by columns of the kernel, what is inside."""
+    """A 3x3 kernel with padding 1 on 5 x 7 pixels: the fraction inside, by rows and columns of the kernel."""
     layer = DeformConv2d(1, 1, 3, padding=1, modulation=False)
-    found = figures(layer, make_sampling(layer, (5, 7), dy=dy, dx=dx))
-    inside, undeformed_inside = (rows / 15) * (columns / 21), (13 / 15) * (19 / 21)
-    assert found["outside_share"] == pytest.approx(1 - inside, abs=1e-6)
-    assert found["outside_share_added"] == pytest.approx(undeformed_inside - inside, abs=1e-6)
+    found = statistics(layer, make_sampling(layer, (5, 7), dy=dy, dx=dx))
+    inside, regular_inside = (rows / 15) * (columns / 21), (13 / 15) * (19 / 21)
+    assert found["outside_frac"] == pytest.approx(1 - inside, abs=1e-6)
+    assert found["outside_frac_vs_regular"] == pytest.approx(regular_inside - inside, abs=1e-6)
     if (dy, dx) == (0, 0):
-        assert found["outside_share_added"] == 0
+        assert found["outside_frac_vs_regular"] == 0
 
 
 def test_many_numbers_are_no_trouble():
     layer = DeformConv2d(1, 1, 3, padding=1, modulation=False)
     offset = torch.zeros(1, 18, 1024, 2048)  # 19 million points, more than `torch.quantile` may take
     offset[0, 0, :64] = torch.arange(64 * 2048).view(64, 2048)
-    found = figures(layer, SamplingRecord(offset, None, (1024, 2048)))
+    found = statistics(layer, SamplingRecord(offset, None, (1024, 2048)))
     assert (found["offset_p95_px"], found["offset_max_px"]) == (0, 64 * 2048 - 1)
 
 
@@ -168,8 +168,8 @@ def test_what_is_not_finite_is_outside(number):
     sampling = make_sampling(layer, (5, 7), mask=0.5)
     sampling.offset[0, 5, 1, 2] = number
     sampling.mask[0, 1, 1, 1] = math.nan
-    found = figures(layer, sampling)
-    assert found["outside_share"] == pytest.approx(1 / (9 * 15))
+    found = statistics(layer, sampling)
+    assert found["outside_frac"] == pytest.approx(1 / (9 * 15))
     assert not math.isfinite(found["offset_max_px"])
     assert found["offset_p95_px"] == pytest.approx(number if math.isnan(number) else 0, nan_ok=True)
     assert math.isnan(found["mask_mean"])
@@ -206,17 +206,17 @@ def test_tags():
         "layer3.0.conv2": {"offset_mean_px": 1.0, "offset_max_px": 2.0, "mask_mean": 0.5},
         "layer4.1.conv2": {"offset_mean_px": 2.0, "offset_max_px": 9.0},
     }
-    assert tag_figures(layers) == {
-        "dcn/offset_mean_px": 1.5,
-        "dcn/offset_max_px": 9,
-        "dcn/mask_mean": 0.5,
+    assert tag_statistics(layers) == {
+        "dcn_offset_mean_px/mean": 1.5,
+        "dcn_offset_max_px/mean": 9,
+        "dcn_mask_mean/mean": 0.5,
         "dcn_offset_mean_px/layer3.0.conv2": 1,
         "dcn_offset_mean_px/layer4.1.conv2": 2,
         "dcn_offset_max_px/layer3.0.conv2": 2,
         "dcn_offset_max_px/layer4.1.conv2": 9,
         "dcn_mask_mean/layer3.0.conv2": 0.5,
     }
-    assert tag_figures({}) == {}
+    assert tag_statistics({}) == {}
 
 
 @pytest.fixture
@@ -246,10 +246,10 @@ def test_a_step_is_reported(make_network):
     report = health.report(1, seen)
     assert report.warnings == []
     for number, (name, layer) in enumerate(network.named_children()):
-        for figure, value in (measure_sampling(layer, seen[name]) | measure_gradients(layer)).items():
-            assert report.scalars[f"dcn_{figure}/{name}"] == pytest.approx(value.item()), number
-    assert report.scalars["dcn/offset_mean_px"] == pytest.approx(1.625)
-    assert report.scalars["dcn/offset_max_px"] == pytest.approx(3)
+        for statistic, value in (measure_sampling(layer, seen[name]) | measure_gradients(layer)).items():
+            assert report.scalars[f"dcn_{statistic}/{name}"] == pytest.approx(value.item()), number
+    assert report.scalars["dcn_offset_mean_px/mean"] == pytest.approx(1.625)
+    assert report.scalars["dcn_offset_max_px/mean"] == pytest.approx(3)
     assert len(report.scalars) == 3 * 11
     shown = health.histograms(seen)
     assert [*shown] == ["dcn_offset_px/0", "dcn_offset_px/1", "dcn_mask/0", "dcn_mask/1"]
@@ -279,7 +279,7 @@ def test_what_a_head_predicts_on_all_maps_is_reported_and_shown():
     assert shown["dcn_offset_px/head.0"].mean().item() == -3.5
     report = health.report(1, seen)
     assert report.scalars["dcn_offset_mean_px/head.0"] == 7
-    assert "95 % of |offset| up to 7 pixels on maps of 6x9 and less)" in report.warnings[0]
+    assert "95th percentile of |offset|: 7 pixels on maps of up to 6x9)" in report.warnings[0]
 
 
 def test_without_modulation_there_is_no_mask(make_network):
@@ -290,7 +290,7 @@ def test_without_modulation_there_is_no_mask(make_network):
     assert [*health.histograms(seen)] == ["dcn_offset_px/0"]
 
 
-def test_nothing_is_said_where_nothing_is_seen(make_network):
+def test_nothing_is_reported_without_deformable_layers(make_network):
     network = make_network(0)
     plain = nn.Sequential(nn.Conv2d(2, 2, 3))
     for model, ran, due in ((network, network, False), (None, network, True), (plain, plain, True)):
@@ -311,11 +311,11 @@ def test_offsets_have_a_while_to_move(make_network, total, warmup, moved_by):
     assert health.report(moved_by - 1, run(health, network)).warnings == []
     (warning,) = health.report(moved_by, run(health, network)).warnings
     assert warning == (
-        f"offsets are still 0: after {moved_by} steps the mean |offset| in pixels is 0 in 0, 0.0099 in 1; below 0.01 a "
-        "layer samples as a plain convolution does. Try a higher train.offset_lr_factor or train.lr, pretrained "
+        f"offsets are still close to 0 after {moved_by} steps: mean |offset| in pixels is 0 in 0, 0.0099 in 1. Below "
+        "0.01 px a layer samples like a plain convolution. Try a higher train.offset_lr_factor or train.lr, pretrained "
         "model.backbone.weights, or a longer run"
     )
-    assert health.report(moved_by + 1, run(health, network)).warnings == []  # said once
+    assert health.report(moved_by + 1, run(health, network)).warnings == []  # once
 
 
 def test_offsets_that_are_frozen_need_not_move(make_network):
@@ -326,32 +326,35 @@ def test_offsets_that_are_frozen_need_not_move(make_network):
 
 
 @pytest.mark.parametrize(("px", "warned"), [(1, False), (3, False), (4, True), (-4, True), (9, True), (1e6, True)])
-def test_offsets_that_leave_the_map_are_warned_of(make_network, px, warned):
-    """With each pixel the share grows by 16/18 of a ninth; with the first, points in the padding come in for most."""
+def test_offsets_that_leave_the_map_cause_a_warning(make_network, px, warned):
+    """Each pixel adds 16/18 of a ninth to the fraction; the first moves most points of the padding inside."""
     network = make_network(px, 0.5)
     health = Health(network, total_steps=1000, warmup_steps=0)
     report = health.report(7, run(health, network))
     assert bool(report.warnings) is warned
     if warned:
         (warning,) = report.warnings
-        share, added = (report.scalars[f"dcn_{figure}/0"] for figure in ("outside_share", "outside_share_added"))
-        assert warning == (
-            f"offsets leave the feature map, where zeros are read: at step 7, {100 * share:.0f} % of the points in 0 "
-            f"(undeformed: {100 * (share - added):.0f} %; 95 % of |offset| up to {abs(px):.3g} pixels on a map of 6x9)"
-            ". Try a lower train.offset_lr_factor, train.lr or train.clip_grad_norm, or more train.warmup_steps"
+        share, added = (
+            report.scalars[f"dcn_{statistic}/0"] for statistic in ("outside_frac", "outside_frac_vs_regular")
         )
-        assert health.report(8, run(health, network)).warnings == []  # said once
+        assert warning == (
+            "offsets leave the feature map, where the layer reads zeros. Sampling points outside at step 7: "
+            f"{100 * share:.0f} % in 0 (regular grid: {100 * (share - added):.0f} %; 95th percentile of |offset|: "
+            f"{abs(px):.3g} pixels on a map of 6x9). Try a lower train.offset_lr_factor, train.lr or "
+            "train.clip_grad_norm, or more train.warmup_steps"
+        )
+        assert health.report(8, run(health, network)).warnings == []  # once
 
 
-def test_offsets_as_large_as_the_map_are_warned_of(make_network):
-    """Of points outside already, by padding, it does not show in the share."""
+def test_offsets_as_large_as_the_map_cause_a_warning(make_network):
+    """The fraction does not show it for points that are outside already, in the padding."""
     layer = DeformConv2d(1, 1, 1, padding=20)
     network = nn.Sequential(layer)
     nn.init.constant_(layer.conv_offset.bias[:1], 10)
     health = Health(network, total_steps=1000, warmup_steps=0)
     with health.capture(True) as seen:
         network(torch.rand(1, 1, 6, 9))
-    assert abs(health.report(1, seen).scalars["dcn_outside_share_added/0"]) < 0.25
+    assert abs(health.report(1, seen).scalars["dcn_outside_frac_vs_regular/0"]) < 0.25
     health = Health(network, total_steps=1000, warmup_steps=0)
     assert len(health.report(1, seen).warnings) == 1
     with torch.no_grad():
@@ -366,7 +369,7 @@ def test_of_many_layers_some_are_named(make_network):
     network = make_network(*[0] * 8)
     health = Health(network, total_steps=1, warmup_steps=0)
     (warning,) = health.report(500, run(health, network)).warnings
-    assert "is 0 in 0, 0 in 1, 0 in 2, 0 in 3, 0 in 4 and 3 more layers; below" in warning
+    assert "is 0 in 0, 0 in 1, 0 in 2, 0 in 3, 0 in 4 and 3 more layers. Below" in warning
 
 
 def test_a_broken_offset_ends_nothing(make_network):
@@ -374,5 +377,5 @@ def test_a_broken_offset_ends_nothing(make_network):
     health = Health(network, total_steps=1, warmup_steps=0)
     report = health.report(500, run(health, network))
     assert math.isnan(report.scalars["dcn_offset_mean_px/0"])
-    assert report.scalars["dcn_outside_share/0"] == 1
+    assert report.scalars["dcn_outside_frac/0"] == 1
     assert len(report.warnings) == 1

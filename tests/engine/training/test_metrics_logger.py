@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.display.progress import log
-from engine.training.metrics_logger import METRICS_FILE, MetricsLogger, NullLogger
+from engine.training.metrics_logger import METRICS_FILE, MetricsLogger, NullLogger, read_metrics
 
 KINDS = ("scalars", "images", "histograms", "tensors")
 
@@ -158,7 +158,7 @@ def test_damaged_metrics_are_left_out(tmp_path, caplog, monkeypatch, line):
     metrics_logger.log_scalars(4, {"train/loss": 2.0})
     metrics_logger.close()
     assert [(line["step"], line["train/loss"]) for line in metrics(tmp_path)] == [(1, 1), (2, 1), (3, 1), (4, 2)]
-    assert caplog.messages == [f"{tmp_path / METRICS_FILE} has 2 damaged lines, which are left out"]
+    assert caplog.messages == [f"{tmp_path / METRICS_FILE}: removed 2 damaged lines"]
 
 
 def test_a_run_that_was_killed_is_no_news(tmp_path, caplog, monkeypatch):
@@ -257,3 +257,29 @@ class TestFullDisk:
         with pytest.raises(OSError, match=f"No space left on device: '{folder}/{file}"):
             MetricsLogger(folder, step=1)
         assert (folder / METRICS_FILE).read_text() == before
+
+
+def test_tags_of_version_0_1_are_read_under_their_present_names(tmp_path):
+    old = {
+        "step": 1,
+        "train/loss": 2.0,
+        "val/AP": 0.5,
+        "val_raw/AP": 0.4,
+        "dcn/offset_mean_px": 1.0,
+        "dcn/outside_share_added": 0.1,
+        "dcn_outside_share/layer2.0.conv2": 0.2,
+        "dcn_mask_share_below_0.1/layer2.0.conv2": None,
+    }
+    new = {
+        "step": 1,
+        "train/loss": 2.0,
+        "val/AP": 0.5,
+        "val_no_ema/AP": 0.4,
+        "dcn_offset_mean_px/mean": 1.0,
+        "dcn_outside_frac_vs_regular/mean": 0.1,
+        "dcn_outside_frac/layer2.0.conv2": 0.2,
+        "dcn_mask_frac_lt_0.1/layer2.0.conv2": None,
+    }
+    file = tmp_path / METRICS_FILE
+    file.write_text(json.dumps(old) + "\n" + json.dumps(new) + "\n")
+    assert read_metrics(file) == [new, new]

@@ -376,11 +376,13 @@ def test_plain_and_dcn_runs_have_the_same_tags(make_trainer, tmp_path):
     assert tags["plain"] - tags["dcn"] == set()
     own = tags["dcn"] - tags["plain"] - {"lr/conv_offset"}
     assert {tag for tag in own if not tag.startswith("dcn")} == set()
-    figures = {"offset_mean_px", "offset_p95_px", "offset_max_px", "outside_share", "outside_share_added"}
-    figures |= {"mask_mean", "mask_std", "mask_share_below_0.1"}
+    figures = {"offset_mean_px", "offset_p95_px", "offset_max_px", "outside_frac", "outside_frac_vs_regular"}
+    figures |= {"mask_mean", "mask_std", "mask_frac_lt_0.1"}
     figures |= {"grad_norm_conv_offset", "grad_norm_weight", "grad_ratio"}
     layers = ("layer2.0.conv2", "layer2.1.conv2")
-    assert own == {f"dcn/{name}" for name in figures} | {f"dcn_{name}/{layer}" for name in figures for layer in layers}
+    assert own == {f"dcn_{name}/mean" for name in figures} | {
+        f"dcn_{name}/{layer}" for name in figures for layer in layers
+    }
     expected = {"train/loss", "train/loss_classifier", "train/loss_box_reg", "train/loss_objectness"}
     expected |= {"train/loss_rpn_box_reg", "train/grad_norm", "lr/backbone", "lr/head", "memory/peak_gib"}
     expected |= {"time/step_s", "time/data_s", "time/compute_s", "time/images_per_s", "time/eval_s"}
@@ -411,7 +413,7 @@ def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
     trainer.metrics_logger.close()
     assert watched[::2] == watched[1::2] == [step in (3, 4, 6, 8) for step in range(1, 9)]
     events = EventAccumulator(str(tmp_path / "a"), size_guidance={"histograms": 0}).Reload()
-    assert [event.step for event in events.Scalars("dcn/offset_mean_px")] == [3, 6, 8]
+    assert [event.step for event in events.Scalars("dcn_offset_mean_px/mean")] == [3, 6, 8]
     expected = {f"dcn_{what}/layer2.{block}.conv2" for what in ("offset_px", "mask") for block in (0, 1)}
     assert {*events.Tags()["histograms"]} == expected
     for tag in expected:
@@ -452,10 +454,10 @@ def test_what_is_logged_of_deformable_layers(make_trainer, tmp_path):
         assert clipped[tag] == pytest.approx(whole[tag] * 0.01 / whole["train/grad_norm"], rel=1e-3)
     assert clipped["dcn_grad_ratio/layer2.0.conv2"] == pytest.approx(whole["dcn_grad_ratio/layer2.0.conv2"], rel=1e-4)
     # as it starts: the plain network
-    for tag, value in (("offset_max_px", 0), ("outside_share_added", 0), ("mask_mean", 1), ("mask_std", 0)):
-        assert whole[f"dcn/{tag}"] == value
+    for tag, value in (("offset_max_px", 0), ("outside_frac_vs_regular", 0), ("mask_mean", 1), ("mask_std", 0)):
+        assert whole[f"dcn_{tag}/mean"] == value
     inside = (3 * 8 - 2) * (3 * 12 - 2) / (9 * 8 * 12)
-    assert whole["dcn_outside_share/layer2.0.conv2"] == pytest.approx(1 - inside)
+    assert whole["dcn_outside_frac/layer2.0.conv2"] == pytest.approx(1 - inside)
 
 
 def test_the_health_of_offsets_is_told_in_the_log(make_trainer, tmp_path, caplog, monkeypatch):
@@ -630,7 +632,7 @@ def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path)
     assert drawn == [trainer.updater.ema.model]
     assert figures["AP"] == trainer.best_ap == 0.7
     assert logged(tmp_path, "val/AP") == {6: 0.7}
-    assert logged(tmp_path, "val_raw/AP") == {6: 0.2}
+    assert logged(tmp_path, "val_no_ema/AP") == {6: 0.2}
     state = load_checkpoint(tmp_path / BEST)
     assert_same(state["ema"]["model"], trainer.updater.ema.model.state_dict())
     assert_same(state["model"], trainer.updater.model.state_dict())
@@ -705,5 +707,5 @@ def test_figures_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):
     trainer = make_trainer(tmp_path, "train.ema_decay=0.9", "train.max_steps=2", evaluate=judge)
     trainer.fit()
     assert logged(tmp_path, "val/mask_AP") == {2: 0.125}
-    assert logged(tmp_path, "val_raw/mask_AP") == {2: 0.0625}
+    assert logged(tmp_path, "val_no_ema/mask_AP") == {2: 0.0625}
     assert logged(tmp_path, "val_mask_per_class/arrow") == {2: 0.125}
