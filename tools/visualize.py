@@ -269,7 +269,7 @@ def draw(
         best = nms(found["boxes"], found["scores"], SAME_OBJECT)
         pixels = box_centres(found["boxes"][best], points, image)
     pictures = dcn_figures(
-        model, image, pixels, device=device, name=names[0], against=against, against_name=names[1] or ""
+        model, image, pixels, device=device, name=names[0], baseline=against, baseline_name=names[1] or ""
     )
     return {"detections": detections} | pictures
 

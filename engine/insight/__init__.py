@@ -1,4 +1,4 @@
-"""What the deformable layers of a detector learned, in numbers and pictures."""
+"""The deformable layers of a detector in numbers and figures."""
 
 from .capture import SamplingRecord, capture_sampling, deformable_layers
 from .diagnosis import largest_offset

@@ -1,4 +1,4 @@
-"""Figures of matplotlib with images as their panels, without its global state, as tensors."""
+"""Matplotlib figures with images as panels, rendered to tensors without matplotlib's global state."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 DPI, POINTS_IN_INCH = 100, 72
-# Of a figure and of the longer side of a panel, in pixels; a column is no narrower than its title.
+# Maximum width of a figure, longer side of a panel, and minimum width of a column, which needs room for its title.
 WIDEST, PANEL, NARROWEST = 1600, 480, 320
-# Room for two lines of a title and for one, between columns, for a colour bar, and around everything.
+# Pixels for a title of two lines, for a title of one line, between columns, for a colour bar, and around the figure.
 TITLE_PX, LINE_PX, GAP_PX, BAR_PX, BORDER_PX = 44, 26, 10, 100, 10
 SMALL = 9  # points
-LETTER_PX = 7.5  # of the mean letter of small text
+LETTER_PX = 7.5  # mean width of a letter of size SMALL
 
 
 def panels(
     image: Tensor, rows: int, columns: int, *, bars: Sequence[int] = (), margin: float = 0.0
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure of panels that each fit an image; those of the first row have room for two lines of a title.
+    """Make a figure of panels for an image; titles of the first row may have two lines.
 
     Args:
-        image: `(3, H, W)`, which gives their shape.
-        rows: of panels.
-        columns: of panels.
-        bars: columns with room for a colour bar to their right.
-        margin: white space around the image, in pixels of it.
+        image: `(3, H, W)`; the panels have its shape.
+        rows: number of rows.
+        columns: number of columns.
+        bars: columns with a colour bar on their right.
+        margin: white space around the image, in pixels of the image.
 
     Returns:
         The figure and its axes `(rows, columns)`.
@@ -49,8 +49,8 @@ def panels(
     axes = np.empty((rows, columns), dtype=object)
     for row, column_index in np.ndindex(rows, columns):
         left, bottom = lefts[column_index] + (column - panel[0]) // 2, whole[1] - tops[row] - panel[1]
-        place = (left / whole[0], bottom / whole[1], panel[0] / whole[0], panel[1] / whole[1])
-        axes[row, column_index] = made = figure.add_axes(place, xticks=[], yticks=[])
+        rectangle = (left / whole[0], bottom / whole[1], panel[0] / whole[0], panel[1] / whole[1])
+        axes[row, column_index] = made = figure.add_axes(rectangle, xticks=[], yticks=[])
         made.set(xlim=(-0.5 - margin, width - margin - 0.5), ylim=(height - margin - 0.5, -0.5 - margin))
         made.set_autoscale_on(False)
         made.spines[:].set_linewidth(0.5)
@@ -63,7 +63,8 @@ def show_image(axes: Axes, image: Tensor, *, colour: float | None = None) -> Non
     Args:
         axes: the panel.
         image: the image.
-        colour: share of its colour that is left, in [0, 1], where it is to be pale for others upon it; None: as it is.
+        colour: fraction of the saturation to keep, in [0, 1]; the image is also brightened, as a background for other
+            drawings. None: no change.
     """
     pixels = image.permute(1, 2, 0).numpy().astype(np.float32) / 255
     if colour is not None:
@@ -73,23 +74,23 @@ def show_image(axes: Axes, image: Tensor, *, colour: float | None = None) -> Non
 
 
 def extent_of(image: Tensor) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top edge of an image `(3, H, W)`, in places of it."""
+    """Return left, right, bottom and top edge of an image `(3, H, W)` in its pixel coordinates."""
     height, width = image.shape[1:]
     return -0.5, width - 0.5, height - 0.5, -0.5
 
 
 def title(axes: Axes, *lines: str) -> None:
-    """Write one or two lines over a panel: what it is, and how to read it."""
+    """Set the title of a panel; empty lines are omitted."""
     axes.set_title("\n".join(filter(None, lines)), fontsize=SMALL, linespacing=1.4)
 
 
 def colour_bar(figure: Figure, column: Sequence[Axes], label: str, colours: str, norm: Normalize) -> None:
-    """Put the meaning of colours to the right of a column of panels."""
+    """Draw a colour bar to the right of a column of panels."""
     width_px, height_px = figure.get_size_inches() * DPI
     top, bottom = column[0].get_position(), column[-1].get_position()
     long = min(top.y1 - bottom.y0, PANEL / height_px)
-    place = (top.x1 + GAP_PX / width_px, (top.y1 + bottom.y0 - long) / 2, 12 / width_px, long)
-    bar = figure.colorbar(ScalarMappable(norm, colours), cax=figure.add_axes(place))
+    rectangle = (top.x1 + GAP_PX / width_px, (top.y1 + bottom.y0 - long) / 2, 12 / width_px, long)
+    bar = figure.colorbar(ScalarMappable(norm, colours), cax=figure.add_axes(rectangle))
     middle = (top.y1 + bottom.y0) / 2
     room_px = 2 * min(middle, 1 - middle) * height_px - BORDER_PX
     bar.set_label(textwrap.fill(label, max(10, int(room_px / LETTER_PX))), fontsize=SMALL)
@@ -98,24 +99,24 @@ def colour_bar(figure: Figure, column: Sequence[Axes], label: str, colours: str,
     bar.outline.set_linewidth(0.5)
 
 
-def mark_centre(axes: Axes, place: Tensor, *, below: bool = False) -> None:
-    """Mark a place (y, x) by a cross, above or below what else is drawn over the image."""
+def mark_centre(axes: Axes, location: Tensor, *, below: bool = False) -> None:
+    """Mark a location (y, x) with a cross, above or below the other drawings."""
     for colour, width, size in (("white", 4, 13), ("black", 1.8, 11)):
         options = {"markersize": size, "markeredgewidth": width, "zorder": 3 if below else 5}
-        axes.plot(place[1].item(), place[0].item(), "+", color=colour, **options)
+        axes.plot(location[1].item(), location[0].item(), "+", color=colour, **options)
 
 
 def in_points(axes: Axes, pixels: float) -> float:
-    """How many points, of which a line's width and a marker's size are counted, so many pixels of the image take."""
+    """Convert a length in pixels of the image to points, the unit of line widths and marker sizes."""
     (left, _), (right, _) = axes.transData.transform([(0, 0), (pixels, 0)])
     return (right - left) * POINTS_IN_INCH / axes.figure.dpi
 
 
 def render(figure: Figure) -> Tensor:
-    """Draw a figure to `(3, H, W)` uint8, and free its memory."""
+    """Render a figure to `(3, H, W)` uint8 and free its memory."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    picture = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
     figure.clear()
-    return picture
+    return image

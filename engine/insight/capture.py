@@ -1,4 +1,4 @@
-"""Sees what the deformable layers of a network predict while it runs."""
+"""Captures the offsets and masks of deformable layers during a forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ _BACKBONE = "backbone.body."
 
 
 class SamplingRecord(NamedTuple):
-    """Where and how strongly a deformable layer sampled its input.
+    """Offsets and mask of a deformable layer in a forward pass.
 
     Attributes:
-        offset: `(B, 2*G*K, Ho, Wo)` in pixels of the layer's input, per group and point (dy, dx) interleaved; float32
-            or float64.
-        mask: `(B, G*K, Ho, Wo)`, None for DCNv1.
+        offset: `(B, 2*G*K, Ho, Wo)` in pixels of the layer's input, float32 or float64. (dy, dx) of each group and
+            kernel point are interleaved.
+        mask: `(B, G*K, Ho, Wo)`; None for DCNv1.
         input_size: height and width of the layer's input.
-        more: of a layer outside the ResNet that runs on several maps: the same on the maps after the first.
+        more: records of the second and further feature maps, if a layer outside the ResNet runs on several.
     """
 
     offset: Tensor
@@ -30,12 +30,12 @@ class SamplingRecord(NamedTuple):
 
     @property
     def maps(self) -> tuple["SamplingRecord", ...]:
-        """What the layer did on each map, from the first."""
+        """The record of each feature map, in the order in which they ran."""
         return self, *self.more
 
 
 def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
-    """The deformable layers of a network in the order of its modules, by names as short as `layer3.0.conv2`."""
+    """Return the deformable layers of a network in module order, by short names such as `layer3.0.conv2`."""
     return {
         name.removeprefix(_BACKBONE): module
         for name, module in model.named_modules()
@@ -45,25 +45,25 @@ def deformable_layers(model: nn.Module) -> dict[str, DeformConv2d]:
 
 @contextmanager
 def capture_sampling(model: nn.Module) -> Iterator[dict[str, SamplingRecord]]:
-    """Within this context each deformable layer that runs notes what it predicted, by its name, detached.
+    """Context in which forward passes fill the yielded dict: layer name -> detached `SamplingRecord`.
 
-    What a layer did in the last pass through the model counts; one outside the ResNet may run on several maps in it. A
-    layer that `torch.compile` has taken in is run eagerly meanwhile, since compiled code does not see the hooks.
+    The dict holds the last forward pass. A layer outside the ResNet may run on several feature maps in one pass.
+    Modules compiled by `torch.compile` run eagerly in this context, because compiled code does not call the hooks.
     """
     seen: dict[str, SamplingRecord] = {}
     in_body = {name.removeprefix(_BACKBONE) for name, _ in model.named_modules() if name.startswith(_BACKBONE)}
 
-    def note(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
-        offset, mask = layer.split_prediction(predicted.detach())
+    def record(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
+        offset, mask = layer.interpret(predicted.detach())
         found = SamplingRecord(offset, mask, tuple(input.shape[-2:]))
-        # those of the ResNet have one map, even where they run again to be recomputed
+        # layers of the ResNet have one map; activation checkpointing runs them twice
         if name not in in_body and name in seen:
             found = seen[name]._replace(more=(*seen[name].more, found))
         seen[name] = found
 
     hooks = [
         layer.conv_offset.register_forward_hook(
-            lambda _, arguments, predicted, name=name, layer=layer: note(name, layer, arguments[0], predicted)
+            lambda _, arguments, predicted, name=name, layer=layer: record(name, layer, arguments[0], predicted)
         )
         for name, layer in deformable_layers(model).items()
     ]

@@ -1,4 +1,4 @@
-"""What to say of a step that is not finite."""
+"""Diagnosis of a step that is not finite."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .capture import capture_sampling
 
 
 class LargestOffset(NamedTuple):
-    """The deformable layer that reaches farthest, and how far, in pixels of its map; infinite for NaN too."""
+    """The largest |dy| or |dx| of a model in pixels of the layer's map (infinite for NaN), and its layer."""
 
     pixels: float
     layer: str
@@ -18,22 +18,22 @@ class LargestOffset(NamedTuple):
 
 @torch.no_grad()
 def largest_offset(model: nn.Module, images: list[Tensor]) -> LargestOffset | None:
-    """Find the deformable layer whose offsets on some images are the largest.
+    """Find the largest offset of a detector on some images.
 
     Args:
-        model: a detector; it is left in the mode it was in.
+        model: detector; its train or eval mode is restored.
         images: `(3, H, W)` in [0, 1].
 
     Returns:
-        None without deformable layers, or where the detector cannot be run on the images at all.
+        The offset, or None if the model has no deformable layer or none of them ran.
     """
     was_training = model.training
-    model.eval()  # no targets, no statistics, no exchange with other processes
+    model.eval()  # needs no targets, updates no statistics, starts no collective call
     try:
         with capture_sampling(model) as seen:
             model(images)
     except Exception:
-        pass  # nothing has to work with what is not finite; what was seen before it failed counts
+        pass  # weights that are not finite may raise anywhere; the layers that ran before are recorded
     finally:
         model.train(was_training)
     found = {

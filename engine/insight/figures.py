@@ -1,4 +1,4 @@
-"""What a detector's deformable layers learned, as pictures of one image."""
+"""Figures of a detector's deformable layers on one image."""
 
 from collections.abc import Sequence
 
@@ -22,40 +22,40 @@ def dcn_figures(
     *,
     device: torch.device,
     name: str = "this network",
-    against: nn.Module | None = None,
-    against_name: str = "the other network",
+    baseline: nn.Module | None = None,
+    baseline_name: str = "the baseline",
 ) -> dict[str, Tensor]:
-    """Draw what the deformable layers of a detector's backbone do on one image, and what its units depend on.
+    """Draw the sampling points, offsets, masks and effective receptive fields of a detector's backbone on one image.
 
-    Those of a head run side by side, on every map of the pyramid, and not one after the other: they are left out.
-    The model is left in the mode it was in, and gets no gradients.
+    Deformable layers of the heads are not drawn: they run in parallel on all levels of the pyramid, not in sequence.
+    The train or eval mode of the model is restored, and its parameters get no gradients.
 
     Args:
         model: detector, see `models.detector`.
         image: `(3, H, W)` uint8.
         pixels: (x, y) of the image, for which sampling points and receptive fields are drawn.
-        device: where the models are.
-        name: of the model, for titles.
-        against: another detector whose receptive fields are drawn beside. Without one they are those of the same
-            weights on the regular grid, where there are deformable layers.
-        against_name: its name.
+        device: device of the models.
+        name: name of the model in titles.
+        baseline: detector whose receptive fields are drawn for comparison. None: the same weights with offsets of 0, if
+            the model has deformable layers.
+        baseline_name: name of the baseline in titles.
 
     Returns:
-        Pictures `(3, h, w)` uint8: "receptive_field"; with deformable layers also "sampling_points" and "offsets", and
-        "masks" if they have masks.
+        Figures `(3, h, w)` uint8 by name: "receptive_field"; with deformable layers also "sampling_points" and
+        "offsets"; with masks also "masks".
     """
     fields = {name: receptive_fields(model, image, pixels, device=device)}
     layers = deformable_layers(model.backbone.body)
-    if against is not None:
-        fields = {against_name: receptive_fields(against, image, pixels, device=device)} | fields
+    if baseline is not None:
+        fields = {baseline_name: receptive_fields(baseline, image, pixels, device=device)} | fields
     elif layers:
         with zero_offsets(model):
             fields = {f"{name}: same weights, regular grid": receptive_fields(model, image, pixels, device=device)} | {
                 f"{name}: learned offsets": fields[name]
             }
-    pictures = {"receptive_field": draw_receptive_fields(image, fields)}
+    figures = {"receptive_field": draw_receptive_fields(image, fields)}
     if not layers:
-        return pictures
+        return figures
 
     with torch.no_grad(), eval_mode(model), capture_sampling(model) as seen:
         dtype = next(model.parameters()).dtype
@@ -64,17 +64,17 @@ def dcn_figures(
     frame = Frame.of(image, prepared, model.transform.margins(tuple(image.shape[-2:])))
     learned, regular = (sampled_layers(model, seen, frame, regular=flat) for flat in (False, True))
     scales = [layer.mask_scale for layer in layers.values() if layer.modulation]
-    pictures["sampling_points"] = draw_sampling_points(image, pixels, learned, regular, frame, has_masks=bool(scales))
+    figures["sampling_points"] = draw_sampling_points(image, pixels, learned, regular, frame, has_masks=bool(scales))
     if scales:
-        pictures["masks"] = draw_masks(image, learned, frame, start=scales[-1] / 2)
-    pictures["offsets"] = draw_offsets(image, learned, regular, frame)
-    return pictures
+        figures["masks"] = draw_masks(image, learned, frame, start=scales[-1] / 2)
+    figures["offsets"] = draw_offsets(image, learned, regular, frame)
+    return figures
 
 
 def box_centres(boxes: Tensor, most: int, image: Tensor) -> list[Pixel]:
-    """The pixels (x, y) in the middle of the first boxes (xyxy), `most` at most; without a box that of the image."""
+    """Return the centres (x, y) of the first `most` boxes (xyxy), or the centre of the image without boxes."""
     height, width = image.shape[1:]
     whole = boxes.new_tensor([[0, 0, width, height]])
     chosen = boxes[:most] if len(boxes) else whole
-    # a box from 0 to 1 holds the one pixel whose centre is called 0
+    # a box from 0 to 1 covers one pixel, whose centre has the coordinate 0
     return [(x, y) for x, y in ((chosen[:, :2] + chosen[:, 2:]) / 2 - 0.5).tolist()]

@@ -1,4 +1,4 @@
-"""Pictures of what deformable layers predict, and of what units depend on, as maps over an image."""
+"""Figures of masks, offsets and effective receptive fields, as maps over an image."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from torch import Tensor
 
 from .canvas import DPI, GAP_PX, SMALL, colour_bar, extent_of, mark_centre, panels, render, show_image, title
-from .receptive import SHARES, ReceptiveField
+from .receptive import FRACTIONS, ReceptiveField
 from .sampling_locations import Frame, SampledLayer
 
 MASK_COLOURS, FIELD_COLOURS = "viridis", "inferno"
@@ -22,18 +22,18 @@ ARROWS = 18  # along the longer side of an image
 
 
 def last_of_stages(layers: Sequence[SampledLayer]) -> dict[str, SampledLayer]:
-    """The last deformable layer of each stage, by names as in "layer3"."""
+    """Return the last deformable layer of each stage by the name of the stage, for example "layer3"."""
     return {layer.name.partition(".")[0]: layer for layer in layers}
 
 
 def draw_masks(image: Tensor, layers: Sequence[SampledLayer], frame: Frame, *, start: float) -> Tensor:
-    """Draw the masks of each stage's last deformable layer over an image, in the mean over the kernel's points.
+    """Draw the mask of the last deformable layer of each stage over an image, averaged over the kernel points.
 
     Args:
         image: `(3, H, W)` uint8.
-        layers: of `sampled_layers`.
-        frame: of the image.
-        start: what masks are at the start of training.
+        layers: layers of `sampled_layers`.
+        frame: frame of the image.
+        start: value of the masks at the start of training.
 
     Returns:
         `(3, h, w)` uint8.
@@ -48,20 +48,20 @@ def draw_masks(image: Tensor, layers: Sequence[SampledLayer], frame: Frame, *, s
         show_image(panel, image, colour=0)
         _show_map(panel, mean, frame, cmap=MASK_COLOURS, norm=norm, interpolation="bilinear", alpha=0.7)
         colour_bar(figure, [panel], "", MASK_COLOURS, norm)
-        title(panel, f"{stage}: mean mask, {start:g} at the start", f"{layer.name}, stride {layer.stride[0]:g}")
+        title(panel, f"{stage}: mean mask ({start:g} at the start)", f"{layer.name}, stride {layer.stride[0]:g}")
     return render(figure)
 
 
 def draw_offsets(
     image: Tensor, layers: Sequence[SampledLayer], regular: Sequence[SampledLayer], frame: Frame
 ) -> Tensor:
-    """Draw where the kernels of each stage's last deformable layer are moved to, in the mean over their points.
+    """Draw the offsets of the last deformable layer of each stage over an image, averaged over the kernel points.
 
     Args:
         image: `(3, H, W)` uint8.
-        layers: of `sampled_layers`.
-        regular: the same on the regular grid.
-        frame: of the image.
+        layers: layers of `sampled_layers`.
+        regular: the same layers with the regular grid.
+        frame: frame of the image.
 
     Returns:
         `(3, h, w)` uint8.
@@ -79,7 +79,7 @@ def draw_offsets(
         show_image(panel, image, colour=0)
         _show_map(panel, _direction_colours(move, longest), frame, interpolation="nearest", alpha=0.75)
         factor = _arrows(panel, move, layer, frame, max(image.shape[1:]))
-        shown = "true to scale" if factor == 1 else f"enlarged {factor:g}x"
+        shown = "to scale" if factor == 1 else f"enlarged {factor:g}x"
         title(
             panel,
             f"{stage}: mean offset, up to {longest:.2g} image px",
@@ -90,11 +90,13 @@ def draw_offsets(
 
 
 def draw_receptive_fields(image: Tensor, columns: Mapping[str, Sequence[ReceptiveField]]) -> Tensor:
-    """Draw effective receptive fields over an image: for each unit a row, for each network a column; one alone a row.
+    """Draw effective receptive fields over an image: one row per unit, one column per network.
+
+    A single network has all its units in one row.
 
     Args:
         image: `(3, H, W)` uint8.
-        columns: for each network, by what it is called, the fields of the same units.
+        columns: for each network by its name, the fields of the same units.
 
     Returns:
         `(3, h, w)` uint8.
@@ -111,19 +113,19 @@ def draw_receptive_fields(image: Tensor, columns: Mapping[str, Sequence[Receptiv
             strength = field.gradient / field.gradient.max().clamp(min=1e-30)
             shade = norm(strength.numpy())
             colours = colormaps[FIELD_COLOURS](shade)
-            colours[..., 3] = np.minimum(2 * shade, 1)  # clear where there is nothing to see
+            colours[..., 3] = np.minimum(2 * shade, 1)  # transparent where the gradient is small
             panel.imshow(colours, extent=extent_of(image), interpolation="nearest")
             for radius, style in zip(field.radii.values(), ("-", "--"), strict=True):
                 location = field.centre.flip(0).tolist()
                 panel.add_patch(Circle(location, radius, fill=False, color="white", lw=3))
                 panel.add_patch(Circle(location, radius, fill=False, color=CIRCLE_COLOUR, lw=1.6, ls=style))
                 mark_centre(panel, field.centre)
-            radii = ", ".join(f"{share:.0%} in {radius:.0f} px" for share, radius in field.radii.items())
+            radii = ", ".join(f"{fraction:.0%} in {radius:.0f} px" for fraction, radius in field.radii.items())
             unit = "unit at ({:.0f}, {:.0f})".format(*location)
             title(panel, name if panel is column[0] else "", f"{unit}: {radii}")
-    shares = " and ".join(f"{share:.0%}" for share in SHARES)
+    fractions = " and ".join(f"{fraction:.0%}" for fraction in FRACTIONS)
     unit = f"unit of {field.stage} (stride {field.stride:g})"
-    label = f"gradient of a {unit} over its largest; circles hold {shares} of its energy; px of the image"
+    label = f"gradient of a {unit} relative to its maximum; circles: {fractions} of its energy; px of the image"
     colour_bar(figure, axes[:, -1], label, FIELD_COLOURS, norm)
     return render(figure)
 
@@ -134,7 +136,7 @@ def _range(values: Tensor, start: float) -> tuple[float, float]:
 
 
 def _show_map(axes: Axes, values: Tensor, frame: Frame, **options: object) -> None:
-    """Lay a map `(h, w, ...)` over an image; beyond its last pixels it goes on as they are, the nearest ones there."""
+    """Draw a map `(h, w, ...)` over an image, with its last row and column repeated once."""
     rows, columns = (torch.arange(size + 1).clamp(max=size - 1) for size in values.shape[:2])
     left, right, bottom, top = frame.extent(values.shape[:2])
     height, width = values.shape[:2]
@@ -143,7 +145,7 @@ def _show_map(axes: Axes, values: Tensor, frame: Frame, **options: object) -> No
 
 
 def _direction_colours(move: Tensor, longest: float) -> Tensor:
-    """Hue by direction, opaque by length: `(h, w, 4)`."""
+    """Return colours `(h, w, 4)`: hue by direction, opacity by length."""
     hue = (torch.atan2(-move[..., 0], move[..., 1]) / (2 * torch.pi)) % 1
     strength = (move.norm(dim=-1) / max(longest, 1e-9)).clamp(max=1)
     hsv = torch.stack([hue, torch.full_like(hue, 0.9), torch.full_like(hue, 0.95)], dim=-1)
@@ -151,7 +153,7 @@ def _direction_colours(move: Tensor, longest: float) -> Tensor:
 
 
 def _arrows(axes: Axes, move: Tensor, layer: SampledLayer, frame: Frame, side: int) -> float:
-    """Draw arrows from each of some pixels to where their kernel is moved; gives how much longer they are drawn."""
+    """Draw the mean offset of a grid of pixels as arrows; return the factor by which the arrows are enlarged."""
     rows, columns = move.shape[:2]
     stride = layer.stride / frame.scale
     step = max(1, round(side / ARROWS / stride.max().item()))
@@ -175,7 +177,7 @@ def _arrows(axes: Axes, move: Tensor, layer: SampledLayer, frame: Frame, side: i
 
 
 def _wheel(figure: Figure, axes: Axes) -> None:
-    """Explain the colours of directions by a wheel beside a panel."""
+    """Draw a colour wheel that explains the directions to the right of a panel."""
     side = torch.linspace(-1, 1, 121)
     y, x = torch.meshgrid(side, side, indexing="ij")
     colours = _direction_colours(torch.stack([y, x], dim=-1), 1.0)

@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels of an image a unit of the network really depends on."""
+"""Effective receptive fields: how much a unit of the network depends on each pixel of an image."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,20 +11,20 @@ from ..devices import to_device
 from .capture import deformable_layers
 from .sampling_locations import Frame
 
-SHARES = (0.5, 0.9)
+FRACTIONS = (0.5, 0.9)
 
 
 class ReceptiveField(NamedTuple):
-    """What one unit of the last stage depends on.
+    """Effective receptive field of one unit of the last stage.
 
     Attributes:
-        gradient: `(h, w)` length of the gradient over the colours, at each pixel that the image is scaled to.
-        centre: `(2,)` location of the unit, as (y, x) in pixels of the image.
-        stage: its name, as in "layer4".
-        stride: of the stage over the network's input.
-        radii: for each of `SHARES` the distance from the centre, in pixels of the image, within which lies that share
-            of the gradient's energy, the sum of its squares; NaN without any gradient.
-        frame: of the image.
+        gradient: `(h, w)`, norm of the gradient over the colour channels at each pixel of the resized image.
+        centre: `(2,)`, location (y, x) of the unit in pixels of the image.
+        stage: name of the stage, for example "layer4".
+        stride: stride of the stage relative to the network's input.
+        radii: for each of `FRACTIONS`, the radius in pixels of the image that contains this fraction of the gradient's
+            energy (the sum of its squares). NaN if the gradient is 0.
+        frame: frame of the image.
     """
 
     gradient: Tensor
@@ -37,7 +37,7 @@ class ReceptiveField(NamedTuple):
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within this context a model is in eval mode, and nothing of it is compiled."""
+    """Context in which a model is in eval mode and runs without `torch.compile`."""
     was_training = model.training
     model.eval()
     try:
@@ -49,7 +49,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def zero_offsets(model: nn.Module) -> Iterator[None]:
-    """Within this context deformable layers sample as at the start of training: offsets of 0, masks all alike."""
+    """Context in which deformable layers sample as at the start of training: offsets of 0, constant masks."""
     hooks = [
         layer.conv_offset.register_forward_hook(lambda _, arguments, predicted: torch.zeros_like(predicted))
         for layer in deformable_layers(model).values()
@@ -66,16 +66,19 @@ def receptive_fields(
 ) -> list[ReceptiveField]:
     """Measure effective receptive fields in the last stage of a detector's backbone, https://arxiv.org/abs/1701.04128.
 
-    As in the paper a gradient of 1 is put on one position of the stage's output, in all channels, 0 everywhere else,
-    and propagated back to the network's input. The network is the trained one and the image a real one, so that there
-    is nothing random to average over. Computed in the type of the weights, without autocast; the model is left in the
-    mode it was in, and no parameter gets a gradient.
+    As in the paper, the output gradient is 1 at one position of the stage, in all channels, and 0 elsewhere. It is
+    propagated back to the network's input. The paper averages over random images and weights; here both are given.
+    The computation uses the dtype of the weights, without autocast. The train or eval mode of the model is restored,
+    and its parameters get no gradients.
 
     Args:
         model: detector, see `models.detector`.
         image: `(3, H, W)` uint8.
-        pixels: (x, y) of the image; each takes the unit nearest to it.
-        device: where the model is.
+        pixels: (x, y) of the image. Each selects the nearest unit.
+        device: device of the model.
+
+    Returns:
+        One receptive field per pixel.
     """
     dtype = next(model.parameters()).dtype
     with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
@@ -98,19 +101,19 @@ def receptive_fields(
 
 
 def energy_radii(gradient: Tensor, centre: Tensor, frame: Frame) -> dict[float, float]:
-    """Find the radii around a location, in pixels of the image, that hold `SHARES` of a gradient's energy, `(h, w)`."""
+    """Return the radii around `centre` (image pixels) that contain `FRACTIONS` of a gradient's energy."""
     rows, columns = (torch.arange(size, dtype=torch.float64) for size in gradient.shape)
     locations = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
     locations = frame.to_image(locations + torch.tensor(frame.origin))
     distance, order = (locations - centre).norm(dim=-1).flatten().sort()
     energy = gradient.square().flatten()[order].cumsum(0)
     if not energy[-1] > 0:
-        return dict.fromkeys(SHARES, float("nan"))
-    found = torch.searchsorted(energy, energy[-1] * torch.tensor(SHARES, dtype=energy.dtype))
-    return dict(zip(SHARES, distance[found].tolist(), strict=True))
+        return dict.fromkeys(FRACTIONS, float("nan"))
+    found = torch.searchsorted(energy, energy[-1] * torch.tensor(FRACTIONS, dtype=energy.dtype))
+    return dict(zip(FRACTIONS, distance[found].tolist(), strict=True))
 
 
 def _unit_at(pixel: tuple[float, float], frame: Frame, stride: Tensor, size: Sequence[int]) -> Tensor:
-    """The unit `(2,)` of a map nearest to a pixel (x, y) of the image."""
+    """Return the unit `(2,)` of a map nearest to a pixel (x, y) of the image."""
     location = frame.to_network(torch.tensor(pixel[::-1], dtype=torch.float64))
     return (location / stride).round().long().clamp(torch.zeros(2).long(), torch.tensor(size) - 1)

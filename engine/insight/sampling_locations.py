@@ -1,9 +1,10 @@
-"""Where deformable layers sample, in pixels of the image: the geometry of all pictures.
+"""Sampling locations of deformable layers, in pixels of the image: the geometry of all figures.
 
-A location is (y, x) in pixels, the centre of the first pixel being (0, 0). Convolutions of a ResNet pad by half their
-kernel and so keep centres: index i of a map of stride s lies at i * s of the network's input, not at
-(i + 0.5) * s - 0.5. The detector's resize keeps edges: location p of its input is at
-(p + 0.5) / scale - 0.5 of the image.
+A location is (y, x) in pixels; the centre of the first pixel is (0, 0).
+
+- Convolutions of a ResNet pad by half their kernel, so they keep centres. Index i of a map with stride s is at i * s of
+  the network's input, not at (i + 0.5) * s - 0.5.
+- The detector's resize keeps edges: location p of the network's input is at (p + 0.5) / scale - 0.5 of the image.
 """
 
 from collections.abc import Sequence
@@ -25,17 +26,17 @@ def sampling_locations(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> Tensor:
-    """Find the locations that a deformable convolution samples.
+    """Return the sampling locations of a deformable convolution.
 
     Args:
-        offset: `(B, 2*G*K, Ho, Wo)`, per group and kernel point (dy, dx) interleaved; zeros give the regular grid.
-        kernel_size: height and width of the kernel, K = kh*kw points, row by row.
-        stride: of the layer, as the next two along (y, x).
-        padding: of the layer.
-        dilation: of the layer.
+        offset: `(B, 2*G*K, Ho, Wo)`, (dy, dx) of each group and kernel point interleaved. Zeros give the regular grid.
+        kernel_size: height and width of the kernel; its K = kh*kw points are in row-major order.
+        stride: stride of the layer along (y, x).
+        padding: padding of the layer along (y, x).
+        dilation: dilation of the layer along (y, x).
 
     Returns:
-        `(B, G, K, Ho, Wo, 2)`, locations in pixels of the layer's input.
+        `(B, G, K, Ho, Wo, 2)` in pixels of the layer's input.
     """
     kh, kw = kernel_size
     groups = offset.shape[1] // (2 * kh * kw)
@@ -51,13 +52,13 @@ def sampling_locations(
 
 
 class Frame(NamedTuple):
-    """How the network's input lies over an image; all sizes are (height, width) in pixels.
+    """Position and scale of the network's input relative to the image; all sizes are (height, width) in pixels.
 
     Attributes:
         image: size of the image.
-        resized: size that the detector scales it to.
-        padded: size of the network's input, which is padded at the bottom and to the right.
-        origin: where the first pixel of the resized image lies in the network's input; not at (0, 0) in a letterbox.
+        resized: size of the image after the detector's resize.
+        padded: size of the network's input, which is padded at the bottom and on the right.
+        origin: position of the resized image in the network's input. A letterbox moves it from (0, 0).
     """
 
     image: tuple[int, int]
@@ -67,26 +68,26 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, image: Tensor, prepared: ImageList, margins: tuple[int, int, int, int]) -> "Frame":
-        """Describe what a detector's transform made of one image `(3, H, W)`, whose margins it says."""
+        """Return the frame of an image `(3, H, W)`, from the output and the margins of the detector's transform."""
         (height, width), (top, left, bottom, right) = prepared.image_sizes[0], margins
         resized = (height - top - bottom, width - left - right)
         return cls(tuple(image.shape[-2:]), resized, tuple(prepared.tensors.shape[-2:]), (top, left))
 
     @property
     def scale(self) -> Tensor:
-        """Pixels of the network's input for one of the image, along (y, x)."""
+        """Pixels of the network's input per pixel of the image, along (y, x)."""
         return torch.tensor(self.resized, dtype=torch.float64) / torch.tensor(self.image)
 
     def stride(self, size: Sequence[int]) -> Tensor:
-        """Stride, along (y, x), of a map of that size over the network's input."""
+        """Return the stride along (y, x) of a map of this size relative to the network's input."""
         return torch.tensor(self.padded, dtype=torch.float64) / torch.tensor(size)
 
     def to_image(self, locations: Tensor) -> Tensor:
-        """Take locations `(..., 2)` of the network's input for locations of the image."""
+        """Convert locations `(..., 2)` of the network's input to locations of the image."""
         return (locations - torch.tensor(self.origin) + 0.5) / self.scale - 0.5
 
     def to_network(self, locations: Tensor) -> Tensor:
-        """Take locations `(..., 2)` of the image for locations of the network's input."""
+        """Convert locations `(..., 2)` of the image to locations of the network's input."""
         return (locations + 0.5) * self.scale - 0.5 + torch.tensor(self.origin)
 
     def cut(self, values: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Frame(NamedTuple):
         return values[..., top : top + height, left : left + width]
 
     def extent(self, size: Sequence[int]) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top edge, in locations of the image, of a map of that size laid over it."""
+        """Return left, right, bottom and top edge, in pixels of the image, of a map of this size over it."""
         stride = self.stride(size)
         corners = torch.stack([-0.5 * stride, (torch.tensor(size) - 0.5) * stride])
         (top, left), (bottom, right) = self.to_image(corners).tolist()
@@ -103,14 +104,14 @@ class Frame(NamedTuple):
 
 
 class SampledLayer(NamedTuple):
-    """Where one deformable layer sampled, in locations of the network's input (float64).
+    """Sampling locations of one deformable layer, in pixels of the network's input (float64).
 
     Attributes:
-        name: of the layer.
-        stride: of its output over the network's input, along (y, x).
-        origin: location of the first pixel of its output, about which its regular grid lies.
+        name: name of the layer.
+        stride: stride of its output relative to the network's input, along (y, x).
+        origin: location of the first pixel of its output: the centre of that pixel's regular grid.
         locations: `(G*K, Ho, Wo, 2)`.
-        weights: `(G*K, Ho, Wo)`, its mask; ones for DCNv1.
+        weights: `(G*K, Ho, Wo)`: the mask, or ones for DCNv1.
     """
 
     name: str
@@ -120,32 +121,32 @@ class SampledLayer(NamedTuple):
     weights: Tensor
 
     def nearest(self, locations: Tensor) -> Tensor:
-        """Find the pixels `(..., 2)` of the layer's output nearest to locations `(..., 2)`, inside or outside of it."""
+        """Return the pixels `(..., 2)` of the layer's output nearest to locations `(..., 2)`, unclamped."""
         return ((locations - self.origin) / self.stride).round().long()
 
     def centre(self, pixel: Tensor) -> Tensor:
-        """Location of a pixel of the layer's output."""
+        """Return the location of a pixel of the layer's output."""
         return self.origin + pixel * self.stride
 
     def contains(self, pixels: Tensor) -> Tensor:
-        """Whether pixels `(..., 2)` are in the layer's output."""
+        """Return whether pixels `(..., 2)` are inside the layer's output."""
         return ((pixels >= 0) & (pixels < torch.tensor(self.locations.shape[1:3]))).all(-1)
 
     def at(self, location: Tensor) -> Tensor:
-        """Find the pixel `(2,)` of the layer's output nearest to a location, within it."""
+        """Return the pixel `(2,)` of the layer's output nearest to a location, clamped to the output."""
         return self.nearest(location).clamp(min=torch.zeros(2).long(), max=torch.tensor(self.locations.shape[1:3]) - 1)
 
 
 def sampled_layers(
     model: nn.Module, seen: dict[str, SamplingRecord], frame: Frame, *, regular: bool = False
 ) -> list[SampledLayer]:
-    """Say where the deformable layers that ran on one image sampled, in the order in which they ran.
+    """Return the sampling locations of the deformable layers that ran on one image, in the order in which they ran.
 
     Args:
-        model: the network.
-        seen: what `capture_sampling` noted, for a batch of one.
-        frame: of the image.
-        regular: whether to give the regular grid instead: offsets of 0, and masks as at the start.
+        model: network.
+        seen: records of `capture_sampling` for a batch of one image.
+        frame: frame of the image.
+        regular: return the regular grid instead: offsets of 0, and masks as at the start of training.
     """
     layers = deformable_layers(model)
     return [_sampled(name, layers[name], sampling, frame, regular) for name, sampling in seen.items()]
@@ -166,19 +167,19 @@ def _sampled(name: str, layer: DeformConv2d, sampling: SamplingRecord, frame: Fr
 
 
 def nested_points(layers: Sequence[SampledLayer], location: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow the sampling points of some layers downwards, as in the figures of the DCN papers.
+    """Trace sampling points from the last layer back to the first, as in the figures of the DCN papers.
 
-    The last layer's output pixel nearest to `location` has its points; for each of them the output pixel of the layer
-    before that lies nearest has its own, and so on: 9^3 = 729 for three layers of 3x3. What lies outside a layer's
-    output reads zeros and is followed no further.
+    The trace starts at the output pixel of the last layer nearest to `location`. Each of its sampling points continues
+    at the nearest output pixel of the layer before: three 3x3 layers have 9^3 = 729 points. Points outside a layer's
+    output read zeros and end there.
 
     Args:
-        layers: in the order in which they run.
-        location: `(2,)` of the network's input.
+        layers: layers in the order in which they run.
+        location: `(2,)` in pixels of the network's input.
 
     Returns:
-        Locations `(n, 2)` of the network's input that the first layer samples, and `(n,)` their weights: the geometric
-        mean of the masks on the way, which is the product on the scale of a single mask.
+        The locations `(n, 2)` that the first layer samples, in pixels of the network's input, and their weights `(n,)`:
+        the geometric mean of the masks along the trace.
     """
     *below, top = layers
     row, column = top.at(location)

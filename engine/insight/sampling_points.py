@@ -1,4 +1,4 @@
-"""Pictures of where deformable layers sample for one location of an image."""
+"""Figures of the sampling points of deformable layers for locations of an image."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from .sampling_locations import Frame, SampledLayer, nested_points
 
 COLOURS = "plasma"
 NESTED = 3  # layers
-MARGIN = 0.1  # of the longer side
-# Width of a dot in points, and the most that it takes of the distance between neighbours on the regular grid.
-DOT, NESTED_DOT, SHARE = 6.8, 3.6, 0.6
+MARGIN = 0.1  # as a fraction of the longer side
+# Width of a dot in points, and its maximum as a fraction of the distance between neighbours on the regular grid.
+DOT, NESTED_DOT, DOT_FRACTION = 6.8, 3.6, 0.6
 
 
 def draw_sampling_points(
@@ -27,15 +27,15 @@ def draw_sampling_points(
     *,
     has_masks: bool,
 ) -> Tensor:
-    """Draw the sampling points of the last deformable layer, and of the last three nested, beside the regular grid.
+    """Draw the sampling points of the last deformable layer, and of the last three combined, with the regular grids.
 
     Args:
         image: `(3, H, W)` uint8.
-        pixels: (x, y) of the image, a row of panels each.
-        layers: of `sampled_layers`.
-        regular: the same on the regular grid.
-        frame: of the image.
-        has_masks: whether there are masks to colour the points by; DCNv1 has none.
+        pixels: (x, y) of the image; one row of panels each.
+        layers: layers of `sampled_layers`.
+        regular: the same layers with the regular grid.
+        frame: frame of the image.
+        has_masks: whether the mask colours the points; DCNv1 has no mask.
 
     Returns:
         `(3, h, w)` uint8.
@@ -45,14 +45,14 @@ def draw_sampling_points(
     locations = [frame.to_network(torch.tensor([y, x], dtype=torch.float64)) for x, y in pixels]
     found = [[nested_points(side[-depth:], location) for depth, side in sides] for location in locations]
     norm = Normalize(0, max(weights.max().item() for row in found for _, weights in row))
-    # kernels reach over the border, where they read zeros
+    # the margin shows sampling points outside the image, which read zeros
     bars = [len(sides) - 1] if has_masks else []
     figure, axes = panels(image, len(pixels), len(sides), bars=bars, margin=MARGIN * max(image.shape[1:]))
     for row, pixel, location, points_of in zip(axes, pixels, locations, found, strict=True):
         for panel, (depth, side), (points, weights) in zip(row, sides, points_of, strict=True):
             show_image(panel, image, colour=0.5)
-            apart = _apart(frame.to_image(nested_points(regular[-depth:], location)[0]))
-            width = min(DOT if depth == 1 else NESTED_DOT, SHARE * in_points(panel, apart))
+            spacing = _spacing(frame.to_image(nested_points(regular[-depth:], location)[0]))
+            width = min(DOT if depth == 1 else NESTED_DOT, DOT_FRACTION * in_points(panel, spacing))
             _scatter(panel, frame.to_image(points), weights, norm, width=width)
             top = side[-1]
             mark_centre(panel, frame.to_image(top.centre(top.at(location))), below=True)
@@ -63,7 +63,7 @@ def draw_sampling_points(
             about = " for ({:.0f}, {:.0f})".format(*pixel) if panel is row[0] else ""
             title(panel, f"{kind}, {count}{about}", _described(used) if panel in axes[0] else "")
     if has_masks:
-        colour_bar(figure, axes[:, -1], "mask (nested: geometric mean of the masks on the way)", COLOURS, norm)
+        colour_bar(figure, axes[:, -1], "mask (several layers: geometric mean)", COLOURS, norm)
     return render(figure)
 
 
@@ -73,14 +73,14 @@ def _described(layers: Sequence[SampledLayer]) -> str:
     return " → ".join(layer.name.removesuffix(".conv2") for layer in reversed(layers))
 
 
-def _apart(locations: Tensor) -> float:
-    """The distance between neighbours of a grid `(n, 2)`, on which points may lie upon each other."""
+def _spacing(locations: Tensor) -> float:
+    """Return the smallest distance between different points of a grid `(n, 2)`."""
     distances = torch.pdist(locations.unique(dim=0))
     return distances.min().item() if len(distances) else math.inf
 
 
 def _scatter(axes: Axes, locations: Tensor, weights: Tensor, norm: Normalize, *, width: float) -> None:
-    order = weights.argsort()  # what counts most on top
+    order = weights.argsort()  # large weights on top
     axes.scatter(
         *locations[order].flip(1).T.numpy(),
         s=width**2,

@@ -1,4 +1,4 @@
-"""What is seen of deformable layers against what they are asked for by themselves."""
+"""Captured offsets and masks against those of the layers called alone."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ NAMES = ["layer2.0.conv2", "layer2.1.conv2"]
 
 
 class Detector(nn.Module):
-    """As much of one as has deformable layers."""
+    """The parts of a detector that have deformable layers."""
 
     def __init__(self, **options) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Detector(nn.Module):
 
 @pytest.fixture
 def make_detector():
-    """`make_detector(**options of the ResNet)`: one whose layers predict something."""
+    """`make_detector(**options of the ResNet)`: a detector with random offsets and masks."""
 
     def make(**options) -> Detector:
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ def make_detector():
 
 
 def inputs_of(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each deformable layer gets, taken from the layers themselves."""
+    """The input of each deformable layer, recorded by hooks of the test."""
     inputs = {}
     layers = deformable_layers(model)
     hooks = [

@@ -1,4 +1,4 @@
-"""Which layer reaches farthest."""
+"""The layer with the largest offset."""
 
 import math
 
@@ -11,14 +11,14 @@ from engine.insight.diagnosis import largest_offset
 
 
 class Detector(nn.Module):
-    """Two deformable layers, and a head that does not bear what is not finite."""
+    """Two deformable layers, and a head that raises on values that are not finite."""
 
     def __init__(self) -> None:
         super().__init__()
         self.near = DeformConv2d(3, 4, (3, 2), padding=1)
         self.far = DeformConv2d(4, 4, 3, padding=1)
         nn.init.constant_(self.near.conv_offset.bias[:12], -2.5)
-        nn.init.constant_(self.near.conv_offset.bias[12:], 99.0)  # the mask is no offset
+        nn.init.constant_(self.near.conv_offset.bias[12:], 99.0)  # the mask does not count as an offset
         nn.init.constant_(self.far.conv_offset.bias[:18], 4.0)
 
     def forward(self, images):

@@ -1,4 +1,4 @@
-"""Rendered pictures: dots, maps and arrows at the right pixels, for all kinds of networks and images."""
+"""Rendered figures: dots, maps and arrows at the right pixels, for all kinds of networks and images."""
 
 import colorsys
 import copy
@@ -26,7 +26,7 @@ from engine.insight.sampling_points import draw_sampling_points
 
 CPU = torch.device("cpu")
 ALL = {"receptive_field", "sampling_points", "masks", "offsets"}
-# Of the dots that weigh most; nothing else has their colour.
+# colour of the dots with the largest weight, and of nothing else
 BRIGHTEST = torch.tensor(colormaps["plasma"](1.0)[:3]).mul(255).round()
 
 
@@ -64,29 +64,29 @@ def test_a_hand_placed_offset_is_drawn_at_its_pixel(stride, dilation):
     row, column = 9, 13
     pixel = ((column * stride + 0.5) / 2 - 0.5, (row * stride + 0.5) / 2 - 0.5)
     image = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None].expand(3, height, width)
-    picture = draw_sampling_points(image, [pixel], layers, regular, frame, has_masks=False)
+    rendered = draw_sampling_points(image, [pixel], layers, regular, frame, has_masks=False)
 
     # of the two panels the right one; the image is where it is blue, which is pale here
-    half = picture[:, :, picture.shape[2] // 2 :].int()
+    half = rendered[:, :, rendered.shape[2] // 2 :].int()
     top, bottom, left, right = box_of(half[2] - half[0] > 60)
     dots = ((half - BRIGHTEST[:, None, None]).abs() <= 8).all(0).nonzero().float()
     assert 10 < len(dots) < 200
     drawn_y, drawn_x = dots.mean(0).tolist()
     y = ((row + 3) * stride + 0.5) / 2 - 0.5
     x = ((column + dilation - 2) * stride + 0.5) / 2 - 0.5
-    # a pixel's middle is half a pixel from its edge, in the image as in the picture
+    # a pixel's middle is half a pixel from its edge, in the image as in the figure
     assert drawn_y + 0.5 == pytest.approx(top + (y + 0.5) / height * (bottom - top), abs=1.0)
     assert drawn_x + 0.5 == pytest.approx(left + (x + 0.5) / width * (right - left), abs=1.0)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (960, 1280)])
 def test_dots_can_be_told_apart(size):
-    """On small and on large images: a dot takes less room than there is to its neighbours."""
+    """On small and large images a dot is narrower than the distance to its neighbours."""
     frame = Frame(size, size, size)
     layers, regular = sampled(16, 1, torch.zeros(18), torch.ones(9, *(side // 16 for side in size)), frame=frame)
     image = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None].expand(3, *size)
-    picture = draw_sampling_points(image, [(size[1] // 2, size[0] // 2)], layers, regular, frame, has_masks=False)
-    half = picture[:, :, : picture.shape[2] // 2].int()
+    rendered = draw_sampling_points(image, [(size[1] // 2, size[0] // 2)], layers, regular, frame, has_masks=False)
+    half = rendered[:, :, : rendered.shape[2] // 2].int()
     dots = ((half - BRIGHTEST[:, None, None]).abs() <= 40).all(0)
     labels, count = ndimage.label(dots.numpy())
     assert count == 9
@@ -97,8 +97,8 @@ def test_dots_can_be_told_apart(size):
 
 @pytest.mark.parametrize("height", [130, 200, 300])
 @pytest.mark.parametrize("label", ["mask (nested: geometric mean of the masks on the way)", "short"])
-def test_the_meaning_of_colours_is_within_the_picture(height, label):
-    """Also beside a single low panel."""
+def test_the_meaning_of_colours_is_within_the_figure(height, label):
+    """Also next to a single low panel."""
     image = torch.zeros(3, height, 300, dtype=torch.uint8)
     figure, axes = panels(image, 1, 4, bars=[3])
     colour_bar(figure, axes[:, -1], label, "viridis", Normalize())
@@ -117,8 +117,8 @@ def test_what_counts_most_is_on_top():
     offset -= grid
     layers, regular = sampled(8, 1, offset, mask, frame=frame)
     image = torch.zeros(3, 96, 128, dtype=torch.uint8)
-    picture = draw_sampling_points(image, [(64, 48)], layers, regular, frame, has_masks=False)
-    half = picture[:, :, picture.shape[2] // 2 :]
+    rendered = draw_sampling_points(image, [(64, 48)], layers, regular, frame, has_masks=False)
+    half = rendered[:, :, rendered.shape[2] // 2 :]
     assert ((half - BRIGHTEST[:, None, None]).abs() <= 8).all(0).sum() > 10
 
 
@@ -147,7 +147,7 @@ def test_masks_lie_over_the_image(figures):
     mask[:, 5, 7] = torch.arange(9.0) / 4
     layers, _ = sampled(16, 1, torch.zeros(18), mask, frame=frame)
     axes = draw_masks(torch.zeros(3, 100, 140, dtype=torch.uint8), layers, frame, start=1.0).axes[1]
-    assert axes.get_title().splitlines() == ["layer3: mean mask, 1 at the start", "layer3.0.conv2, stride 16"]
+    assert axes.get_title().splitlines() == ["layer3: mean mask (1 at the start)", "layer3.0.conv2, stride 16"]
     shown = axes.images[1]
     values = shown.get_array()
     assert values.shape == (15, 19)  # the last row and column are there twice
@@ -190,7 +190,7 @@ def test_offsets_point_where_they_move(figures, dy, dx, hue):
     (arrows,) = axes.collections
     assert float(arrows.U[0]) == pytest.approx(dx * 4)
     assert float(arrows.V[0]) == pytest.approx(dy * 4)
-    assert axes.get_title().endswith("arrows true to scale")
+    assert axes.get_title().endswith("arrows to scale")
     locations = {(round(x, 3), round(y, 3)) for x, y in arrows.get_offsets().tolist()}
     grid = {((column * 16 + 0.5) / 2 - 0.5, (row * 16 + 0.5) / 2 - 0.5) for row in range(14) for column in range(18)}
     assert locations <= grid
@@ -209,7 +209,7 @@ def test_small_offsets_have_enlarged_arrows(figures):
     assert float(axes.collections[0].U[0]) == pytest.approx(16 * 0.04 * 16)
 
 
-def test_receptive_fields_say_their_radii(figures):
+def test_receptive_fields_have_their_radii_in_the_title(figures):
     frame = Frame((60, 80), (120, 160), (128, 160))
     gradient = torch.rand(120, 160).double()
     gradient[40, 60] = 5.0
@@ -220,7 +220,7 @@ def test_receptive_fields_say_their_radii(figures):
     assert axes.get_title().splitlines() == ["plain", "unit at (30, 20): 50% in 7 px, 90% in 21 px"]
     assert figure.axes[3].get_title() == "unit at (30, 20): 50% in 7 px, 90% in 21 px"
     assert " ".join(figure.axes[-1].get_ylabel().split()).startswith(
-        "gradient of a unit of layer4 (stride 32) over its"
+        "gradient of a unit of layer4 (stride 32) relative to its"
     )
     assert axes.images[1].get_extent() == [-0.5, 79.5, 59.5, -0.5]
     shade = axes.images[1].get_array()
@@ -238,15 +238,15 @@ def test_an_image_fills_its_panel(margin):
     show_image(axes[1, 0], image)
     axes[1, 0].spines[:].set_visible(False)
     axes[0, 0].set_visible(False)
-    picture = render(figure)
-    assert picture.dtype == torch.uint8
+    rendered = render(figure)
+    assert rendered.dtype == torch.uint8
     assert not figure.axes  # its memory is free
-    # the longer side of the panel, 48 pixels of the image and the margins, is 480 of the picture
+    # the longer side of the panel, 48 pixels of the image and the margins, is 480 of the figure
     pixel = 480 / (48 + 2 * margin)
-    left, top = 10 + margin * pixel, picture.shape[1] - 10 - (30 + margin) * pixel
+    left, top = 10 + margin * pixel, rendered.shape[1] - 10 - (30 + margin) * pixel
     rows = (top + (torch.arange(30) + 0.5) * pixel).long()
     columns = (left + (torch.arange(48) + 0.5) * pixel).long()
-    assert torch.equal(picture[:, rows][:, :, columns], image)
+    assert torch.equal(rendered[:, rows][:, :, columns], image)
 
 
 @pytest.fixture
@@ -275,16 +275,16 @@ IMAGE = torch.randint(256, (3, 64, 90), generator=torch.Generator().manual_seed(
         (["dcn_v2_stages=[2]", "offset_groups=2", "mask_scale=1.0"], ALL),
     ],
 )
-def test_pictures_of_each_kind_of_network(make, overrides, expected):
+def test_figures_of_each_kind_of_network(make, overrides, expected):
     model = make(*overrides).train().requires_grad_(False)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    pictures = dcn_figures(model, IMAGE, [(40, 30)], device=CPU)
-    assert pictures.keys() == expected
-    for picture in pictures.values():
-        assert picture.dtype == torch.uint8
-        assert picture.shape[0] == 3
-        assert picture.shape[2] <= WIDEST
-        assert picture.is_contiguous()
+    figures = dcn_figures(model, IMAGE, [(40, 30)], device=CPU)
+    assert figures.keys() == expected
+    for rendered in figures.values():
+        assert rendered.dtype == torch.uint8
+        assert rendered.shape[0] == 3
+        assert rendered.shape[2] <= WIDEST
+        assert rendered.is_contiguous()
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -293,7 +293,7 @@ def test_pictures_of_each_kind_of_network(make, overrides, expected):
 
 @pytest.mark.parametrize(("overrides", "expected"), [([], {"receptive_field"}), (["dcn_v2_stages=[2]"], ALL)])
 def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
-    """Its layers run side by side, so that there is no way down through them."""
+    """Layers of a head run in parallel: no trace leads through them."""
     drawn = []
 
     def record(image, pixels, layers, regular, frame, **options):
@@ -307,10 +307,10 @@ def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
     assert drawn == ([["layer2.0.conv2", "layer2.1.conv2"]] if overrides else [])
 
 
-def test_the_same_pictures_again(make):
+def test_figures_are_deterministic(make):
     model = make("dcn_v2_stages=[2]")
-    pictures, again = (dcn_figures(model, IMAGE, [(0, 63), (40, 30)], device=CPU) for _ in range(2))
-    assert all(torch.equal(picture, again[kind]) for kind, picture in pictures.items())
+    figures, again = (dcn_figures(model, IMAGE, [(0, 63), (40, 30)], device=CPU) for _ in range(2))
+    assert all(torch.equal(rendered, again[kind]) for kind, rendered in figures.items())
 
 
 def test_what_is_drawn_beside_is_named(make, monkeypatch):
@@ -324,7 +324,7 @@ def test_what_is_drawn_beside_is_named(make, monkeypatch):
     model, plain = make("dcn_v2_stages=[2]"), make()
     options = {"device": CPU, "name": "mine"}
     dcn_figures(model, IMAGE, [(40, 30)], **options)
-    dcn_figures(model, IMAGE, [(40, 30)], against=plain, against_name="theirs", **options)
+    dcn_figures(model, IMAGE, [(40, 30)], baseline=plain, baseline_name="theirs", **options)
     dcn_figures(plain, IMAGE, [(40, 30)], **options)
     flat, learned = "mine: same weights, regular grid", "mine: learned offsets"
     assert [list(columns) for columns in shown] == [[flat, learned], ["theirs", "mine"], ["mine"]]
@@ -346,13 +346,13 @@ def test_masks_are_said_to_start_where_they_do(make, monkeypatch, scale):
 
 
 @pytest.mark.parametrize("size", [(20, 300), (300, 20), (1, 1), (500, 700)])
-def test_pictures_of_images_of_any_size_before_any_training(tiny_config, size):
+def test_figures_of_images_of_any_size_before_any_training(tiny_config, size):
     config = load_config(tiny_config, ["model.backbone.dcn_v2_stages=[2]"])
     model, _ = build_model(config.model, config.data, 5)
     image = torch.zeros(3, *size, dtype=torch.uint8)
-    pictures = dcn_figures(model, image, [(size[1] - 1, size[0] - 1)], device=CPU)
-    assert pictures.keys() == ALL
-    assert all(picture.shape[2] <= WIDEST for picture in pictures.values())
+    figures = dcn_figures(model, image, [(size[1] - 1, size[0] - 1)], device=CPU)
+    assert figures.keys() == ALL
+    assert all(rendered.shape[2] <= WIDEST for rendered in figures.values())
 
 
 def test_box_centres():

@@ -1,4 +1,4 @@
-"""Effective receptive fields: against convolutions by hand, differences and loops; and nothing is left behind."""
+"""Effective receptive fields against convolutions by hand, finite differences and loops; no side effects remain."""
 
 import copy
 import math
@@ -29,7 +29,7 @@ class Body(nn.Sequential):
 
 
 class Detector(nn.Module):
-    """What receptive fields need of a detector."""
+    """The parts of a detector that receptive fields need."""
 
     def __init__(self, *layers, min_size=64):
         super().__init__()

@@ -60,7 +60,7 @@ def prepared(height, width, transform):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(80, 120), (37, 51), (150, 40), (64, 64)])
 def test_places_of_the_network_are_places_of_the_image(kind, height, width):
-    # an image that holds its own coordinates: after the detector's resize each pixel tells where it comes from
+    # an image that holds its own coordinates: after the detector's resize each pixel holds its source coordinates
     transform = Resize(kind, (64,), 200).transform([0.0] * 3, [1.0] * 3).eval()
     image, images = prepared(height, width, transform)
     frame = Frame.of(image, images, transform.margins((height, width)))
@@ -84,7 +84,7 @@ def test_extent_of_a_map(stride):
     size = (128 // stride, 160 // stride)
     assert frame.stride(size).tolist() == [stride, stride]
     left, right, bottom, top = frame.extent(size)
-    # pixel i of a map lies at i * stride of the network's input, which is twice as large as the image
+    # pixel i of a map is at i * stride of the network's input, which is twice as large as the image
     for index in range(size[1]):
         middle = left + (index + 0.5) * (right - left) / size[1]
         assert middle == pytest.approx((index * stride + 0.5) / 2 - 0.5)
@@ -113,7 +113,7 @@ def test_a_hand_placed_offset(stride, dilation, layer_stride):
     torch.testing.assert_close(sampled.weights, mask[0].double())
     assert (regular.weights == 1).all()
     assert sampled.stride.tolist() == [stride * layer_stride] * 2
-    # the middle point is not moved, and lies at the layer's output pixel
+    # the middle point is not moved, and is at the layer's output pixel
     middle = torch.tensor([row, column]) * stride * layer_stride
     assert sampled.locations[4, row, column].tolist() == sampled.centre(torch.tensor([row, column])).tolist()
     assert sampled.locations[4, row, column].tolist() == middle.tolist()
