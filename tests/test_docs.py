@@ -79,7 +79,7 @@ def test_the_site_builds():
 
 
 class TestMigration:
-    """The worked example of docs/guides/coming-from-mmdetection.md, against what mmdetection's files say."""
+    """The example of docs/guides/coming-from-mmdetection.md against mmdetection's files, and the keys of all three."""
 
     PAGE = "docs/guides/coming-from-mmdetection.md"
     # configs/_base_/models/faster-rcnn_r50_fpn.py, configs/dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py,
@@ -94,13 +94,15 @@ class TestMigration:
         (tmp_path / "mdconv.yaml").write_text(block, encoding="utf-8")
         return load_config(tmp_path / "mdconv.yaml")
 
-    def test_the_numbers_are_mmdetections(self, config):
+    def test_the_numbers_are_those_of_mmdetection(self, config):
         backbone, heads, train = config.model.backbone, config.model.faster_rcnn, config.train
         assert backbone.dcn_v2_stages == [i + 1 for i, deformable in enumerate(self.STAGE_WITH_DCN) if deformable]
         assert (backbone.name, backbone.frozen_stages, backbone.modulation) == ("resnet50", 1, True)
         assert (backbone.mask_scale, train.offset_lr_factor, train.clip_grad_norm) == (1.0, 1.0, None)
         assert heads.anchor_sizes == [self.SCALES[0] * stride for stride in self.STRIDES]
         assert (heads.rpn_batch_size_per_image, heads.box_batch_size_per_image, heads.roi_aligned) == (256, 512, True)
+        assert (heads.rpn_pre_nms_top_n_train, heads.rpn_post_nms_top_n_train) == (2000, 1000)
+        assert (heads.rpn_pre_nms_top_n_test, heads.rpn_post_nms_top_n_test) == (1000, 1000)
         assert (heads.score_threshold, heads.nms_threshold, heads.detections_per_image) == (0.05, 0.5, 100)
         assert train.batch_size == self.SAMPLES_PER_GPU
         assert train.base_batch_size == self.GPUS * self.SAMPLES_PER_GPU
@@ -109,7 +111,7 @@ class TestMigration:
         assert (train.warmup_steps, train.warmup_factor) == (500, 0.001)
         assert (config.data.min_size, config.data.max_size, config.data.flip) == (800, 1333, 0.5)
 
-    def test_it_builds_what_the_page_says(self, config):
+    def test_it_builds_the_network_of_the_page(self, config):
         offline = config.model.model_copy(
             update={"backbone": config.model.backbone.model_copy(update={"weights": None})}
         )
@@ -117,8 +119,8 @@ class TestMigration:
         assert {row.layer: row.count for row in replaced_convs(model)} == {"layer2": 4, "layer3": 6, "layer4": 3}
         assert "4 + 6 + 3 = 13" in text_of(self.PAGE)
 
-    def test_what_r50_dcn_does_otherwise_is_told(self, config):
-        """The page's last sentence names all but the batch, which both scale to 16 images."""
+    def test_the_page_names_the_differences_of_r50_dcn(self, config):
+        """The page's last list names all but the batch, which both scale to 16 images."""
         ours = load_config("r50_dcn.yaml")
         sections = [
             {name: section.model_dump() for name, section in sections_of(one).items()} for one in (config, ours)
@@ -140,9 +142,11 @@ class TestMigration:
         last = text_of(self.PAGE).strip().split("\n\n")[-1]
         assert all(f"`{key}: " in last for key in differing - {"batch_size"})
 
-    def test_the_keys_in_its_tables_exist(self):
-        """Those of ours stand in the last cell of a row."""
-        rows = [line for line in text_of(self.PAGE).splitlines() if line.startswith("|")]
+    @pytest.mark.parametrize("framework", ["mmdetection", "detectron2", "paddledetection"])
+    def test_the_keys_in_the_tables_exist(self, framework):
+        """The keys of this project are in the last cell of a row."""
+        page = f"docs/guides/coming-from-{framework}.md"
+        rows = [line for line in text_of(page).splitlines() if line.startswith("|")]
         cells = [row.rstrip(" |").rpartition("|")[2] for row in rows]
         keys = {key for cell in cells for key in re.findall(r"`((?:data|model|train|tta)(?:\.\w+)+)", cell)}
         assert len(keys) > 30

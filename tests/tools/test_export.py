@@ -22,7 +22,7 @@ from engine.runs.folder import LAST
 from models.predictor import Predictor
 
 SAME = Difference(7, 0, 1e-5, 1e-6)
-PAGE = Path(__file__).resolve().parents[2] / "docs/tools/export.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/guides/export.md"
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_masks_are_checked(mask_file):
 
 
 def blocks_of_page() -> tuple[str, str]:
-    """The program of docs/tools/export.md that needs ONNX Runtime alone, and that which pastes masks."""
+    """The program of docs/guides/export.md that needs ONNX Runtime alone, and that which pastes masks."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     (load,) = (block for block in blocks if "onnxruntime" in block)
     (paste,) = (block for block in blocks if "def paste" in block)
