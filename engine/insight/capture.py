@@ -54,7 +54,7 @@ def capture_sampling(model: nn.Module) -> Iterator[dict[str, SamplingRecord]]:
     in_body = {name.removeprefix(_BACKBONE) for name, _ in model.named_modules() if name.startswith(_BACKBONE)}
 
     def record(name: str, layer: DeformConv2d, input: Tensor, predicted: Tensor) -> None:
-        offset, mask = layer.interpret(predicted.detach())
+        offset, mask = layer.split_prediction(predicted.detach())
         found = SamplingRecord(offset, mask, tuple(input.shape[-2:]))
         # layers of the ResNet have one map; activation checkpointing runs them twice
         if name not in in_body and name in seen:
