@@ -48,6 +48,9 @@ A config with an old key loads as if it had the new one, and the tool prints a w
 reads the keys that have that release in the last column. Checkpoints and run folders of earlier releases load without a
 warning. A config that has an old key and its new key is an error.
 
+See also the renamed [command-line options](command-line.md#renamed-options) and
+[TensorBoard tags](metrics-and-tags.md#renamed-tags).
+
 | old | new | read until |
 |---|---|---|
 """
