@@ -1,8 +1,8 @@
-"""Entry points of torch.hub: backbones, detectors on them, and detectors that were trained in this clone.
+"""Entry points of torch.hub: backbones, detectors, and detectors that were trained in this clone.
 
-A program that loads them may have a folder `models` of its own, imported or not. That of this clone is imported as
-`resnet_dcn.models`, the name that the wheel has too. What is callable here and has no underscore is an entry point, so
-modules are imported whole.
+A program that loads them may have another package `models`. This clone's package is therefore imported as
+`resnet_dcn.models`, its name in the wheel. Every callable without a leading underscore is an entry point, so this file
+imports modules instead of their names.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _ROOT = pathlib.Path(__file__).resolve().parent
 
 
 def _import(name: str) -> types.ModuleType:
-    """Import a module of this clone, and say so where one of another place is in its place."""
+    """Import a module of this clone; raise `ImportError` if the program has imported another module of this name."""
     module = importlib.import_module(name)
     file = pathlib.Path(module.__file__ or module.__path__[0]).resolve()
     if _ROOT not in file.parents:
         raise ImportError(
-            f"torch.hub loads {name} from {_ROOT}, but this program has imported the one of {file.parent} before: use "
-            "one of them, or load the other in a process of its own"
+            f"torch.hub loads {name} from {_ROOT}, but this program has already imported it from {file.parent}; use "
+            "only one of them, or load the other in a separate process"
         )
     return module
 
@@ -35,20 +35,20 @@ def _import(name: str) -> types.ModuleType:
 _import("dcn")
 _models = _import("resnet_dcn.models")
 _options = _import("resnet_dcn.models.options")
-# Options of all detectors beside those of their heads, and of those whose heads can be deformable.
+# Options of all detectors in addition to their own, and options of detectors with deformable heads.
 _SIZES = ("min_size", "max_size")
 _DCN = ("dcn_backend", "modulation", "offset_groups", "mask_scale")
 
 
 def resnet(name: str = "resnet50", *, weights: str | None = None, **options: object) -> torch.nn.Module:
-    """Build a ResNet, a torchvision one or its ResNet-D ("resnet50_vd"), with deformable stages.
+    """Build a torchvision ResNet, or its ResNet-D variant ("resnet50_vd"), with deformable stages.
 
     Args:
-        name: one of `resnet_dcn.models.RESNETS`.
-        weights: ImageNet weights: torchvision's name for them, as in "DEFAULT", or a file (./weights.pth); None draws
-            random ones.
+        name: One of `resnet_dcn.models.RESNETS`.
+        weights: ImageNet weights: a name of torchvision's weights, such as "DEFAULT", or a file (./weights.pth). None
+            initialises the network randomly.
         options: `dcn_v2_stages=[2, 3, 4]`, `dcn_every`, `modulation`, `offset_groups`, `mask_scale`, `norm`,
-            `frozen_stages` and the others of `resnet_dcn.models.resnet`.
+            `frozen_stages` and the other options of `resnet_dcn.models.resnet`.
 
     Returns:
         The network, of torchvision's class; `layer1`..`layer4` are its stages.
@@ -65,19 +65,19 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
     """Load a detector that was trained in a clone, or converted from another framework's weights.
 
     Args:
-        path: folder of a run, as in "runs/demo_dcn", or a checkpoint.
-        weights: "raw" or "ema" (their average); None takes the ones that the run was judged by.
+        path: Run folder, such as "runs/demo_dcn", or checkpoint.
+        weights: "raw" or "ema". None loads the EMA weights if the checkpoint has them, which its metrics refer to.
 
     Returns:
-        The detector, on the CPU and in eval mode: it maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
-        with `boxes` (xyxy pixels), `labels`, `scores` and, from those that find them, `masks`. Label 1 is the first of
-        its `class_names`.
+        The detector, on the CPU and in eval mode. It maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
+            with `boxes` (xyxy pixels), `labels`, `scores` and, from detectors with masks, `masks`. Label 1 is the first
+            of its `class_names`.
     """
     return _models.load_detector(path, weights=weights)
 
 
 def _keywords(function: collections.abc.Callable) -> list[str]:
-    """Names of what a function takes by keyword alone."""
+    """Return the names of a function's keyword-only arguments."""
     return [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY]
 
 
@@ -85,13 +85,13 @@ def _dcn_entry(name: str) -> collections.abc.Callable:
     def entry(*, dcn_v2_stages: collections.abc.Sequence[int] = (2, 3, 4), **options: object) -> torch.nn.Module:
         return resnet(name, dcn_v2_stages=dcn_v2_stages, **options)
 
-    entry.__doc__ = f"""Build {name} with DCNv2 in stages 2..4 (C3..C5); its options are those of `resnet`."""
+    entry.__doc__ = f"""Build {name} with DCNv2 in stages 2..4 (C3..C5); the options are those of `resnet`."""
     return entry
 
 
 def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Callable:
     head = [*_options.field_annotations(spec.options)]
-    # a head with deformable layers of its own takes how they are made
+    # a head with deformable layers also has the settings of these layers
     deforms = any(
         _options.Deforms.LAYERS in kind.__metadata__ for kind in _options.field_annotations(spec.options).values()
     )
@@ -113,13 +113,13 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
         return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**backbone))
 
     lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.field_docs(spec.options).items()]
-    entry.__doc__ = f"""Build {name} on a ResNet and its pyramid; the heads start at random.
+    entry.__doc__ = f"""Build {name} on a ResNet and a feature pyramid; the heads have random weights.
 
     Args:
-        num_classes: foreground classes, without background.
-        backbone: options of the entry point `resnet`, as in {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
-        fpn: options of `resnet_dcn.models.FpnOptions`, as in {{"out_channels": 128}}.
-        options: `min_size` and `max_size`, to which images are scaled in evaluation, and those of the heads.
+        num_classes: Number of foreground classes, without the background.
+        backbone: Options of the entry point `resnet`, such as {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
+        fpn: Options of `resnet_dcn.models.FpnOptions`, such as {{"out_channels": 128}}.
+        options: `min_size` and `max_size` of images in evaluation, and the options of the heads.
 
     {spec.build.__doc__}
     Options:

@@ -1,4 +1,4 @@
-"""Data sets, transforms and loaders. Imports neither models nor engine."""
+"""Data sets, transforms and loaders. This package imports neither models nor engine."""
 
 from .annotations import CocoAnnotations, load_annotations
 from .coco import CocoDetection

@@ -1,4 +1,4 @@
-"""A data set in COCO format, read once and checked before any training."""
+"""`load_annotations`: read and check a data set in COCO format before training."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, training_annot
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """What a COCO annotation file says, with every image and category in its place.
+    """The checked content of a COCO annotation file.
 
     Attributes:
-        image_dir: folder of the images.
-        path: the annotation file.
-        arrays: the images and the annotations to learn from; all that a data set for loaders holds.
-        category_ids: ids of the file in rising order; label l of the model stands for `category_ids[l - 1]`.
-        class_names: names in the same order.
-        crowd_regions: how many annotations mark a crowd.
-        fixed_boxes: how many invalid boxes were clipped or dropped.
-        dropped_masks: how many annotations were left out because they have no mask.
-        sha256: hex digest of the annotation file's bytes, which tells whether it is still the same.
-        checked: the stamp of its image files, see `check_stamp`, if they were checked, now or earlier.
-        check_skipped: whether that was earlier.
-        raw: the whole file for evaluation; annotation ids are counted from 1, and missing areas and crowd flags filled
-            in. None if it was not asked for.
+        image_dir: Folder of the images.
+        path: Annotation file.
+        arrays: Images and training annotations, in the form that data loaders share between processes.
+        category_ids: Category ids of the file in ascending order; label l of the model is `category_ids[l - 1]`.
+        class_names: Names in the same order.
+        crowd_regions: Number of crowd annotations.
+        fixed_boxes: Number of invalid boxes that were clipped or dropped.
+        dropped_masks: Number of annotations that were dropped because their mask is missing or invalid.
+        sha256: Hex digest of the annotation file, to detect changes.
+        checked: Stamp of the image files, see `check_stamp`, if they were checked in this call or earlier.
+        check_skipped: Whether the image files were checked earlier and not in this call.
+        raw: Whole file for evaluation, with annotation ids counted from 1, and missing areas and crowd flags filled
+            in; None if `keep_raw` was False.
     """
 
     image_dir: Path
@@ -51,7 +51,7 @@ def load_annotations(
     *,
     invalid_boxes: str = "raise",
     invalid_masks: str | None = None,
-    source: str | None = None,
+    download_hint: str | None = None,
     check_images: str = "always",
     checked: Collection[dict[str, Any]] = (),
     keep_raw: bool = True,
@@ -60,21 +60,22 @@ def load_annotations(
     """Read and check a data set in COCO format.
 
     Args:
-        images: folder of the images.
-        annotations: the JSON file.
-        invalid_boxes: what to do with boxes that have no size, are no numbers, or reach out of their image by more
-            than a pixel: "raise" an error, "clip" them to the image (and drop what has no size then), or "drop" them.
-        invalid_masks: what to do with annotations, crowd regions among them, whose `segmentation` is missing or cannot
-            be read: "raise" an error, or "drop" them, also from `raw`. None: no masks are needed, and nobody looks.
-        source: where to get the data set, for the error when it is missing.
-        check_images: when to check every image file, see `check_image`: "always", "never", or "first_time", which is
-            unless its stamp is among `checked`.
-        checked: stamps of earlier checks.
-        keep_raw: whether to keep `raw`, which takes much memory.
-        progress: wraps the iteration over the images.
+        images: Folder of the images.
+        annotations: JSON file.
+        invalid_boxes: Policy for boxes that have no size, are not numbers, or extend more than one pixel out of their
+            image: "raise" an error, "clip" them to the image (and drop boxes that have no size then), or "drop" them.
+        invalid_masks: Policy for annotations, including crowd regions, whose `segmentation` is missing or invalid:
+            "raise" an error, or "drop" them, also from `raw`. None does not check masks.
+        download_hint: How to get the data set, for the error if it is missing.
+        check_images: When to check every image file, see `check_image`: "always", "never", or "first_time", which
+            skips the check if the stamp is in `checked`.
+        checked: Stamps of earlier checks.
+        keep_raw: Whether to keep `raw`, which needs much memory.
+        progress: Function that wraps the iteration over the images.
 
     Raises:
-        DatasetError: if something is missing or wrong, with the count and the first ones by name.
+        DatasetError: If something is missing or invalid, with the number of cases and the first ones.
+        ValueError: If a policy is unknown.
     """
     for name, value, policies in (
         ("invalid_boxes", invalid_boxes, INVALID_BOX_POLICIES),
@@ -84,13 +85,13 @@ def load_annotations(
         if value not in policies:
             raise ValueError(f"`{name}` must be one of {', '.join(filter(None, policies))}, got {value!r}")
     image_dir, path = Path(images), Path(annotations)
-    raw, sha256 = read_instances(image_dir, path, source)
+    raw, sha256 = read_instances(image_dir, path, download_hint)
     _raise_first(path, structure_problems(raw))
     fill_in(raw)
     stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir)
     skipped = check_images == "first_time" and stamp in checked
     if stamp and not skipped:
-        _raise_first(path, image_problems(raw["images"], image_dir, source, progress))
+        _raise_first(path, image_problems(raw["images"], image_dir, download_hint, progress))
     dropped_masks = 0
     if invalid_masks is not None:
         raw, unmasked = with_masks(raw)

@@ -1,7 +1,7 @@
-"""Annotations of many images as arrays, which forked processes share.
+"""Annotations of many images as arrays, whose memory forked processes share.
 
-A process that reads a Python object writes its reference count, and a forked one then gets its own copy of that page of
-memory. Of millions of objects every loader worker would copy all; arrays stay shared.
+Reading a Python object changes its reference count, so that a forked process copies the memory page. With millions of
+objects every loader worker would copy all of them. Arrays remain shared.
 """
 
 import pickle
@@ -21,7 +21,7 @@ class PackedBytes:
     """A list of byte strings in one buffer.
 
     Args:
-        items: what it holds.
+        items: Byte strings of any length.
     """
 
     def __init__(self, items: Iterable[bytes]) -> None:
@@ -32,7 +32,7 @@ class PackedBytes:
         self._ends = np.array(ends)
 
     def __len__(self) -> int:
-        """Count the items."""
+        """Return the number of items."""
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> bytes:
@@ -42,16 +42,16 @@ class PackedBytes:
 
 @dataclass(frozen=True)
 class AnnotationArrays:
-    """Images and the annotations to learn from, in the order of the images.
+    """Images and their training annotations, in the order of the images.
 
     Attributes:
         image_ids: `(images,)` int64.
-        file_names: of the images, UTF-8, relative to their folder.
-        sizes: `(images, 2)` float64, (width, height) in pixels as the annotation file states them, 0 where it does not.
-        offsets: `(images + 1,)` int64; image i has the annotations from `offsets[i]` to below `offsets[i + 1]`.
-        boxes: `(annotations, 4)` float32 xyxy pixels, inside the image.
+        file_names: File names relative to the image folder, UTF-8.
+        sizes: `(images, 2)` float64, declared (width, height) in pixels; 0 if the annotation file has no size.
+        offsets: `(images + 1,)` int64; image i has the annotations `offsets[i]` to `offsets[i + 1] - 1`.
+        boxes: `(annotations, 4)` float32, xyxy pixels inside the image.
         labels: `(annotations,)` int64, counted from 1.
-        segmentations: pickled, one for each annotation; None if masks are not needed.
+        segmentations: Pickled segmentation of each annotation; None if masks are not needed.
     """
 
     image_ids: NDArray[np.int64]
@@ -63,25 +63,25 @@ class AnnotationArrays:
     segmentations: PackedBytes | None
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self.image_ids)
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Number of annotations of each image, `(images,)`."""
+        """Return the number of annotations of each image, `(images,)`."""
         return np.diff(self.offsets)
 
     def file_name(self, image: int) -> str:
-        """Return the file name of an image, by its place."""
+        """Return the file name of an image, by its index."""
         return self.file_names[image].decode()
 
     def size(self, image: int) -> tuple[float, float] | None:
-        """Return the stated (width, height) of an image, by its place; None if the file does not state them."""
+        """Return the declared (width, height) of an image, by its index; None if the file has no size."""
         width, height = (int(side) if side.is_integer() else side for side in self.sizes[image].tolist())
         return (width, height) if width else None
 
     def span(self, image: int) -> slice:
-        """Return where the annotations of an image are."""
+        """Return the slice of an image's annotations."""
         return slice(*self.offsets[image : image + 2].tolist())
 
     def segmentations_of(self, image: int) -> list[list | dict[str, Any]]:
@@ -100,18 +100,18 @@ def to_arrays(
     """Pack checked annotations.
 
     Args:
-        images: entries of the annotation file.
-        annotations: annotations to learn from, in the order of `images`.
-        category_ids: label l stands for `category_ids[l - 1]`.
-        masks: whether to keep the segmentations.
+        images: Image entries of the annotation file.
+        annotations: Training annotations, in the order of `images`.
+        category_ids: Label l is `category_ids[l - 1]`.
+        masks: Whether to keep the segmentations.
     """
     labels = {category: label for label, category in enumerate(category_ids, start=1)}
-    places = {entry["id"]: place for place, entry in enumerate(images)}
-    owners = np.fromiter((places[found.annotation["image_id"]] for found in annotations), np.int64, len(annotations))
+    index_of = {entry["id"]: index for index, entry in enumerate(images)}
+    owners = np.fromiter((index_of[found.annotation["image_id"]] for found in annotations), np.int64, len(annotations))
     boxes = np.array([found.bbox for found in annotations], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
     return AnnotationArrays(
-        image_ids=np.array([*places], dtype=np.int64),
+        image_ids=np.array([*index_of], dtype=np.int64),
         file_names=PackedBytes(entry["file_name"].encode() for entry in images),
         sizes=np.array([declared_size(entry) or (0, 0) for entry in images], dtype=np.float64).reshape(-1, 2),
         offsets=np.append(0, np.cumsum(np.bincount(owners, minlength=len(images)))),

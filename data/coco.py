@@ -1,4 +1,4 @@
-"""Detection data set over a checked COCO annotation file."""
+"""Detection data set of a checked COCO annotation file."""
 
 from collections.abc import Callable
 
@@ -17,22 +17,22 @@ _DUMMY_PX = 64
 
 
 class CocoDetection(Dataset):
-    """Pictures and targets in torchvision's detector contract.
+    """Images and targets in the format of torchvision's detectors.
 
-    Item i is `(image, target)`: image `(3, H, W)` uint8, target a dict of `boxes` `(n, 4)` float32 xyxy pixels,
-    `labels` `(n,)` int64 counted from 1 (0 is the background), `image_id` int, and if asked for `masks` `(n, H, W)`
-    uint8 of 0 and 1. Crowd regions are left out: they mark what must not be learned from, and evaluation reads them
-    from the annotation file.
+    Item i is `(image, target)`. The image is `(3, H, W)` uint8. The target is a dict of `boxes` `(n, 4)` float32 (xyxy
+    pixels), `labels` `(n,)` int64 counted from 1 (0 is the background), `image_id` int, and optionally `masks`
+    `(n, H, W)` uint8 with values 0 and 1. Crowd regions are excluded from training; evaluation reads them from the
+    annotation file.
 
     Args:
-        annotations: of `load_annotations`; for masks with its `invalid_masks`.
-        transform: `transform(image, target, size=, strong=)` returns the same of tensors; a `TrainTransform` or that
-            of `eval_transform`.
-        keep_empty: whether images without any box to learn from are in the set.
-        masks: whether targets have masks.
+        annotations: Result of `load_annotations`; for masks loaded with `invalid_masks`.
+        transform: `transform(image, target, size=, strong=)` returns image and target as tensors; a `TrainTransform`
+            or the result of `eval_transform`.
+        keep_images_without_boxes: Whether the data set includes images without training annotations.
+        masks: Whether targets have masks.
 
     Raises:
-        ValueError: if masks are asked for and the annotations were loaded without.
+        ValueError: If `masks` is True and the annotations were loaded without masks.
     """
 
     def __init__(
@@ -40,54 +40,54 @@ class CocoDetection(Dataset):
         annotations: CocoAnnotations,
         transform: Callable[..., tuple],
         *,
-        keep_empty: bool = True,
+        keep_images_without_boxes: bool = True,
         masks: bool = False,
     ) -> None:
         if masks and annotations.arrays.segmentations is None:
             raise ValueError(f"`masks` needs annotations loaded with `invalid_masks`, got {annotations.path} without")
-        # nothing but arrays, see `AnnotationArrays`
+        # only arrays, see `AnnotationArrays`
         self.image_dir = annotations.image_dir
         self.arrays = annotations.arrays
         self.transform = transform
         self.masks = masks
-        self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_empty else 1))
+        self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_images_without_boxes else 1))
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict]:
-        """Read image `index` with all augmentations of the transform; see `read`."""
+        """Read image `index` with all augmentations of the transform, see `read`."""
         return self.read(index)
 
     def read(self, index: int, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Read, decode and transform image `index`.
 
         Args:
-            index: counted from 0.
-            size: to which it is resized; None: to a size of its own.
-            strong: whether the strong augmentations are on.
+            index: Index in the data set, from 0.
+            size: Size to resize the image to; None draws a size for the image.
+            strong: Whether the strong augmentations are on.
 
         Raises:
-            ImageError: naming a file that cannot be read.
+            ImageError: If the file cannot be read; the message contains its name.
         """
-        place, arrays = self.images[index], self.arrays
-        image = read_image(self.image_dir / arrays.file_name(place), arrays.size(place))
-        span = arrays.span(place)
+        position, arrays = self.images[index], self.arrays
+        image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position))
+        span = arrays.span(position)
         boxes = torch.tensor(arrays.boxes[span])
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
             "labels": torch.tensor(arrays.labels[span]),
-            "image_id": int(arrays.image_ids[place]),
+            "image_id": int(arrays.image_ids[position]),
         }
         if self.masks:
-            # of the stated size, which is that of the picture as it was read
-            masks = decode_masks(arrays.segmentations_of(place), image.size)
+            # of the declared size, which `read_image` has compared with the image's
+            masks = decode_masks(arrays.segmentations_of(position), image.size)
             target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         return self.transform(image, target, size=size, strong=strong)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
-        """Transform a black image without any object, as `read` does those of files."""
+        """Return a transformed black image without any object; arguments as of `read`."""
         image = Image.new("RGB", (_DUMMY_PX, _DUMMY_PX))
         boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(_DUMMY_PX, _DUMMY_PX))
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1}
@@ -97,6 +97,6 @@ class CocoDetection(Dataset):
 
     @property
     def aspect_ratios(self) -> list[float]:
-        """Width over height of each image as the annotation file states it, 1 where it does not."""
+        """Return width over height of each image by its declared size, 1 if the annotation file has no size."""
         width, height = self.arrays.sizes[self.images].T
         return np.divide(width, height, out=np.ones_like(width), where=height > 0).tolist()

@@ -1,4 +1,4 @@
-"""Reading a COCO annotation file, and checking the fields, ids and names in it."""
+"""Reading a COCO annotation file and checking its fields, ids and names."""
 
 import gc
 import hashlib
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-# No picture is so large, COCO's evaluation ignores what is, and beyond it float32 would lose the smallest boxes.
+# Largest side and coordinate in pixels. COCO's evaluation ignores larger areas, and float32 would lose small boxes.
 MAX_PX = 1e5
 _MAX_NAMED = 3
-# The fields that the entries of each part need, and those they may leave out or empty, by type.
+# Required and optional fields of each part's entries, with their types; optional fields may be null.
 _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]]]] = {
     "images": ({"id": (int,), "file_name": (str,)}, {"width": (int, float), "height": (int, float)}),
     "categories": ({"id": (int,)}, {"name": (str, int)}),
@@ -20,92 +20,98 @@ _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]
         {"id": (int, str), "area": (int, float), "iscrowd": (int, bool)},
     ),
 }
-# From where to below where the numbers of a field may be; all others are ids, which tensors hold.
+# Ranges of numbers, without the upper bound; all other numbers are ids, which must fit into int64 tensors.
 _RANGES = {"width": (0, MAX_PX), "height": (0, MAX_PX), "area": (0, MAX_PX**2)}
 _IDS = (-(2**63), 2**63)
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; the message names the file, what is wrong and how often."""
+    """The data set is missing or invalid; the message contains the file, the problem and the number of cases."""
 
 
 class Problem(NamedTuple):
-    """One kind of mistake in a data set, with every place where it was found."""
+    """One kind of problem in a data set, with all its occurrences.
+
+    Attributes:
+        what: Description of the problem.
+        found: Each occurrence, for example an annotation or a file name.
+        hint: Advice, added after the number of occurrences.
+    """
 
     what: str
     found: list[str]
     hint: str = ""
 
     def __str__(self) -> str:
-        """Say what, how often, and where first."""
+        """Format the problem with its count and first occurrences."""
         first = ", ".join(self.found[:_MAX_NAMED]) + (", ..." if len(self.found) > _MAX_NAMED else "")
         return f"{self.what}: {len(self.found)}{self.hint}; the first: {first}"
 
 
-def read_instances(image_dir: Path, path: Path, source: str | None = None) -> tuple[dict[str, Any], str]:
-    """Read a JSON file that has the lists of a COCO instances file; returns it and the SHA-256 of its bytes in hex.
+def read_instances(image_dir: Path, path: Path, download_hint: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read a COCO instances file; return its content and the hex SHA-256 of its bytes.
 
     Raises:
-        DatasetError: if it or the folder of the pictures does not exist, or it is something else.
+        DatasetError: If the file or the image folder does not exist, or the file is not a COCO instances file.
     """
-    _check_exists(image_dir, "image folder", Path.is_dir, source)
-    _check_exists(path, "annotation file", Path.is_file, source)
+    _check_exists(image_dir, "image folder", Path.is_dir, download_hint)
+    _check_exists(path, "annotation file", Path.is_file, download_hint)
     collects = gc.isenabled()
-    gc.disable()  # it would search the growing tree again and again, for more than half of the time
+    gc.disable()  # the collector would scan the growing tree again and again, more than half of the time
     try:
         content = path.read_bytes()
         raw = json.loads(content)
     except OSError as error:
         raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"annotation file {path} is no JSON: {error}") from None
+        raise DatasetError(f"annotation file {path} is not valid JSON: {error}") from None
     finally:
         if collects:
             gc.enable()
     for part in _FIELDS:
         if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
-            raise DatasetError(f"annotation file {path} is no COCO instances file: it has no list {part!r}")
+            raise DatasetError(f"annotation file {path} is not a COCO instances file: the list {part!r} is missing")
     for part in ("categories", "images"):
         if not raw[part]:
-            raise DatasetError(f"annotation file {path} has no {part}")
+            raise DatasetError(f"annotation file {path} must have at least one entry in {part!r}, got an empty list")
     return raw, hashlib.sha256(content).hexdigest()
 
 
-def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], source: str | None) -> None:
+def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], download_hint: str | None) -> None:
     if not exists(path):
-        hint = f"; to get it: {source}" if source else ""
+        hint = f"; to get it: {download_hint}" if download_hint else ""
         raise DatasetError(f"{what} {path} does not exist (resolved: {path.resolve()}){hint}")
 
 
 def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with fields, ids and file names; takes it out of `raw`, so that the rest can be looked at."""
+    """Yield problems of fields, ids and file names, and remove their entries from `raw` to check the rest."""
     for part, fields in _FIELDS.items():
         wrong = {index: problem for index, entry in enumerate(raw[part]) if (problem := _wrong_field(entry, *fields))}
         if wrong:
             raw[part] = [entry for index, entry in enumerate(raw[part]) if index not in wrong]
-            yield Problem(f"wrong entries of {part}", [f"{part}[{i}] {problem}" for i, problem in wrong.items()])
+            yield Problem(f"invalid entries of {part}", [f"{part}[{i}] {problem}" for i, problem in wrong.items()])
     for part in _FIELDS:
         ids = Counter(entry["id"] for entry in raw[part] if entry.get("id") is not None)
         twice = [str(key) for key, count in ids.items() if count > 1]
         if twice:
-            seen = set()  # the first of each stays
+            seen = set()  # the first of each remains
             raw[part] = [e for e in raw[part] if e.get("id") is None or not (e["id"] in seen or seen.add(e["id"]))]
-            yield Problem(f"ids of {part} that stand twice", twice)
+            yield Problem(f"duplicate ids of {part}", twice)
     outside = [entry["file_name"] for entry in raw["images"] if _leads_out(entry["file_name"])]
     if outside:
         raw["images"] = [entry for entry in raw["images"] if entry["file_name"] not in set(outside)]
-        yield Problem("file names that lead out of the image folder", outside)
+        yield Problem("file names outside of the image folder", outside)
     for part, field in (("images", "image_id"), ("categories", "category_id")):
         known = {entry["id"] for entry in raw[part]}
         wrong = {i: a for i, a in enumerate(raw["annotations"]) if a[field] not in known}
         if wrong:
             raw["annotations"] = [a for i, a in enumerate(raw["annotations"]) if i not in wrong]
             found = [f"{a.get('id', i)} ({field} {a[field]})" for i, a in wrong.items()]
-            yield Problem(f"annotations whose {field} is not among the {part}", found)
+            yield Problem(f"annotations whose {field} is not in {part}", found)
 
 
 def _leads_out(name: str) -> bool:
-    """Whether a file name is absolute or climbs, as either system reads it: annotation files come from others."""
+    """Return whether a file name is absolute or contains "..", on POSIX or Windows."""
     return any(
         path.is_absolute() or path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name))
     )
@@ -118,9 +124,9 @@ def _wrong_field(entry: Any, needed: dict[str, tuple[type, ...]], optional: dict
         value = entry.get(field)
         # the exact type, since a bool is an int too
         if type(value) not in types and not (value is None and field in optional):
-            return f"needs {field!r} of type {' or '.join(t.__name__ for t in types)}, got {value!r:.60}"
+            return f"must have {field!r} of type {' or '.join(t.__name__ for t in types)}, got {value!r:.60}"
         if problem := _wrong_value(field, value):
-            return f"needs {field!r} {problem}, got {value!r:.60}"
+            return f"must have {field!r} {problem}, got {value!r:.60}"
     return None
 
 
@@ -128,20 +134,20 @@ def _wrong_value(field: str, value: Any) -> str | None:
     if isinstance(value, str):
         try:
             value.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, on which the first message or log would fail
-            return "of whole characters"
+        except UnicodeEncodeError:  # half a surrogate pair, with which messages and logs would fail
+            return "of valid Unicode"
     elif value is not None:
         low, high = _RANGES.get(field, _IDS)
-        if not low <= value < high:  # a NaN too
-            return f"from {low:g} to below {high:g}"
+        if not low <= value < high:  # also for NaN
+            return f"in the range {low:g} <= {field} < {high:g}"
     return None
 
 
 def fill_in(raw: dict[str, Any]) -> None:
-    """Supply what pycocotools needs.
+    """Fill in the fields that pycocotools needs.
 
-    Ids are counted anew from 1: pycocotools takes a match with an annotation of id 0 for no match. Messages name an
-    annotation by "file_id", the id in the file or, without one, the place.
+    Annotation ids are replaced by 1, 2, ...: pycocotools treats a match with id 0 as no match. "file_id" keeps the id
+    of the file for messages, or the position if there is none.
     """
     for index, annotation in enumerate(raw["annotations"], start=1):
         annotation["file_id"] = annotation.get("id", index)
@@ -152,17 +158,17 @@ def fill_in(raw: dict[str, Any]) -> None:
 
 
 def category_names(raw: dict[str, Any]) -> dict[int, str]:
-    """Name the categories by id, in rising order; one without a name goes by its id."""
+    """Return the category names by id, in ascending order; the id is the name of a category without one."""
     names = {category["id"]: category.get("name") for category in raw["categories"]}
     return {key: str(key if names[key] is None else names[key]) for key in sorted(names)}
 
 
 def declared_size(entry: dict[str, Any]) -> tuple[int, int] | None:
-    """(width, height) that an image's entry states, None when it does not."""
+    """Return (width, height) of an image's entry, None if they are missing."""
     return (entry["width"], entry["height"]) if entry.get("width") and entry.get("height") else None
 
 
 def is_box(bbox: Any) -> bool:
-    """Whether a `bbox` is a list of four numbers of pixels."""
+    """Return whether a `bbox` is a list of four numbers of pixels."""
     numbers = isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(v, int | float) for v in bbox)
     return numbers and all(abs(v) < MAX_PX for v in bbox)

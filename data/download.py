@@ -1,4 +1,4 @@
-"""COCO's zip files: fetched by curl, checked and unpacked; a download that was cut off goes on where it was."""
+"""Download of COCO's zip files by curl, with checksums, unpacking and resumed transfers."""
 
 import hashlib
 import logging
@@ -14,17 +14,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 COCO_SERVER = "http://images.cocodataset.org"
-ATTEMPTS = 8  # connections in a row that may bring nothing
+ATTEMPTS = 8  # consecutive connections that may fail without any data
 _CURL = ("curl", "--fail", "--location", "--connect-timeout", "60", "--speed-limit", "1", "--speed-time", "60")
-_NO_RANGES = 33  # curl's exit code where a server cannot send from the middle of a file
+_NO_RANGES = 33  # curl's exit code if the server does not support resuming
 
 log = logging.getLogger("resnet_dcn")
 
 
 class Archive(NamedTuple):
-    """A zip file on a server: its path there, bytes and SHA-256, and what of it is wanted.
+    """A zip file on a server, and the files to unpack from it.
 
-    `files` whose names match `pattern` take about `unpacked` bytes and make up `targets`: files, or one folder.
+    Attributes:
+        path: Path on the server.
+        size: Size in bytes.
+        sha256: Hex SHA-256.
+        files: Number of files whose names match `pattern`.
+        unpacked: Approximate size of these files in bytes.
+        pattern: Regular expression of the names to unpack.
+        targets: Files, or one folder, that these files form.
     """
 
     path: str
@@ -36,35 +43,39 @@ class Archive(NamedTuple):
     targets: tuple[str, ...]
 
     def url(self, server: str) -> str:
-        """Return the address of the zip file."""
+        """Return the URL of the zip file."""
         return f"{server.rstrip('/')}/{self.path}"
 
     def zip_path(self, root: Path) -> Path:
-        """Return the place of the zip file."""
+        """Return the local path of the zip file."""
         return root / self.path.rpartition("/")[2]
 
     def partial_path(self, root: Path) -> Path:
-        """Return the place of what has come of the zip file."""
+        """Return the local path of an incomplete download."""
         return self.zip_path(root).with_suffix(".zip.part")
 
     def bytes_missing(self, root: Path) -> int:
-        """Count the bytes that are still to be downloaded."""
+        """Return the number of bytes still to download."""
         return 0 if self.zip_path(root).is_file() else max(0, self.size - _size(self.partial_path(root)))
 
     def is_in(self, root: Path) -> bool:
-        """Return whether all that is wanted lies in `root`; raise `ValueError` if a folder holds something else."""
-        places = [root / target for target in self.targets]
-        for folder in filter(Path.is_dir, places):
+        """Return whether all targets exist in `root`.
+
+        Raises:
+            ValueError: If a target folder has another number of files.
+        """
+        paths = [root / target for target in self.targets]
+        for folder in filter(Path.is_dir, paths):
             if (found := sum(1 for _ in folder.iterdir())) != self.files:
                 raise ValueError(
-                    f"{folder} holds {found:,} files, but {self.zip_path(root).name} has {self.files:,}; move it away, "
-                    "or choose another folder by --out"
+                    f"{folder} must contain the {self.files:,} files of {self.zip_path(root).name}, got {found:,}; "
+                    "move the folder, or set another one with --out"
                 )
-        return all(place.exists() for place in places)
+        return all(path.exists() for path in paths)
 
 
-# Sizes and digests are those that several public projects give for these files; COCO itself publishes none.
-# The small ones come first: they show mistakes.
+# COCO does not publish sizes or checksums; several public projects list these values. Small files come first, so that
+# errors appear early.
 COCO = {
     "annotations": Archive(
         path="annotations/annotations_trainval2017.zip",
@@ -97,42 +108,42 @@ COCO = {
 
 
 def fetch(archive: Archive, root: Path, server: str) -> Path:
-    """Download an archive into `root`, or what is missing of it; return its place once its SHA-256 is right.
+    """Download an archive into `root`, or resume its download; return its path after comparing the SHA-256.
 
     Raises:
-        ValueError: if the server cannot be reached, or has another file.
-        OSError: if the disk is full or cannot be written; what came so far is kept.
+        ValueError: If the server cannot be reached, or the file is different.
+        OSError: If the disk is full or read-only; the partial download is kept.
     """
-    place, part, url = archive.zip_path(root), archive.partial_path(root), archive.url(server)
-    if not place.is_file():
+    path, part, url = archive.zip_path(root), archive.partial_path(root), archive.url(server)
+    if not path.is_file():
         failures = 0
         while (before := _size(part)) < archive.size and (code := _receive(part, url)):
             failures = 1 if _size(part) > before else failures + 1
             if failures == ATTEMPTS:
                 raise ValueError(
-                    f"{url}: curl ended with {code}; gave up after {failures} attempts. {_size(part):,} of "
-                    f"{archive.size:,} bytes are kept: the same command goes on from there"
+                    f"{url}: the download failed after {failures} attempts with curl exit code {code}. "
+                    f"{_size(part):,} of {archive.size:,} bytes are kept; run the same command again to resume"
                 )
             wait = min(2 ** (failures - 1), 60)
-            log.warning("%s: curl ended with %d; trying again in %d s", place.name, code, wait)
+            log.warning("%s: curl failed with exit code %d; next attempt in %d s", path.name, code, wait)
             time.sleep(wait)
-        part.replace(place)
-    with place.open("rb") as file:
+        part.replace(path)
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != archive.sha256:
-        found = f"{_size(place):,} bytes with SHA-256 {digest}"
-        place.unlink()
+        found = f"{_size(path):,} bytes with SHA-256 {digest}"
+        path.unlink()
         raise ValueError(
-            f"{place} is damaged, or another file, and was removed: it must have {archive.size:,} bytes with SHA-256 "
-            f"{archive.sha256}, got {found}; the same command fetches it again"
+            f"{path} was damaged or a different file and has been removed: it must have {archive.size:,} bytes with "
+            f"SHA-256 {archive.sha256}, got {found}; run the same command again to download it"
         )
-    return place
+    return path
 
 
 def _receive(part: Path, url: str) -> int:
-    """Append to `part` what one connection brings; return curl's exit code.
+    """Append the data of one connection to `part`; return curl's exit code.
 
-    The bytes go through a pipe, so that curl ends with this process, even if that is killed.
+    The data goes through a pipe, so that curl ends with this process, even if this process is killed.
     """
     shown = ("--progress-bar",) if sys.stderr.isatty() else ("--silent", "--show-error")
     command = [*_CURL, *shown, "--continue-at", str(_size(part)), url]
@@ -140,37 +151,45 @@ def _receive(part: Path, url: str) -> int:
         with part.open("ab") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
             shutil.copyfileobj(curl.stdout, file)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; what came so far is kept", str(part)) from None
+        raise OSError(error.errno, f"{error.strerror}; the partial download is kept", str(part)) from None
     if curl.returncode == _NO_RANGES:
-        log.warning("%s: the server cannot go on in the middle; starting from the beginning", part.name)
+        log.warning("%s: the server does not support resuming; the download starts again", part.name)
         part.unlink()
     return curl.returncode
 
 
-def unpack(archive: Archive, place: Path, root: Path, track: Callable[[Iterable, str], Iterable]) -> None:
-    """Unpack what is wanted of an archive into `root`; it appears there in one piece, or not at all.
+def unpack(archive: Archive, path: Path, root: Path, track: Callable[[Iterable, str], Iterable]) -> None:
+    """Unpack the targets of an archive into `root`; each target appears there atomically.
 
-    Nothing is written outside a new folder in `root`, whatever the names in the archive; links are not followed.
+    The files are first written to a new folder in `root`, for any names in the archive; links are not followed.
+
+    Args:
+        archive: The archive.
+        path: Its zip file.
+        root: Folder of the targets.
+        track: Function of an iterable and a label that shows progress.
 
     Raises:
-        ValueError: if a file is damaged or missing.
-        OSError: if the disk is full or cannot be written.
+        ValueError: If a file is damaged or missing.
+        OSError: If the disk is full or read-only.
     """
-    fresh = root / f".{place.name}.unpacking"
-    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+    fresh = root / f".{path.name}.unpacking"
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
     try:
-        with zipfile.ZipFile(place) as file:
+        with zipfile.ZipFile(path) as file:
             names = sorted(name for name in file.namelist() if re.fullmatch(archive.pattern, name))
             if len(names) != archive.files:
-                found = f"{len(names):,} of the {archive.files:,} files"
-                raise ValueError(f"{place} holds {found} that are expected; nothing was unpacked")
-            for name in track(names, f"unpack {place.name}"):
-                file.extract(name, fresh)  # which checks its CRC
+                raise ValueError(
+                    f"{path} must contain {archive.files:,} files of the data set, got {len(names):,}; nothing was "
+                    "unpacked"
+                )
+            for name in track(names, f"unpack {path.name}"):
+                file.extract(name, fresh)  # compares the CRC
         for target in archive.targets:
             (root / target).parent.mkdir(exist_ok=True)
             (fresh / target).replace(root / target)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{place} cannot be unpacked: {error}; remove it, to fetch it again") from None
+        raise ValueError(f"{path} cannot be unpacked: {error}; remove it and run the same command again") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Files written atomically: a reader finds the old or the new one, never a part."""
+"""Atomic writes: a reader gets the old or the new file, never a part."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to; at the end it replaces `path`, after an error it is removed.
+    """Yield a temporary path in the same folder; it replaces `path` at the end and is removed after an error.
 
     Raises:
-        OSError: that names the file, also where the system does not, as on a full disk.
+        OSError: If the file cannot be written; it always has a file name, also on a full disk.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -28,19 +28,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, and make its folder."""
+    """Write a text file atomically and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain values as a JSON file."""
+    """Write plain values as a JSON file, see `write_text`."""
     write_text(path, json.dumps(value))
 
 
 def without_nan(value: Any) -> Any:
-    """Return plain values with None in place of NaN, which JSON lacks."""
+    """Return plain values with None instead of NaN, which JSON does not support."""
     if isinstance(value, Mapping):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):

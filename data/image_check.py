@@ -1,4 +1,4 @@
-"""Checking the image files of a data set, and remembering that they were checked."""
+"""Checks of a data set's image files, and stamps to skip repeated checks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ CHECK_POLICIES = ("first_time", "always", "never")
 
 
 def check_stamp(sha256: str, images: Sequence[dict[str, Any]], image_dir: Path) -> dict[str, Any]:
-    """Return plain values that change when a check of the images has to be repeated.
+    """Return plain values that change if the images have to be checked again.
 
-    They are the SHA-256 of the annotation file and the modification time of each image folder, in ns: adding, removing
-    and renaming files changes it, writing into a file does not.
+    The values are the SHA-256 of the annotation file and the modification time of each image folder in ns. Adding,
+    removing and renaming files changes this time; writing into an existing file does not.
     """
     folders = {image_dir / parent for parent in {Path(entry["file_name"]).parent for entry in images}}
     times = {str(folder.resolve()): folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()}
@@ -24,10 +24,10 @@ def check_stamp(sha256: str, images: Sequence[dict[str, Any]], image_dir: Path) 
 def image_problems(
     images: Sequence[dict[str, Any]],
     image_dir: Path,
-    source: str | None = None,
+    download_hint: str | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Iterator[Problem]:
-    """Yield which pictures are missing, and which cannot be used; arguments as of `load_annotations`."""
+    """Yield the problems of missing and unusable image files; arguments as of `load_annotations`."""
     missing, broken = [], []
     for entry in progress(images):
         file = image_dir / entry["file_name"]
@@ -39,7 +39,7 @@ def image_problems(
         except (ImageError, OSError) as error:
             broken.append(str(error))
     if missing:
-        hint = f"; to get it: {source}" if source else ""
-        yield Problem(f"images that are not in {image_dir}", missing, f" of {len(images)}{hint}")
+        hint = f"; to get it: {download_hint}" if download_hint else ""
+        yield Problem(f"images missing in {image_dir}", missing, f" of {len(images)}{hint}")
     if broken:
-        yield Problem("images that cannot be used", broken)
+        yield Problem("invalid images", broken)

@@ -1,4 +1,4 @@
-"""Reading pictures of any kind as RGB, upright, with errors that name the file."""
+"""Reading images of any kind as upright RGB, with errors that contain the file name."""
 
 import os
 from collections.abc import Iterator
@@ -7,32 +7,32 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps
 
-# Half a GB as RGB; a header that tells of more is damaged or meant to hurt.
+# Half a GB as RGB; a header with more pixels is damaged or malicious.
 MAX_PIXELS = 178_956_970
-# EXIF orientations that are more than "as stored"
+# EXIF orientations other than "as stored"
 _TURNED = range(2, 9)
 _ORIENTATION_TAG = 0x0112
-# How a whole file ends; anything else is decoded to be sure. JPEG: end of image; PNG: the IEND chunk with its checksum.
+# Last bytes of a complete file: JPEG's end of image, PNG's IEND chunk with its checksum. Other files are decoded.
 _ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names the file."""
+    """An image is missing or invalid; the message contains the file name."""
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
-    """Read a picture as RGB; greyscale, palette, CMYK and 16-bit ones are converted.
+    """Read an image as RGB; greyscale, palette, CMYK and 16-bit images are converted.
 
-    Annotations are drawn either on the stored pixels or on the picture as EXIF turns it, and only the size tells which:
-    where `size` is that of the stored pixels alone the picture is left as stored, else EXIF is obeyed.
+    Annotations refer either to the stored pixels or to the image rotated by EXIF, and only the declared size shows
+    which. If `size` matches only the stored pixels, EXIF is ignored. Otherwise EXIF is applied.
 
     Args:
-        path: the file.
-        size: (width, height) that the annotation file states, None when it states none.
+        path: Image file.
+        size: Declared (width, height) of the annotation file, None if it has none.
 
     Raises:
-        ImageError: if the file is missing, no picture, cut short, of another size than `size`, or of more than
-            `MAX_PIXELS` by its header; it is not decoded then.
+        ImageError: If the file is missing, truncated, not an image, or differs from `size`. Also if its header has
+            more than `MAX_PIXELS` pixels; the image is not decoded then.
     """
     with _named(f"image {path}"), _open(path) as image:
         image.load()
@@ -40,20 +40,21 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         image = _to_rgb(image if size == image.size != turned.size else turned)
     if size is not None and image.size != tuple(size):
         raise ImageError(
-            f"image {path} is {image.width}x{image.height} pixels, but its annotation file says {size[0]}x{size[1]}"
+            f"image {path} must have {size[0]}x{size[1]} pixels as in its annotation file, got "
+            f"{image.width}x{image.height}"
         )
     return image
 
 
 def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
-    """Check a picture at little cost, by its header and its last bytes; decode one that looks wrong, to be sure.
+    """Check an image by its header and its last bytes; decode it only if they do not match.
 
     Args:
-        path: the file.
-        size: (width, height) that the annotation file states, None when it states none.
+        path: Image file.
+        size: Declared (width, height) of the annotation file, None if it has none.
 
     Raises:
-        ImageError: as `read_image` would.
+        ImageError: As `read_image`.
     """
     try:
         with _open(path) as image:
@@ -67,7 +68,7 @@ def check_image(path: Path, size: tuple[int, int] | None = None) -> None:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Make an `ImageError` with the picture's name of what Pillow raises."""
+    """Convert Pillow's errors to an `ImageError` with the name of the image."""
     try:
         yield
     except ImageError:
@@ -75,9 +76,9 @@ def _named(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels: {error}") from None
+        raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name} cannot be read, it is cut short, corrupt or no picture: {error}") from None
+        raise ImageError(f"{name} cannot be read; it is truncated, corrupt or not an image: {error}") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -85,11 +86,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    """Read the header of a picture; raises `ImageError` where that tells of more than `MAX_PIXELS`."""
+    """Read the header of an image; raise `ImageError` if it has more than `MAX_PIXELS` pixels."""
     image = Image.open(path)
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ImageError(f"image {path} has more than {MAX_PIXELS} pixels: it is {image.width}x{image.height}")
+        raise ImageError(f"image {path} must have at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
     return image
 
 
@@ -104,13 +105,13 @@ def _ends_well(path: Path) -> bool:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        # Pillow cuts 16-bit greys at 255 in place of scaling them
+        # Pillow clips 16-bit greys at 255 instead of scaling them
         image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
     return image.convert("RGB")
 
 
-# Pillow warns from its bound on and refuses twice as many pixels, also in a picture within a file; by default it warns
-# of pictures that are good.
+# Pillow warns above this bound and raises above twice the bound, also for images embedded in a file. Its default warns
+# about valid images.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-# Pillow must raise on a file cut short; another library may have switched that off.
+# Pillow must raise on truncated files; another library may have switched that off.
 ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -1,4 +1,4 @@
-"""Everything about a data set that would hurt a training, and what is in it."""
+"""`inspect_dataset`: list the problems and the content of a data set without stopping at the first problem."""
 
 import hashlib
 from collections import Counter
@@ -17,30 +17,30 @@ from .image_check import image_problems
 from .objects import TrainingAnnotation, training_annotations, with_boxes, with_masks
 from .segmentation import to_rle
 
-# COCO's classes of size, by area in pixels.
+# Bounds of COCO's size categories, in pixels of area.
 SMALL_AREA, LARGE_AREA = 32**2, 96**2
-# The detectors' smallest anchors hardly meet a box with a shorter side.
+# Boxes with a shorter side hardly overlap with the smallest anchors.
 _TINY_PX = 2
-_THIN = 20  # ratio of sides beyond every anchor's
+_THIN = 20  # ratio of sides, beyond the ratio of every anchor
 _RARE = 10  # boxes of a class
-# Overlap, of the box of a mask and the box beside it, below which one of them is of something else.
+# Minimum IoU of an annotation's box and its mask's bounding box.
 _SAME_BOX = 0.5
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_dataset` found.
+    """The result of `inspect_dataset`.
 
     Attributes:
-        errors: what training refuses.
-        warnings: what it takes, and what is likely a mistake or makes learning hard.
-        classes: by name in the order of ids, the number of `images` and of `boxes` to learn from.
-        box_sizes: how many boxes are "small", "medium" and "large", as COCO's APs, APm and APl count them.
-        image_sizes: how many images are of each (width, height), None where the file states none.
-        boxes_per_image: how many images have so many boxes to learn from.
-        crowd: number of crowd regions.
-        masks: number of boxes to learn from that have a mask that can be read.
-        usable: the data set without what is wrong, to draw samples of.
+        errors: Problems that stop training.
+        warnings: Problems that do not stop training, but are likely errors or make training harder.
+        classes: Number of `images` and of training `boxes` by class name, in the order of ids.
+        box_sizes: Number of "small", "medium" and "large" boxes, with the bounds of COCO's APs, APm and APl.
+        image_sizes: Number of images by declared (width, height); None if the file has no size.
+        boxes_per_image: Number of images by their number of training boxes.
+        crowd: Number of crowd regions.
+        masks: Number of training boxes with a valid mask.
+        usable: The data set without invalid entries, for drawing samples.
     """
 
     errors: list[Problem]
@@ -55,7 +55,7 @@ class Inspection:
 
     @property
     def has_masks(self) -> bool:
-        """Whether every box to learn from has a mask."""
+        """Return whether every training box has a valid mask."""
         return self.masks == len(self.usable.arrays.boxes) > 0
 
 
@@ -66,16 +66,16 @@ def inspect_dataset(
     masks: bool = False,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Inspection:
-    """Look at a data set in COCO format as `load_annotations` does, and go on after what is wrong.
+    """Check a data set in COCO format as `load_annotations` does, but continue after problems.
 
     Args:
-        images: folder of the pictures.
-        annotations: the JSON file.
-        masks: whether the training needs masks. Else those that cannot be read are warnings, if the file has any mask.
-        progress: wraps the iteration over the pictures.
+        images: Folder of the images.
+        annotations: JSON file.
+        masks: Whether training needs masks. If not, invalid masks are warnings, provided that the file has any mask.
+        progress: Function that wraps the iteration over the images.
 
     Raises:
-        DatasetError: if there is nothing to look at: no folder, no file, no COCO instances in it.
+        DatasetError: If the folder or the file does not exist, or the file is not a COCO instances file.
     """
     image_dir, path = Path(images), Path(annotations)
     raw, sha256 = read_instances(image_dir, path)
@@ -127,14 +127,14 @@ def inspect_dataset(
 def compare_splits(
     splits: Sequence[CocoAnnotations], progress: Callable[[Iterable], Iterable] = iter
 ) -> tuple[list[Problem], list[Problem]]:
-    """Find what no split shows alone: other categories, and pictures that stand twice, in several splits or in one.
+    """Compare the splits of a data set: different categories, and duplicate images across and within splits.
 
     Args:
-        splits: of one data set.
-        progress: wraps the iteration over the pictures that are compared.
+        splits: Splits of one data set.
+        progress: Function that wraps the iteration over the compared images.
 
     Returns:
-        What training refuses, and what is likely a mistake.
+        Problems that stop training, and problems that are likely errors.
     """
     categories = [set(zip(split.category_ids, split.class_names, strict=True)) for split in splits]
     other = sorted(set.union(*categories) - set.intersection(*categories))
@@ -147,26 +147,26 @@ def compare_splits(
     for group in find_copies(owners, progress):
         across = len(set.union(*(owners[file] for file in group))) > 1
         (leaks if across else within).append(" = ".join(map(str, group)))
-    errors = [Problem("categories that only one split has", [f"{key} {name!r}" for key, name in other])]
+    errors = [Problem("categories that are not in all splits", [f"{key} {name!r}" for key, name in other])]
     warnings = [
-        Problem("pictures that are in both splits, so that validation flatters", leaks),
-        Problem("pictures that are copies of another", within),
+        Problem("images that are in both splits, so that validation results are too high", leaks),
+        Problem("duplicate images", within),
     ]
     return [problem for problem in errors if problem.found], [problem for problem in warnings if problem.found]
 
 
 def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] = iter) -> list[list[Path]]:
-    """Find files with the same bytes; only those of the same length are read."""
+    """Return groups of files with the same bytes; only files of the same length are read."""
     by_length: dict[int, list[Path]] = {}
     for file in dict.fromkeys(files):
         if file.is_file():
             by_length.setdefault(file.stat().st_size, []).append(file)
-    alike: dict[tuple[int, str], list[Path]] = {}
+    by_digest: dict[tuple[int, str], list[Path]] = {}
     for length, group in progress([item for item in by_length.items() if len(item[1]) > 1]):
         for file in group:
             with file.open("rb") as stream:
-                alike.setdefault((length, hashlib.file_digest(stream, "sha256").hexdigest()), []).append(file)
-    return [group for group in alike.values() if len(group) > 1]
+                by_digest.setdefault((length, hashlib.file_digest(stream, "sha256").hexdigest()), []).append(file)
+    return [group for group in by_digest.values() if len(group) > 1]
 
 
 def _size_class(annotation: dict[str, Any]) -> str:
@@ -175,7 +175,7 @@ def _size_class(annotation: dict[str, Any]) -> str:
 
 
 def _mask_warnings(raw: dict[str, Any]) -> Problem:
-    """Find masks that are not of their box: of another image's size, as a share of the image, or of another object."""
+    """Return masks that do not match their box, for example in relative coordinates or of another object."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
     found = []
     for annotation in with_boxes(raw)["annotations"]:
@@ -183,9 +183,7 @@ def _mask_warnings(raw: dict[str, Any]) -> Problem:
         extent = coco_mask.toBbox(rle)
         if coco_mask.iou(extent[None], np.array([annotation["bbox"]], dtype=float), [0]) < _SAME_BOX:
             found.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}")
-    return Problem(
-        "masks whose extent is not that of their box, so that one of them is likely of something else", found
-    )
+    return Problem(f"masks whose bounding box has an IoU below {_SAME_BOX} with the annotated box", found)
 
 
 def _warnings(
@@ -197,19 +195,19 @@ def _warnings(
     named = Counter(names.values())
     sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in training}
     return [
-        Problem("images without a stated width and height, so that boxes and picture cannot be compared", [
+        Problem("images without width and height, so that boxes cannot be compared with the image", [
             entry["file_name"] for entry in raw["images"] if declared_size(entry) is None
         ]),
-        Problem("file names that stand twice", [name for name, count in files.items() if count > 1]),
-        Problem("category names that stand twice", [name for name, count in named.items() if count > 1]),
-        Problem("classes without a box", [name for key, name in names.items() if not counts[key]]),
+        Problem("duplicate file names", [name for name, count in files.items() if count > 1]),
+        Problem("duplicate category names", [name for name, count in named.items() if count > 1]),
+        Problem("classes without boxes", [name for key, name in names.items() if not counts[key]]),
         Problem(f"classes with fewer than {_RARE} boxes", [
             f"{name} ({counts[key]})" for key, name in names.items() if 0 < counts[key] < _RARE
         ]),
-        Problem("images without a box to learn from", [
+        Problem("images without training boxes", [
             entry["file_name"] for entry in raw["images"] if entry["id"] not in learned
         ]),
-        Problem("boxes that stand twice, of the same class on the same place", [
+        Problem("duplicate boxes, of the same class at the same location", [
             f"{names[category]} {box} in image {image}" for (image, category, *box), count in same.items() if count > 1
         ]),
         Problem(f"boxes with a side below {_TINY_PX} pixels", [

@@ -1,4 +1,4 @@
-"""Which pictures and videos a user means: by file, by folder or by a pattern."""
+"""`find_media_files`: the images and videos of files, folders and patterns."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpe
 
 
 class MediaFileError(ValueError):
-    """Something that was meant to be looked at and is not there; the message names it."""
+    """An input does not exist or contains no image or video; the message contains the input."""
 
 
 class MediaFile(NamedTuple):
-    """A picture or a video.
+    """An image or a video.
 
     Attributes:
-        path: where it is.
-        name: its path in the folder that all inputs have in common, with "/" between folders; no other has it.
-        is_video: whether it is a video, by its suffix.
+        path: Absolute path.
+        name: Path relative to the common folder of all inputs, with "/" between folders; unique among the inputs.
+        is_video: Whether it is a video, by its suffix.
     """
 
     path: Path
@@ -30,15 +30,15 @@ class MediaFile(NamedTuple):
 
 
 def find_media_files(inputs: Sequence[str], *, exclude: Path) -> list[MediaFile]:
-    """Find what inputs stand for, each file once, in the order of the inputs and by name within a folder.
+    """Return the files of the inputs, each file once, in the order of the inputs and by name within a folder.
 
     Args:
-        inputs: files of any name; folders, of which all files with the suffix of a picture or a video are taken, those
-            of their folders too but no hidden ones; and patterns such as "photos/*.jpg" or "photos/**/a*".
-        exclude: folder, as of results, whose files are not meant where an input is a folder or a pattern.
+        inputs: Files with any name, folders, and patterns such as "photos/*.jpg" or "photos/**/a*". Folders include
+            all files with the suffix of an image or a video, also in subfolders, except for hidden files.
+        exclude: Folder, for example of results, whose files are skipped if an input is a folder or a pattern.
 
     Raises:
-        MediaFileError: if an input does not exist, or stands for nothing.
+        MediaFileError: If an input does not exist, or contains no image or video.
     """
     bases, found = [], {}
     for text in inputs:
@@ -53,26 +53,27 @@ def find_media_files(inputs: Sequence[str], *, exclude: Path) -> list[MediaFile]
 
 
 def _resolve(text: str, exclude: Path) -> tuple[Path, list[Path]]:
-    """The folder that an input is about, and its files."""
+    """Return the folder of an input and its files."""
     path = _absolute(Path(text))
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
-        base, matches, what = path, [path], f"input folder {text} holds no picture or video"
+        base, matches, what = path, [path], f"input folder {text} contains no image or video"
     elif has_magic(text):
         base = _absolute(Path(*takewhile(lambda part: not has_magic(part), Path(text).parts)))
         matches = sorted(_absolute(Path(match)) for match in glob(text, recursive=True))  # noqa: PTH207 - of any root
-        what = f"input {text} matches no picture or video"
+        what = f"input {text} matches no image or video"
     else:
         raise MediaFileError(f"input {text} does not exist (resolved: {path})")
     files = [file for match in matches for file in _within(match) if not file.is_relative_to(exclude)]
     if not files:
-        raise MediaFileError(f"{what} (resolved: {path}); looked for {', '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))}")
+        known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        raise MediaFileError(f"{what} (resolved: {path}); supported suffixes: {known}")
     return base, files
 
 
 def _within(path: Path) -> Iterator[Path]:
-    """Yield a file, or the files within a folder, that have a known suffix."""
+    """Yield a file, or the files in a folder, if they have a supported suffix."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
         if not hidden and file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and file.is_file():
@@ -80,5 +81,5 @@ def _within(path: Path) -> Iterator[Path]:
 
 
 def _absolute(path: Path) -> Path:
-    # not resolve(): files keep the names by which the user sees them, also through links
+    # not resolve(): files keep the names that the user sees, also through links
     return Path(os.path.abspath(path))  # noqa: PTH100

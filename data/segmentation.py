@@ -1,4 +1,4 @@
-"""Outlines of objects as COCO files have them: polygons, or run lengths as a list or packed into a string."""
+"""COCO segmentations: polygons, or run lengths as a list or as a compressed string."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-# A polygon needs three corners; pycocotools would take four numbers for a box.
+# A polygon needs three corners; pycocotools interprets four numbers as a box.
 _MIN_NUMBERS = 6
-# As of boxes; pycocotools walks along every outline point by point, also outside of the image.
+# As for boxes; pycocotools traverses every outline point by point, also outside of the image.
 _MAX_PX = 1e5
-# Probability from which on a pixel belongs to the object.
+# Minimum probability of a pixel that belongs to the object.
 MASK_THRESHOLD = 0.5
-# pycocotools hands its masks to NumPy in the way of version 1, which works in 2 as well; users can do nothing about it.
+# pycocotools passes masks to NumPy by the protocol of version 1, which also works in 2; users cannot change this.
 warnings.filterwarnings(
     "ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning, "pycocotools.mask"
 )
@@ -25,19 +25,19 @@ Size = tuple[int, int]
 
 
 def segmentation_problem(segmentation: Any, size: Size | None) -> str | None:
-    """Say what is wrong with a `segmentation` of a COCO file, None if it can be read.
+    """Return the problem of a `segmentation` of a COCO file, or None if it is valid.
 
-    pycocotools takes what does not fit without a word, and gives chance numbers from its memory.
+    pycocotools accepts invalid values without an error and returns uninitialised memory for them.
 
     Args:
-        segmentation: polygons `[[x, y, x, y, ...], ...]`, or a mapping of `size` (height, width) and `counts`, a list
+        segmentation: Polygons `[[x, y, x, y, ...], ...]`, or a mapping with `size` (height, width) and `counts`, a list
             or a string.
-        size: (width, height) of the image, None if it is not known.
+        size: (width, height) of the image, None if it is unknown.
     """
     if not segmentation:
         return "has no segmentation"
     if size is None:
-        return "has a segmentation, but its image no stated width and height"
+        return "has a segmentation, but its image has no width and height"
     width, height = map(int, size)
     if isinstance(segmentation, list):
         return next(filter(None, map(_polygon_problem, segmentation)), None)
@@ -45,16 +45,16 @@ def segmentation_problem(segmentation: Any, size: Size | None) -> str | None:
         return "has a segmentation that is neither polygons nor run lengths"
     if segmentation.get("size") != [height, width]:
         return (
-            f"has run lengths of size {segmentation.get('size')!r:.60}, but its image has (height, width) "
-            f"{[height, width]}"
+            f"must have run lengths of size {[height, width]} (height, width of its image), "
+            f"got {segmentation.get('size')!r:.60}"
         )
     return _runs_problem(segmentation["counts"], height * width)
 
 
 def to_rle(segmentation: list | dict[str, Any], size: Size) -> dict[str, Any]:
-    """Pack a segmentation without a problem, of an image of (width, height), into pycocotools' run lengths.
+    """Return pycocotools' run lengths of a valid segmentation, for an image of (width, height).
 
-    The parts of an object are joined.
+    All parts of an object are merged.
     """
     width, height = map(int, size)
     if isinstance(segmentation, list):
@@ -65,7 +65,7 @@ def to_rle(segmentation: list | dict[str, Any], size: Size) -> dict[str, Any]:
 
 
 def decode_masks(segmentations: Sequence[list | dict[str, Any]], size: Size) -> NDArray[np.uint8]:
-    """Masks `(n, height, width)` of 0 and 1, of segmentations without a problem, of an image of (width, height)."""
+    """Return masks `(n, height, width)` of 0 and 1 from valid segmentations of an image of (width, height)."""
     if not segmentations:
         width, height = map(int, size)
         return np.zeros((0, height, width), dtype=np.uint8)
@@ -74,12 +74,12 @@ def decode_masks(segmentations: Sequence[list | dict[str, Any]], size: Size) -> 
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Pack the masks of one image into run lengths of pycocotools, with `counts` as a string that JSON can hold.
+    """Return pycocotools' run lengths of the masks of one image, with `counts` as a string for JSON.
 
     Args:
-        masks: `(n, 1, H, W)` or `(n, H, W)` probabilities; a pixel belongs to the object from `MASK_THRESHOLD` on.
+        masks: Probabilities, `(n, 1, H, W)` or `(n, H, W)`; pixels of at least `MASK_THRESHOLD` belong to the object.
     """
-    # pycocotools counts along the columns, so a copy that has them in a row is packed without another
+    # pycocotools counts along columns; with contiguous columns it needs no second copy
     by_column = (masks.flatten(0, -3) >= MASK_THRESHOLD).to(torch.uint8).transpose(1, 2).contiguous()
     packed = coco_mask.encode(by_column.cpu().numpy().transpose(2, 1, 0))
     return [rle | {"counts": rle["counts"].decode("ascii")} for rle in packed]
@@ -89,42 +89,42 @@ def _polygon_problem(polygon: Any) -> str | None:
     numbers = _numbers(polygon)
     if numbers is None or len(numbers) < _MIN_NUMBERS or len(numbers) % 2:
         return (
-            f"has a polygon that is no list of x, y, x, y, ... of three corners or more: {polygon!r:.60}"
+            f"has a polygon that is not a list x, y, x, y, ... of at least three corners: {polygon!r:.60}"
             f"{f' ({len(polygon)} numbers)' if numbers is not None else ''}"
         )
-    if not np.abs(numbers).max() < _MAX_PX:  # a NaN too
-        return f"has a polygon with numbers that are no pixels: {polygon!r:.60}"
+    if not np.abs(numbers).max() < _MAX_PX:  # also for NaN
+        return f"has a polygon with numbers that are not pixels: {polygon!r:.60}"
     return None
 
 
 def _runs_problem(counts: list | str | bytes, pixels: int) -> str | None:
     runs = _numbers(counts) if isinstance(counts, list) else _unpack(counts)
     if runs is None or runs.dtype.kind != "i":
-        return f"has run lengths that cannot be read: {counts!r:.60}"
+        return f"has invalid run lengths: {counts!r:.60}"
     if len(runs) and not 0 <= runs.min() <= runs.max() <= pixels:
-        return f"has run lengths that are not from 0 to the {pixels} pixels of its image"
+        return f"must have run lengths from 0 to the {pixels} pixels of its image, got {runs.min()} to {runs.max()}"
     if runs.sum() != pixels:
-        return f"has run lengths of {runs.sum()} pixels in all, but its image has {pixels}"
+        return f"must have run lengths of {pixels} pixels in total, as its image, got {runs.sum()}"
     return None
 
 
 def _numbers(values: Any) -> NDArray | None:
-    """A list of int or float as an array, None if it is something else."""
+    """Return a list of int or float as an array, or None for other values."""
     if not isinstance(values, list) or not values:
         return None
     try:
         array = np.array(values)
-    except (ValueError, OverflowError):  # lists of several lengths, or a number that no array holds
+    except (ValueError, OverflowError):  # lists of different lengths, or a number too large for an array
         return None
     return array if array.ndim == 1 and array.dtype.kind in "if" else None
 
 
 def _unpack(counts: str | bytes) -> NDArray[np.int64] | None:
-    """Read the packed run lengths of pycocotools, None if the string is cut short or has other characters.
+    """Return the run lengths of pycocotools' compressed string, or None if it is truncated or has other characters.
 
-    A number has 5 bits in each character from "0" on, the lowest first; 32 marks that more follow, 16 of the last is
-    the sign. From the fourth on a number is added to the one two before it. Source: rleFrString in cocoapi's
-    maskApi.c.
+    Each character, minus "0", holds 5 bits of a number, lowest bits first. Bit 32 marks that more characters follow;
+    bit 16 of the last one is the sign. From the fourth number on, the number two positions before is added.
+    Source: rleFrString in cocoapi's maskApi.c.
     """
     try:
         digits = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, dtype=np.uint8)
@@ -138,8 +138,8 @@ def _unpack(counts: str | bytes) -> NDArray[np.int64] | None:
     lengths = last - first + 1
     if lengths.max() > 7:  # pycocotools writes 32 bits
         return None
-    places = np.arange(len(digits)) - np.repeat(first, lengths)
-    numbers = np.add.reduceat((digits & 31) << (5 * places), first)
+    positions = np.arange(len(digits)) - np.repeat(first, lengths)
+    numbers = np.add.reduceat((digits & 31) << (5 * positions), first)
     numbers -= np.where(digits[last] & 16, 1 << (5 * lengths), 0)
     numbers[1::2], numbers[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     return numbers

@@ -1,4 +1,4 @@
-"""What a step learns from, and how it is split over processes and passes."""
+"""The images of a training step, and how they are split over processes and passes."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class MicroBatch(NamedTuple):
-    """What one process reads for one pass through the model.
+    """The images that one process reads for one pass through the model.
 
     Attributes:
-        samples: (index, seed of the image) of each image; may be empty.
-        weight: share of the step's images, over all processes; the weights of a step add up to 1.
-        ends_step: whether it is the last of the step in this process.
-        size: to which the images of the step are resized, in all processes; None: each image has a size of its own.
-        strong: whether the strong augmentations are on in this epoch.
+        samples: (index, seed) of each image; may be empty.
+        weight: Fraction of the step's images over all processes; the weights of a step sum to 1.
+        ends_step: Whether it is the last micro-batch of the step in this process.
+        size: Size to which all images of the step are resized, in all processes; None draws a size for each image.
+        strong: Whether the strong augmentations are on in this epoch.
     """
 
     samples: list[tuple[int, int]]
@@ -29,14 +29,14 @@ class MicroBatch(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loader gives.
+    """A batch returned by a loader.
 
     Attributes:
-        images: each `(3, H, W)` uint8, of different sizes.
-        targets: of each image, as the data set gives it, and its `seed`.
-        weight: as of the `MicroBatch`, without the images that could not be read.
-        ends_step: as of the `MicroBatch`.
-        unreadable: messages of the images that could not be read.
+        images: Images `(3, H, W)` uint8, of different sizes.
+        targets: Target of each image from the data set, with its `seed` added.
+        weight: Weight of the `MicroBatch`, without the images that could not be read.
+        ends_step: As in `MicroBatch`.
+        unreadable: Error messages of the images that could not be read.
     """
 
     images: list[Tensor]
@@ -47,30 +47,30 @@ class Batch(NamedTuple):
 
 
 class StepSampler:
-    """Draws shuffled steps of either wide or tall images, so that a batch is padded little, and splits them.
+    """Batch sampler that shuffles the images into steps and splits each step over processes and micro-batches.
 
-    Where all images of a step are resized to one size, wide and tall images share steps.
+    A step contains the images of one optimizer update over all processes: `batch_size * grad_accum_steps * processes`
+    images, and fewer in the last step of a group. Each image is used once per epoch. Wide and tall images form
+    separate steps to reduce padding, unless all images of a step are resized to the same size.
 
-    A step is what one update of the weights learns from, over all processes: `batch_size * accumulate * processes`
-    images, fewer in the last step of each group. Every image comes once in an epoch. Which images a step has, in which
-    order, which size it has, and a seed for the randomness of each image, depend on `seed`, the epoch and the number of
-    images in a step alone: not on the split of a step, nor on where a run was resumed.
+    The images of a step, their order, size and seeds depend only on `seed`, the epoch and the number of images in a
+    step. They depend neither on how a step is split nor on where a run was resumed.
 
     Each process gets an equal, contiguous part of a step, in micro-batches of at most `batch_size` images. All
-    processes have equally many of them, since they wait for each other in each; the last ones may be empty.
+    processes have the same number of micro-batches, because each pass synchronises them; the last ones may be empty.
 
     Args:
-        aspect_ratios: width over height of each image.
-        batch_size: most images in a micro-batch.
-        seed: of the order and the images' seeds.
-        accumulate: micro-batches of a full step in each process.
-        rank: which process this is, from 0.
-        processes: how many share each step.
-        sizes: one is drawn for all images of each step; empty: each image has a size of its own.
-        strong_epochs: epochs in which the strong augmentations are on, counted from the start; None: all.
+        aspect_ratios: Width over height of each image.
+        batch_size: Maximum number of images in a micro-batch.
+        seed: Seed of the order and of the images' seeds.
+        grad_accum_steps: Micro-batches of a full step in each process.
+        rank: Rank of this process, from 0.
+        processes: Number of processes that share each step.
+        sizes: Sizes of which one is drawn for all images of a step. If empty, each image draws its size.
+        strong_epochs: Number of epochs from the start with strong augmentations; None means all.
 
     Raises:
-        ValueError: if `batch_size` or `accumulate` is below 1.
+        ValueError: If `batch_size` or `grad_accum_steps` is below 1.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class StepSampler:
         batch_size: int,
         *,
         seed: int,
-        accumulate: int = 1,
+        grad_accum_steps: int = 1,
         rank: int = 0,
         processes: int = 1,
         sizes: Sequence[int] = (),
         strong_epochs: int | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("accumulate", accumulate)):
+        for name, value in (("batch_size", batch_size), ("grad_accum_steps", grad_accum_steps)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.is_wide = [not sizes and ratio >= 1 for ratio in aspect_ratios]
         self.batch_size = batch_size
-        self.step_size = batch_size * accumulate * processes
+        self.step_size = batch_size * grad_accum_steps * processes
         self.seed = seed
         self.rank = rank
         self.processes = processes
@@ -100,20 +100,20 @@ class StepSampler:
         self.start = 0
 
     def set_position(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch that the next iteration draws, and how many of its steps it skips."""
+        """Set the epoch of the next iteration, and the number of its steps to skip."""
         self.epoch, self.start = epoch, start
 
     @property
     def steps(self) -> int:
-        """Count the steps of a whole epoch."""
+        """Return the number of steps in a whole epoch."""
         return len(self._step_sizes())
 
     def __len__(self) -> int:
-        """Count the micro-batches of a whole epoch in this process."""
+        """Return the number of micro-batches of this process in a whole epoch."""
         return sum(map(self._micro_batches, self._step_sizes()))
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """Yield this process's micro-batches of the chosen epoch, from step `start` on."""
+        """Yield this process's micro-batches of the current epoch, from step `start` on."""
         strong = self.strong_epochs is None or self.epoch < self.strong_epochs
         for step, size in self._steps()[self.start :]:
             part = _split_evenly(step, self.processes)[self.rank]
@@ -135,7 +135,7 @@ class StepSampler:
         return -(-largest_part // self.batch_size)
 
     def _steps(self) -> list[tuple[list[tuple[int, int]], int | None]]:
-        """Return the (index, seed) of the images of each step of the epoch, and their size."""
+        """Return the (index, seed) pairs and the image size of each step of the epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.is_wide), generator=generator).tolist()
         seeds = torch.randint(2**62, (len(self.is_wide),), generator=generator).tolist()
@@ -154,7 +154,7 @@ class StepSampler:
 
 
 def _split_evenly(items: list[T], count: int) -> list[list[T]]:
-    """Cut a list into `count` contiguous pieces whose lengths differ by one at most, the longer ones first."""
+    """Split a list into `count` contiguous parts whose lengths differ by at most one, the longer ones first."""
     length, longer = divmod(len(items), count)
     ends = [piece * length + min(piece, longer) for piece in range(count + 1)]
     return [items[start:end] for start, end in itertools.pairwise(ends)]

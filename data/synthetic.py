@@ -1,7 +1,7 @@
-"""A synthetic COCO-format data set: bent, sheared, turned and scaled shapes, drawn from a seed.
+"""A synthetic data set in COCO format: bent, sheared, rotated and scaled shapes, drawn from a seed.
 
-The class is the kind of shape, whatever its colour, size, turn, shear and bend, so that a detector has to follow the
-outline; a fixed 3x3 grid is at a disadvantage that grows with `deformation`.
+The class is the kind of shape. Colour, size, rotation, shear and bend are random, so a detector has to follow the
+outline. The disadvantage of a fixed 3x3 grid grows with `deformation`.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from .files import write_json
 
-# Corners of each shape in its own frame, within [-1, 1]; joined by straight lines before it is deformed.
+# Corners of each shape in local coordinates within [-1, 1], joined by straight lines before the deformation.
 _TRIANGLE = [(-0.8, -0.9), (1, 0), (-0.8, 0.9)]
 _CROSS = [(-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3)]
 _CROSS = _CROSS + [(-x, -y) for x, y in _CROSS]
@@ -42,29 +42,30 @@ def write_shapes(
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
-    """Draw the data set into `root/{train,val}/*.png` and `root/annotations/{train,val}.json`.
+    """Write the data set to `root/{train,val}/*.png` and `root/annotations/{train,val}.json`.
 
-    The same arguments give the same bytes. The annotation files are written last, each in one piece, so that a call
-    that was interrupted does not leave what looks like a whole data set.
+    The same arguments produce the same bytes. The annotation files are written last and atomically, so that an
+    interrupted call does not leave a data set that looks complete.
 
     Args:
-        root: folder of the data set, made if missing.
-        train: images to learn from.
-        val: images to judge by; other random numbers than those of the train images.
-        width: of an image in pixels.
-        height: of an image in pixels.
-        deformation: 0 draws shapes that are only turned and scaled, 1 shears and bends them strongly.
-        seed: of everything drawn.
-        progress: wraps the iteration over the images of a split.
+        root: Folder of the data set, created if it is missing.
+        train: Number of training images.
+        val: Number of validation images, drawn from separate random numbers.
+        width: Image width in pixels.
+        height: Image height in pixels.
+        deformation: 0 only rotates and scales the shapes, 1 shears and bends them strongly.
+        seed: Seed of all random numbers.
+        progress: Function that wraps the iteration over the images of a split.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of range.
     """
     if not 0 <= deformation <= 1:
         raise ValueError(f"`deformation` must be from 0 to 1, got {deformation}")
     if min(train, val) < 1 or min(width, height) < 64:
         raise ValueError(
-            f"need at least 1 image in each split and 64 pixels a side, got {train}, {val}, {width}x{height}"
+            "each split must have at least 1 image and each side at least 64 pixels, "
+            f"got {train} train and {val} val images of {width}x{height}"
         )
     if seed < 0:
         raise ValueError(f"`seed` must be at least 0, got {seed}")
@@ -79,7 +80,7 @@ def _write_split(root, split, count, size, deformation, seed, progress) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for image_id in progress(range(1, count + 1)):
-        # each image has a stream of its own, so that a larger set begins with the images of a smaller one
+        # each image has a separate random stream, so that a larger set starts with the images of a smaller one
         image, objects = draw_image(np.random.default_rng([*seed, image_id]), size, deformation)
         name = f"{image_id:06d}.png"
         image.save(folder / name)
@@ -107,10 +108,10 @@ def _annotation(annotation_id: int, image_id: int, category: int, outline: np.nd
 def draw_image(
     rng: np.random.Generator, size: tuple[int, int], deformation: float
 ) -> tuple[Image.Image, list[tuple[int, np.ndarray]]]:
-    """Draw one picture of two to six shapes that overlap little.
+    """Draw one image of two to six shapes with little overlap.
 
     Returns:
-        The picture, and for each shape its category id (from 1) and its outline `(P, 2)`, x and y in pixels, cut to
+        The image, and for each shape its category id (from 1) and its outline `(P, 2)`, x and y in pixels, clipped to
         the image.
     """
     canvas = _background(rng, size)
@@ -138,7 +139,7 @@ def draw_image(
 def place_shape(
     rng: np.random.Generator, corners: list[tuple[float, float]], size: tuple[int, int], deformation: float
 ) -> np.ndarray:
-    """Deform a shape and put it somewhere into an image: its outline `(P, 2)` in pixels, maybe partly outside."""
+    """Return the outline `(P, 2)` in pixels of a deformed shape at a random location, possibly partly outside."""
     steps = np.linspace(0, 1, _POINTS_PER_EDGE, endpoint=False)[:, None]
     ring = np.array([*corners, corners[0]])
     outline = np.concatenate([start + (end - start) * steps for start, end in itertools.pairwise(ring)])
@@ -153,13 +154,13 @@ def place_shape(
 
 
 def clip_outline(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut an outline `(P, 2)` to the image, side by side (Sutherland-Hodgman); empty when it is all outside."""
+    """Clip an outline `(P, 2)` to the image by the Sutherland-Hodgman algorithm; empty if it is outside."""
     for axis, limit, sign in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
         following = np.roll(outline, -1, 0)
         depth, next_depth = sign * (outline[:, axis] - limit), sign * (following[:, axis] - limit)
         is_inside, crosses = depth >= 0, (depth >= 0) != (next_depth >= 0)
-        share = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crosses)[:, None]
-        both = np.stack([outline, outline + share * (following - outline)], 1)  # (P, 2, 2)
+        fraction = np.divide(depth, depth - next_depth, out=np.zeros_like(depth), where=crosses)[:, None]
+        both = np.stack([outline, outline + fraction * (following - outline)], 1)  # (P, 2, 2)
         outline = both[np.stack([is_inside, crosses], 1)]
     return np.clip(outline, 0, size)
 
@@ -170,7 +171,7 @@ def _area(outline: np.ndarray) -> float:
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Blotches of colour with thin lines across, which no detector should take for a shape."""
+    """Return an image of blurred colours with thin lines, which are not shapes."""
     coarse = Image.fromarray(rng.integers(40, 200, (4, 5, 3)).astype(np.uint8))
     canvas = coarse.resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
@@ -181,14 +182,14 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _coverage(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel the outline covers, `(height, width)` in [0, 1]."""
+    """Return the fraction of each pixel inside of the outline, `(height, width)` in [0, 1]."""
     large = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
     ImageDraw.Draw(large).polygon([tuple(point) for point in (outline * _SUPERSAMPLING).tolist()], fill=255)
     return np.asarray(large.resize(size, Image.Resampling.BOX)).astype(np.float32) / 255
 
 
 def _colour(rng: np.random.Generator, mean: np.ndarray) -> np.ndarray:
-    """A colour that stands out from the mean of the picture."""
+    """Return a colour that differs from the mean of the image."""
     while True:
         colour = rng.uniform(0, 255, 3)
         if np.abs(colour - mean).sum() > 150:

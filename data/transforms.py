@@ -1,7 +1,7 @@
-"""What happens to an image, its boxes and masks before the model, by torchvision.transforms.v2.
+"""Transforms of an image, its boxes and masks before the model, built from torchvision.transforms.v2.
 
-Training images are resized here, so that every random choice depends on the image's own seed. Those to evaluate on are
-resized by the detector, so that the boxes it returns are in pixels of the image as it is stored.
+Training images are resized here, so that every random choice depends on the image's seed. The detector resizes
+evaluation images, so that it returns boxes in pixels of the stored image.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from torchvision.transforms import v2
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Resizes an image, perhaps changes its colours and flips it, and makes a uint8 tensor of it.
+    """Transform that resizes, optionally augments and converts an image to a uint8 tensor.
 
     Attributes:
-        resize: `resize(size, fill)` returns the steps that resize an image: to `size`, the one drawn for all images of
-            the training step, or to a size of the image's own if it is None.
-        fill: colour of the area outside of an image, `(red, green, blue)` of 0 to 255; best the mean that the detector
-            subtracts, so that it is near zero for the model, as the padding of a batch is.
-        flip: probability of a horizontal flip.
-        color_jitter: how far brightness, contrast and saturation may change, as a share; hue by a quarter of it, in
-            turns of the colour circle. A strong augmentation.
-        large_scale_jitter: (size, (low, high)) takes the place of `resize`: the image is scaled to fit a square of
-            `size` pixels times a random number from `low` to `high`, and cut or filled to that square at a random place
-            (https://arxiv.org/abs/2012.07177). Boxes with less than a pixel left are taken out, and their labels and
-            masks with them. A strong augmentation.
+        resize: Function of (size, fill) that returns the resizing transforms. `size` is drawn for all images of the
+            training step, or None to draw a size for each image.
+        fill: Colour (red, green, blue) from 0 to 255 of the area outside of an image. With the detector's mean this
+            area is close to zero in the model, like the padding of a batch.
+        flip: Probability of a horizontal flip.
+        color_jitter: Maximum relative change of brightness, contrast and saturation. The hue changes by up to a quarter
+            of this number, as a fraction of the colour circle. A strong augmentation.
+        large_scale_jitter: (size, (low, high)), replaces `resize`, https://arxiv.org/abs/2012.07177. The image is
+            scaled to fit a square of `size` pixels times a random factor from `low` to `high`. It is then cropped or
+            padded to the square at a random position. Boxes of less than a pixel are removed with their labels and
+            masks. A strong augmentation.
 
     Raises:
-        ValueError: if the scales are in the wrong order.
+        ValueError: If the scales are in the wrong order.
     """
 
     resize: Callable[[int | None, tuple[int, int, int]], list[v2.Transform]]
@@ -46,12 +46,12 @@ class TrainTransform:
                 raise ValueError(f"the scales of `large_scale_jitter` must be [low, high], got {[low, high]}")
 
     def __call__(self, *sample: Any, size: int | None = None, strong: bool = True) -> Any:
-        """Transform a sample: an image, and perhaps its target.
+        """Transform an image and optionally its target.
 
         Args:
-            sample: of a PIL image and a dict.
-            size: see `resize`.
-            strong: whether the strong augmentations are on.
+            sample: PIL image and optionally a target dict.
+            size: See `resize`.
+            strong: Whether the strong augmentations are on.
         """
         jitter = self.color_jitter if strong else 0.0
         colours = [v2.ColorJitter(jitter, jitter, jitter, jitter / 4)] if jitter else []
@@ -63,15 +63,15 @@ class TrainTransform:
     def _large_scale_jitter(self) -> list[v2.Transform]:
         size, scale_range = self.large_scale_jitter
         return [
-            v2.ScaleJitter((size, size), scale_range),  # with antialias: at a tenth of its size an image would be noise
+            v2.ScaleJitter((size, size), scale_range),  # with antialias, since small scales would be noise without it
             v2.RandomCrop((size, size), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": self.fill}),
-            v2.ClampBoundingBoxes(),  # rounding may leave a box a hair outside, and it would be taken out for that
+            v2.ClampBoundingBoxes(),  # rounding may leave a box slightly outside, and the next step would remove it
             v2.SanitizeBoundingBoxes(),
         ]
 
 
 def eval_transform() -> Callable[..., Any]:
-    """Return what makes a uint8 tensor of an image, and nothing else, called as a `TrainTransform`."""
+    """Return a transform that only converts an image to a uint8 tensor, with the signature of `TrainTransform`."""
     return _to_tensors
 
 

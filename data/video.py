@@ -1,4 +1,4 @@
-"""Videos, read and written frame by frame by PyAV, which is needed for nothing else and may be missing."""
+"""Reading and writing videos frame by frame with PyAV, an optional dependency."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,24 +13,24 @@ from torch import Tensor
 
 from .files import atomic_path
 
-# Quality of the video: libx264's constant rate factor, and for other encoders the bits of a pixel.
+# Quality: the constant rate factor of libx264, and the bits per pixel of other encoders.
 _CRF, _BITS_PER_PIXEL = "20", 0.2
-# The most that MPEG-4 takes for the denominator of a frame rate.
-_FINEST_RATE = 65535
+# Maximum denominator of a frame rate in MPEG-4.
+_MAX_RATE_DENOMINATOR = 65535
 _DEFAULT_RATE = Fraction(25)
 
 
 class VideoError(ValueError):
-    """A video that cannot be read; the message names the file."""
+    """A video cannot be read; the message contains the file name."""
 
 
 class Video(NamedTuple):
     """An open video.
 
     Attributes:
-        frames: how many there are, None if the file does not say.
-        rate: frames in a second, on average.
-        images: yields each frame upright, as `(3, H, W)` uint8 tensor; raises `VideoError` where one cannot be read.
+        frames: Number of frames, None if the file does not contain it.
+        rate: Average number of frames per second.
+        images: Iterator over the upright frames, `(3, H, W)` uint8; raises `VideoError` if a frame cannot be read.
     """
 
     frames: int | None
@@ -42,12 +42,12 @@ def load_av() -> ModuleType:
     """Import PyAV.
 
     Raises:
-        ValueError: if it is not installed.
+        ValueError: If PyAV is not installed.
     """
     try:
         import av
     except ImportError:
-        raise ValueError("videos are read by PyAV, which is not installed: pip install av") from None
+        raise ValueError("videos need PyAV, which is not installed; run: pip install av") from None
     return av
 
 
@@ -56,7 +56,7 @@ def open_video(path: Path) -> Iterator[Video]:
     """Open a video to read.
 
     Raises:
-        VideoError: if it is no video.
+        VideoError: If the file is not a video.
     """
     av = load_av()
     try:
@@ -65,13 +65,13 @@ def open_video(path: Path) -> Iterator[Video]:
         raise VideoError(f"video {path} cannot be read: {error}") from None
     with container:
         if not container.streams.video:
-            raise VideoError(f"video {path} cannot be read: it holds no pictures")
+            raise VideoError(f"video {path} cannot be read: it contains no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        yield Video(stream.frames or None, stream.average_rate or _DEFAULT_RATE, _images(av, container, path))
+        yield Video(stream.frames or None, stream.average_rate or _DEFAULT_RATE, _read_frames(av, container, path))
 
 
-def _images(av: ModuleType, container: Any, path: Path) -> Iterator[Tensor]:
+def _read_frames(av: ModuleType, container: Any, path: Path) -> Iterator[Tensor]:
     count = 0
     try:
         for frame in container.decode(video=0):
@@ -84,17 +84,18 @@ def _images(av: ModuleType, container: Any, path: Path) -> Iterator[Tensor]:
 
 @contextmanager
 def video_writer(path: Path, rate: Fraction, comment: str) -> Iterator[Callable[[Tensor], None]]:
-    """Write an .mp4 without sound, atomically; nothing is written without a frame.
+    """Write an .mp4 file without sound, atomically; without frames no file is written.
 
-    H.264 where PyAV has libx264, else MPEG-4. An odd width or height grows by a pixel, which both need.
+    The codec is H.264 if PyAV has libx264, otherwise MPEG-4. Both need an even width and height, so an odd side grows
+    by a pixel.
 
     Args:
-        path: the file, whose folder is made.
-        rate: frames in a second.
-        comment: what the file says of itself.
+        path: Video file; its folder is created.
+        rate: Frames per second.
+        comment: Comment in the file's metadata.
 
     Yields:
-        A function that adds a frame, `(3, H, W)` uint8, all of one size.
+        A function that adds a frame, `(3, H, W)` uint8; all frames must have the same size.
     """
     av = load_av()
     stream = None
@@ -114,12 +115,12 @@ def video_writer(path: Path, rate: Fraction, comment: str) -> Iterator[Callable[
 
         yield write
         if stream is not None:
-            stream.container.mux(stream.encode())  # what the encoder held back
+            stream.container.mux(stream.encode())  # flush the encoder
 
 
 def _add_stream(av: ModuleType, container: Any, rate: Fraction, width: int, height: int) -> Any:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    rate = Fraction(rate).limit_denominator(_FINEST_RATE)
+    rate = Fraction(rate).limit_denominator(_MAX_RATE_DENOMINATOR)
     stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     if codec == "libx264":
@@ -130,7 +131,7 @@ def _add_stream(av: ModuleType, container: Any, rate: Fraction, width: int, heig
 
 
 def video_comment(path: Path) -> str | None:
-    """What a video says of itself, None if it is no video or says nothing."""
+    """Return the comment in a video's metadata; None without a comment or if the file is not a video."""
     av = load_av()
     try:
         with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""The processes that read images: how they start, and the error when one of them dies."""
+"""Worker processes of the data loaders: start, exit, and the error if one of them dies."""
 
 import atexit
 import functools
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .steps import Batch
 
-# A process that was killed closes its pipes a moment before the system tells that it is dead.
+# A killed process closes its pipes slightly before the system reports its exit code.
 _GRACE_S = 0.2
 _TORCH_HANDLER = "torch.utils.data._utils.signal_handling"
 
@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 
 class WorkerError(RuntimeError):
-    """A worker process of a loader died; the message says how, and what to do."""
+    """A worker process of a data loader died; the message contains the cause and a remedy."""
 
 
 def loader_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
-    """Arguments that all loaders have in common; the fetched items are batches already."""
+    """Return the arguments shared by all loaders; the items of the data set are already batches."""
     if workers:
         _end_workers_at_exit()
     return {
@@ -34,7 +34,7 @@ def loader_settings(workers: int, pin_memory: bool) -> dict[str, Any]:
         "pin_memory": pin_memory,
         "persistent_workers": workers > 0,
         "worker_init_fn": _ignore_stop_signals,
-        # else every pass draws a number from the global random state, and a resumed run would make one pass more
+        # without it, every pass draws a number from the global random state, and a resumed run has one pass more
         "generator": torch.Generator(),
     }
 
@@ -44,37 +44,37 @@ def _identity(batch: Batch) -> Batch:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Ignore the signals by which a scheduler asks every process of a job to stop: training still needs its batches."""
+    """Ignore the signals that a scheduler sends to every process of a job: training still needs batches."""
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-@functools.cache  # once, before torch's own clean-up of a pass, which comes first then
+@functools.cache  # registered once and before PyTorch's cleanup of a pass, which runs first then
 def _end_workers_at_exit() -> None:
     atexit.register(_end_workers)
 
 
 def _end_workers() -> None:
-    """End what Python ends when a program does, its daemonic processes, by a signal that loaders' workers obey.
+    """Kill the daemonic child processes, which Python would end with SIGTERM, a signal that workers ignore.
 
-    Python sends a SIGTERM and waits, which would be for ever wherever a traceback still holds a loader.
+    Python waits for them after its SIGTERM. It would wait forever if a traceback still references a loader.
     """
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would take these deaths for accidents
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would report these exits as errors
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 def read_batches(loader: DataLoader) -> Iterator[Batch]:
-    """Iterate over a loader from where its sampler stands.
+    """Iterate over a loader from its sampler's current position.
 
-    The death of a worker process is met while the next batch is waited for and nowhere else. Errors of other kinds
-    pass unchanged.
+    The death of a worker process raises an error only while this function waits for a batch. Other errors pass
+    unchanged.
 
     Raises:
-        WorkerError: if a worker process died.
+        WorkerError: If a worker process died.
     """
     iterator = _call_checked(loader, lambda: _start(loader))
     while (batch := _call_checked(loader, lambda: next(iterator, None))) is not None:
@@ -82,26 +82,26 @@ def read_batches(loader: DataLoader) -> Iterator[Batch]:
 
 
 def _start(loader: DataLoader) -> Iterator[Batch]:
-    """Start a pass without torch's SIGCHLD handler.
+    """Start a pass without PyTorch's SIGCHLD handler.
 
-    It raises in the main thread wherever that is when a worker dies: in the middle of an update, which is then half
-    done. Without it torch still looks for dead workers while it waits for a batch.
+    When a worker dies, the handler raises at any point of the main thread, also in the middle of an update. Without
+    it, PyTorch still detects dead workers while it waits for a batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return iter(loader)  # nowhere else does torch set it
+        return iter(loader)  # PyTorch sets no handler here
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == _TORCH_HANDLER:  # left by another loader
         handler = signal.SIG_DFL
     try:
         return iter(loader)
     finally:
-        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:  # None: not Python's to set
+        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:  # None: not set by Python
             signal.signal(signal.SIGCHLD, handler)
 
 
 def _call_checked(loader: DataLoader, action: Callable[[], T]) -> T:
-    """Do what needs the loader's workers; raise `WorkerError` if one of them is dead."""
-    dead = _dead_workers(loader, wait_s=0)  # first, since the rest of a message that it was sending never comes
+    """Run an action that needs the loader's workers; raise `WorkerError` if one of them is dead."""
+    dead = _dead_workers(loader, wait_s=0)  # first, because the rest of a dead worker's message never arrives
     if not dead:
         try:
             return action()
@@ -109,16 +109,16 @@ def _call_checked(loader: DataLoader, action: Callable[[], T]) -> T:
             dead = _dead_workers(loader, wait_s=_GRACE_S)
             if not dead:
                 raise
-    loader._iterator = None  # the next pass starts new workers; torch has no public name for its lasting ones
+    loader._iterator = None  # the next pass starts new workers; PyTorch has no public attribute for persistent workers
     raise WorkerError(
-        f"{' and '.join(dead)}. The usual cause is too little memory: set data.num_workers lower (it is "
-        f"{loader.num_workers}), or allow more memory or shared memory (/dev/shm). A training continues exactly from "
-        "its last checkpoint with --resume auto"
+        f"{' and '.join(dead)}. The usual cause is too little memory: reduce data.num_workers (currently "
+        f"{loader.num_workers}), or provide more memory or shared memory (/dev/shm). --resume auto continues training "
+        "exactly from its last checkpoint"
     )
 
 
 def _dead_workers(loader: DataLoader, wait_s: float) -> list[str]:
-    """Say of each dead worker how it ended, after up to `wait_s` for each that is alive."""
+    """Describe the exit of each dead worker, after waiting up to `wait_s` for each live one."""
     found = []
     for worker in getattr(loader._iterator, "_workers", ()):
         if wait_s:

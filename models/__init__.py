@@ -1,4 +1,4 @@
-"""Networks: ResNet backbones with deformable convolutions, FPN, detectors. Imports dcn and torchvision."""
+"""Networks: ResNet backbones with deformable convolutions, FPN and detectors. Imports only dcn and torchvision."""
 
 from .checkpoint import load_detector
 from .detector import DeformOptions, DetectorSpec

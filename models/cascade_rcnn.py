@@ -1,4 +1,4 @@
-"""Cascade R-CNN, https://arxiv.org/abs/1712.00726: three box heads, each of which starts from the last one's boxes."""
+"""Cascade R-CNN, https://arxiv.org/abs/1712.00726: three box heads, each of which refines the previous one's boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
 from .options import Affects, Bounds, PositiveFloat
 from .roi_heads import PerImageRoIHeads, Samples
 
-# Of each stage: the IoU from which on a box is positive, and the weights of its box deltas (x, y, w, h).
+# Per stage: the minimum IoU of positive boxes, and the weights of the box deltas (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)
 STAGE_BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 STAGES = len(STAGE_IOUS)
@@ -27,39 +27,39 @@ STAGES = len(STAGE_IOUS)
 
 @dataclass(frozen=True)
 class CascadeRcnnOptions(FasterRcnnOptions):
-    """Cascade R-CNN: three box heads in a row."""
+    """Cascade R-CNN: three consecutive box heads."""
 
     stage_loss_weights: Annotated[list[PositiveFloat], Bounds(min_length=STAGES, max_length=STAGES), Affects.RESULT] = (
         field(default_factory=lambda: [1.0, 0.5, 0.25])
     )
-    """Weight of each stage's losses; detectron2 has [1, 1, 1]."""
+    """Weight of each stage's losses; detectron2 uses [1, 1, 1]."""
 
 
 @dataclass(frozen=True)
 class CascadeMaskRcnnOptions(CascadeRcnnOptions, MaskRcnnOptions):
-    """Cascade R-CNN and a mask of each object."""
+    """Cascade R-CNN with a mask head."""
 
 
 def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **parts: Any) -> GeneralizedRCNN:
-    """Build Cascade R-CNN on a pyramid, see `DetectorSpec.build`.
+    """Build Cascade R-CNN on a feature pyramid, see `DetectorSpec.build`.
 
-    It is `faster_rcnn` with three box heads in a row: a stage's boxes, moved and clipped to the image, are the next
-    one's proposals. What is positive needs IoUs of 0.5, 0.6 and 0.7 in turn, and boxes are moved alike for all classes.
-    A detection's score is the mean of the stages' probabilities, its box the last one's. The losses are
-    `loss_classifier_1` to `_3` and `loss_box_reg_1` to `_3`, their weights included; mmdetection has the default
-    weights, and with detectron2's a third of the heads' gradient goes into the pyramid.
+    The network is `faster_rcnn` with three consecutive box heads. The boxes of a stage, refined and clipped to the
+    image, are the proposals of the next stage. Positive boxes need an IoU of 0.5, 0.6 and 0.7 in stages 1 to 3, and box
+    regression is class-agnostic. The score of a detection is the mean of the stages' probabilities, its box is the last
+    stage's. The losses are `loss_classifier_1` to `_3` and `loss_box_reg_1` to `_3`, multiplied by their weights. The
+    default weights are mmdetection's. With detectron2's weights a third of the heads' gradient enters the pyramid.
 
-    In training, samples are drawn once, with the true boxes among the proposals; the later stages see what became of
-    those samples and label them anew, without a draw and without the true boxes. So do detectron2 and PaddleDetection;
-    mmdetection draws anew for each stage from the last one's boxes and the true ones.
+    In training, samples are drawn once, from the proposals and the ground-truth boxes. Later stages only label the
+    refined boxes of these samples again. detectron2 and PaddleDetection do the same. In mmdetection each stage draws
+    samples from the previous stage's boxes and the ground truth.
 
     Raises:
-        ValueError: as `faster_rcnn`, or if there are not three weights.
+        ValueError: As `faster_rcnn`, or if the number of weights is not three.
     """
     weights = options.stage_loss_weights
     if len(weights) != STAGES:
         raise ValueError(
-            f"`stage_loss_weights` must be one for each of the {STAGES} stages, got {len(weights)}: {[*weights]}"
+            f"`stage_loss_weights` must have {STAGES} weights, one for each stage, got {len(weights)}: {[*weights]}"
         )
     detector = faster_rcnn(body, num_classes, options, **parts)
     detector.roi_heads = CascadeRoIHeads(detector.roi_heads, weights)
@@ -69,12 +69,12 @@ def cascade_rcnn(body: ResNet, num_classes: int, options: CascadeRcnnOptions, **
 def cascade_mask_rcnn(body: ResNet, num_classes: int, options: CascadeMaskRcnnOptions, **parts: Any) -> GeneralizedRCNN:
     """Build Cascade R-CNN with the mask head of Mask R-CNN.
 
-    There is one mask head, as in detectron2: it learns from the samples of the first stage, where an IoU of 0.5 is
-    positive, and in evaluation looks at the boxes of the last one. mmdetection has one for each stage and takes the
-    mean of their masks.
+    The network has one mask head, as in detectron2. It is trained on positive samples of the first stage (IoU of at
+    least 0.5). In evaluation it gets the boxes of the last stage. mmdetection has a mask head per stage and averages
+    their masks.
 
     Raises:
-        ValueError: as `cascade_rcnn`.
+        ValueError: As `cascade_rcnn`.
     """
     detector = cascade_rcnn(body, num_classes, options, **parts)
     add_mask_head(detector, num_classes, options)
@@ -82,11 +82,11 @@ def cascade_mask_rcnn(body: ResNet, num_classes: int, options: CascadeMaskRcnnOp
 
 
 class CascadeRoIHeads(PerImageRoIHeads):
-    """Three box heads in a row; see `cascade_rcnn`.
+    """Three consecutive box heads, see `cascade_rcnn`.
 
     Args:
-        single: the heads of Faster R-CNN, whose box head is the first stage's.
-        loss_weights: one for each stage.
+        single: RoI heads of Faster R-CNN, whose box head becomes the first stage.
+        loss_weights: Weight of each stage's losses.
     """
 
     def __init__(self, single: PerImageRoIHeads, loss_weights: Sequence[float]) -> None:
@@ -107,7 +107,7 @@ class CascadeRoIHeads(PerImageRoIHeads):
         self.box_coder = self.box_coders[-1]  # of detections
 
     def box_loss(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
-        """Draw samples, and give the losses of boxes of all stages; the samples are those of the first one."""
+        """Draw samples; return the samples of the first stage and the classification and box losses of all stages."""
         samples = drawn = self.draw_samples(proposals, targets)
         losses = {}
         for stage in range(STAGES):
@@ -122,14 +122,14 @@ class CascadeRoIHeads(PerImageRoIHeads):
         return drawn, losses
 
     def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
-        """Give `boxes`, `labels` and `scores` of each image."""
+        """Return `boxes`, `labels` and `scores` of each image."""
         probabilities = []
         for stage in range(STAGES):
             logits, box_deltas = self._predict_stage(stage, features, proposals, image_shapes)
             probabilities.append(logits.softmax(-1))
             if stage < STAGES - 1:
                 proposals = self._move(stage, box_deltas, proposals, image_shapes)
-        mean_logits = torch.stack(probabilities).mean(0).log()  # whose softmax is the mean
+        mean_logits = torch.stack(probabilities).mean(0).log()  # their softmax is the mean
         return self.postprocess_detections(mean_logits, _for_all_classes(box_deltas, logits), proposals, image_shapes)
 
     def _predict_stage(self, stage: int, features, boxes, image_shapes) -> tuple[Tensor, Tensor]:
@@ -138,12 +138,12 @@ class CascadeRoIHeads(PerImageRoIHeads):
         return at_least_float32(logits), box_deltas
 
     def _move(self, stage: int, box_deltas: Tensor, boxes: list[Tensor], image_shapes) -> list[Tensor]:
-        """Give the boxes that a stage makes of its proposals; the next one does not teach it where to put them."""
+        """Return the refined boxes of a stage, detached: the loss of the next stage has no gradient through them."""
         moved = self.box_coders[stage].decode(box_deltas.detach(), boxes).view(-1, 4).split([len(own) for own in boxes])
         return [clip_boxes_to_image(own, shape) for own, shape in zip(moved, image_shapes, strict=True)]
 
     def _label(self, stage: int, boxes: list[Tensor], targets: list[dict]) -> Samples:
-        """Compare boxes with the true ones by the IoU of a stage; an empty box is background."""
+        """Match boxes with the ground truth by the IoU threshold of a stage; an empty box is background."""
         matched, labels = [], []
         for own, target in zip(boxes, targets, strict=True):
             if not len(target["boxes"]):
@@ -163,11 +163,11 @@ def _predictor(channels: int, num_outputs: int) -> FastRCNNPredictor:
 
 
 def _for_all_classes(box_deltas: Tensor, logits: Tensor) -> Tensor:
-    """Repeat the box deltas `(N, 4)` of boxes for each class of the logits `(N, n)`: torchvision takes `(N, 4 * n)`."""
+    """Repeat box deltas `(N, 4)` for each class of the logits `(N, n)`: torchvision expects `(N, 4 * n)`."""
     return box_deltas.repeat(1, logits.shape[1])
 
 
-# boxes are moved alike for all classes
+# box regression is class-agnostic, so only the classifiers have rows of classes
 CASCADE_ROWS = {r"roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)": ClassRows()}
 CASCADE_RCNN_SPEC = DetectorSpec(
     cascade_rcnn,

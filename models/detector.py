@@ -1,19 +1,19 @@
-"""What a detector is: one record for each, from which everything else is read.
+"""`DetectorSpec`: the record of a detector, which the rest of the project reads, and the contract of a detector.
 
-The contract of a detector, which `tests/models/test_detectors.py` tests over all of `DETECTORS`:
+`tests/models/test_detectors.py` tests the contract for all of `DETECTORS`:
 
-1. In train mode `model(images, targets)` returns a dict of losses whose names begin with "loss_", in eval mode
-   `model(images)` a list of dicts with `boxes` (xyxy pixels of the image given), `labels`, `scores` and, where the
-   record says so, `masks`; the best detection stands first. Images are `(3, H, W)` in [0, 1], labels count from 1. In
-   training, images are taken as they come.
-2. Losses are means over the images of a batch, or sums over them divided by `len(images) * target["step_boxes"]`. So it
-   changes nothing how the images of a step are split into batches and processes.
-3. `model.backbone.body` is torchvision's `IntermediateLayerGetter` on the ResNet. `model.transform`, which the builder
-   gets, normalises, pads and resizes images, see `models.transform`; training images are resized before.
+1. In train mode `model(images, targets)` returns a dict of losses whose names start with "loss_". In eval mode
+   `model(images)` returns a list of dicts with `boxes` (xyxy pixels of the input image), `labels`, `scores` and, if
+   `has_masks`, `masks`, in descending order of scores. Images are `(3, H, W)` in [0, 1], labels count from 1. Training
+   images are not resized by the detector.
+2. Losses are means over the images of a batch, or sums over them divided by `len(images) * target["step_boxes"]`. The
+   result of a step therefore does not depend on how its images are split into batches and processes.
+3. `model.backbone.body` is torchvision's `IntermediateLayerGetter` on the ResNet. `model.transform`, an argument of
+   the builder, normalises, pads and resizes images, see `models.transform`.
 4. Everything random in training is drawn from `target["seed"]`.
-5. Every parameter that is trained has a gradient after every batch, also one without any box.
-6. Images of any size work in eval mode, and in train mode what `Resize` makes of any image.
-7. The options hold `score_threshold` and `detections_per_image`, and `nms_threshold` only where there is NMS.
+5. Every trained parameter has a gradient after every batch, also after a batch without any box.
+6. Images of any size work in eval mode. In train mode all images that `Resize` produces work.
+7. The options contain `score_threshold` and `detections_per_image`, and `nms_threshold` only if the detector has NMS.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DeformOptions:
-    """How the deformable layers of a detector are made; see `dcn.DeformConv2d`."""
+    """Settings of a detector's deformable layers, see `dcn.DeformConv2d`."""
 
     modulation: bool = True
     offset_groups: int = 1
@@ -36,12 +36,11 @@ class DeformOptions:
 
 
 class ClassRows(NamedTuple):
-    """Rows of a tensor that belong to classes.
+    """The rows of a tensor that belong to classes.
 
     Attributes:
-        each: how many a class has, one after the other. None: one for each anchor of a place, the classes of an anchor
-            side by side.
-        background: whether the first ones are those of the background, or of an output that stays unused.
+        each: Rows per class. None: `num_anchors * num_classes` rows, with the class index varying fastest.
+        background: Whether the first rows belong to the background or to an unused output.
     """
 
     each: int | None = 1
@@ -50,26 +49,26 @@ class ClassRows(NamedTuple):
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """All that the rest of the project needs to know of a detector.
+    """The properties of a detector that the rest of the project uses.
 
     Attributes:
         build: `build(body, num_classes, options, transform=, dcn=)` returns the detector in train mode. `body` is a
-            ResNet of `models.resnet`, on which it puts its own neck; `num_classes` are the foreground classes, at least
-            1, and `options` of the type below. `transform` is what becomes `model.transform`, of `Resize.transform`.
-            `dcn` are the `DeformOptions` of layers that are deformable outside the ResNet. With `uses_fpn` it takes the
-            `FpnOptions` as `fpn=` too. It raises `ValueError` for what does not fit.
-        options: frozen dataclass of its options, whose annotations are those of `models.options`.
-        has_masks: whether it learns from masks and detects them.
-        uses_fpn: whether the options of the feature pyramid are its options too.
-        resize: how images are resized unless `data.resize` says otherwise: a kind of `Resize`.
-        mean: of the pixels of each channel, which are normalised by it.
-        std: their standard deviation.
-        class_rows: the rows of classes in tensors, by regular expression of a tensor's whole name.
-        lr_factors: by regular expression of a parameter's name, its learning rate over `train.lr`.
-        weight_decay_factors: by regular expression of a parameter's name, its weight decay over `train.weight_decay`.
-        export: "module:class" of its graph for ONNX, which only `engine/export/` imports; None: it has none.
-        tiny: options with which it is small and fits images of about a hundred pixels, for tests and benchmarks.
-        tiny_fpn: options of the pyramid that go with them.
+            ResNet of `models.resnet`, to which the function adds a neck. `num_classes` is the number of foreground
+            classes, at least 1. `options` is an instance of the type below. `transform` becomes `model.transform`, see
+            `Resize.transform`. `dcn` contains the `DeformOptions` of deformable layers outside of the ResNet. With
+            `uses_fpn` the function also takes `FpnOptions` as `fpn=`. It raises `ValueError` for invalid options.
+        options: Frozen dataclass of its options, annotated as described in `models.options`.
+        has_masks: Whether the detector is trained on masks and returns them.
+        uses_fpn: Whether the detector uses the options of the feature pyramid.
+        resize: Kind of `Resize`, unless `data.resize` is set.
+        mean: Mean of each channel for normalisation.
+        std: Standard deviation of each channel for normalisation.
+        class_rows: Rows of classes in tensors, by regular expression of the whole tensor name.
+        lr_factors: Factor of `train.lr`, by regular expression of the parameter name.
+        weight_decay_factors: Factor of `train.weight_decay`, by regular expression of the parameter name.
+        export: "module:class" of its ONNX graph, which only `engine/export/` imports; None without ONNX export.
+        tiny: Options of a small network for images of about 100 pixels, for tests and benchmarks.
+        tiny_fpn: Options of the feature pyramid of this small network.
     """
 
     build: Callable[..., nn.Module]

@@ -1,4 +1,4 @@
-"""The table of detectors, and detectors built from plain values, as a config or a checkpoint holds them."""
+"""The table of detectors, and functions that build them from the plain values of a config or checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,10 +48,10 @@ def with_current_names(config: Mapping[str, Any], *, is_silent: bool = False) ->
 
 
 def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
-    """Return how a detector's images are resized, by the "data" of a config as plain values; see `build_detector`.
+    """Return the resizing of a detector's images, from the "data" section of a config, see `build_detector`.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: If the kind of resizing is unknown.
     """
     sizes = data.get("min_size", 800)
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
@@ -59,28 +59,33 @@ def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
 
 
 def build_body(config: Mapping[str, Any]) -> ResNet:
-    """Build the ResNet of a config, see `build_detector`, with random weights."""
+    """Return the ResNet of a config with random weights, see `build_detector`."""
     model = config["model"]
     options = {key: value for key, value in model.get("backbone", {}).items() if key != "weights"}
     return resnet(**options, dcn_backend=model.get("dcn_backend", "auto"))
 
 
 def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet | None = None) -> nn.Module:
-    """Build the detector of a config, with random weights.
+    """Build the detector of a config with random weights.
 
-    What is deformable in its head is so in the same way as in the ResNet.
+    Deformable layers in the head have the settings of those in the ResNet.
 
     Args:
-        config: plain values by the keys of a config, of which "model" and, for the size of images, "data" are read.
-            What is left out has its default, as in `{"model": {"detector": "fcos", "fcos": {"num_dcn_convs": 1}}}`.
-        num_classes: foreground classes.
-        body: the ResNet; None builds it.
+        config: Plain values with the keys of a config. The sections "model" and, for the image size, "data" are read.
+            Missing keys have their defaults.
+        num_classes: Number of foreground classes.
+        body: ResNet to use; None builds the ResNet of the config.
 
     Returns:
         The detector in train mode, see `models.detector`.
 
     Raises:
-        ValueError: if a name is unknown, or parts do not fit each other.
+        ValueError: If a name is unknown, a value is invalid, or parts do not match.
+
+    Example:
+        ```python
+        model = build_detector({"model": {"detector": "fcos", "fcos": {"num_dcn_convs": 1}}}, num_classes=3)
+        ```
     """
     config = with_current_names(config)
     model, data = config["model"], config.get("data", {})

@@ -1,4 +1,4 @@
-"""Faster R-CNN, https://arxiv.org/abs/1506.01497, from torchvision's parts."""
+"""Faster R-CNN, https://arxiv.org/abs/1506.01497, built from torchvision's parts."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -23,16 +23,16 @@ class FasterRcnnOptions:
     """Faster R-CNN."""
 
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
-    """One anchor size in pixels for each pyramid map, those on top included."""
+    """One anchor size in pixels for each pyramid level, including the extra levels."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
-    """Height over width of the anchors."""
+    """Aspect ratios of the anchors, height over width."""
     roi_canonical_size: Annotated[PositiveInt, Affects.NETWORK] = 224
-    """Side in pixels of the boxes pooled from P4; half the side is pooled one level lower. Small images want less."""
+    """Side in pixels of boxes pooled from P4; boxes of half this side are pooled from P3. Use less for small images."""
     roi_aligned: Annotated[bool, Affects.MEANING] = False
-    """Whether features of boxes are pooled as in mmdetection, detectron2 and PaddleDetection: shifted by half a pixel,
-    and with more points in larger boxes. Needed for weights from there; false is torchvision's way."""
+    """Whether RoIAlign shifts boxes by half a pixel and uses more sampling points in larger boxes, as in mmdetection,
+    detectron2 and PaddleDetection. Weights from these frameworks need true; torchvision's RoIAlign is false."""
     box_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 1024
     """Width of the box head's two fully connected layers."""
     rpn_pre_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
@@ -48,11 +48,11 @@ class FasterRcnnOptions:
     box_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("box_batch_size")] = 512
     """Number of proposals sampled per image to train the box head."""
     score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
-    """Detections below are dropped."""
+    """Minimum score of detections."""
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
-    """IoU above which the weaker of two detections of a class is dropped."""
+    """IoU above which NMS removes the detection with the lower score of two detections of a class."""
     detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
-    """The most detections of an image."""
+    """Maximum number of detections per image."""
 
 
 def faster_rcnn(
@@ -64,12 +64,12 @@ def faster_rcnn(
     transform: DetectorTransform,
     dcn: DeformOptions,
 ) -> GeneralizedRCNN:
-    """Build Faster R-CNN on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
+    """Build Faster R-CNN on a feature pyramid, see `DetectorSpec.build`. Only the ResNet can be deformable.
 
-    Targets may hold a "seed", see `models.two_stage`.
+    Targets may contain a "seed", see `models.two_stage`.
 
     Raises:
-        ValueError: if the number of anchor sizes is not that of the maps.
+        ValueError: If the number of anchor sizes differs from the number of pyramid levels.
     """
     backbone = resnet_fpn(body, fpn)
     check_anchor_sizes(backbone, options.anchor_sizes)

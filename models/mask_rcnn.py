@@ -1,4 +1,4 @@
-"""Mask R-CNN, https://arxiv.org/abs/1703.06870: Faster R-CNN with a head for the pixels of each object."""
+"""Mask R-CNN, https://arxiv.org/abs/1703.06870: Faster R-CNN with a mask head."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,21 +19,21 @@ MASK_CONVS = 4
 
 @dataclass(frozen=True)
 class MaskRcnnOptions(FasterRcnnOptions):
-    """Mask R-CNN: Faster R-CNN and a mask of each object."""
+    """Mask R-CNN: Faster R-CNN with a mask head."""
 
     mask_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 256
-    """Width of the mask head's convolutions."""
+    """Number of channels of the mask head's convolutions."""
 
 
 def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts: Any) -> GeneralizedRCNN:
-    """Build Mask R-CNN on a pyramid, see `DetectorSpec.build`.
+    """Build Mask R-CNN on a feature pyramid, see `DetectorSpec.build`.
 
-    It is `faster_rcnn` with masks: targets hold `masks`, uint8 `(n, H, W)`, beside their boxes, the losses
-    `loss_mask`, and detections `masks`, `(n, 1, H, W)` with probabilities in the image given. The loss is a mean over
-    images of the mean over the positive samples of each, see `PerImageRoIHeads`.
+    The network is `faster_rcnn` with masks. Targets also contain `masks`, `(n, H, W)` uint8. The losses also contain
+    `loss_mask`. Detections also contain `masks`, probabilities `(n, 1, H, W)` of the input image's pixels. The loss is
+    the mean over images of the mean over each image's positive samples, see `PerImageRoIHeads`.
 
     Raises:
-        ValueError: as `faster_rcnn`.
+        ValueError: As `faster_rcnn`.
     """
     detector = faster_rcnn(body, num_classes, options, **parts)
     add_mask_head(detector, num_classes, options)
@@ -41,7 +41,7 @@ def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts:
 
 
 def add_mask_head(detector: GeneralizedRCNN, num_classes: int, options: MaskRcnnOptions) -> None:
-    """Give the heads of a detector torchvision's mask head; see `mask_rcnn`."""
+    """Add torchvision's mask head to the RoI heads of a detector, see `mask_rcnn`."""
     heads, backbone, channels = detector.roi_heads, detector.backbone, options.mask_head_channels
     heads.mask_roi_pool = roi_pool(
         level_names(backbone), MASK_ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned

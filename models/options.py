@@ -1,7 +1,7 @@
-"""How an option is written: once, as a field of a frozen dataclass whose annotation holds what others need to know.
+"""Annotations of options: each option is one field of a frozen dataclass, whose type hint carries its properties.
 
-`engine/config/` makes its sections of these classes. Pydantic reads the marks by the methods that they have for it, so
-that nothing here imports it.
+`engine/config/` builds the sections of the config from these classes. Pydantic reads the annotations by the methods
+that they define for it, so that this module does not import pydantic.
 """
 
 import ast
@@ -21,17 +21,17 @@ Options = TypeVar("Options")
 
 
 class Affects(enum.Enum):
-    """What another value of an option changes; the first that holds."""
+    """The effect of another value of an option; the first that applies."""
 
-    MEANING = "the same tensors compute something else, and nothing may start from weights of another value"
-    NETWORK = "the network: a run cannot go on with another value, but another detector may start from what fits"
-    RESULT = "what is learned or found, by a network whose weights mean the same"
-    NOTHING = "nothing of a result: who computes, where files lie, what is shown or written"
+    MEANING = "the same tensors compute something else: weights of another value cannot be loaded"
+    NETWORK = "the network: a run cannot resume with another value, but fine-tuning can load matching tensors"
+    RESULT = "training or detections of a network whose weights have the same meaning"
+    NOTHING = "not the result: devices, file locations, display and logging"
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """The least and greatest value of a number, or the least and greatest length of a list."""
+    """The minimum and maximum of a number, or of the length of a list; the names are pydantic's."""
 
     ge: float | None = None
     gt: float | None = None
@@ -42,36 +42,36 @@ class Bounds:
     allow_inf_nan: bool | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
-        """Add the bounds to what pydantic checks."""
+        """Add the bounds to pydantic's schema."""
         return {**handler(source), **{name: value for name, value in vars(self).items() if value is not None}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The names that an option may have, often the keys of a table; checked where the name is used."""
+    """The valid names of an option, often the keys of a table; checked where the name is used."""
 
     names: Collection[str]
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """List the names for editors and for the page of all keys."""
+        """Add the names to the JSON schema, for editors and the configuration reference."""
         return {**handler(schema), "enum": [*self.names]}
 
 
 class Deforms(enum.Enum):
-    """Marks an option that makes layers deformable unless it is 0 or empty."""
+    """Annotation of an option that makes layers deformable unless it is 0 or empty."""
 
     LAYERS = enum.auto()
 
 
 @dataclasses.dataclass(frozen=True)
 class UsedIf:
-    """Marks an option that nothing uses unless another one is set, or has one of some values.
+    """Annotation of an option that is unused unless another option is set or has certain values.
 
     Attributes:
-        option: the other one: a name in the same section, or a dotted key.
-        values: with which the option is used; none: with any that is not empty, 0, false or null.
-        otherwise: why nothing uses it, in words; empty: that the other one is what it is.
-        if_given: whether it counts only for options of the command line, since base configs bring it along.
+        option: The other option: a name in the same section, or a dotted key.
+        values: Values of the other option with which this one is used; if empty, any except empty, 0, false and null.
+        otherwise: Reason why the option is unused, for the warning; if empty, the value of the other option.
+        if_given: Whether the warning applies only to options from the command line, because base configs contain it.
     """
 
     option: str
@@ -85,7 +85,7 @@ REMOVAL = "0.3.0"  # the release that no longer reads names marked by `OldName` 
 
 @dataclasses.dataclass(frozen=True)
 class OldName:
-    """Marks an option or a section that had another name in the same section; using that name causes a warning.
+    """Annotation of an option or section with a deprecated name in the same section, which causes a warning.
 
     Two options with the same old name both get its value.
     """
@@ -95,26 +95,26 @@ class OldName:
 
 @dataclasses.dataclass(frozen=True)
 class Alias:
-    """Marks an option that has a second name in the same section, which stays valid."""
+    """Annotation of an option with a second name in the same section, which remains valid."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class OldValue:
-    """Marks an option one value of which had another spelling; using that spelling causes a warning."""
+    """Annotation of an option whose value has a deprecated spelling, which causes a warning."""
 
     old: str
     new: str
 
 
 class Renamed(NamedTuple):
-    """A name that is read as other names.
+    """A name that is read as one or more other names.
 
     Attributes:
-        old: dotted key, in a section that has its current name.
-        new: dotted keys that get the value.
-        is_deprecated: whether it is an `OldName`, not an `Alias`.
+        old: Dotted key; the section has its current name.
+        new: Dotted keys that get the value.
+        is_deprecated: Whether it is an `OldName`, not an `Alias`.
     """
 
     old: str
@@ -129,20 +129,20 @@ Fraction = Annotated[float, Bounds(ge=0, le=1)]
 
 
 def field_annotations(kind: type) -> dict[str, Any]:
-    """Return the annotations of a class by field, with their marks."""
+    """Return the type hints of a class by field, including the annotations of this module."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
 def marks_of(kind: Any, section: str) -> dict[str, tuple[Any, ...]]:
-    """Return the marks of the annotations of a class or function by dotted key; `section` is in front."""
+    """Return the annotations of a class's or function's options by dotted key; `section` is the prefix."""
     return {f"{section}.{name}": getattr(hint, "__metadata__", ()) for name, hint in field_annotations(kind).items()}
 
 
 def renamed_options(marks: Mapping[str, Iterable[Any]]) -> list[Renamed]:
-    """List the old names and aliases of options.
+    """Return the old names and aliases of options.
 
     Args:
-        marks: of options and sections by dotted key, a section before its options.
+        marks: Annotations of options and sections by dotted key, a section before its options.
     """
     found: dict[str, Renamed] = {}
     for key, own in marks.items():
@@ -158,16 +158,16 @@ def renamed_options(marks: Mapping[str, Iterable[Any]]) -> list[Renamed]:
 def current_names(
     values: Mapping[str, Any], marks: Mapping[str, Iterable[Any]], *, is_silent: bool = False
 ) -> dict[str, Any]:
-    """Return a copy of nested options in which old names, aliases and old values are replaced by the current ones.
+    """Return a copy of nested options with old names, aliases and old values replaced by the current ones.
 
     Args:
-        values: plain values, sections as mappings.
-        marks: see `renamed_options`.
-        is_silent: whether a `FutureWarning` for each deprecated name or value is left out, as for files that this
-            project wrote itself.
+        values: Plain values, with sections as mappings.
+        marks: See `renamed_options`.
+        is_silent: Whether to skip the `FutureWarning` for each deprecated name or value, for example for files that
+            this project has written.
 
     Raises:
-        ValueError: if an option is given under an old and a current name, with one line for each.
+        ValueError: If an option is given under an old and a current name, with one line for each.
     """
     current = copy.deepcopy(dict(values))
     problems, notes = [], []
@@ -177,7 +177,7 @@ def current_names(
             continue
         value, targets = section.pop(name), [key.rpartition(".")[2] for key in new]
         problems += [
-            f"{old} and {key} are one option: give {key} alone"
+            f"{old} and {key} are the same option: set only {key}"
             for key, t in zip(new, targets, strict=True)
             if t in section
         ]
@@ -198,7 +198,7 @@ def current_names(
 
 
 def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the section that holds a dotted key, None if it does not exist or lacks the key, and the last name."""
+    """Return the section of a dotted key, or None if the key is missing, and the last part of its name."""
     *parents, name = dotted.split(".")
     section: Any = values
     for parent in parents:
@@ -207,7 +207,7 @@ def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] |
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Return the sentences below the fields of a dataclass and of those that it inherits from, by field."""
+    """Return the docstrings below the fields of a dataclass and its base classes, by field."""
     docs = {}
     for part in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(part):
@@ -220,22 +220,22 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def read_options(kind: type[Options], values: Mapping[str, Any], name: str) -> Options:
-    """Make options of plain values; those that are not given have their defaults.
+    """Return options built from plain values; missing options have their defaults.
 
     Args:
-        kind: dataclass of the options.
-        values: by field.
-        name: of what they are options of, for the error.
+        kind: Dataclass of the options.
+        values: Values by field.
+        name: Name of the section, for the error message.
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: If a name is unknown.
     """
     check_options(values, [field.name for field in dataclasses.fields(kind)], name)
     return kind(**values)
 
 
 def check_options(values: Any, known: Collection[str], name: str) -> None:
-    """Raise `ValueError` unless options of `name` are a mapping whose keys are known."""
+    """Raise `ValueError` unless the options of `name` are a mapping with known keys."""
     if not isinstance(values, Mapping):
         raise ValueError(f"options of {name} must be a dict, got {values!r:.60}")
     for key in values.keys() - {*known}:

@@ -1,4 +1,4 @@
-"""A trained detector to be called with images of any kind."""
+"""`Predictor`: a trained detector that accepts images of any kind."""
 
 import contextlib
 import os
@@ -22,13 +22,18 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
-    """Detects objects in images: `Predictor.load("runs/r50_dcn")("street.jpg")`.
+    """Detector for images in files, Pillow images, arrays and tensors.
 
     Args:
-        model: detector, see `models.detector`; it is moved to the device and set to eval mode.
-        class_names: name of label 1, 2, ...
-        device: to compute on.
-        amp: "off", "bf16" or "fp16": the type that the model computes in, by autocast.
+        model: Detector, see `models.detector`; it is moved to the device and set to eval mode.
+        class_names: Names of labels 1, 2, ...
+        device: Device of the model.
+        amp: Autocast dtype: "off", "bf16" or "fp16".
+
+    Example:
+        ```python
+        detections = Predictor.load("runs/r50_dcn")("street.jpg")
+        ```
     """
 
     def __init__(
@@ -48,19 +53,19 @@ class Predictor:
         score_threshold: float = 0.5,
         weights: str | None = None,
     ) -> "Predictor":
-        """Load a detector that tools/train.py trained.
+        """Load a detector that was trained with tools/train.py.
 
-        It computes in the type of the run's `train.amp`; `train.tf32` and `tta.flip` change nothing here.
+        The model uses autocast as in the run's `train.amp`. The settings `train.tf32` and `tta.flip` are not applied.
 
         Args:
-            path: a checkpoint, or the folder of a run, whose last.pt is used.
-            device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if there is one; None: the device of the run's
-                config.
-            score_threshold: detections below are left out, as are those below the config's `score_threshold`.
-            weights: "raw" or "ema", of a run with averaged weights; None: those that the run was evaluated by.
+            path: Checkpoint, or run folder, of which last.pt is loaded.
+            device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if one is available. None uses the device of
+                the run's config.
+            score_threshold: Minimum score. Detections below the config's `score_threshold` are not returned either.
+            weights: "raw" or "ema". None loads the EMA weights if the checkpoint has them, which its metrics refer to.
 
         Raises:
-            ValueError: if there is no checkpoint, or it is damaged, or something does not fit.
+            ValueError: If the checkpoint is missing, damaged or inconsistent, or an argument is invalid.
         """
         file = Path(path)
         file = file / LAST if file.is_dir() else file
@@ -75,23 +80,28 @@ class Predictor:
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detect objects in an image, or in each of a list.
+        """Detect objects in an image or in a list of images.
+
+        Each result is a dict of CPU tensors and names, in descending order of scores:
+
+        - `boxes`: `(n, 4)` float32, xyxy in pixels of the upright image.
+        - `labels`: `(n,)` int64, counted from 1.
+        - `scores`: `(n,)` float32.
+        - `names`: list of n class names.
+        - `masks`: `(n, 1, H, W)` float32, the probability of each pixel; only from detectors with masks.
 
         Args:
-            images: paths, Pillow's images, uint8 or uint16 arrays `(H, W)` or `(H, W, 3)` in RGB, or uint8 tensors
-                `(3, H, W)`. Images in files and Pillow's are turned upright as their EXIF says; grey images, palettes
-                and alpha become RGB.
-            batch_size: how many images of a list the model gets together. They are padded to the largest of them,
-                which may change detections a little; with 1 they do not depend on the other images.
+            images: An image or a list of images. An image is a path, a Pillow image, a uint8 or uint16 array `(H, W)`
+                or `(H, W, 3)` in RGB, or a uint8 tensor `(3, H, W)`. Files and Pillow images are rotated according to
+                EXIF. Grey images, palettes and alpha channels are converted to RGB.
+            batch_size: Number of images per forward pass. Images are padded to the largest image of the batch, which
+                can change detections slightly. With 1 the detections do not depend on other images.
 
         Returns:
-            For each image a dict, on the CPU and the best detection first: `boxes` `(n, 4)` float32 (xyxy pixels of
-            the upright image), `labels` `(n,)` int64 from 1, `scores` `(n,)` float32, `names`, a list of n names of
-            classes, and for detectors with masks `masks` `(n, 1, H, W)` float32, the probability of each pixel. For a
-            list, a list of such dicts.
+            A dict for an image, and a list of dicts for a list.
 
         Raises:
-            ValueError: if an image is missing or corrupt, or of another kind.
+            ValueError: If an image is missing, corrupt or not supported.
         """
         if not isinstance(images, list | tuple):
             return self([images])[0]
@@ -118,43 +128,44 @@ class Predictor:
 
 
 def set_score_threshold(config: Mapping[str, Any], score_threshold: float) -> dict[str, Any]:
-    """Return a config, see `build_detector`, whose detector leaves out what scores less, unless it does so already.
+    """Return a config whose detector has at least this score threshold, see `build_detector`.
 
-    The detector itself does, before it makes masks. As NMS goes from the best score on, nothing above changes.
+    The detector applies the threshold before it computes masks. NMS starts with the highest scores, so detections above
+    the threshold do not change.
 
     Raises:
-        ValueError: if the threshold is not from 0 to 1.
+        ValueError: If the threshold is not from 0 to 1.
     """
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"the score threshold must be from 0 to 1, got {score_threshold}")
     model = config["model"]
     name = model["detector"]
     options = model.get(name, {})
-    least = max(score_threshold, read_options(DETECTORS[name].options, options, f"model.{name}").score_threshold)
-    return {**config, "model": {**model, name: {**options, "score_threshold": least}}}
+    minimum = max(score_threshold, read_options(DETECTORS[name].options, options, f"model.{name}").score_threshold)
+    return {**config, "model": {**model, name: {**options, "score_threshold": minimum}}}
 
 
 def image_tensor(image: ImageInput) -> Tensor:
-    """Turn an image of any kind, see `Predictor`, into a `(3, H, W)` uint8 tensor.
+    """Convert an image of any kind, see `Predictor`, to a `(3, H, W)` uint8 tensor.
 
     Raises:
-        ValueError: if it is missing or corrupt, or of another kind.
+        ValueError: If the image is missing, corrupt or not supported.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
             raise ValueError(
-                f"a tensor must be an image of 3 x height x width in uint8, got {image.dtype} {list(image.shape)}; one "
-                "in [0, 1] becomes that by torchvision's v2.functional.to_dtype(image, torch.uint8, scale=True)"
+                f"a tensor must be a uint8 image of 3 x height x width, got {image.dtype} {list(image.shape)}; convert "
+                "values in [0, 1] with torchvision.transforms.v2.functional.to_dtype(image, torch.uint8, scale=True)"
             )
         return image
     if isinstance(image, np.ndarray):
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
         if image.dtype.name not in ("uint8", "uint16") or not is_image or not image.size:
             raise ValueError(
-                f"an array must be an image of height x width or height x width x 3 in uint8 or uint16, "
+                f"an array must be a uint8 or uint16 image of height x width or height x width x 3, "
                 f"got {image.dtype} {list(image.shape)}"
             )
-        # Pillow has 16-bit greys only
+        # Pillow supports 16 bits only for grey images
         image = Image.fromarray((image // 257).astype(np.uint8) if image.dtype == np.uint16 else image)
     if not isinstance(image, str | os.PathLike | Image.Image):
         raise ValueError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}")
@@ -162,7 +173,7 @@ def image_tensor(image: ImageInput) -> Tensor:
 
 
 def _upright_rgb(image: str | os.PathLike | Image.Image) -> Image.Image:
-    """Read an image as `data/images.py` does, which is not installed."""
+    """Return an image as upright RGB, as `data/images.py` does, which is not part of the package."""
     name = f"image {image if isinstance(image, str | os.PathLike) else getattr(image, 'filename', '')}".strip()
     try:
         with contextlib.ExitStack() as files:
@@ -170,10 +181,10 @@ def _upright_rgb(image: str | os.PathLike | Image.Image) -> Image.Image:
                 image = files.enter_context(Image.open(image))
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I") or image.mode == "F":
-                # Pillow cuts 16-bit greys at 255 in place of scaling them
+                # Pillow clips 16-bit greys at 255 instead of scaling them
                 image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
             return image.convert("RGB")
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read, it is cut short, corrupt or no picture: {error}") from None
+        raise ValueError(f"{name} cannot be read; it is truncated, corrupt or not an image: {error}") from None

@@ -1,4 +1,4 @@
-"""How images get the size at which a detector sees them: the same in training, in evaluation and in exported files."""
+"""Resizing of a detector's images, the same in training, evaluation and exported files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ KINDS = ("shortest", "stretch", "letterbox")
 
 @dataclass(frozen=True)
 class Resize:
-    """How images are resized.
+    """Settings of the resizing.
 
     Attributes:
-        kind: "shortest" scales an image until its shorter side has a size, "stretch" makes it a square without regard
-            to its shape, "letterbox" scales it to fit a square and fills what is left of that on both sides.
-        sizes: pixels of the shorter side, or of the sides of the square. In training one of several is drawn, for each
-            image ("shortest") or for all images of a step (the others).
-        max_size: "shortest" alone: most pixels of the longer side.
-        eval_size: the size in evaluation; None: the last of `sizes`.
+        kind: "shortest" scales an image so that its shorter side has a given size. "stretch" resizes it to a square
+            without keeping its aspect ratio. "letterbox" scales it to fit a square and pads the square on both sides.
+        sizes: Pixels of the shorter side or of the square's sides. If there are several, training draws one, for each
+            image ("shortest") or for all images of a step (the other kinds).
+        max_size: Maximum pixels of the longer side; used only by "shortest".
+        eval_size: Size in evaluation; None means the last of `sizes`.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: If the kind is unknown.
     """
 
     kind: str
@@ -41,20 +41,20 @@ class Resize:
 
     @property
     def eval_side(self) -> int:
-        """The size in evaluation, in pixels."""
+        """Return the size in evaluation, in pixels."""
         return self.sizes[-1] if self.eval_size is None else self.eval_size
 
     @property
     def step_sizes(self) -> tuple[int, ...]:
-        """The sizes of which one is drawn for all images of a training step; empty if each image draws its own."""
+        """Return the sizes of which one is drawn for all images of a training step; empty if each image draws one."""
         return () if self.kind == "shortest" else self.sizes
 
     def train_steps(self, size: int | None, fill: tuple[int, int, int]) -> list[v2.Transform]:
         """Return the transforms of a training image.
 
         Args:
-            size: one of `step_sizes`; None draws one for the image ("shortest") or takes the one of evaluation.
-            fill: colour of what a letterbox leaves of the square.
+            size: One of `step_sizes`; None draws a size for the image ("shortest") or uses the evaluation size.
+            fill: Colour of a letterbox's padding.
         """
         size = self.eval_side if size is None else size
         # bilinear and without antialias, as in evaluation
@@ -66,11 +66,11 @@ class Resize:
         return [scaling[self.kind](), v2.ClampBoundingBoxes()]
 
     def transform(self, mean: Sequence[float], std: Sequence[float]) -> DetectorTransform:
-        """Return what a detector does to images: it normalises and pads them, and resizes those to evaluate on.
+        """Return the transform of a detector, which normalises and pads images, and resizes them in evaluation.
 
         Args:
-            mean: of the pixels in [0, 1], by channel.
-            std: their standard deviation.
+            mean: Mean of each channel, for pixels in [0, 1].
+            std: Standard deviation of each channel.
         """
         kind = LetterboxTransform if self.kind == "letterbox" else DetectorTransform
         side = self.eval_side
@@ -78,14 +78,14 @@ class Resize:
 
 
 class Letterbox(v2.Transform):
-    """Scales an image to fit a square and fills what is left of that, half of it on each side."""
+    """Transform that scales an image to fit a square and pads it equally on both sides."""
 
     def __init__(self, side: int, fill: tuple[int, int, int]) -> None:
         super().__init__()
         self.side, self.fill = side, fill
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Find where an image lies in the square."""
+        """Return the size and padding of an image in the square."""
         size, margins = letterbox_geometry(v2.query_size(flat_inputs), self.side)
         top, left, bottom, right = margins
         return {"size": [*size], "padding": [left, top, right, bottom]}

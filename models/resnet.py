@@ -1,4 +1,4 @@
-"""torchvision's ResNets and their vd variants with the 3x3 convolutions of chosen stages made deformable.
+"""torchvision's ResNets and their vd variants with deformable 3x3 convolutions in selected stages.
 
 Legend: stage s = torchvision's `layer{s}` = C{s+1}, with stride 2**(s+1), s = 1..4.
 """
@@ -45,7 +45,15 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class ReplacedConvs(NamedTuple):
-    """Deformable convolutions of one stage, or of a head, which has no stride of its own: a row shown at start-up."""
+    """Deformable convolutions of one stage or of a head: one row of the table at the start of training.
+
+    Attributes:
+        layer: "layer1".."layer4", or "head".
+        level: Pyramid level, "C2".."C5"; "all" for a head.
+        stride: Stride of the stage; None for a head.
+        count: Number of deformable convolutions.
+        parameters_added: Number of parameters that predict offsets and masks.
+    """
 
     layer: str
     level: str
@@ -68,37 +76,44 @@ def resnet(
     dcn_backend: str = "auto",
     activation_checkpointing: ActivationCheckpointing = False,
 ) -> ResNet:
-    """Build a ResNet whose chosen stages have deformable 3x3 convolutions, see `dcn.replace_convs`.
+    """Build a ResNet with deformable 3x3 convolutions in selected stages, see `dcn.replace_convs`.
 
-    The state-dict keys stay torchvision's, plus `layer{s}.{block}.conv2.conv_offset.{weight,bias}`.
+    The state-dict keys are torchvision's; `layer{s}.{block}.conv2.conv_offset.{weight,bias}` are added.
 
-    A name with "_vd" is a ResNet-D, https://arxiv.org/abs/1812.01187, as PaddleDetection has it. Three 3x3 convolutions
-    of 32, 32 and 64 channels stand in place of the stem's 7x7, the first with stride 2, each with a norm and ReLU. The
-    first shortcut of stages 2..4 averages 2x2 pixels before a 1x1 convolution of stride 1. In stage 1 nothing is
-    averaged, but that of a basic block has a 1x1 convolution too, which torchvision's has not. Stem and shortcuts have
-    the keys of timm's "resnet50d": `conv1.{0,3,6}` are the convolutions of the stem, `conv1.{1,4}` and `bn1` its norms;
-    `layer{s}.0.downsample.1` is the convolution of a shortcut and `.2` its norm.
+    A name with "_vd" is a ResNet-D, https://arxiv.org/abs/1812.01187, in the form of PaddleDetection. Its stem has
+    three 3x3 convolutions with 32, 32 and 64 channels instead of a 7x7 convolution, the first with stride 2, each
+    followed by a norm and a ReLU. In stages 2 to 4 the first shortcut averages 2x2 pixels before a 1x1 convolution of
+    stride 1. In stage 1 the first shortcut has only the 1x1 convolution, also in basic blocks, where torchvision has no
+    convolution. The keys are those of timm's "resnet50d": `conv1.{0,3,6}` are the convolutions of the stem,
+    `conv1.{1,4}` and `bn1` its norms, `layer{s}.0.downsample.1` is the convolution of a shortcut and `.2` its norm.
 
     Args:
-        name: one of `RESNETS`.
-        dcn_v2_stages: stages to make deformable, counted as torchvision's layers: `[2, 3, 4]` = layer2..layer4 =
-            C3..C5, the choice of the paper. Where there are none, the options about them change nothing.
-        dcn_every: which blocks of such a stage are: every so many, counted back from the last, which always is.
+        name: One of `RESNETS`.
+        dcn_v2_stages: Stages with deformable convolutions, counted as torchvision's layers: `[2, 3, 4]` =
+            layer2..layer4 = C3..C5, as in the paper. If empty, the other DCN options are unused.
+        dcn_every: Replace every n-th block of a stage, counted back from the last block, which is always replaced.
         modulation: True for DCNv2, False for DCNv1.
-        offset_groups: channel groups with offsets of their own.
-        mask_scale: `mask = mask_scale * sigmoid(logits)`; 2 makes the network start as the plain one.
-        stride_in_1x1: whether bottlenecks have their stride in the first 1x1 convolution, as the first ResNets had,
-            https://arxiv.org/abs/1512.03385, and weights that stem from Caffe and MSRA (detectron2) expect, instead of
-            in the 3x3.
+        offset_groups: Number of channel groups with separate offsets.
+        mask_scale: `mask = mask_scale * sigmoid(logits)`. With 2 the network starts with the outputs of the plain one.
+        stride_in_1x1: Whether bottlenecks have their stride in the first 1x1 convolution instead of the 3x3. The
+            original ResNets, https://arxiv.org/abs/1512.03385, and weights from Caffe and MSRA (detectron2) do.
         frozen_stages: -1 trains everything, 0 freezes the stem, s freezes the stem and stages 1..s.
-        norm: one of `NORMS`. In frozen stages it is "frozen_bn" in place of "bn" and "sync_bn". The statistics of
-            "sync_bn" are those of all processes; where there are several, PyTorch has it for GPUs only.
-        dcn_backend: a name in `dcn.BACKENDS`, or "auto".
-        activation_checkpointing: whether the blocks of the deformable stages keep only their input and are computed
-            again in the backward pass: less memory for more time, and the same gradients.
+        norm: One of `NORMS`. Frozen stages use "frozen_bn" instead of "bn" and "sync_bn". "sync_bn" computes statistics
+            over all processes; with several processes PyTorch supports it only on GPUs.
+        dcn_backend: A name in `dcn.BACKENDS`, or "auto".
+        activation_checkpointing: Whether the blocks of deformable stages keep only their input and are computed again
+            in the backward pass. This needs less memory and more time; the gradients are the same.
+
+    Returns:
+        The network, of torchvision's class, with random weights.
 
     Raises:
-        ValueError: if a name is unknown, a stage does not exist, or an option does not fit the network.
+        ValueError: If a name is unknown, a stage does not exist, or an option is not valid for the network.
+
+    Example:
+        ```python
+        body = resnet("resnet50", dcn_v2_stages=[2, 3, 4], norm="frozen_bn")
+        ```
     """
     check_name("backbone", name, RESNETS)
     check_name("norm", norm, NORMS)
@@ -111,7 +126,7 @@ def resnet(
         _make_vd(network, NORMS[norm])
     if stride_in_1x1:
         _move_strides(network, name)
-    # The weights are drawn by now, so the zeros of `conv_offset` are not overwritten by torchvision's initialisation.
+    # torchvision has initialised the weights by now, so the zeros of `conv_offset` are not overwritten.
     replace_convs(
         network,
         dcn_v2_stages,
@@ -126,17 +141,17 @@ def resnet(
             setattr(network, part, _freeze(getattr(network, part)))
     if activation_checkpointing:
         for stage in dcn_v2_stages:
-            setattr(network, f"layer{stage}", _RecomputedStage(*getattr(network, f"layer{stage}")))
+            setattr(network, f"layer{stage}", _CheckpointedStage(*getattr(network, f"layer{stage}")))
     return network
 
 
 def stage_channels(network: ResNet) -> dict[int, int]:
-    """Channels that each stage gives out, by stage."""
+    """Return the number of output channels by stage."""
     return {stage: network.fc.in_features // 2 ** (4 - stage) for stage in STAGES}
 
 
 def replaced_convs(network: nn.Module) -> list[ReplacedConvs]:
-    """Count what is deformable in a network that holds a ResNet, stage by stage, and last in its head."""
+    """Return the deformable convolutions of a network with a ResNet, by stage; the last row is its head."""
     convs: dict[str, list[DeformConv2d]] = {f"layer{stage}": [] for stage in STAGES} | {"head": []}
     for name, module in network.named_modules():
         if isinstance(module, DeformConv2d):
@@ -152,13 +167,13 @@ def replaced_convs(network: nn.Module) -> list[ReplacedConvs]:
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> None:
-    """Raise `ValueError` that lists the known names unless `name` is one."""
+    """Raise `ValueError` with the known names unless `name` is one of them."""
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")
 
 
 def _make_vd(network: ResNet, norm: Callable[[int], nn.Module]) -> None:
-    """Give a plain ResNet the stem and the shortcuts of a ResNet-D, with weights drawn as torchvision draws."""
+    """Replace the stem and the shortcuts of a ResNet by ResNet-D's, with torchvision's initialisation."""
     stem = []
     for inputs, outputs, stride in ((3, 32, 2), (32, 32, 1)):
         stem += [_drawn_conv(inputs, outputs, 3, stride), norm(outputs), nn.ReLU(inplace=True)]
@@ -181,13 +196,13 @@ def _move_strides(network: ResNet, name: str) -> None:
     """Move the strides of bottlenecks from their 3x3 to their first 1x1 convolution."""
     blocks = [block for stage in STAGES for block in getattr(network, f"layer{stage}")]
     if not all(isinstance(block, Bottleneck) for block in blocks):
-        raise ValueError(f"`stride_in_1x1` needs bottlenecks, which {name} has not: take a resnet50 or deeper")
+        raise ValueError(f"`stride_in_1x1` needs bottleneck blocks, got {name}; use resnet50 or a deeper network")
     for block in blocks:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _freeze(module: nn.Module) -> nn.Module:
-    """Stop the training of a module, statistics of its batch norms included."""
+    """Freeze the parameters of a module and the statistics of its batch norms."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     if isinstance(module, BATCH_NORMS):
@@ -199,24 +214,24 @@ def _freeze(module: nn.Module) -> nn.Module:
     return module
 
 
-class _RecomputedStage(nn.Sequential):
-    """A stage whose blocks are computed again in the backward pass, https://arxiv.org/abs/1604.06174."""
+class _CheckpointedStage(nn.Sequential):
+    """A stage with activation checkpointing of its blocks, https://arxiv.org/abs/1604.06174."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pass `x` through the blocks; outside of training as any sequence does."""
+        """Return the output of the blocks; outside of training as `nn.Sequential`."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
         for block in self:
-            if torch.compiler.is_compiling():  # the compiler keeps count of buffers itself, and knows no `context_fn`
+            if torch.compiler.is_compiling():  # the compiler handles buffers and does not support `context_fn`
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = _recomputed(block, x)
+                x = _checkpointed(block, x)
         return x
 
 
-@torch.compiler.disable  # of a block that cannot be compiled in one piece, this is what is left
-def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Compute a block now and again in the backward pass; there is nothing random in it."""
+@torch.compiler.disable  # reached only by blocks that cannot be compiled without graph breaks
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Compute a block now and again in the backward pass; the blocks have no random operations."""
     return checkpoint(
         block,
         x,
@@ -228,7 +243,7 @@ def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _copied_statistics(block: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their statistics, which have counted this batch already."""
+    """Make batch norms update copies of their statistics, because the first pass has already counted the batch."""
     norms = [module for module in block.modules() if isinstance(module, BATCH_NORMS)]
     buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     for norm, name, buffer in buffers:

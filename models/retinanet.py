@@ -1,4 +1,4 @@
-"""RetinaNet, https://arxiv.org/abs/1708.02002, from torchvision's parts."""
+"""RetinaNet, https://arxiv.org/abs/1708.02002, built from torchvision's parts."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -16,52 +16,51 @@ from .transform import DetectorTransform
 
 
 class PerImageRetinaNet(RetinaNet):
-    """torchvision's RetinaNet; its losses are means over the images of a batch, and so they are in torchvision.
+    """torchvision's RetinaNet, whose losses are means over the images of a batch, as in torchvision.
 
-    Each image's losses are sums over its anchors, divided by the number of those that are positive. Nothing is drawn by
-    chance, and so the losses and gradients of a batch are the means of those of its parts, weighted by their numbers of
-    images, as long as the parts are padded to the same size and batch norm is frozen or absent. (mmdetection and the
-    paper's code divide by the positives of the whole batch.)
+    The losses of each image are sums over its anchors, divided by the number of positive anchors of the image.
+    mmdetection and the paper's code divide by the positives of the whole batch. See
+    docs/concepts/losses-and-batches.md.
     """
 
     def compute_loss(
         self, targets: list[dict], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
-        """Give the losses under names that begin with "loss_", as those of the other detectors do."""
+        """Return the losses, with names that start with "loss_" as in the other detectors."""
         losses = super().compute_loss(targets, in_float32(head_outputs), anchors)
         return {f"loss_{name}": loss for name, loss in losses.items()}
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Detect as torchvision does, but nothing of class 0."""
+        """Return torchvision's detections, without class 0."""
         return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
 
 
 @dataclass(frozen=True)
 class RetinaNetOptions:
-    """Heads of RetinaNet; the defaults are the common COCO recipe, on levels 3 to 7."""
+    """RetinaNet; the defaults are the common COCO recipe on levels 3 to 7."""
 
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
-    """One anchor size in pixels for each pyramid map, those on top included."""
+    """One anchor size in pixels for each pyramid level, including the extra levels."""
     scales_per_octave: Annotated[PositiveInt, Affects.NETWORK] = 3
-    """n: the anchors of a map are its size times 2**(0/n), 2**(1/n), ..., in whole pixels."""
+    """Anchor scales n per level: the level's size times 2**(0/n), 2**(1/n), ..., in whole pixels."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
-    """Height over width of the anchors."""
+    """Aspect ratios of the anchors, height over width."""
     positive_iou: Annotated[Fraction, Affects.RESULT] = 0.5
-    """IoU with a box from which an anchor learns to detect it; the best anchors of a box always do."""
+    """Minimum IoU with a box of positive anchors; the anchors with the highest IoU of a box are always positive."""
     negative_iou: Annotated[Fraction, Affects.RESULT] = 0.4
-    """IoU below which an anchor learns to detect nothing; those in between are ignored."""
+    """IoU below which anchors are negative; anchors between the two thresholds are ignored."""
     score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
-    """Detections below are dropped."""
+    """Minimum score of detections."""
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
-    """IoU above which the weaker of two detections of a class is dropped."""
+    """IoU above which NMS removes the detection with the lower score of two detections of a class."""
     topk_candidates: Annotated[PositiveInt, Affects.RESULT] = 1000
-    """The most detections of a pyramid map, before NMS."""
+    """Maximum number of detections per pyramid level before NMS."""
     detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
-    """The most detections of an image."""
+    """Maximum number of detections per image."""
 
 
 def retinanet(
@@ -73,13 +72,13 @@ def retinanet(
     transform: DetectorTransform,
     dcn: DeformOptions,
 ) -> PerImageRetinaNet:
-    """Build RetinaNet on a pyramid, see `DetectorSpec.build`; nothing but its ResNet is deformable.
+    """Build RetinaNet on a feature pyramid, see `DetectorSpec.build`. Only the ResNet can be deformable.
 
-    Output 0 of the head stays unused, since labels count from 1.
+    Output 0 of the head is unused, because labels count from 1.
 
     Raises:
-        ValueError: if the number of anchor sizes is not that of the maps, a number is below 1, or the IoUs are not in
-            order.
+        ValueError: If the number of anchor sizes differs from the number of pyramid levels, a number is below 1, or
+            `negative_iou` is above `positive_iou`.
     """
     backbone = resnet_fpn(body, fpn)
     check_anchor_sizes(backbone, options.anchor_sizes)

@@ -1,4 +1,4 @@
-"""The second stage: what is in the proposals, where exactly, and which of its pixels."""
+"""RoI heads of the two-stage detectors: classification, box regression and masks of proposals."""
 
 from typing import NamedTuple
 
@@ -11,18 +11,18 @@ from .boxes import Float32BoxCoder, at_least_float32
 from .sampling import ImageSampler
 
 BOX_SEED_OFFSET = 0x424F58
-# Of the sample that the heads are trained on, and from which IoU on it is positive.
+# Maximum fraction of positive samples, and their minimum IoU.
 POSITIVE_FRACTION, POSITIVE_IOU = 0.25, 0.5
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class Samples(NamedTuple):
-    """The boxes that heads are trained on, a list of one tensor for each image.
+    """The sampled boxes on which the heads are trained, one tensor per image in each list.
 
     Attributes:
-        boxes: `(n, 4)` in pixels of the image.
-        matched: int64 `(n,)`, index of the object that each is compared with, 0 where there is none.
-        labels: int64 `(n,)`, its class, 0 for the background.
+        boxes: `(n, 4)`, xyxy pixels of the image.
+        matched: `(n,)` int64, index of the matched ground-truth box; 0 without a match.
+        labels: `(n,)` int64, class of the matched box; 0 for the background.
     """
 
     boxes: list[Tensor]
@@ -31,20 +31,20 @@ class Samples(NamedTuple):
 
 
 class PerImageRoIHeads(RoIHeads):
-    """torchvision's heads, whose samples are drawn by seed and whose losses are means over images.
+    """torchvision's RoI heads, with samples drawn by seed and losses that are means over images.
 
-    The losses of boxes are divided by full samples of all images. An image's loss of masks is the mean over its
-    positive samples, 0 without any. torchvision takes means over what was drawn from, or is positive in, all images of
-    the batch together, which would depend on how a batch is split.
+    Classification and box losses are divided by the requested number of samples of all images. The mask loss is a mean
+    over images: each image contributes the mean over its positive samples, or 0 without positives. In torchvision all
+    losses are means over the samples of the whole batch, so that they depend on how a batch is split.
 
     Args:
-        box_roi_pool: of `roi_pool`.
-        box_head: maps pooled features to vectors.
-        box_predictor: maps these to logits of classes, background first, and box deltas.
-        batch_size: proposals per image to be trained on.
-        score_threshold: detections below are dropped.
-        nms_threshold: IoU above which the lower of two detections of a class is dropped.
-        detections_per_image: the most that are kept.
+        box_roi_pool: Pooling module of `roi_pool`.
+        box_head: Module that maps pooled features to vectors.
+        box_predictor: Module that maps vectors to class logits, background first, and box deltas.
+        batch_size: Number of sampled proposals per image in training.
+        score_threshold: Minimum score of detections.
+        nms_threshold: IoU above which NMS removes the detection with the lower score of two detections of a class.
+        detections_per_image: Maximum number of detections per image.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PerImageRoIHeads(RoIHeads):
         image_shapes: list[tuple[int, int]],
         targets: list[dict] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Give detections and losses, of which one is empty, as torchvision's heads do."""
+        """Return detections and losses, of which one is empty, as in torchvision's heads."""
         if self.training:
             samples, losses = self.box_loss(features, proposals, image_shapes, targets)
             if self.has_mask():
@@ -95,41 +95,41 @@ class PerImageRoIHeads(RoIHeads):
         return detections, {}
 
     def box_loss(self, features, proposals, image_shapes, targets) -> tuple[Samples, dict[str, Tensor]]:
-        """Draw samples and give the losses of boxes; the samples are what masks are learned from."""
+        """Draw samples; return them, for the mask loss, and the classification and box losses."""
         samples = self.draw_samples(proposals, targets)
         logits, box_deltas = self._predict(features, samples.boxes, image_shapes)
         loss_classifier, loss_box_reg = self.sample_losses(logits, box_deltas, samples, targets, self.box_coder)
         return samples, {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
 
     def draw_samples(self, proposals: list[Tensor], targets: list[dict]) -> Samples:
-        """Draw the boxes to learn from among the proposals and the true boxes."""
+        """Draw training samples from the proposals and the ground-truth boxes."""
         self.check_targets(targets)
-        true = [target["boxes"].to(proposals[0].dtype) for target in targets]
-        boxes = self.add_gt_proposals(proposals, true)
-        matched, labels = self.assign_targets_to_proposals(boxes, true, [target["labels"] for target in targets])
+        gt_boxes = [target["boxes"].to(proposals[0].dtype) for target in targets]
+        boxes = self.add_gt_proposals(proposals, gt_boxes)
+        matched, labels = self.assign_targets_to_proposals(boxes, gt_boxes, [target["labels"] for target in targets])
         drawn = [torch.where(mask)[0] for mask in self.sampler(labels, targets)]
         return Samples(
-            *([own[places] for own, places in zip(each, drawn, strict=True)] for each in (boxes, matched, labels))
+            *([own[indices] for own, indices in zip(each, drawn, strict=True)] for each in (boxes, matched, labels))
         )
 
     def sample_losses(
         self, logits: Tensor, box_deltas: Tensor, samples: Samples, targets: list[dict], coder: BoxCoder
     ) -> tuple[Tensor, ...]:
-        """Return the losses of classes and of boxes, means over images, of what was predicted for samples."""
-        true = [  # of backgrounds it does not matter what
+        """Return the classification and box losses of predictions for samples, means over images."""
+        matched_boxes = [  # any boxes will do for the background
             target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
             for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
         ]
-        losses = fastrcnn_loss(logits, box_deltas, samples.labels, coder.encode(true, samples.boxes))
+        losses = fastrcnn_loss(logits, box_deltas, samples.labels, coder.encode(matched_boxes, samples.boxes))
         return tuple(self.sampler.mean_over_images(loss, samples.labels) for loss in losses)
 
     def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
-        """Give `boxes`, `labels` and `scores` of each image."""
+        """Return `boxes`, `labels` and `scores` of each image."""
         logits, box_deltas = self._predict(features, proposals, image_shapes)
         return self.postprocess_detections(logits, box_deltas, proposals, image_shapes)
 
     def postprocess_detections(self, logits, box_deltas, proposals, image_shapes) -> list[dict[str, Tensor]]:
-        """Take the best of all classes and boxes; see torchvision's `postprocess_detections`."""
+        """Return the detections after thresholding and NMS, one dict per image instead of torchvision's tuple."""
         found = super().postprocess_detections(logits, box_deltas, proposals, image_shapes)
         return [
             {"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in zip(*found, strict=True)
@@ -146,9 +146,9 @@ class PerImageRoIHeads(RoIHeads):
 
     def _mask_loss(self, features, samples: Samples, image_shapes, targets) -> Tensor:
         positive = [torch.where(labels > 0)[0] for labels in samples.labels]
-        boxes = [own[places] for own, places in zip(samples.boxes, positive, strict=True)]
-        matched = [own[places] for own, places in zip(samples.matched, positive, strict=True)]
-        logits = self._mask_logits(features, boxes, image_shapes).split([len(places) for places in positive])
+        boxes = [own[indices] for own, indices in zip(samples.boxes, positive, strict=True)]
+        matched = [own[indices] for own, indices in zip(samples.matched, positive, strict=True)]
+        logits = self._mask_logits(features, boxes, image_shapes).split([len(indices) for indices in positive])
         losses = [
             maskrcnn_loss(own_logits, [own_boxes], [target["masks"]], [target["labels"]], [own_matched])
             for own_logits, own_boxes, own_matched, target in zip(logits, boxes, matched, targets, strict=True)

@@ -1,4 +1,4 @@
-"""Cuts the features of boxes out of a pyramid, by torchvision's RoIAlign, https://arxiv.org/abs/1703.06870."""
+"""Pooling of box features from a pyramid with torchvision's RoIAlign, https://arxiv.org/abs/1703.06870."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,21 +7,20 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-# Of level l of a pyramid, see `resnet_fpn`.
-CANONICAL_LEVEL = 4
+CANONICAL_LEVEL = 4  # level of a pyramid from which boxes of the canonical size are pooled, see `resnet_fpn`
 
 
 def roi_pool(levels: Sequence[str], output_size: int, *, canonical_size: int, aligned: bool) -> nn.Module:
-    """Build the pooling of boxes from the maps "p2".."p5" that are named.
+    """Build the pooling of box features from named pyramid levels.
 
     Args:
-        levels: names of neighbouring maps in rising order, of `level_names`.
-        output_size: side of what is cut out of the maps.
-        canonical_size: side in pixels of the boxes that are pooled from "p4".
-        aligned: False is torchvision's `MultiScaleRoIAlign` with 2 x 2 points in a bin, True an `AlignedRoIPool`.
+        levels: Names of consecutive levels in ascending order, from `level_names`.
+        output_size: Height and width of the pooled features.
+        canonical_size: Side in pixels of the boxes that are pooled from "p4".
+        aligned: False uses torchvision's `MultiScaleRoIAlign` with 2 x 2 points per bin, True `AlignedRoIPool`.
 
     Returns:
-        A module that is called as `AlignedRoIPool`.
+        A module with the call signature of `AlignedRoIPool`.
     """
     if aligned:
         return AlignedRoIPool(levels, output_size, canonical_size=canonical_size)
@@ -29,15 +28,15 @@ def roi_pool(levels: Sequence[str], output_size: int, *, canonical_size: int, al
 
 
 class AlignedRoIPool(nn.Module):
-    """RoIAlign with the pixels' centres at half numbers, and as many points in a bin as it is pixels long.
+    """RoIAlign with half-pixel shift and an adaptive number of sampling points, as in other frameworks.
 
-    mmdetection, detectron2 and PaddleDetection pool so: a box is shifted by half a pixel of the map, where
-    `MultiScaleRoIAlign` does not shift it, and a bin reads `ceil(its side)` points in each direction in place of 2.
+    In mmdetection, detectron2 and PaddleDetection a box is shifted by half a pixel of the map. A bin has `ceil(side)`
+    sampling points in each direction instead of 2. torchvision's `MultiScaleRoIAlign` does not shift boxes.
 
     Args:
-        levels: names of neighbouring maps in rising order: "p3" is the one with stride 2**3.
-        output_size: side of what is cut out.
-        canonical_size: side in pixels of the boxes that are pooled from "p4"; half the side is pooled one level lower.
+        levels: Names of consecutive levels in ascending order; "p3" has stride 2**3.
+        output_size: Height and width of the pooled features.
+        canonical_size: Side in pixels of boxes that are pooled from "p4"; boxes of half this side are pooled from "p3".
     """
 
     def __init__(self, levels: Sequence[str], output_size: int, *, canonical_size: int) -> None:
@@ -53,25 +52,25 @@ class AlignedRoIPool(nn.Module):
         """Pool the boxes of a batch.
 
         Args:
-            features: maps `(B, C, H, W)` by name, those of other names are left out.
-            boxes: one `(n, 4)` for each image, in pixels of the image.
-            image_shapes: not needed here; torchvision's pooling takes the strides from them.
+            features: Maps `(B, C, H, W)` by level name; other levels are ignored.
+            boxes: Boxes of each image, `(n, 4)`, in pixels of the image.
+            image_shapes: Unused; torchvision's pooling computes the strides from it.
 
         Returns:
-            `(N, C, output_size, output_size)`, image after image.
+            Pooled features, `(N, C, output_size, output_size)`, in the order of images and boxes.
         """
         rois = torch.cat([torch.cat([torch.full_like(own[:, :1], i), own], dim=1) for i, own in enumerate(boxes)])
         levels = self.map_levels(boxes)
-        places = [torch.where(levels == index)[0] for index in range(len(self.strides))]
+        indices = [torch.where(levels == index)[0] for index in range(len(self.strides))]
         pooled = [
             roi_align(
                 features[name],
-                rois[place],
+                rois[own],
                 self.output_size,
                 spatial_scale=1 / stride,
-                sampling_ratio=0,  # as many as it takes
+                sampling_ratio=0,  # adaptive
                 aligned=True,
             )
-            for (name, stride), place in zip(self.strides.items(), places, strict=True)
+            for (name, stride), own in zip(self.strides.items(), indices, strict=True)
         ]
-        return torch.cat(pooled)[torch.cat(places).argsort()]
+        return torch.cat(pooled)[torch.cat(indices).argsort()]

@@ -1,4 +1,4 @@
-"""Random samples of anchors and proposals, each image's from a random stream of its own, and means over them."""
+"""Random sampling of anchors and proposals with a separate random stream per image, and means over the samples."""
 
 from functools import cache
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class ImageSampler:
-    """Draws the anchors or proposals that a part of the detector is trained on.
+    """Sampler of the anchors or proposals on which a part of the detector is trained.
 
-    It draws as torchvision's `BalancedPositiveNegativeSampler` does: from each image at most `batch_size_per_image`
-    places, at most `positive_fraction` of them positive, the rest negative. But what is drawn from an image with a seed
-    depends on that seed alone, not on the images beside or before it, so that it stays the same however a batch is
-    split. The device is never waited for, and nothing is kept from call to call.
+    As torchvision's `BalancedPositiveNegativeSampler`, it draws at most `batch_size_per_image` candidates from each
+    image, at most `positive_fraction` of them positive and the rest negative. The samples of an image with a seed
+    depend only on this seed, not on other images, so they do not change if a batch is split. The sampler does not
+    synchronise the device and has no state.
 
     Args:
-        batch_size_per_image: places drawn from an image that has enough of them.
-        positive_fraction: bound on the share of positives.
-        seed_offset: sets apart the streams of samplers that get the same seeds.
+        batch_size_per_image: Number of candidates drawn from an image that has enough of them.
+        positive_fraction: Maximum fraction of positives.
+        seed_offset: Number that separates the random streams of samplers with the same seeds.
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float, *, seed_offset: int) -> None:
@@ -26,36 +26,37 @@ class ImageSampler:
         self.seed_offset = seed_offset
 
     def __call__(self, labels: list[Tensor], targets: list[dict]) -> list[Tensor]:
-        """Draw from each image.
+        """Draw samples from each image.
 
         Args:
-            labels: one `(N,)` for each image: positive from 1 on, negative at 0, ignored below.
-            targets: one for each image; without a "seed" its places are drawn from torch's global state.
+            labels: Labels of each image's candidates, `(N,)`: positive from 1 on, negative 0, ignored below 0.
+            targets: Target of each image. Without a "seed" the samples are drawn from PyTorch's global random state.
 
         Returns:
-            Boolean masks `(N,)` of the places drawn from each image.
+            Boolean masks `(N,)` of the candidates drawn from each image.
         """
         return [self._draw(own, target.get("seed")) for own, target in zip(labels, targets, strict=True)]
 
     def mean_over_images(self, loss: Tensor, labels: list[Tensor]) -> Tensor:
-        """Return the mean over images of a loss that is a mean over the places drawn from all of them together.
+        """Return the mean over images of a loss that is a mean over the samples of the whole batch.
 
-        It is divided by full samples of all images, so that it does not depend on which images share a batch.
+        The result is divided by the requested number of samples of all images, so that it does not depend on which
+        images share a batch.
 
         Args:
-            loss: scalar; NaN if nothing was drawn, which becomes 0.
-            labels: one `(N,)` for each image, whose places from 0 on were drawn.
+            loss: Scalar loss; NaN without any sample, which becomes 0.
+            labels: Labels of each image's candidates, `(N,)`; candidates with labels from 0 on were drawn.
         """
         full = self.batch_size_per_image * len(labels)
         missing = full - (torch.cat(labels) >= 0).sum()
-        # not drawn / full: a GPU multiplies by the reciprocal, so that this would not be exactly 1 for full samples
-        share = 1 - missing.to(loss.dtype) / full
-        return torch.where(missing < full, loss * share, 0)
+        # not drawn / full: a GPU multiplies by the reciprocal, so the quotient of equal numbers is not exactly 1
+        fraction = 1 - missing.to(loss.dtype) / full
+        return torch.where(missing < full, loss * fraction, 0)
 
     def _draw(self, labels: Tensor, seed: int | None) -> Tensor:
         generator = None if seed is None else _generator(labels.device).manual_seed(seed ^ self.seed_offset)
         order = torch.randperm(len(labels), generator=generator, device=labels.device)
-        # The first of a shuffled row are a random sample; counting along it, unlike `torch.where`, needs no wait.
+        # The first elements in shuffled order are a random sample; unlike `torch.where`, `cumsum` does not synchronise.
         shuffled = labels[order]
         positive, negative = shuffled >= 1, shuffled == 0
         positive &= positive.cumsum(0) <= int(self.batch_size_per_image * self.positive_fraction)
@@ -66,11 +67,11 @@ class ImageSampler:
 
 
 def all_labelled(labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return masks of the positives and of the negatives of each image, as a sampler of torchvision that draws all."""
+    """Return masks of all positives and all negatives of each image, with the interface of torchvision's samplers."""
     return [own >= 1 for own in labels], [own == 0 for own in labels]
 
 
 @cache
 def _generator(device: torch.device) -> torch.Generator:
-    """Give the generator of a device, seeded anew for every image; outside the sampler, so that that can be copied."""
+    """Return the generator of a device, seeded for every image; a global, because samplers must be copyable."""
     return torch.Generator(device)

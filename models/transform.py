@@ -1,4 +1,4 @@
-"""What a detector does to the images that it gets, and to its detections: `Resize.transform` makes them."""
+"""Transforms inside of a detector: normalisation, resizing and padding of images, and mapping detections back."""
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ Margins = tuple[int, int, int, int]
 
 
 class DetectorTransform(GeneralizedRCNNTransform):
-    """torchvision's transform, which leaves training images at the size at which they come."""
+    """torchvision's transform without resizing of training images."""
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
-        """Resize an image `(3, H, W)` to evaluate on, and its target."""
+        """Resize an image `(3, H, W)` and its target in evaluation; return them unchanged in training."""
         return (image, target) if self.training else super().resize(image, target)
 
     def resize_unnormalized(self, image: Tensor) -> Tensor:
-        """Resize an image `(3, H, W)` to evaluate on that is not normalised, as an exported program takes it."""
+        """Resize an image `(3, H, W)` in evaluation before normalisation, as exported programs do."""
         return self.resize(image)[0]
 
     def margins(self, size: Size) -> Margins:
@@ -28,10 +28,10 @@ class DetectorTransform(GeneralizedRCNNTransform):
 
 
 class LetterboxTransform(DetectorTransform):
-    """Scales images to fit a square of `min_size[-1]` pixels, in the middle of which they are; what is left is zero."""
+    """Transform that scales images to fit a square of `min_size[-1]` pixels and pads them equally on both sides."""
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
-        """Resize an image `(3, H, W)` to evaluate on, and the boxes of its target."""
+        """Resize an image `(3, H, W)` and its target's boxes in evaluation; return them unchanged in training."""
         if self.training:
             return image, target
         if target is not None:
@@ -40,11 +40,11 @@ class LetterboxTransform(DetectorTransform):
         return self._place(image, image.new_zeros(len(image))), target
 
     def resize_unnormalized(self, image: Tensor) -> Tensor:
-        """Resize an image `(3, H, W)` to evaluate on that is not normalised; the mean fills what is left."""
+        """Resize an image `(3, H, W)` in evaluation before normalisation, with padding of the mean."""
         return self._place(image, image.new_tensor(self.image_mean))
 
     def _place(self, image: Tensor, fill: Tensor) -> Tensor:
-        """Scale an image to fit a square that is filled with a colour, `(3,)`."""
+        """Scale an image to fit a square and fill the rest with a colour, `(3,)`."""
         side = self.min_size[-1]
         (height, width), (top, left, _, _) = letterbox_geometry(tuple(image.shape[-2:]), side)
         square = fill[:, None, None].repeat(1, side, side)
@@ -59,7 +59,7 @@ class LetterboxTransform(DetectorTransform):
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]
     ) -> list[dict[str, Tensor]]:
-        """Take detections to pixels of the images given, whose borders cut them off; outside, no area is left."""
+        """Map detections to pixels of the input images and clip them; boxes outside have an area of 0."""
         if self.training:
             return result
         for found, original in zip(result, original_image_sizes, strict=True):
@@ -67,15 +67,16 @@ class LetterboxTransform(DetectorTransform):
             boxes = (found["boxes"] - shift) / scale
             found["boxes"] = clip_boxes_to_image(boxes, original)
             if "masks" in found:
-                is_seen = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
+                is_visible = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
                 masks = boxes.new_zeros(len(boxes), 1, *original)
-                masks[is_seen] = paste_masks_in_image(found["masks"][is_seen], boxes[is_seen], original).to(masks)
+                pasted = paste_masks_in_image(found["masks"][is_visible], boxes[is_visible], original)
+                masks[is_visible] = pasted.to(masks)
                 found["masks"] = masks
         return result
 
 
 def letterbox_geometry(size: Size, side: int) -> tuple[Size, Margins]:
-    """Return the (height, width) that an image is scaled to in a square, and the margins above, left, below, right."""
+    """Return the scaled (height, width) of an image in a square, and the margins above, left, below and right."""
     longest = max(size)
     height, width = (max(1, round(pixels * side / longest)) for pixels in size)
     top, left = (side - height) // 2, (side - width) // 2
@@ -83,7 +84,7 @@ def letterbox_geometry(size: Size, side: int) -> tuple[Size, Margins]:
 
 
 def _scale_and_shift(boxes: Tensor, original: Size, side: int) -> tuple[Tensor, Tensor]:
-    """Return what boxes `(n, 4)` of an image are multiplied by, and what is added then, to have them in its square."""
+    """Return the factor and the shift that map boxes `(n, 4)` of an image to its square."""
     (height, width), (top, left, _, _) = letterbox_geometry(original, side)
     scale = torch.tensor([width / original[1], height / original[0]] * 2, dtype=boxes.dtype, device=boxes.device)
     return scale, torch.tensor([left, top] * 2, dtype=boxes.dtype, device=boxes.device)

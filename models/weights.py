@@ -1,4 +1,4 @@
-"""Pretrained weights for a backbone, from torchvision or from a local file."""
+"""Pretrained weights of a backbone, from torchvision or a local file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,13 @@ from .resnet import VD
 
 
 class LoadReport(NamedTuple):
-    """What became of the tensors: keys `new` in the network stay as initialised, `dropped` ones were not needed."""
+    """The result of loading weights.
+
+    Attributes:
+        loaded: Number of loaded tensors.
+        new: Keys of the network that were not in the weights and keep their initial values.
+        dropped: Keys of the weights that the network does not use.
+    """
 
     loaded: int
     new: list[str]
@@ -24,35 +30,36 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     """Load ImageNet weights into a ResNet of `models.resnet`.
 
     Args:
-        network: the ResNet, not yet under an FPN.
-        name: of the ResNet.
-        weights: "DEFAULT" or another name of torchvision's weights for it ("IMAGENET1K_V1"), which torchvision
-            downloads and caches; or a file with a state dict that has the keys of `models.resnet`.
+        network: ResNet, without an FPN.
+        name: Name of the ResNet.
+        weights: Name of torchvision's weights, such as "DEFAULT" or "IMAGENET1K_V1", which torchvision downloads and
+            caches; or a file with a state dict with the keys of `models.resnet`.
+
+    Returns:
+        The numbers and keys of loaded, new and dropped tensors.
 
     Raises:
-        ValueError: if there are no such weights, they cannot be downloaded, or do not fit the network.
+        ValueError: If the weights are unknown, cannot be downloaded, or do not match the network.
     """
     state = _read_file(Path(weights)) if is_file_name(weights) else _download(name, weights)
     own = network.state_dict()
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape and not key.startswith("fc.")]
     missing = [key for key in own if key not in state and not _may_be_new(key)]
-    for problem, keys in (("have another shape for", wrong), ("lack", missing)):
+    for problem, keys in (("tensors with another shape", wrong), ("missing tensors", missing)):
         if keys:
-            raise ValueError(
-                f"weights {weights!r} do not fit {name}: they {problem} {len(keys)} tensors, first {keys[0]!r}"
-            )
+            raise ValueError(f"weights {weights!r} do not match {name}: {len(keys)} {problem}, first {keys[0]!r}")
     taken = {key: tensor for key, tensor in state.items() if key in own and own[key].shape == tensor.shape}
     network.load_state_dict(taken, strict=False)
     return LoadReport(len(taken), [key for key in own if key not in taken], [key for key in state if key not in taken])
 
 
 def is_file_name(weights: str) -> bool:
-    """Whether weights are meant as a file, and not as one of torchvision's names."""
+    """Return whether weights are a file name, not one of torchvision's names."""
     return bool(Path(weights).suffix) or "/" in weights
 
 
 def _may_be_new(key: str) -> bool:
-    """Tensors that ImageNet weights need not have: those of DCN, a classifier, and counters."""
+    """Return whether ImageNet weights may lack a tensor: of DCN, of the classifier, or a counter."""
     return ".conv_offset." in key or key.startswith("fc.") or key.endswith("num_batches_tracked")
 
 
@@ -62,31 +69,32 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load raises a dozen types, by what is broken
+        # torch.load raises a dozen exception types
         raise ValueError(f"weights file {path} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights file {path} must hold a plain state dict of tensors with torchvision's keys")
+        raise ValueError(f"weights file {path} must contain a state dict of tensors with torchvision's keys")
     return state
 
 
 def _download(name: str, weights: str) -> dict[str, Tensor]:
     if name.endswith(VD):
         raise ValueError(
-            f"torchvision has no weights for {name}, got {weights!r}: give a file whose state dict has the keys of "
-            "models.resnet, as in ./weights.pth (those of timm's resnet50d fit resnet50_vd), or null (random start)"
+            f"torchvision has no weights for {name}, got {weights!r}; use a file with the state-dict keys of "
+            "models.resnet, such as ./weights.pth (timm's resnet50d matches resnet50_vd), or null (random weights)"
         )
     choices = get_model_weights(name)
     if weights != "DEFAULT" and weights not in choices.__members__:
         known = ", ".join(["DEFAULT", *choices.__members__])
         raise ValueError(
-            f"torchvision has no weights {weights!r} for {name}, known: {known}; or give a file, as in ./weights.pth"
+            f"torchvision has no weights {weights!r} for {name}, known: {known}; or use a file, such as ./weights.pth"
         )
     entry = choices[weights]
     try:
         return entry.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
-        # no network, another checksum, or a broken file in the cache, which torch.load raises a dozen types for
+        # no network, another checksum, or a broken file in the cache: a dozen exception types
         raise ValueError(
-            f"the weights {weights} of {name} could not be had from {entry.url} ({error}). Without a network, put that "
-            f"file into {get_dir()}/checkpoints/, or name a local file or null (random start) as model.backbone.weights"
+            f"the weights {weights} of {name} could not be downloaded from {entry.url} ({error}). Without a network, "
+            f"copy that file to {get_dir()}/checkpoints/, or set model.backbone.weights to a local file or null "
+            "(random weights)"
         ) from error

@@ -1,8 +1,8 @@
-"""Trained detectors in other programs: `Predictor.load("last.pt")("street.jpg")`."""
+"""The package for other programs: trained detectors with `Predictor.load("last.pt")("street.jpg")`."""
 
 from pathlib import Path
 
-if not Path(__file__).with_name("models").is_dir():  # in a clone, `models` lies beside this folder and not in it
+if not Path(__file__).with_name("models").is_dir():  # in a clone, `models` is next to this folder, not inside
     __path__.append(str(Path(__file__).resolve().parents[1]))
 
 from .models import DETECTORS, build_detector, load_detector

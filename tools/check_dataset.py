@@ -144,7 +144,9 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
     samples = []
     names: list[str] = []
     for inspection in found.values():
-        dataset = CocoDetection(inspection.usable, eval_transform(), keep_empty=False, masks=inspection.has_masks)
+        dataset = CocoDetection(
+            inspection.usable, eval_transform(), keep_images_without_boxes=False, masks=inspection.has_masks
+        )
         for index in spread(len(dataset), count):
             try:
                 samples.append(dataset[index])

@@ -62,7 +62,7 @@ def read_split(
         place.annotations,
         invalid_boxes=policy,
         invalid_masks=mask_policy if masks else None,
-        source=data.download_hint,
+        download_hint=data.download_hint,
         check_images=data.check_images if check_images else "never",
         checked=_read_checked(run) if run else (),
         keep_raw=split == "val",
@@ -147,14 +147,16 @@ def build_train_loader(
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
     return train_loader(
-        CocoDetection(annotations, transform, keep_empty=data.keep_images_without_boxes, masks=spec.has_masks),
+        CocoDetection(
+            annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
+        ),
         batch_size=config.train.batch_size,
         workers=data.num_workers,
         seed=config.seed,
-        accumulate=config.train.grad_accum_steps,
+        grad_accum_steps=config.train.grad_accum_steps,
         rank=distributed.rank,
         processes=distributed.size,
-        unreadable=data.on_unreadable_image,
+        on_unreadable_image=data.on_unreadable_image,
         pin_memory=pin_memory,
         sizes=resize.step_sizes,
         strong_epochs=config.train.epochs - data.weak_last_epochs,
@@ -178,17 +180,22 @@ def build_eval_loader(
         workers=config.data.num_workers,
         rank=distributed.rank,
         processes=distributed.size,
-        unreadable=config.data.on_unreadable_image,
+        on_unreadable_image=config.data.on_unreadable_image,
         pin_memory=pin_memory,
     )
 
 
 def first_samples(
-    config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_empty: bool = True
+    config: RunConfig, annotations: CocoAnnotations, count: int, *, keep_images_without_boxes: bool = True
 ) -> list[tuple[Tensor, dict]]:
-    """The first images of a split that can be read, with their targets; with boxes only unless `keep_empty`."""
-    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep_empty, masks=config.model.spec.has_masks)
-    batches = eval_loader(dataset, batch_size=count, workers=0, unreadable=config.data.on_unreadable_image)
+    """Return the first readable images of a split with their targets."""
+    dataset = CocoDetection(
+        annotations,
+        eval_transform(),
+        keep_images_without_boxes=keep_images_without_boxes,
+        masks=config.model.spec.has_masks,
+    )
+    batches = eval_loader(dataset, batch_size=count, workers=0, on_unreadable_image=config.data.on_unreadable_image)
     return next((samples_of(batch) for batch in batches if batch.images), [])
 
 

@@ -209,7 +209,7 @@ def _drawer(
     def draw(model: nn.Module) -> dict[str, Tensor]:
         shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).dummy()]
         pictures = {"val/detections": draw_predictions(model, shown, val.class_names, device=device)}
-        image, target = next(iter(first_samples(config, val, 1, keep_empty=False)), shown[0])
+        image, target = next(iter(first_samples(config, val, 1, keep_images_without_boxes=False)), shown[0])
         pixels = box_centres(target["boxes"], PICTURE_POINTS, image)
         for name, picture in dcn_figures(model, image, pixels, device=device).items():
             pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture

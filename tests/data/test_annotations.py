@@ -143,7 +143,7 @@ def test_missing_path_is_named_as_written_and_as_resolved(folder, what, monkeypa
     (folder / "annotations.json").write_text("{}")
     places = {"image folder": ("no/where", "annotations.json"), "annotation file": (".", "no/where")}[what]
     with pytest.raises(DatasetError) as error:
-        load_annotations(*places, source="make shapes")
+        load_annotations(*places, download_hint="make shapes")
     resolved = (folder / "no/where").resolve()
     assert str(error.value) == f"{what} no/where does not exist (resolved: {resolved}); to get it: make shapes"
 
@@ -173,61 +173,79 @@ def test_unreadable_file_is_named(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no JSON"),
-        (b'{"images": [', "is no JSON"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
-        ([], "no COCO instances file: it has no list 'images'"),
-        (changed("images"), "it has no list 'images'"),
-        (changed("categories"), "it has no list 'categories'"),
-        (changed("annotations"), "it has no list 'annotations'"),
-        (changed("annotations", to={}), "it has no list 'annotations'"),
-        (changed("images", to=[]), "has no images"),
-        (CONTENT | {"categories": [], "annotations": []}, "has no categories"),
+        (b"", "is not valid JSON"),
+        (b'{"images": [', "is not valid JSON"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        ([], "not a COCO instances file: the list 'images' is missing"),
+        (changed("images"), "the list 'images' is missing"),
+        (changed("categories"), "the list 'categories' is missing"),
+        (changed("annotations"), "the list 'annotations' is missing"),
+        (changed("annotations", to={}), "the list 'annotations' is missing"),
+        (changed("images", to=[]), "must have at least one entry in 'images'"),
+        (CONTENT | {"categories": [], "annotations": []}, "must have at least one entry in 'categories'"),
         (changed("images", 1, to="b.png"), r"images\[1\] must be a mapping, got 'b.png'"),
-        (changed("images", 1, "id"), r"images\[1\] needs 'id' of type int, got None"),
-        (changed("images", 1, "id", to="3"), r"images\[1\] needs 'id' of type int, got '3'"),
-        (changed("images", 1, "id", to=True), r"images\[1\] needs 'id' of type int, got True"),
-        (changed("images", 0, "file_name", to=7), r"images\[0\] needs 'file_name' of type str, got 7"),
-        (changed("images", 2, "width", to="64"), r"images\[2\] needs 'width' of type int or float, got '64'"),
-        (changed("categories", 2, "id", to=1.5), r"categories\[2\] needs 'id' of type int, got 1.5"),
-        (changed("annotations", 0, "image_id"), r"annotations\[0\] needs 'image_id'"),
-        (changed("annotations", 2, "category_id"), r"annotations\[2\] needs 'category_id'"),
-        (changed("annotations", 1, "id", to=[]), r"annotations\[1\] needs 'id' of type int or str"),
-        (changed("annotations", 1, "area", to="9"), r"annotations\[1\] needs 'area' of type int or float, got '9'"),
-        (changed("annotations", 1, "iscrowd", to="0"), r"annotations\[1\] needs 'iscrowd' of type int or bool"),
+        (changed("images", 1, "id"), r"images\[1\] must have 'id' of type int, got None"),
+        (changed("images", 1, "id", to="3"), r"images\[1\] must have 'id' of type int, got '3'"),
+        (changed("images", 1, "id", to=True), r"images\[1\] must have 'id' of type int, got True"),
+        (changed("images", 0, "file_name", to=7), r"images\[0\] must have 'file_name' of type str, got 7"),
+        (changed("images", 2, "width", to="64"), r"images\[2\] must have 'width' of type int or float, got '64'"),
+        (changed("categories", 2, "id", to=1.5), r"categories\[2\] must have 'id' of type int, got 1.5"),
+        (changed("annotations", 0, "image_id"), r"annotations\[0\] must have 'image_id'"),
+        (changed("annotations", 2, "category_id"), r"annotations\[2\] must have 'category_id'"),
+        (changed("annotations", 1, "id", to=[]), r"annotations\[1\] must have 'id' of type int or str"),
+        (changed("annotations", 1, "area", to="9"), r"annotations\[1\] must have 'area' of type int or float, got '9'"),
+        (changed("annotations", 1, "iscrowd", to="0"), r"annotations\[1\] must have 'iscrowd' of type int or bool"),
         (
             changed("images", 1, "id", to=2**63),
-            r"images\[1\] needs 'id' from -9.22337e\+18 to below 9.22337e\+18, got 92",
+            r"images\[1\] must have 'id' in the range -9.22337e\+18 <= id < 9.22337e\+18, got 92",
         ),
-        (changed("annotations", 1, "image_id", to=-(10**400)), r"annotations\[1\] needs 'image_id' from .*, got -1000"),
-        (changed("images", 0, "width", to=-64), r"images\[0\] needs 'width' from 0 to below 100000, got -64"),
-        (changed("images", 0, "height", to=100_000), r"images\[0\] needs 'height' from 0 to below 100000, got 100000"),
-        (changed("images", 0, "height", to=math.nan), r"images\[0\] needs 'height' from 0 to below 100000, got nan"),
+        (
+            changed("annotations", 1, "image_id", to=-(10**400)),
+            r"annotations\[1\] must have 'image_id' in the range .*, got -1000",
+        ),
+        (
+            changed("images", 0, "width", to=-64),
+            r"images\[0\] must have 'width' in the range 0 <= width < 100000, got -64",
+        ),
+        (
+            changed("images", 0, "height", to=100_000),
+            r"images\[0\] must have 'height' in the range 0 <= height < 100000, got 100000",
+        ),
+        (
+            changed("images", 0, "height", to=math.nan),
+            r"images\[0\] must have 'height' in the range 0 <= height < 100000, got nan",
+        ),
         (
             changed("annotations", 0, "area", to=math.inf),
-            r"annotations\[0\] needs 'area' from 0 to below 1e\+10, got inf",
+            r"annotations\[0\] must have 'area' in the range 0 <= area < 1e\+10, got inf",
         ),
-        (changed("annotations", 0, "area", to=-1.5), r"annotations\[0\] needs 'area' from 0 to below 1e\+10, got -1.5"),
-        (changed("categories", 0, "name", to=["a"]), r"categories\[0\] needs 'name' of type str or int, got \['a'\]"),
+        (
+            changed("annotations", 0, "area", to=-1.5),
+            r"annotations\[0\] must have 'area' in the range 0 <= area < 1e\+10, got -1.5",
+        ),
+        (
+            changed("categories", 0, "name", to=["a"]),
+            r"categories\[0\] must have 'name' of type str or int, got \['a'\]",
+        ),
         (
             changed("categories", 0, "name", to="\ud800"),
-            r"categories\[0\] needs 'name' of whole characters, got '\\ud800'",
+            r"categories\[0\] must have 'name' of valid Unicode, got '\\ud800'",
         ),
-        (changed("images", 0, "file_name", to="\udc80.png"), r"images\[0\] needs 'file_name' of whole characters"),
-        (changed("images", 1, "id", to=7), "ids of images that stand twice: 1; the first: 7"),
-        (changed("categories", 1, "id", to=90), "ids of categories that stand twice: 1; the first: 90"),
-        (changed("annotations", 2, "id", to=5), "ids of annotations that stand twice: 1; the first: 5"),
-        (changed("annotations", 1, "image_id", to=8), r"image_id is not among the images: 1; the first: 5 .*8"),
-        (changed("annotations", 2, "category_id", to=2), r"category_id is not among .*: 1; the first: 2 .*2"),
+        (changed("images", 0, "file_name", to="\udc80.png"), r"images\[0\] must have 'file_name' of valid Unicode"),
+        (changed("images", 1, "id", to=7), "duplicate ids of images: 1; the first: 7"),
+        (changed("categories", 1, "id", to=90), "duplicate ids of categories: 1; the first: 90"),
+        (changed("annotations", 2, "id", to=5), "duplicate ids of annotations: 1; the first: 5"),
+        (changed("annotations", 1, "image_id", to=8), r"image_id is not in images: 1; the first: 5 .*8"),
+        (changed("annotations", 2, "category_id", to=2), r"category_id is not in .*: 1; the first: 2 .*2"),
         (
             changed("images", 0, "file_name", to="../a.png"),
-            r"file names that lead out of .* folder: 1; the first: \.\./a",
+            r"file names outside of .* folder: 1; the first: \.\./a",
         ),
-        (changed("images", 0, "file_name", to="/etc/a.png"), "file names that lead out of the image folder: 1"),
-        (changed("images", 0, "file_name", to="x\\..\\..\\a.png"), "file names that lead out of the image folder: 1"),
-        (changed("images", 0, "file_name", to="C:a.png"), "file names that lead out of the image folder: 1"),
-        (changed("images", 0, "file_name", to="a" * 300), "images that cannot be used: 1; the first: .*too long"),
+        (changed("images", 0, "file_name", to="/etc/a.png"), "file names outside of the image folder: 1"),
+        (changed("images", 0, "file_name", to="x\\..\\..\\a.png"), "file names outside of the image folder: 1"),
+        (changed("images", 0, "file_name", to="C:a.png"), "file names outside of the image folder: 1"),
+        (changed("images", 0, "file_name", to="a" * 300), "invalid images: 1; the first: .*too long"),
     ],
 )
 def test_wrong_file_is_refused(folder, content, message):
@@ -239,9 +257,9 @@ def test_missing_images_are_counted_and_named(folder):
     content = copy.deepcopy(CONTENT)
     for index in range(5):
         content["images"].append({"id": 100 + index, "file_name": f"lost{index}.png"})
-    message = r"images that are not in .*: 5 of 8; to get it: make coco; the first: lost0.png, lost1.png, .*, \.\.\.$"
+    message = r"images missing in .*: 5 of 8; to get it: make coco; the first: lost0.png, lost1.png, .*, \.\.\.$"
     with pytest.raises(DatasetError, match=message):
-        load(folder, content, source="make coco")
+        load(folder, content, download_hint="make coco")
     assert len(load(folder, content, check_images="never").arrays) == 8
 
 
@@ -251,7 +269,7 @@ def test_broken_image_is_named_before_training(folder):
     content = changed("images", 1, "file_name", to="cut.png")
     content["images"][2]["width"] = 65
     with pytest.raises(
-        DatasetError, match=r"images that cannot be used: 2; .*cut\.png cannot be read.*c\.png is 64x48"
+        DatasetError, match=r"invalid images: 2; .*cut\.png cannot be read.*c\.png must have 65x48 pixels.*, got 64x48"
     ):
         load(folder, content)
     assert load(folder, content, check_images="never").raw["images"] == content["images"]
@@ -265,20 +283,20 @@ def test_every_image_is_looked_at_under_progress(folder):
 
 # what of an invalid box is left after clipping
 INVALID = {
-    "no_width": ([5, 5, 0, 9], "has no size", None),
-    "negative_height": ([5, 5, 9, -3], "has no size", None),
-    "out_on_the_right": ([60, 5, 9, 9], "is not inside its image of 64x48", [60, 5, 4, 9]),
-    "out_on_top": ([5, -4, 9, 9], "is not inside its image of 64x48", [5, 0, 9, 5]),
-    "out_at_the_bottom": ([5, 40, 9, 20], "is not inside its image of 64x48", [5, 40, 9, 8]),
-    "all_outside": ([70, 5, 9, 9], "is not inside its image of 64x48", None),
-    "just_outside": ([64, 5, 0.5, 9], "is not inside its image of 64x48", None),
-    "nan": ([5, math.nan, 9, 9], "is no list of four numbers of pixels", None),
-    "infinite": ([5, 5, math.inf, 9], "is no list of four numbers of pixels", None),
-    "wider_than_any_picture": ([5, 5, 1e5, 9], "is no list of four numbers of pixels", None),
-    "too_large_for_a_float": ([5, 5, 10**400, 9], "is no list of four numbers of pixels", None),
-    "three_numbers": ([5, 5, 9], "is no list of four numbers of pixels", None),
-    "text": (["5", 5, 9, 9], "is no list of four numbers of pixels", None),
-    "missing": (None, "is no list of four numbers of pixels", None),
+    "no_width": ([5, 5, 0, 9], "must have a width and height above 0", None),
+    "negative_height": ([5, 5, 9, -3], "must have a width and height above 0", None),
+    "out_on_the_right": ([60, 5, 9, 9], "is not inside of its image of 64x48", [60, 5, 4, 9]),
+    "out_on_top": ([5, -4, 9, 9], "is not inside of its image of 64x48", [5, 0, 9, 5]),
+    "out_at_the_bottom": ([5, 40, 9, 20], "is not inside of its image of 64x48", [5, 40, 9, 8]),
+    "all_outside": ([70, 5, 9, 9], "is not inside of its image of 64x48", None),
+    "just_outside": ([64, 5, 0.5, 9], "is not inside of its image of 64x48", None),
+    "nan": ([5, math.nan, 9, 9], "is not a list of four numbers in pixels", None),
+    "infinite": ([5, 5, math.inf, 9], "is not a list of four numbers in pixels", None),
+    "wider_than_any_picture": ([5, 5, 1e5, 9], "is not a list of four numbers in pixels", None),
+    "too_large_for_a_float": ([5, 5, 10**400, 9], "is not a list of four numbers in pixels", None),
+    "three_numbers": ([5, 5, 9], "is not a list of four numbers in pixels", None),
+    "text": (["5", 5, 9, 9], "is not a list of four numbers in pixels", None),
+    "missing": (None, "is not a list of four numbers in pixels", None),
 }
 VALID = [8, 8, 16, 16]
 
@@ -287,7 +305,7 @@ VALID = [8, 8, 16, 16]
 def test_invalid_box_by_policy(folder, name):
     box, problem, clipped = INVALID[name]
     content = with_boxes(VALID, box, VALID)
-    message = rf"invalid boxes .*: 1; mend them, .*; the first: annotation 2 in image 7: .* {problem}$"
+    message = rf"invalid boxes .*: 1; fix them, .*; the first: annotation 2 in image 7: .* {problem}$"
     with pytest.raises(DatasetError, match=message):
         load(folder, content, invalid_boxes="raise")
     for policy, left in (("drop", None), ("clip", clipped)):
@@ -297,7 +315,7 @@ def test_invalid_box_by_policy(folder, name):
 
 
 def test_complaint_of_a_box_can_be_written(folder):
-    with pytest.raises(DatasetError, match=r"image 7: '\\ud800' is no list") as error:
+    with pytest.raises(DatasetError, match=r"image 7: '\\ud800' is not a list") as error:
         load(folder, with_boxes("\ud800"))
     str(error.value).encode()
 
@@ -357,10 +375,10 @@ def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
     content = with_outlines(good, None, [[1, 2, 3, 4]], good, {"size": [WIDTH, HEIGHT], "counts": [3072]}, [[1] * 7])
     content["annotations"][4]["iscrowd"] = 1  # evaluation reads it
     message = (
-        r"annotations without a mask that can be read: 4; mend them, .*data.invalid_annotations to clip or drop.*; "
+        r"annotations without a valid mask: 4; fix them, .*data.invalid_annotations to clip or drop.*; "
         r"the first: annotation 2 in image 7 has no segmentation, "
         r"annotation 3 in image 7 has a polygon .*\[1, 2, 3, 4\].*, "
-        r"annotation 5 in image 7 has run lengths of size \[64, 48\], .*, \.\.\.$"
+        r"annotation 5 in image 7 must have run lengths of size \[48, 64\] .*, got \[64, 48\], \.\.\.$"
     )
     with pytest.raises(DatasetError, match=message):
         load(folder, content, invalid_masks="raise")
@@ -390,7 +408,7 @@ def test_odd_masks_load_or_raise_a_dataset_error(folder, data):
     place[key] = data.draw(st.sampled_from(ODD_VALUES))
     found = load(folder, content, invalid_masks="drop")
     assert len(boxes_of(found, 7)) == 3 - found.dropped_masks
-    with pytest.raises(DatasetError, match=": 1; mend") if found.dropped_masks else nullcontext():
+    with pytest.raises(DatasetError, match=": 1; fix") if found.dropped_masks else nullcontext():
         load(folder, content, invalid_masks="raise")
     _, target = CocoDetection(found, eval_transform(), masks=True)[0]
     assert tuple(target["masks"].shape) == (len(target["boxes"]), HEIGHT, WIDTH)

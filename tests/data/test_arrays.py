@@ -72,13 +72,15 @@ def load(folder: Path, content: dict, **options):
     return load_annotations(folder, folder / "a.json", check_images="never", **options)
 
 
-@given(content=files(), keep_empty=st.booleans())
-def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_empty):
+@given(content=files(), keep_images_without_boxes=st.booleans())
+def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_images_without_boxes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data.coco.read_image", lambda path, size: (paths.append(path), Image.new("RGB", size))[1])
         paths = []
         found = load(folder, copy.deepcopy(content), invalid_masks="raise")
-        dataset = CocoDetection(found, lambda image, target, **_: target, keep_empty=keep_empty, masks=True)
+        dataset = CocoDetection(
+            found, lambda image, target, **_: target, keep_images_without_boxes=keep_images_without_boxes, masks=True
+        )
         targets = [dataset[index] for index in range(len(dataset))]
     api = COCO()
     api.dataset = {
@@ -90,7 +92,7 @@ def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_empty):
     expected = []
     for entry in content["images"]:
         mine = [a for a in api.dataset["annotations"] if a["image_id"] == entry["id"] and not a["iscrowd"]]
-        if mine or keep_empty:
+        if mine or keep_images_without_boxes:
             expected.append((entry, mine))
     assert paths == [folder / entry["file_name"] for entry, _ in expected]
     for target, (entry, mine) in zip(targets, expected, strict=True):

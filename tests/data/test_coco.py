@@ -55,7 +55,7 @@ def test_image_without_a_box_to_learn_from(annotations, index):
 
 @pytest.mark.parametrize(("keep", "ids"), [(True, [11, 12, 13]), (False, [11])])
 def test_keep_empty(annotations, keep, ids):
-    dataset = CocoDetection(annotations, eval_transform(), keep_empty=keep)
+    dataset = CocoDetection(annotations, eval_transform(), keep_images_without_boxes=keep)
     assert [dataset[index][1]["image_id"] for index in range(len(dataset))] == ids
     assert dataset.aspect_ratios == [2.0, 0.5, 0.8][: len(ids)]
 
@@ -153,6 +153,6 @@ def test_masks_are_of_the_picture_that_is_read(tmp_path, width, height):
 
 def test_masks_need_a_stated_size(tmp_path):
     with pytest.raises(
-        DatasetError, match=r"annotations without a mask that can be read: 3; .* its image no stated width and height"
+        DatasetError, match=r"annotations without a valid mask: 3; .* its image has no width and height"
     ):
         masked(tmp_path)

@@ -88,7 +88,7 @@ def test_another_folder_of_the_same_age_is_checked(folder, tmp_path):
 def test_an_image_that_is_gone_is_found_although_images_were_checked(folder):
     found, _ = load(folder, "first_time")
     (folder / "images" / NAMES[1]).unlink()
-    with pytest.raises(DatasetError, match=r"images that are not in .*: 1 of 2; the first: more/ü b\.png"):
+    with pytest.raises(DatasetError, match=r"images missing in .*: 1 of 2; the first: more/ü b\.png"):
         load(folder, "first_time", [found.checked])
 
 

@@ -122,7 +122,7 @@ def test_orientation_and_statement(tmp_path_factory, orientation, size, statemen
     sideways = upright.shape != pixels.shape
     if statement == "swapped" and not sideways and width != height:
         for look in (read_image, check_image):
-            with pytest.raises(ImageError, match=f"{width}x{height} pixels, .* says {height}x{width}"):
+            with pytest.raises(ImageError, match=f"must have {height}x{width} pixels .*, got {width}x{height}"):
                 look(path, stated)
         return
     check_image(path, stated)
@@ -146,7 +146,7 @@ def test_truncated_file_is_named(tmp_path, look, ending):
 def test_text_file_is_named(tmp_path, look):
     path = tmp_path / "page.jpg"
     path.write_text("<html>404 Not Found</html>")
-    with pytest.raises(ImageError, match=r"page\.jpg cannot be read, it is .* no picture"):
+    with pytest.raises(ImageError, match=r"page\.jpg cannot be read; it is truncated, corrupt or not an image"):
         look(path)
 
 
@@ -155,7 +155,7 @@ def test_text_file_is_named(tmp_path, look):
 def test_size_mismatch_names_both_sizes(tmp_path, look, stated):
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded("jpeg"))
-    with pytest.raises(ImageError, match=rf"a\.jpg is 60x40 pixels, .* says {stated[0]}x{stated[1]}"):
+    with pytest.raises(ImageError, match=rf"a\.jpg must have {stated[0]}x{stated[1]} pixels .*, got 60x40"):
         look(path, stated)
 
 
@@ -203,8 +203,8 @@ def test_picture_of_absurd_size_is_refused_by_its_header(tmp_path, look, draw, s
     with pytest.raises(ImageError) as error:
         look(path, stated)
     message = str(error.value)
-    assert message.startswith(f"image {path} has more than 178956970 pixels: ")
-    assert "it is 15000x12000" in message if size == (15_000, 12_000) else "3600000000 pixels" in message
+    assert message.startswith(f"image {path} must have at most 178956970 pixels")
+    assert "got 15000x12000" in message if size == (15_000, 12_000) else "3600000000 pixels" in message
 
 
 @BOTH
@@ -213,7 +213,7 @@ def test_bound_does_not_depend_on_that_of_pillow(tmp_path, look, monkeypatch):
     path.write_bytes(png_of(60_000, 60_000))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
-    with pytest.raises(ImageError, match=r"vast\.png has more than 178956970 pixels: it is 60000x60000"):
+    with pytest.raises(ImageError, match=r"vast\.png must have at most 178956970 pixels, got 60000x60000"):
         look(path)
 
 

@@ -44,7 +44,7 @@ def test_a_good_set_is_counted(tmp_path):
     assert found.boxes_per_image == {2: 1, 0: 1, 1: 1}
     assert found.crowd == 1
     assert said(found.warnings) == {
-        "images without a box to learn from": ["2.png"],
+        "images without training boxes": ["2.png"],
         "classes with fewer than 10 boxes": ["cat (1)", "dog (2)"],
     }
     assert found.usable.class_names == ["cat", "dog"]
@@ -68,18 +68,18 @@ def test_every_mistake_is_found_in_one_go(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     found = inspect_dataset(*write(tmp_path, images, annotations))
     errors = said(found.errors)
-    assert errors.pop("wrong entries of images") == ["images[7] needs 'id' of type int, got '7'"]
-    assert errors.pop("ids of images that stand twice") == ["1"]
-    assert errors.pop("file names that lead out of the image folder") == ["../1.png"]
+    assert errors.pop("invalid entries of images") == ["images[7] must have 'id' of type int, got '7'"]
+    assert errors.pop("duplicate ids of images") == ["1"]
+    assert errors.pop("file names outside of the image folder") == ["../1.png"]
     # the image that was taken out takes its annotation along
-    assert errors.pop("annotations whose image_id is not among the images") == ["9 (image_id 99)", "14 (image_id 5)"]
-    assert errors.pop("annotations whose category_id is not among the categories") == ["11 (category_id 30)"]
-    assert errors.pop(f"images that are not in {tmp_path}") == ["gone.png"]
-    (broken,) = errors.pop("images that cannot be used")
+    assert errors.pop("annotations whose image_id is not in images") == ["9 (image_id 99)", "14 (image_id 5)"]
+    assert errors.pop("annotations whose category_id is not in categories") == ["11 (category_id 30)"]
+    assert errors.pop(f"images missing in {tmp_path}") == ["gone.png"]
+    (broken,) = errors.pop("invalid images")
     assert "text.png cannot be read" in broken
     outside, empty = errors.pop("invalid boxes (x, y, width, height)")
-    assert outside.startswith("annotation 12 in image 1: [60, 2, 30, 4] is not inside its image of 64x48")
-    assert "has no size" in empty
+    assert outside.startswith("annotation 12 in image 1: [60, 2, 30, 4] is not inside of its image of 64x48")
+    assert "must have a width and height above 0" in empty
     assert errors == {}
     assert found.classes["dog"] == {"images": 2, "boxes": 2}
 
@@ -94,17 +94,13 @@ def test_doubts(tmp_path):
     warnings = said(
         inspect_dataset(*write(tmp_path, images, annotations, categories=("cat", "dog", "cow", "dog"))).warnings
     )
-    assert warnings.pop("images without a stated width and height, so that boxes and picture cannot be compared") == [
-        "3.png"
-    ]
-    assert warnings.pop("file names that stand twice") == ["3.png"]
-    assert warnings.pop("category names that stand twice") == ["dog"]
-    assert warnings.pop("classes without a box") == ["cow", "dog"]
+    assert warnings.pop("images without width and height, so that boxes cannot be compared with the image") == ["3.png"]
+    assert warnings.pop("duplicate file names") == ["3.png"]
+    assert warnings.pop("duplicate category names") == ["dog"]
+    assert warnings.pop("classes without boxes") == ["cow", "dog"]
     assert warnings.pop("classes with fewer than 10 boxes") == ["cat (1)", "dog (5)"]
-    assert warnings.pop("images without a box to learn from") == ["2.png", "3.png"]
-    assert warnings.pop("boxes that stand twice, of the same class on the same place") == [
-        "dog [3, 4, 33, 40] in image 3"
-    ]
+    assert warnings.pop("images without training boxes") == ["2.png", "3.png"]
+    assert warnings.pop("duplicate boxes, of the same class at the same location") == ["dog [3, 4, 33, 40] in image 3"]
     assert warnings.pop("boxes with a side below 2 pixels") == ["annotation 10 in image 3"]
     assert warnings.pop("boxes more than 20 times as long as wide") == ["annotation 11 in image 3"]
     assert warnings == {}
@@ -135,10 +131,10 @@ def test_splits_are_compared(tmp_path):
     Image.open(train / "1.png").save(train / "2.png")
     splits = [inspect_dataset(folder, folder / "a.json").usable for folder in folders]
     errors, warnings = compare_splits(splits)
-    assert said(errors) == {"categories that only one split has": ["20 'cow'", "20 'dog'"]}
+    assert said(errors) == {"categories that are not in all splits": ["20 'cow'", "20 'dog'"]}
     assert said(warnings) == {
-        "pictures that are in both splits, so that validation flatters": [f"{train}/3.png = {val}/3.png"],
-        "pictures that are copies of another": [f"{train}/1.png = {train}/2.png"],
+        "images that are in both splits, so that validation results are too high": [f"{train}/3.png = {val}/3.png"],
+        "duplicate images": [f"{train}/1.png = {train}/2.png"],
     }
     assert compare_splits(splits[1:]) == ([], [])
     _, (leak, *_) = compare_splits([splits[1], splits[1]])
@@ -146,8 +142,8 @@ def test_splits_are_compared(tmp_path):
 
 
 OUTLINE = [[3, 4, 36, 4, 36, 44, 3, 44]]
-UNREADABLE = "annotations without a mask that can be read"
-ELSEWHERE = "masks whose extent is not that of their box, so that one of them is likely of something else"
+UNREADABLE = "annotations without a valid mask"
+ELSEWHERE = "masks whose bounding box has an IoU below 0.5 with the annotated box"
 
 
 def with_masks(tmp_path):
@@ -176,7 +172,7 @@ def test_masks_that_cannot_be_read_are_errors_where_they_are_needed(tmp_path):
     ]
     (*listed, flat) = errors.pop(UNREADABLE)
     assert (listed, errors) == (missing, {})
-    assert flat.startswith("annotation 11 in image 3 has a polygon that is no list")
+    assert flat.startswith("annotation 11 in image 3 has a polygon that is not a list")
     assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
     assert UNREADABLE not in said(found.warnings)
     assert (found.masks, found.has_masks, found.crowd) == (2, True, 1)

@@ -111,8 +111,8 @@ def failure(batches: Iterable[Batch]) -> Exception | None:
 
 @pytest.mark.parametrize("load", [train_loader, eval_loader])
 def test_unknown_policy_is_refused(load):
-    with pytest.raises(ValueError, match="`unreadable` must be one of raise, skip, got 'ignore'"):
-        load(Numbers(3), batch_size=1, workers=0, unreadable="ignore")
+    with pytest.raises(ValueError, match="`on_unreadable_image` must be one of raise, skip, got 'ignore'"):
+        load(Numbers(3), batch_size=1, workers=0, on_unreadable_image="ignore")
 
 
 def test_workers_do_not_change_what_is_drawn():
@@ -129,8 +129,8 @@ def test_workers_do_not_change_what_is_drawn():
 
 
 def test_images_are_read_the_same_however_a_step_is_split(by_step):
-    def read(batch_size: int, accumulate: int, processes: int) -> list:
-        options = {"batch_size": batch_size, "accumulate": accumulate, "processes": processes}
+    def read(batch_size: int, grad_accum_steps: int, processes: int) -> list:
+        options = {"batch_size": batch_size, "grad_accum_steps": grad_accum_steps, "processes": processes}
         shares = [by_step(train_loader(Numbers(26), rank=rank, **options)) for rank in range(processes)]
         steps = zip(*shares, strict=True)
         batches = [[batch for part in step for batch in part if batch.weight] for step in steps]
@@ -251,7 +251,7 @@ def test_the_size_of_the_step_and_strong_augmentations_reach_every_image(workers
                 rank=rank,
                 processes=processes,
                 workers=workers,
-                unreadable="skip",
+                on_unreadable_image="skip",
                 **options,
             )
             for epoch, start in ((0, 0), (1, 0), (1, 3)):
@@ -279,7 +279,7 @@ def test_an_unreadable_image_raises(workers):
 @WORKERS
 def test_an_unreadable_image_is_skipped_and_told(workers):
     broken = {1, 2, 5, 6}
-    batches = list(train_loader(Numbers(7, broken), workers=workers, batch_size=2, unreadable="skip"))
+    batches = list(train_loader(Numbers(7, broken), workers=workers, batch_size=2, on_unreadable_image="skip"))
     whole = list(train_loader(Numbers(7), batch_size=2))
     assert any(len(batch.unreadable) == 2 for batch in batches), "no batch of which nothing is left"
     assert any(len(batch.unreadable) == 1 for batch in batches)
@@ -296,7 +296,7 @@ def test_an_unreadable_image_is_skipped_and_told(workers):
 
 @WORKERS
 def test_eval_skips_an_unreadable_image(workers):
-    loader = eval_loader(Numbers(7, [1, 4, 5]), batch_size=2, workers=workers, unreadable="skip")
+    loader = eval_loader(Numbers(7, [1, 4, 5]), batch_size=2, workers=workers, on_unreadable_image="skip")
     batches = list(loader)
     assert ids(batches) == [[0], [2, 3], [], [6]]
     assert [batch.weight for batch in batches] == pytest.approx([1 / 7, 2 / 7, 0, 1 / 7])
@@ -389,7 +389,7 @@ def before() -> set:
 # in the middle of a step, at its end, and when everything was read ahead
 @pytest.mark.parametrize("read", [1, 2, 6])
 def test_a_death_ends_the_pass_with_what_to_do(before, read):
-    options = {"batch_size": 2, "accumulate": 2, "rank": 1, "processes": 2}
+    options = {"batch_size": 2, "grad_accum_steps": 2, "rank": 1, "processes": 2}
     loader = train_loader(Numbers(33), workers=2, **options)
     batches = read_batches(loader)
     found, workers = started(batches, before)
@@ -400,8 +400,8 @@ def test_a_death_ends_the_pass_with_what_to_do(before, read):
     assert type(error) is WorkerError
     assert str(error) == (
         f"worker process {victim.pid} of the data loader was killed by signal 9 (Killed). The usual cause is too "
-        "little memory: set data.num_workers lower (it is 2), or allow more memory or shared memory (/dev/shm). A "
-        "training continues exactly from its last checkpoint with --resume auto"
+        "little memory: reduce data.num_workers (currently 2), or provide more memory or shared memory (/dev/shm). "
+        "--resume auto continues training exactly from its last checkpoint"
     )
     undisturbed = drawn(train_loader(Numbers(33), **options))
     assert drawn(found) == undisturbed[:read]

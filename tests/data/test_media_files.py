@@ -79,13 +79,13 @@ def test_several_inputs_are_named_from_what_they_have_in_common(place):
     ("text", "message"),
     [
         ("gone.jpg", "input gone.jpg does not exist (resolved: {place}/gone.jpg)"),
-        ("trip/*.bmp", "input trip/*.bmp matches no picture or video (resolved: {place}/trip/*.bmp)"),
-        ("trip/*.txt", "input trip/*.txt matches no picture or video"),
+        ("trip/*.bmp", "input trip/*.bmp matches no image or video (resolved: {place}/trip/*.bmp)"),
+        ("trip/*.txt", "input trip/*.txt matches no image or video"),
         (
             "trip/folder.jpg",
-            "input folder trip/folder.jpg holds no picture or video (resolved: {place}/trip/folder.jpg)",
+            "input folder trip/folder.jpg contains no image or video (resolved: {place}/trip/folder.jpg)",
         ),
-        ("trip/out", "input folder trip/out holds no picture or video"),
+        ("trip/out", "input folder trip/out contains no image or video"),
     ],
 )
 def test_what_stands_for_nothing(place, text, message):

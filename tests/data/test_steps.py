@@ -40,18 +40,20 @@ def test_batches_of_one_process_are_those_of_earlier_versions():
 @given(
     ratios=RATIOS,
     batch_size=st.integers(1, 3),
-    accumulate=st.integers(1, 3),
+    grad_accum_steps=st.integers(1, 3),
     processes=st.integers(1, 4),
     epoch=st.integers(0, 1),
     start=st.integers(0, 5),
     sizes=st.sampled_from([(), (480, 512, 544)]),
 )
 def test_a_step_is_the_same_however_it_is_split(
-    by_step, ratios, batch_size, accumulate, processes, epoch, start, sizes
+    by_step, ratios, batch_size, grad_accum_steps, processes, epoch, start, sizes
 ):
-    whole = StepSampler(ratios, batch_size * accumulate * processes, seed=2, sizes=sizes)
+    whole = StepSampler(ratios, batch_size * grad_accum_steps * processes, seed=2, sizes=sizes)
     shares = [
-        StepSampler(ratios, batch_size, seed=2, accumulate=accumulate, rank=rank, processes=processes, sizes=sizes)
+        StepSampler(
+            ratios, batch_size, seed=2, grad_accum_steps=grad_accum_steps, rank=rank, processes=processes, sizes=sizes
+        )
         for rank in range(processes)
     ]
     for sampler in (whole, *shares):
@@ -78,8 +80,10 @@ def test_a_step_is_the_same_however_it_is_split(
 
 
 @given(RATIOS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 45))
-def test_a_later_start_gives_the_tail_of_the_epoch(by_step, ratios, batch_size, accumulate, processes, start):
-    sampler = StepSampler(ratios, batch_size, seed=1, accumulate=accumulate, rank=processes - 1, processes=processes)
+def test_a_later_start_gives_the_tail_of_the_epoch(by_step, ratios, batch_size, grad_accum_steps, processes, start):
+    sampler = StepSampler(
+        ratios, batch_size, seed=1, grad_accum_steps=grad_accum_steps, rank=processes - 1, processes=processes
+    )
     sampler.set_position(2)
     whole = list(sampler)
     assert len(whole) == len(sampler)
@@ -140,7 +144,7 @@ def test_shuffled():
     assert indices(StepSampler([1.0] * 50, 50, seed=0)) != [list(range(50))]
 
 
-@pytest.mark.parametrize("name", ["batch_size", "accumulate"])
+@pytest.mark.parametrize("name", ["batch_size", "grad_accum_steps"])
 def test_a_size_below_one_is_refused(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         StepSampler([1.0], **({"batch_size": 1, "seed": 0} | {name: 0}))

@@ -64,7 +64,7 @@ def test_load_annotations_accepts_it(shapes):
     for split, count in (("train", 12), ("val", 6)):
         found = load_annotations(shapes / split, shapes / "annotations" / f"{split}.json")
         assert found.class_names == sorted(SHAPES)
-        assert len(CocoDetection(found, eval_transform(), keep_empty=False)) == count
+        assert len(CocoDetection(found, eval_transform(), keep_images_without_boxes=False)) == count
 
 
 def test_every_shape_is_drawn():
@@ -142,10 +142,10 @@ def test_undeformed_shapes_are_only_turned_and_scaled():
         ({"deformation": 1.5}, "`deformation` must be from 0 to 1, got 1.5"),
         ({"deformation": -0.1}, "got -0.1"),
         ({"deformation": float("nan")}, "got nan"),
-        ({"train": 0}, "at least 1 image in each split .* got 0, 1"),
-        ({"val": 0}, "at least 1 image in each split .* got 2, 0"),
-        ({"width": 63}, "64 pixels a side, got .* 63x64"),
-        ({"height": 63}, "64 pixels a side, got .* 80x63"),
+        ({"train": 0}, "at least 1 image .* got 0 train and 1 val"),
+        ({"val": 0}, "at least 1 image .* got 2 train and 0 val"),
+        ({"width": 63}, "each side at least 64 pixels, got .* 63x64"),
+        ({"height": 63}, "each side at least 64 pixels, got .* 80x63"),
         ({"seed": -1}, "`seed` must be at least 0, got -1"),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_video_that_is_cut_or_none(clip, tmp_path):
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         samples.sample_rate = 8000
         container.mux(stream.encode(samples))
-    with pytest.raises(VideoError, match="it holds no pictures"), open_video(sound):
+    with pytest.raises(VideoError, match="it contains no video stream"), open_video(sound):
         pass
 
 

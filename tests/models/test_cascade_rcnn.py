@@ -233,5 +233,5 @@ def test_state_dict_keys(make, detector):
 @pytest.mark.parametrize("detector", CASCADES)
 @pytest.mark.parametrize("weights", [[1.0, 0.5], [1.0] * 4])
 def test_wrong_number_of_weights(make, detector, weights):
-    with pytest.raises(ValueError, match=rf"`stage_loss_weights` .* 3 stages, got {len(weights)}: \[1.0, "):
+    with pytest.raises(ValueError, match=rf"`stage_loss_weights` must have 3 weights, .*, got {len(weights)}: \[1.0, "):
         make.build(detector, stage_loss_weights=weights)

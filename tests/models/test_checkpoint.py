@@ -60,18 +60,18 @@ def test_what_does_not_fit_is_named(state, tmp_path, detector):
 
     with pytest.raises(CheckpointError, match="does not exist"):
         load_detector(tmp_path / "none.pt")
-    refused("its format must be 2, and is 3", {"format": 3})
-    refused("was not written by this project's trainer; it holds", {"format": "gone"})
+    refused("its format must be 2, got 3", {"format": 3})
+    refused("was not written by this project's trainer; it contains", {"format": "gone"})
     for key in ("config", "class_names", "model"):
-        refused(f"must hold {key!r}", {key: "gone"})
+        refused(f"must contain {key!r}", {key: "gone"})
     refused("unknown detector 'ssd', known: faster_rcnn, ", {"config": {"model": {"detector": "ssd"}}})
     changed = {"config": {"model": state["config"]["model"] | {"fcos": {"dcn_conv": 1}}}}
     refused("unknown option 'dcn_conv' of model.fcos, did you mean 'num_dcn_convs'", changed)
-    refused("do not fit the detector of its config", {"class_names": ["cat"]})
+    refused("do not match the detector of its config", {"class_names": ["cat"]})
     tensors = dict(state["model"])
     del tensors["head.classification_head.cls_logits.bias"]
-    refused("do not fit the detector of its config", {"model": tensors, "ema": None})
-    refused("holds no averaged weights", {"ema": None}, weights="ema")
+    refused("do not match the detector of its config", {"model": tensors, "ema": None})
+    refused("does not contain EMA weights", {"ema": None}, weights="ema")
     refused("weights must be raw or ema, got 'EMA'", {}, weights="EMA")
 
 

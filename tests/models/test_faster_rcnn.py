@@ -57,13 +57,13 @@ def test_boxes_of_the_canonical_size_are_pooled_from_level_4(canonical, make):
 
 @pytest.mark.parametrize("sizes", [[32, 64, 128, 256], [32, 64, 128, 256, 512, 1024], []])
 def test_wrong_number_of_anchor_sizes(sizes, make):
-    with pytest.raises(ValueError, match=rf"each of the 5 maps p2, p3, p4, p5, pool, got {len(sizes)}: \["):
+    with pytest.raises(ValueError, match=rf"each of the 5 levels p2, p3, p4, p5, pool, got {len(sizes)}: \["):
         make.build("faster_rcnn", anchor_sizes=sizes)
 
 
 def test_anchor_sizes_count_the_levels_of_the_pyramid():
     body, fpn = resnet("resnet18"), {"levels": [3, 4], "out_channels": 16}
-    with pytest.raises(ValueError, match="each of the 3 maps p3, p4, pool, got 5"):
+    with pytest.raises(ValueError, match="each of the 3 levels p3, p4, pool, got 5"):
         assemble("faster_rcnn", body, fpn=fpn)
     assert len(assemble("faster_rcnn", body, fpn=fpn, anchor_sizes=[16, 32, 64]).rpn.anchor_generator.sizes) == 3
 

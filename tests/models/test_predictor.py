@@ -97,8 +97,8 @@ def test_exif_is_obeyed_as_in_training(colours, tmp_path, orientation):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(3, 4, 5), r"a tensor must be .* uint8, got torch.float32 \[3, 4, 5\]"),
-        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"3 x height x width .*\[4, 5, 3\]"),
+        (torch.zeros(3, 4, 5), r"a tensor must be a uint8 .*, got torch.float32 \[3, 4, 5\]"),
+        (torch.zeros(4, 5, 3, dtype=torch.uint8), r"3 x height x width, .*\[4, 5, 3\]"),
         (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), r"\[2, 3, 4, 5\]"),
         (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\[3, 0, 5\]"),
         (np.zeros((4, 5, 3)), r"an array must be .* got float64 \[4, 5, 3\]"),
@@ -118,7 +118,7 @@ def test_a_picture_that_is_cut_short_is_named(colours, tmp_path):
     Image.fromarray(colours).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-900])
     for image in (tmp_path / "cut.png", Image.open(tmp_path / "cut.png")):
-        with pytest.raises(ValueError, match=r"cut\.png cannot be read, it is cut short"):
+        with pytest.raises(ValueError, match=r"cut\.png cannot be read; it is truncated"):
             image_tensor(image)
 
 

@@ -208,7 +208,7 @@ def test_stride_in_the_1x1():
     [
         (
             {"name": "resnet34_vd", "stride_in_1x1": True},
-            "`stride_in_1x1` needs bottlenecks, which resnet34_vd has not",
+            "`stride_in_1x1` needs bottleneck blocks, got resnet34_vd",
         ),
         ({"dcn_v2_stages": [2], "dcn_every": 0}, r"`dcn_every` must be at least 1 .*, got 0"),
         ({"name": "resnet50vd"}, "unknown backbone 'resnet50vd', known: .*resnet50_vd"),
@@ -250,8 +250,10 @@ def test_weights_of_vd_come_from_a_file_alone(tmp_path):
     assert (len(report.new), report.dropped) == (4, [])
     assert torch.equal(network.conv1[6].weight, trained.conv1[6].weight)
     with pytest.raises(
-        ValueError, match=r"torchvision has no weights for resnet50_vd, got 'DEFAULT': give a file .* null"
+        ValueError, match=r"torchvision has no weights for resnet50_vd, got 'DEFAULT'; use a file .* null"
     ):
         load_backbone_weights(network, "resnet50_vd", "DEFAULT")
-    with pytest.raises(ValueError, match=r"do not fit resnet18: they have another shape .* 'layer2\.0\.downsample"):
+    with pytest.raises(
+        ValueError, match=r"do not match resnet18: \d+ tensors with another shape, first 'layer2\.0\.downsample"
+    ):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "vd.pth"))

@@ -140,10 +140,10 @@ def test_defaults_are_those_of_torchvision_but_for_the_detections(theirs):
 
 def test_anchor_sizes_count_the_maps_of_the_pyramid():
     fpn = {"levels": [3, 4, 5], "out_channels": 16}
-    with pytest.raises(ValueError, match="each of the 4 maps p3, p4, p5, pool, got 5"):
+    with pytest.raises(ValueError, match="each of the 4 levels p3, p4, p5, pool, got 5"):
         assemble("retinanet", resnet("resnet18"), fpn=fpn)
     fpn["extra_levels"] = "p6p7"
-    with pytest.raises(ValueError, match=r"each of the 5 maps p3, p4, p5, p6, p7, got 3: \[8, 16, 32\]"):
+    with pytest.raises(ValueError, match=r"each of the 5 levels p3, p4, p5, p6, p7, got 3: \[8, 16, 32\]"):
         assemble("retinanet", resnet("resnet18"), fpn=fpn, anchor_sizes=[8, 16, 32])
 
 

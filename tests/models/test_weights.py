@@ -112,15 +112,13 @@ def test_pickled_module_is_refused(tmp_path):
 def test_other_content_is_refused(tmp_path, theirs, wrap):
     torch.save(wrap(theirs), tmp_path / "checkpoint.pth")
     with pytest.raises(
-        ValueError, match=r"checkpoint\.pth must hold a plain state dict of tensors with torchvision's keys"
+        ValueError, match=r"checkpoint\.pth must contain a state dict of tensors with torchvision's keys"
     ):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "checkpoint.pth"))
 
 
 def test_weights_of_another_network(file):
-    with pytest.raises(
-        ValueError, match=r"do not fit resnet50: they have another shape for \d+ tensors, first 'layer1"
-    ):
+    with pytest.raises(ValueError, match=r"do not match resnet50: \d+ tensors with another shape, first 'layer1"):
         load_backbone_weights(resnet("resnet50"), "resnet50", str(file))
 
 
@@ -128,7 +126,7 @@ def test_missing_tensors_are_counted_and_named(tmp_path, theirs):
     torch.save({key: tensor for key, tensor in theirs.items() if "layer4.1.conv" not in key}, tmp_path / "few.pth")
     network = resnet("resnet18")
     before = network.conv1.weight.clone()
-    with pytest.raises(ValueError, match=r"they lack 2 tensors, first 'layer4\.1\.conv1\.weight'"):
+    with pytest.raises(ValueError, match=r"2 missing tensors, first 'layer4\.1\.conv1\.weight'"):
         load_backbone_weights(network, "resnet18", str(tmp_path / "few.pth"))
     assert torch.equal(network.conv1.weight, before), "nothing is loaded by halves"
 
@@ -178,13 +176,13 @@ def test_broken_file_in_the_cache_says_what_to_do(monkeypatch, tmp_path, content
     cached = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
     cached.parent.mkdir(parents=True)
     cached.write_bytes(content)
-    with pytest.raises(ValueError, match="weights DEFAULT of resnet18 could not be had") as raised:
+    with pytest.raises(ValueError, match="weights DEFAULT of resnet18 could not be downloaded") as raised:
         load_backbone_weights(resnet("resnet18"), "resnet18", "DEFAULT")
     assert str(cached.parent) in str(raised.value)
 
 
 def test_unknown_name_lists_the_known():
     with pytest.raises(
-        ValueError, match=r"no weights 'IMAGENET' for resnet50, known: DEFAULT, .*IMAGENET1K_V2.*or give a file"
+        ValueError, match=r"no weights 'IMAGENET' for resnet50, known: DEFAULT, .*IMAGENET1K_V2.*or use a file"
     ):
         load_backbone_weights(resnet("resnet50"), "resnet50", "IMAGENET")

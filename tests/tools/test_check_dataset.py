@@ -55,10 +55,10 @@ def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken
     assert out.endswith("2 errors: training refuses this data set\n")
     found = json.loads((tmp_path / "found.json").read_text())
     kinds = {problem["what"]: problem["count"] for problem in found["train"]["errors"]}
-    assert kinds == {f"images that are not in {broken}/train": 1, "invalid boxes (x, y, width, height)": 1}
+    assert kinds == {f"images missing in {broken}/train": 1, "invalid boxes (x, y, width, height)": 1}
     assert found["val"]["errors"] == []
     (leak,) = found["together"]
-    assert leak["what"] == "pictures that are in both splits, so that validation flatters"
+    assert leak["what"] == "images that are in both splits, so that validation results are too high"
     (pair,) = leak["found"]
     assert f"{broken}/train/" in pair
     assert f" = {broken}/val/" in pair
@@ -84,7 +84,7 @@ def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monk
         assert f"6 images, {boxes} boxes to learn from" in out
         assert f"{count - 1} of them with a mask, 0 crowd regions" in out
         found = json.loads((tmp_path / "found.json").read_text())
-        (problem,) = (p for p in found["val"][kind] if p["what"] == "annotations without a mask that can be read")
+        (problem,) = (p for p in found["val"][kind] if p["what"] == "annotations without a valid mask")
         assert problem["count"] == 1
         assert found["val"]["masks"] == count - 1
         sheets[kind] = Image.open(tmp_path / f"{kind}.png").convert("RGB")
@@ -141,7 +141,9 @@ def test_what_training_refuses_of_a_whole_config_is_an_error(run_tool, tiny_conf
     sheet = ["--sheet", "new/a.jpg", "--json", "new/a.json"]
     code, out, err = run_tool("check_dataset", "--config", tiny_config, option, *sheet, cwd=tmp_path)
     assert (code, err) == (1, "")
-    said = "categories that only one split has: 1" if "other" in mistake else "splits to learn from that have no box: 1"
+    said = (
+        "categories that are not in all splits: 1" if "other" in mistake else "splits to learn from that have no box: 1"
+    )
     assert f"error: {said}\n" in out
     assert "\n1 error: training refuses this data set" in out
     assert json.loads((tmp_path / "new/a.json").read_text())["errors"] == 1

@@ -208,7 +208,7 @@ def test_masks_that_cannot_be_judged(run_tool, with_masks, shapes, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(raw))
     code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json")
     assert code == 2
-    assert "annotations without a mask that can be read: 1;" in err
+    assert "annotations without a valid mask: 1;" in err
 
 
 def test_missing_results(run_tool, shapes, tmp_path):
@@ -259,7 +259,7 @@ def test_averaged_weights_that_do_not_exist(run_tool, plain_run, tiny_config):
     options = ["--config", tiny_config, "--checkpoint", plain_run / "last.pt", "--weights", "ema"]
     code, _, err = run_tool("eval", *options)
     assert code == 2
-    assert "holds no averaged weights, since its run was without train.ema_decay: --weights raw" in err
+    assert "does not contain EMA weights, because train.ema_decay was off; use --weights raw" in err
     code, _, err = run_tool("eval", "--results", "a.json", "--annotations", "b.json", "--weights", "raw")
     assert code == 2
     assert "--weights is about a checkpoint" in err

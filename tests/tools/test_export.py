@@ -232,7 +232,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
         (["a.onnx", "--opset", 18], "the opset must be 19, the first with DeformConv"),
         (["a.pt2", "--opset", 19], "--opset is about ONNX"),
         (["a.onnx", "--check", "nowhere.jpg"], "image nowhere.jpg does not exist"),
-        (["a.onnx", "--weights", "ema"], "holds no averaged weights"),
+        (["a.onnx", "--weights", "ema"], "does not contain EMA weights"),
         (["a.onnx", "model.faster_rcnn.score=1"], "score"),
         (["a.onnx", "data.min_size=16"], "data.min_size (or data.eval_size) must be at least 17 for an exported"),
     ],

@@ -80,7 +80,7 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
     out = program(mark if imported == "before" else "", USE, OWN)
 
     assert out["entries"] == sorted(["resnet", "detector", *DETECTORS, *(f"{name}_dcn" for name in RESNETS)])
-    assert "Build faster_rcnn on a ResNet and its pyramid" in out["help"]
+    assert "Build faster_rcnn on a ResNet and a feature pyramid" in out["help"]
     assert faster_rcnn.__doc__ in out["help"]
     assert out["own"] == ["still own" if imported == "before" else "own"] * 3
     assert out["short names"] == ["data", "models", "models.resnet"]
@@ -133,11 +133,12 @@ load("fcos", 3, xyz=1)
 """
     )
     assert out[0] == (
-        f"ImportError: torch.hub loads dcn from {ROOT}, but this program has imported the one of {tmp_path} before: "
-        "use one of them, or load the other in a process of its own"
+        f"ImportError: torch.hub loads dcn from {ROOT}, but this program has already imported it from {tmp_path}; use "
+        "only one of them, or load the other in a separate process"
     )
     assert (
-        f"loads resnet_dcn.models from {ROOT}, but this program has imported the one of {tmp_path}/resnet_dcn" in out[1]
+        f"loads resnet_dcn.models from {ROOT}, but this program has already imported it from {tmp_path}/resnet_dcn"
+        in out[1]
     )
     assert out[2] == "loaded"
     assert out[3].startswith("CheckpointError: checkpoint runs/none does not exist")

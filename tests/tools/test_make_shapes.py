@@ -34,7 +34,7 @@ def test_a_folder_that_holds_something_is_left_alone(run_tool, tmp_path):
     ("options", "said"),
     [
         (["--deformation", 2], "`deformation` must be from 0 to 1, got 2.0"),
-        (["--train", 0], "need at least 1 image in each split"),
+        (["--train", 0], "each split must have at least 1 image"),
         (["--width", 10], "64 pixels a side"),
         (["--train", "many"], "invalid int value: 'many'"),
     ],

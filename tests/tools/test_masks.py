@@ -156,7 +156,7 @@ def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_p
     more = ["--run-dir", tmp_path / "run", f"data.val.annotations={tmp_path}/val.json", "train.max_steps=1"]
     code, _, err = run_tool("train", *options, *more)
     assert code == 2
-    assert "annotations without a mask that can be read: 1;" in err
+    assert "annotations without a valid mask: 1;" in err
     assert "run lengths of size [96, 80], but its image has (height, width) [80, 96]" in err
     assert not (tmp_path / "run").exists()
     code, out, err = run_tool("train", *options, *more, "data.invalid_annotations=drop")

@@ -339,7 +339,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
     ("arguments", "message"),
     [
         (["gone.jpg"], "input gone.jpg does not exist (resolved: {place}/gone.jpg)"),
-        (["nothing/*.jpg"], "input nothing/*.jpg matches no picture or video (resolved: {place}/nothing/*.jpg)"),
+        (["nothing/*.jpg"], "input nothing/*.jpg matches no image or video (resolved: {place}/nothing/*.jpg)"),
         (["photos", "--score", "2"], "the score threshold must be from 0 to 1, got 2.0"),
         (["photos", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["photos", "--every", "0"], "--every must be at least 1, got 0"),
@@ -350,7 +350,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
             ["photos", "--json", "f.json", "--annotations", "val.json"],
             "4 of 4 pictures are not among the images of",
         ),
-        (["photos", "--weights", "ema"], "holds no averaged weights"),
+        (["photos", "--weights", "ema"], "does not contain EMA weights"),
         (["photos", "model.nothing=3"], "model.nothing"),
         (["photos", "device=tpu"], "device 'tpu' cannot be used here"),
         (["device=cpu"], "give at least one INPUT"),

@@ -259,8 +259,8 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         (["device=cuda:99"], "device 'cuda:99' cannot be used here: "),
         (["--resume", "no.pt"], "checkpoint no.pt does not exist (resolved: /"),
         (["--config", "r50_dnc.yaml"], "did you mean 'r50_dcn'?"),
-        (other_file, "other.json is no COCO instances file: it has no list 'categories'"),
-        (no_json, "other.json is no JSON"),
+        (other_file, "other.json is not a COCO instances file: the list 'categories' is missing"),
+        (no_json, "other.json is not valid JSON"),
         (cut_picture, "train/000003.png cannot be read"),
         (
             lambda tmp_path, shapes: renamed_classes(tmp_path, shapes, ["val"]),

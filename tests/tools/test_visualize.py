@@ -163,7 +163,7 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
         (["--points", "0"], "--points must be at least 1, got 0"),
         (["--score-threshold", "2"], "--score-threshold must be from 0 to 1, got 2.0"),
         (["--score-threshold", "nan"], "--score-threshold must be from 0 to 1, got nan"),
-        (["--weights", "ema"], "holds no averaged weights"),
+        (["--weights", "ema"], "does not contain EMA weights"),
         (["--against", "nowhere"], "nowhere"),
         (["model.nothing=3"], "model.nothing"),
         (["device=tpu"], "device 'tpu' cannot be used here"),

@@ -157,7 +157,7 @@ def test_weights_are_loaded_unless_a_checkpoint_follows(tiny_config, tmp_path):
         ("model.backbone.norm=batch", "unknown norm 'batch', known: frozen_bn"),
         ("model.dcn_backend=cuda", "cuda"),
         ("model.backbone.dcn_v2_stages=[5]", r"1, 2, 3, 4, got \[5\]"),
-        ("model.backbone.dcn_v2_stages=[3]", "leave out stage 3"),
+        ("model.backbone.dcn_v2_stages=[3]", "`levels` must include 4, because `dcn_v2_stages` contains stage 3"),
         ("model.faster_rcnn.anchor_sizes=[8, 16]", "3 maps p2, p3, pool, got 2"),
         ("model.fpn.extra_levels=p6p7", r"must end with 5, got \[2, 3\]"),
         ("model.fpn.extra_levels=p6", "unknown extra levels 'p6', known: pool, p6p7, p6p7_from_c5"),
@@ -384,7 +384,7 @@ def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
     data = load_config(tiny_config, damaged).data
     whole = read_split(data, name)
     with pytest.raises(
-        DatasetError, match=rf"{name}\.json: annotations without a mask that can be read: 1; .*annotation 1 in image 1 "
+        DatasetError, match=rf"{name}\.json: annotations without a valid mask: 1; .*annotation 1 in image 1 "
     ):
         read_split(data, name, masks=True)
     for policy in ("clip", "drop"):

@@ -136,7 +136,7 @@ def test_both_names_are_an_error_that_names_both(tmp_path, old, new, is_deprecat
     value = VALUES.get(old, 9)
     both = dict(flatten(LEAST)) | {old: value, new[-1]: value}
     file = written(tmp_path, nested(both))
-    line = f"  - {old} and {new[-1]} are one option: give {new[-1]} alone"
+    line = f"  - {old} and {new[-1]} are the same option: set only {new[-1]}"
     with pytest.raises(ConfigError, match=re.escape(f"{file} is not a valid config:\n{line}")):
         load_config(file)
     text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

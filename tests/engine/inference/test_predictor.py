@@ -198,7 +198,7 @@ def test_no_checkpoint_there(run, tmp_path):
     shutil.copy(run / LAST, tmp_path / LAST)
     with (tmp_path / LAST).open("r+b") as file:
         file.truncate(2000)
-    with pytest.raises(ValueError, match="it is cut short"):
+    with pytest.raises(ValueError, match="it is truncated"):
         load_predictor(tmp_path)
 
 

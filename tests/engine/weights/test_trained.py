@@ -62,7 +62,7 @@ def test_without_an_average_the_weights_are_the_raw_ones(finish, tmp_path):
     trainer = finish(tmp_path, OPTIONS)
     trained = load_trained(tmp_path)
     assert_same_outputs(restore_model(trained), trainer.updater.model)
-    with pytest.raises(ValueError, match=rf"{tmp_path / LAST} holds no averaged weights, .* --weights raw"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / LAST} does not contain EMA weights, .* --weights raw"):
         restore_model(trained, weights="ema")
 
 

@@ -363,7 +363,7 @@ def test_what_is_no_checkpoint_is_refused(tiny_config, tmp_path):
     with pytest.raises(ValueError, match=head + r"none\.pt does not exist"):
         read_source(str(tmp_path / "none.pt"))
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match=head + r"resnet\.pth was not written by .*; it holds \['conv1\.weight'\]"):
+    with pytest.raises(ValueError, match=head + r"resnet\.pth was not written by .*; it contains \['conv1\.weight'\]"):
         read_source(str(tmp_path / "resnet.pth"))
     saved(tmp_path / "run", configured(tiny_config, "fcos"), LAST, 1)
     content = bytearray((tmp_path / "run/last.pt").read_bytes())
