@@ -149,7 +149,7 @@ def compare_splits(
         (leaks if across else within).append(" = ".join(map(str, group)))
     errors = [Problem("categories that are not in all splits", [f"{key} {name!r}" for key, name in other])]
     warnings = [
-        Problem("images that are in both splits, so that validation results are too high", leaks),
+        Problem("images that are in both splits, which makes validation too optimistic", leaks),
         Problem("duplicate images", within),
     ]
     return [problem for problem in errors if problem.found], [problem for problem in warnings if problem.found]

@@ -114,8 +114,8 @@ def fcos(
     # PyTorch raises an error for groups of one channel on a map of one pixel
     if channels % NORM_GROUPS or channels == NORM_GROUPS:
         raise ValueError(
-            f"`model.fpn.out_channels` must be a multiple of {NORM_GROUPS} and at least {2 * NORM_GROUPS} for the group "
-            f"norms in the head of fcos, got {channels}"
+            f"`model.fpn.out_channels` must be a multiple of {NORM_GROUPS} and at least {2 * NORM_GROUPS}, for the "
+            f"group norms in the head of fcos, got {channels}"
         )
     if not 0 <= options.num_dcn_convs <= HEAD_CONVS:
         raise ValueError(

@@ -133,7 +133,7 @@ def test_splits_are_compared(tmp_path):
     errors, warnings = compare_splits(splits)
     assert said(errors) == {"categories that are not in all splits": ["20 'cow'", "20 'dog'"]}
     assert said(warnings) == {
-        "images that are in both splits, so that validation results are too high": [f"{train}/3.png = {val}/3.png"],
+        "images that are in both splits, which makes validation too optimistic": [f"{train}/3.png = {val}/3.png"],
         "duplicate images": [f"{train}/1.png = {train}/2.png"],
     }
     assert compare_splits(splits[1:]) == ([], [])

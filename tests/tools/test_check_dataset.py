@@ -58,7 +58,7 @@ def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken
     assert kinds == {f"images missing in {broken}/train": 1, "invalid boxes (x, y, width, height)": 1}
     assert found["val"]["errors"] == []
     (leak,) = found["together"]
-    assert leak["what"] == "images that are in both splits, so that validation results are too high"
+    assert leak["what"] == "images that are in both splits, which makes validation too optimistic"
     (pair,) = leak["found"]
     assert f"{broken}/train/" in pair
     assert f" = {broken}/val/" in pair
