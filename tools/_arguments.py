@@ -52,7 +52,7 @@ def is_override(argument: str) -> bool:
 
 
 def split_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into those that are no config values and the config values."""
+    """Split arguments into other arguments and config values."""
     arguments = list(arguments)
     return [text for text in arguments if not is_override(text)], [text for text in arguments if is_override(text)]
 
