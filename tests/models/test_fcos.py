@@ -198,7 +198,7 @@ def test_ranges_follow_the_strides_of_the_pyramid(make):
 
 @pytest.mark.parametrize("channels", [16, 32, 48, 100])
 def test_a_pyramid_that_the_norms_of_the_head_do_not_fit(channels):
-    message = f"`?.*multiple of 32 and at least 64 .*, got {channels}"
+    message = f"`?.*multiple of 32 and at least 64, .*, got {channels}"
     with pytest.raises(ValueError, match=message):
         assemble("fcos", resnet("resnet18"), fpn={"out_channels": channels})
 

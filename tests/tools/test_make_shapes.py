@@ -35,7 +35,7 @@ def test_a_folder_that_holds_something_is_left_alone(run_tool, tmp_path):
     [
         (["--deformation", 2], "`deformation` must be from 0 to 1, got 2.0"),
         (["--train", 0], "each split must have at least 1 image"),
-        (["--width", 10], "64 pixels a side"),
+        (["--width", 10], "each side at least 64 pixels"),
         (["--train", "many"], "invalid int value: 'many'"),
     ],
 )
