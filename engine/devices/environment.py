@@ -1,4 +1,4 @@
-"""The machine a run is on: device, versions, memory."""
+"""Device, versions and memory of the machine."""
 
 import platform
 import resource
@@ -13,10 +13,10 @@ from ..distributed import SINGLE_PROCESS, DistributedContext
 
 
 def pick_device(name: str, distributed: DistributedContext = SINGLE_PROCESS) -> torch.device:
-    """Turn "auto" or a device's name into a device that is there; each process on a machine gets a GPU of its own.
+    """Return the device for a name or "auto"; each process on a machine gets its own GPU.
 
     Raises:
-        ValueError: if there is no such device here, or not one for each process.
+        ValueError: if the device is not available, or if there are fewer GPUs than processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,22 +25,22 @@ def pick_device(name: str, distributed: DistributedContext = SINGLE_PROCESS) -> 
     if name == "cuda" and distributed.size > 1:
         if torch.cuda.device_count() < distributed.local_size:
             raise ValueError(
-                f"{distributed.local_size} processes on this machine need as many GPUs, but there are "
-                f"{torch.cuda.device_count()}: lower torchrun's --nproc-per-node, or choose device=cpu"
+                f"{distributed.local_size} processes on this machine need {distributed.local_size} GPUs, but "
+                f"{torch.cuda.device_count()} are available: reduce --nproc-per-node of torchrun, or set device=cpu"
             )
         name = f"cuda:{distributed.local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device {name!r} is not available: {str(error).splitlines()[0]}") from None
     if device.type == "cuda" and distributed.size > 1:
         torch.cuda.set_device(device)
     return device
 
 
 def describe(device: torch.device) -> str:
-    """One line on the device and the versions, for the log."""
+    """Return one line with the device and the versions, for the log."""
     if device.type == "cuda":
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         hardware = f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB"
@@ -51,7 +51,7 @@ def describe(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """Model of the CPU, or its architecture where the system does not tell."""
+    """Return the model of the CPU, or its architecture if the model is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -61,7 +61,7 @@ def processor_name() -> str:
 
 
 def git_revision() -> str:
-    """Commit of the clone, "-dirty" where files differ from it, "unknown" outside a clone."""
+    """Return the commit of the clone, with "-dirty" if files were changed, or "unknown" outside a clone."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -70,7 +70,7 @@ def git_revision() -> str:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory used so far: on the GPU by tensors, else by this process, loader workers not counted."""
+    """Return the peak memory so far in GiB: of tensors on a GPU, or of this process without its loader workers."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Batches on the device, and the types that the model computes in."""
+"""Batches on the device, and the number formats of the model."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:
-    """Context in which the model runs: "off", "bf16" or "fp16"."""
+    """Return the autocast context for `amp`: "off", "bf16" or "fp16"."""
     return torch.autocast(device.type, dtype=AMP_DTYPES.get(amp), enabled=amp != "off")
 
 
 def set_tf32(allowed: bool) -> None:
-    """Choose whether NVIDIA GPUs may multiply float32 numbers in TF32, which has 10 bits of mantissa."""
+    """Allow or forbid TF32, with 10 bits of mantissa, for float32 multiplication on NVIDIA GPUs."""
     precision = "tf32" if allowed else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision
@@ -21,9 +21,18 @@ def set_tf32(allowed: bool) -> None:
 def to_device(
     images: list[Tensor], targets: list[dict], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> tuple[list[Tensor], list[dict]]:
-    """Move a batch; uint8 images become `dtype` in [0, 1] there, so that workers pass a quarter of the bytes.
+    """Move a batch to a device and convert it there.
 
-    Boxes become `dtype` too, everything else keeps its own.
+    Images change from uint8 to `dtype` in [0, 1] on the device, so that workers pass a quarter of the bytes.
+
+    Args:
+        images: `(3, H, W)` uint8.
+        targets: dicts of torchvision's detectors. Floating-point tensors, such as boxes, are converted to `dtype`.
+        device: target device.
+        dtype: dtype of images and boxes.
+
+    Returns:
+        Images and targets on the device.
     """
     images = [image.to(device, non_blocking=True).to(dtype).div_(255) for image in images]
     targets = [

@@ -1,4 +1,4 @@
-"""What people look at: the log, progress bars, tables, and images with boxes and masks."""
+"""Output for people: the log, progress bars, tables, and images with boxes and masks."""
 
 from .drawing import (
     GAP,

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a coloured bar on a terminal, plain lines elsewhere, and the log file."""
+"""Output of a run: a coloured bar on a terminal, plain lines elsewhere, and the log file."""
 
 import logging
 import os
@@ -15,12 +15,12 @@ from tqdm import tqdm
 from .tables import counted
 
 log = logging.getLogger("resnet_dcn")
-log.addHandler(logging.NullHandler())  # processes beside the main one, which never start logging, are silent
+log.addHandler(logging.NullHandler())  # ranks other than 0 never start logging
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Escape codes by what they mark."""
+    """Escape codes by meaning."""
 
     loss: str
     rate: str
@@ -44,22 +44,22 @@ PLAIN = Palette("", "", "", "", "", "", "")
 
 
 def wants_colour(stream: Any) -> bool:
-    """Whether a stream is a terminal whose user did not set NO_COLOR, https://no-color.org."""
+    """Return whether a stream is a terminal and NO_COLOR is not set, https://no-color.org."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _has_bar(stream: Any) -> bool:
-    """Whether a stream is a terminal that can show a bar: some, as those of scripts and containers, have no width."""
+    """Return whether a stream is a terminal that can show a bar; in scripts and containers its width may be 0."""
     try:
         return wants_colour(stream) and os.get_terminal_size(stream.fileno()).columns > 0
-    except OSError:  # a terminal that does not tell
+    except OSError:  # unknown width
         return True
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints records to stdout above the bar; those marked `on_bar` only where there is no bar to show them.
+    """Prints records to stdout above the bar.
 
-    Those marked `file_only` are left to the log file.
+    Records marked `on_bar` are printed only without a bar. Records marked `file_only` are not printed.
     """
 
     def __init__(self, has_bar: bool) -> None:
@@ -79,21 +79,21 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """Appends records to a file; raises where it cannot, as the handlers of `logging` only print that."""
+    """Appends records to a file and raises if that fails; handlers of `logging` only print the error."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - name of logging
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            super().handleError(record)  # a fault in the call, as a format that does not fit its values
+            super().handleError(record)  # an error in the call, for example values that do not fit the format
             return
-        error.filename = self.baseFilename  # the system does not say which
+        error.filename = self.baseFilename  # the system does not name the file
         raise error
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Send `log` to the terminal, and with the time of day to `file`, which is appended to.
+    """Send `log` to the terminal and, with timestamps, append it to `file`.
 
-    Where the file cannot be written, as on a full disk, calls of `log` raise an `OSError` that names it.
+    If the file cannot be written, for example on a full disk, calls of `log` raise an `OSError` that names it.
     """
     just_fix_windows_console()
     log.setLevel(logging.INFO)
@@ -106,11 +106,11 @@ def start_logging(file: Path | None = None) -> None:
 
 
 class Progress:
-    """Shows how far training and other long work is.
+    """Shows the progress of training and of other long work.
 
     Args:
-        palette: for the bar; None: `COLOURS` and a bar on a coloured terminal, else no bar.
-        silent: no bar anywhere, for the processes beside the main one.
+        palette: colours of the bar. None: `COLOURS` on a colour terminal, and no bar elsewhere.
+        silent: show no bar; for ranks other than 0.
     """
 
     def __init__(self, palette: Palette | None = None, *, silent: bool = False) -> None:
@@ -118,12 +118,12 @@ class Progress:
         self._bar: tqdm | None = None
 
     def track(self, items: Iterable, label: str, total: int | None = None, *, unit: str = "it") -> Iterator:
-        """Iterate over `items` under a bar with a label that goes away at the end."""
+        """Yield `items` and show a bar with a label, which is removed at the end."""
         options = {"leave": False, "dynamic_ncols": True, "colour": "green", "disable": self.palette is None}
         return iter(tqdm(items, desc=label, total=total, unit=unit, **options))
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
-        """Open the bar of epoch `epoch` (from 1) with `steps` steps, of which `done` are behind us."""
+        """Open the bar of epoch `epoch` (from 1) with `steps` steps, of which `done` are completed."""
         if self.palette is not None:
             self._bar = tqdm(
                 total=steps,
@@ -135,13 +135,13 @@ class Progress:
             )
 
     def step(self, record: Mapping[str, float]) -> None:
-        """Show one step of the trainer, see `Trainer`."""
+        """Show one step of `Trainer` on the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(describe_step(record, self.palette or PLAIN, parts_last=True), refresh=False)
             self._bar.update()
 
     def line(self, record: Mapping[str, float], epoch: int, epochs: int) -> None:
-        """Write the mean of some steps as a line: into the log file, and to where no bar is."""
+        """Log the mean of some steps as a line; on a terminal with a bar only to the log file."""
         log.info(
             "epoch %d/%d step %d: %s",
             epoch,
@@ -159,22 +159,24 @@ class Progress:
 
 
 def describe_step(record: Mapping[str, float], palette: Palette, *, parts_last: bool = False) -> str:
-    """Loss and its parts, lr, images/s, share of time waiting for data, time left, memory: the most wanted first.
+    """Format a step: loss and its parts, learning rate, images/s, time waiting for data, time left, memory.
 
-    Where images could not be read, also how often one was left out so far. With `parts_last` the parts of the loss come
-    at the end, where a narrow terminal cuts a bar: a cascade has a dozen.
+    Args:
+        record: numbers of the step, see `Trainer`. `skipped`, if present, counts images that could not be read.
+        palette: colours.
+        parts_last: put the parts of the loss at the end, where a narrow terminal cuts the bar.
     """
     parts = " ".join(
         f"{name.removeprefix('loss_')} {value:.3f}" for name, value in record.items() if name.startswith("loss_")
     )
     waited = 100 * record["data_s"] / record["step_s"]
     left = timedelta(seconds=round(record["eta_s"]))
-    count = record.get("left_out")
-    left_out = f" {palette.warning}{counted(int(count), 'image')} left out{palette.reset}" if count else ""
+    count = record.get("skipped")
+    skipped = f" {palette.warning}{counted(int(count), 'image')} skipped{palette.reset}" if count else ""
     return (
         f"{palette.loss}loss {record['loss']:.3f}{palette.reset}{'' if parts_last else f' ({parts})'} "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
         f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
-        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{left_out}"
+        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{skipped}"
         f"{f' ({parts})' if parts_last else ''}"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Lay out rows under a header: text to the left, numbers to the right, with thousands separated."""
+    """Format rows under a header: text left-aligned, numbers right-aligned, with thousands separators."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
     right = [
@@ -24,18 +24,18 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Show an AP fraction as COCO papers do, x100 with one decimal; "-" for one that does not exist."""
+    """Format an AP fraction as COCO papers do: x100 with one decimal, or "-" for None and NaN."""
     return "-" if fraction is None or fraction != fraction else f"{100 * fraction:.1f}"
 
 
 def counted(count: int, noun: str) -> str:
-    """Say how many of something there are, as in "1 image", "2 images" and "3 boxes"."""
+    """Return a count with its noun: "1 image", "2 images", "3 boxes"."""
     plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
 def first_lines(items: Sequence[str], most: int) -> list[str]:
-    """Indent the first of many items of an error's list, a line each, and say how many more there are."""
+    """Return the first `most` items as indented lines, and a line with the number of the others."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return [f"      {item}" for item in [*items[:most], *more]]
 

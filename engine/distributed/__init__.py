@@ -1,4 +1,4 @@
-"""Processes that train together, and requests to stop."""
+"""Distributed training, and signals to stop."""
 
 from .preemption import PreemptedError, StopRequest
 from .processes import SINGLE_PROCESS, DistributedContext, OtherProcessError, read_distributed_context

@@ -1,4 +1,4 @@
-"""Stopping on request, as schedulers of shared machines ask for it by a signal."""
+"""Stopping on a signal, as the schedulers of clusters send it before they end a job."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -7,14 +7,17 @@ from typing import Any
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop, and what it learned is saved."""
+    """A signal stopped the run; its state is saved."""
 
 
 class StopRequest:
-    """Whether one of the signals came while it listened.
+    """Records a signal to stop.
 
-    SIGTERM is what SLURM, Kubernetes and systemd send before they kill; SIGUSR1 is the usual choice for an earlier
-    warning, as in `sbatch --signal=USR1@120`.
+    SLURM, Kubernetes and systemd send SIGTERM before they kill a process. SIGUSR1 is usual for an earlier warning, for
+    example `sbatch --signal=USR1@120`.
+
+    Attributes:
+        received: name of the signal that was received, or None.
     """
 
     SIGNALS = ("SIGTERM", "SIGUSR1")
@@ -24,20 +27,21 @@ class StopRequest:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Take the signals within this context; only the main thread of a program may."""
-        numbers = [getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)]  # Windows has no SIGUSR1
-        before = {number: signal.signal(number, self._note) for number in numbers}
+        """Context in which the signals are recorded; only for the main thread."""
+        # Windows has no SIGUSR1
+        numbers = [getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _receive(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number).name
 
     def until(self, items: Iterable) -> Iterator:
-        """Iterate until a signal comes."""
+        """Yield items until a signal is received."""
         for item in items:
             if self.received:
                 return

@@ -1,8 +1,7 @@
-"""Training in several processes, started by torchrun; with one process nothing here does anything.
+"""Distributed training in processes that torchrun starts. With a single process nothing here has an effect.
 
-Every process runs the same program. Process 0, the main one, writes files and talks; what only it can know or fail at
-goes through `DistributedContext.run_on_main_and_broadcast`, so that no process waits
-for one that has failed.
+Every process runs the same program. Rank 0, the main process, writes files and logs. Work of rank 0 alone goes through
+`DistributedContext.run_on_main_and_broadcast`, so that no process waits for a main process that has failed.
 """
 
 import contextlib
@@ -22,23 +21,23 @@ from torch.nn.parallel import DistributedDataParallel
 from .preemption import PreemptedError
 
 T = TypeVar("T")
-# The main process judges alone while the others wait; pycocotools takes minutes for a large validation set.
+# Rank 0 evaluates while the other processes wait; pycocotools needs minutes for a large validation set.
 TIMEOUT = timedelta(hours=2)
 
 
 class OtherProcessError(Exception):
-    """Another process failed, and says why; this one only ends."""
+    """Another process failed and reports the error; this process only ends."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of a training.
+    """The processes of a distributed training.
 
     Attributes:
-        rank: number of this process, from 0.
-        size: how many there are.
-        local_rank: number of this process on its machine.
-        local_size: how many there are on its machine.
+        rank: rank of this process.
+        size: number of processes (world size).
+        local_rank: rank of this process on its machine.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -48,36 +47,36 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and talks."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def process_group(self) -> Iterator[None]:
-        """Connect the processes: by gloo for what lies on the CPU, by NCCL for what lies on GPUs."""
+        """Context of an initialized process group: gloo for CPU tensors, NCCL for CUDA tensors."""
         if self.size == 1:
             yield
             return
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # After a restart torchrun's store still holds the addresses of the processes before, who answer no more.
+        # after a restart, torchrun's store still has the addresses of the previous processes
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         try:
             yield
-        except PreemptedError:  # all end together
+        except PreemptedError:  # raised on all ranks
             dist.destroy_process_group()
             raise
-        # After an error no leave is taken: of processes that are in the middle of something it can last for ever.
+        # not after an error: destroy_process_group() can block while another rank is in a collective call
         dist.destroy_process_group()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up a tensor over all processes, in place."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: T) -> list[T]:
-        """Collect a value of each process, in every process, by rank."""
+        """Return the values of all processes, by rank, in every process."""
         if self.size == 1:
             return [value]
         values: list = [None] * self.size
@@ -85,7 +84,7 @@ class DistributedContext:
         return values
 
     def gather_on_main(self, value: T) -> list[T] | None:
-        """Collect a value of each process in the main one, by rank; the others get None."""
+        """Return the values of all processes, by rank, in the main process, and None in the others."""
         if self.size == 1:
             return [value]
         values: list | None = [None] * self.size if self.is_main else None
@@ -93,10 +92,11 @@ class DistributedContext:
         return values
 
     def run_on_main_and_broadcast(self, make: Callable[[], T]) -> T:
-        """Call `make` in the main process and give what it returns in all of them.
+        """Call `make` in the main process and return its result in all processes.
 
         Raises:
-            OtherProcessError: in the others, if it fails in the main one, where the error comes through.
+            Exception: in the main process, the error of `make`.
+            OtherProcessError: in the other processes, if `make` fails.
         """
         if self.size == 1:
             return make()
@@ -116,12 +116,14 @@ class DistributedContext:
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
-        """Let all processes pass the end of this context or none; a mistake that all make is told once.
+        """Context that raises on all ranks if its body fails on any rank.
+
+        Rank 0 raises the first `ValueError` or `OSError` of any rank, so that an error of all ranks is printed once.
 
         Raises:
-            ValueError, OSError: in the main process, the first of any process.
-            Exception: of another kind, in the process where it came up.
-            OtherProcessError: in the others.
+            ValueError, OSError: in the main process, the first one of any process.
+            Exception: any other error, in the process where it occurred.
+            OtherProcessError: in all other processes.
         """
         if self.size == 1:
             yield
@@ -131,23 +133,24 @@ class DistributedContext:
             yield
         except Exception as failure:
             error = failure
-        is_mistake = isinstance(error, ValueError | OSError)
-        known = error if error is None or is_mistake else OtherProcessError("another process failed")
+        is_user_error = isinstance(error, ValueError | OSError)
+        known = error if error is None or is_user_error else OtherProcessError("another process failed")
         errors = [found for found in self.gather(known) if found is not None]
         if not errors:
             return
-        if error is not None and not is_mistake:
+        if error is not None and not is_user_error:
             raise error
-        mistakes = [found for found in errors if not isinstance(found, OtherProcessError)]
-        raise mistakes[0] if mistakes and self.is_main else OtherProcessError("another process failed")
+        user_errors = [found for found in errors if not isinstance(found, OtherProcessError)]
+        raise user_errors[0] if user_errors and self.is_main else OtherProcessError("another process failed")
 
     def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """Wrap a model so that its gradients are averaged over the processes."""
+        """Wrap a model in `DistributedDataParallel`, which averages its gradients over the processes."""
         if self.size == 1:
             return model
-        # Statistics of batch norms are averaged when they are needed, see `average_statistics`.
+        # `average_statistics` averages the running statistics of batch norms instead
         known = inspect.signature(DistributedDataParallel).parameters
-        switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # its old name
+        # the second name is that of older releases of PyTorch
+        switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         return DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
@@ -156,7 +159,7 @@ class DistributedContext:
         )
 
     def average_statistics(self, model: nn.Module) -> None:
-        """Average the running statistics of batch norms, which each process gathers on its own images."""
+        """Average the running statistics of batch norms over the processes, in place."""
         if self.size == 1:
             return
         statistics = [
@@ -177,7 +180,7 @@ SINGLE_PROCESS = DistributedContext()
 
 
 def read_distributed_context() -> DistributedContext:
-    """Find this process's place in what torchrun has started; alone without it."""
+    """Return the context from the environment variables of torchrun, or `SINGLE_PROCESS` without them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names):
         return SINGLE_PROCESS

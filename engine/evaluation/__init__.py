@@ -1,4 +1,4 @@
-"""Detections of a data set, COCO's figures of them, and what became of each."""
+"""Detections of a data set, their COCO metrics, and the error type of each detection."""
 
 from .coco_eval import class_keys, coco_metrics, match_results
 from .coco_json import coco_dataset, match_files

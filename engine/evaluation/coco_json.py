@@ -1,4 +1,4 @@
-"""What a detector found in pictures, as files that other tools read."""
+"""Detections as COCO files for other tools."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -14,16 +14,16 @@ def coco_dataset(
     *,
     description: str,
 ) -> dict[str, Any]:
-    """Put detections into the form of a COCO instances file, so that annotation tools can load them.
+    """Convert detections to a COCO instances file, which annotation tools can load.
 
     Args:
         images: entries with `id`, `file_name`, `width` and `height`.
         results: COCO results of these images, see `coco_results`.
-        categories: with `id` and `name`.
-        description: what the file says of itself.
+        categories: entries with `id` and `name`.
+        description: description of the file.
 
     Returns:
-        `info`, `images`, `categories` and `annotations`, each of these with a `score` beside the usual fields.
+        `info`, `images`, `categories` and `annotations`. Annotations have a `score` in addition to the usual fields.
     """
     annotations = []
     for index, result in enumerate(results, start=1):
@@ -39,10 +39,10 @@ def coco_dataset(
 
 
 def match_files(files: Sequence[Path], images: Sequence[dict[str, Any]], annotations: Path) -> list[dict[str, Any]]:
-    """Find the entry of an annotation file for each picture: the one whose `file_name` its path ends with.
+    """Return the entry of an annotation file for each image file: the entry whose `file_name` ends the path.
 
     Raises:
-        ValueError: if there is none, or two pictures have the same.
+        ValueError: if a file has no entry, or two files have the same entry.
     """
     by_name = {PurePosixPath(entry["file_name"]).parts: entry for entry in images}
     matches = []
@@ -52,7 +52,7 @@ def match_files(files: Sequence[Path], images: Sequence[dict[str, Any]], annotat
     missing = [str(file) for file, match in zip(files, matches, strict=True) if match is None]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(files)} pictures are not among the images of {annotations}: "
+            f"{len(missing)} of {len(files)} images are not in {annotations}: "
             f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         )
     taken: dict[int, Path] = {}

@@ -1,4 +1,4 @@
-"""A detector run over a data set: its detections as COCO results, and their figures."""
+"""Detections of a data set as COCO results, and their metrics."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,12 +19,18 @@ from .coco_eval import coco_metrics
 def detect(
     model: nn.Module, loader: Iterable[Batch], category_ids: Sequence[int], *, device: torch.device, amp: str = "off"
 ) -> list[dict[str, Any]]:
-    """Run a detector over a loader; the model is left in the mode it was in.
+    """Run a detector over a loader; its train or eval mode is restored.
+
+    Args:
+        model: detector.
+        loader: loader of `data.eval_loader`.
+        category_ids: category ids of labels 1, 2, ...
+        device: device of the model.
+        amp: "off", "bf16" or "fp16".
 
     Returns:
-        COCO results: dicts of `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`, and where
-        the detector gives masks `segmentation`, see `encode_masks`. An image that could not be read, where the loader
-        leaves such images out, has none.
+        COCO results: dicts with `image_id`, `category_id`, `bbox` (x, y, width, height in pixels) and `score`. With
+        masks also `segmentation`, see `encode_masks`. Images that the loader skipped have no results.
     """
     was_training = model.training
     model.eval()
@@ -32,7 +38,7 @@ def detect(
     try:
         for batch in loader:
             for message in batch.unreadable:
-                log.warning("counts as without a detection: %s", message)
+                log.warning("evaluated without detections: %s", message)
             if not batch.images:
                 continue
             images, targets = to_device(batch.images, batch.targets, device)
@@ -46,7 +52,7 @@ def detect(
 
 
 def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Turn the detections of one image into COCO results, see `detect`."""
+    """Convert the detections of one image to COCO results, see `detect`."""
     boxes_xywh = box_convert(output["boxes"].float().cpu(), "xyxy", "xywh")
     results = [
         {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": bbox, "score": score}
@@ -63,16 +69,16 @@ def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> li
 def gather_results(
     results: list[dict[str, Any]], ground_truth: dict, distributed: DistributedContext
 ) -> list[dict[str, Any]] | None:
-    """Put together what all processes detected, in the order of the images, as one process would have.
+    """Collect the results of all processes, in the order of the images.
 
     Returns:
-        COCO results in the main process, None in the others.
+        COCO results in the main process, None in the others. The order is that of a single process.
     """
     parts = distributed.gather_on_main(results)
     if parts is None or len(parts) == 1:
         return parts and parts[0]
-    place = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}
-    return sorted((entry for part in parts for entry in part), key=lambda entry: place[entry["image_id"]])
+    position = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}
+    return sorted((entry for part in parts for entry in part), key=lambda entry: position[entry["image_id"]])
 
 
 def evaluate(
@@ -87,21 +93,21 @@ def evaluate(
     distributed: DistributedContext = SINGLE_PROCESS,
     stop: StopRequest | None = None,
 ) -> dict[str, Any] | None:
-    """Detect and judge: `coco_metrics` of what `detect` finds, in all processes.
+    """Compute the COCO metrics of a detector, in all processes.
 
     Args:
         model: detector.
-        loader: of `data.eval_loader`, in each process of its share of the images.
-        category_ids: of the labels, see `CocoAnnotations`.
-        ground_truth: a COCO instances file, as loaded; the main process judges.
-        masks: whether the model gives masks, which are then judged beside the boxes.
-        device: that the model is on.
-        amp: as in training.
+        loader: loader of `data.eval_loader`, in each process over its part of the images.
+        category_ids: category ids of labels 1, 2, ..., see `CocoAnnotations`.
+        ground_truth: loaded COCO instances file; used by the main process.
+        masks: whether to evaluate masks as well as boxes.
+        device: device of the model.
+        amp: "off", "bf16" or "fp16".
         distributed: the processes that share the images.
-        stop: asked before each batch whether to give up.
+        stop: checked before each batch; evaluation ends if a signal was received.
 
     Returns:
-        The figures, or None if some process was asked to stop.
+        The metrics of `coco_metrics`, or None if any process received a signal to stop.
     """
     with distributed.raise_together():
         results = detect(model, stop.until(loader) if stop else loader, category_ids, device=device, amp=amp)

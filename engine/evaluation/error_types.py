@@ -1,4 +1,4 @@
-"""Detections drawn with what became of each: colour and sign by error_type."""
+"""Drawings of detections with a colour and a symbol by error type."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from ..display import GAP, SHORT_SIDE, draw_boxes, draw_ground_truth, draw_legen
 from .matching import DUPLICATE, FALSE_POSITIVE, TRUE_POSITIVE, WRONG_CLASS, classify_detections
 
 MISSED = "missed"
-# Colours of Okabe and Ito, which people with any kind of colour vision tell apart, https://jfly.uni-koeln.de/color
+# Colours of Okabe and Ito, distinguishable with colour vision deficiencies, https://jfly.uni-koeln.de/color
 ERROR_TYPE_COLOURS: dict[str, tuple[int, int, int]] = {
     TRUE_POSITIVE: (0, 158, 115),
     WRONG_CLASS: (240, 228, 66),
@@ -19,9 +19,8 @@ ERROR_TYPE_COLOURS: dict[str, tuple[int, int, int]] = {
     FALSE_POSITIVE: (213, 94, 0),
     MISSED: (204, 121, 167),
 }
-# Before the name in a picture, for those who see it in grey; what is missed is dashed.
+# Symbols before the name, readable without colour. Missed objects have dashed boxes instead.
 ERROR_TYPE_SYMBOLS = {TRUE_POSITIVE: "✓", WRONG_CLASS: "≠", DUPLICATE: "2×", FALSE_POSITIVE: "✗", MISSED: ""}
-_MEANINGS = {FALSE_POSITIVE: "no object there"}
 
 
 @torch.inference_mode()
@@ -34,15 +33,15 @@ def draw_predictions(
     score_threshold: float = 0.5,
     short_side: int = SHORT_SIDE,
 ) -> Tensor:
-    """Draw images with the truth to the left and judged detections to the right, one image a row, and a legend.
+    """Draw the ground truth of images on the left, classified detections on the right, and a legend.
 
     Args:
-        model: detector; left in the mode it was in.
-        samples: `(uint8 image, target)` pairs.
-        class_names: name of label 1, 2, ...
-        device: where the model is.
-        score_threshold: detections below are not drawn.
-        short_side: to which the shorter side of each image is scaled, in pixels.
+        model: detector; its train or eval mode is restored.
+        samples: `(uint8 image, target)` pairs, one row each.
+        class_names: names of labels 1, 2, ...
+        device: device of the model.
+        score_threshold: minimum score of the detections to draw.
+        short_side: each image is scaled to this shorter side, in pixels.
 
     Returns:
         `(3, H, W)` uint8.
@@ -54,15 +53,17 @@ def draw_predictions(
         for image, target in samples:
             (output,) = model(to_device([image], [], device)[0])
             output = {key: value.cpu() for key, value in output.items()}
-            judged = draw_classified(
+            classified = draw_classified(
                 image, target, output, class_names, score_threshold=score_threshold, short_side=short_side
             )
-            pair = [draw_ground_truth(image, target, class_names, short_side=short_side), judged]
+            pair = [draw_ground_truth(image, target, class_names, short_side=short_side), classified]
             rows.append(torch.cat([pad(part, [0, GAP, 0, GAP], value=255) for part in pair], dim=2))
     finally:
         model.train(was_training)
     width = max((row.shape[2] for row in rows), default=2 * short_side)
-    rows.append(draw_error_type_legend(width, f"left: truth, right: detections of a score from {score_threshold:g} on"))
+    rows.append(
+        draw_error_type_legend(width, f"left: ground truth, right: detections with score >= {score_threshold:g}")
+    )
     return torch.cat([pad(row, [0, width - row.shape[2], 0, 0], value=255) for row in rows], dim=1)
 
 
@@ -75,39 +76,39 @@ def draw_classified(
     score_threshold: float = 0.5,
     short_side: int = SHORT_SIDE,
 ) -> Tensor:
-    """Draw what a detector found in an image, with colour and sign by error_type, and dashed what it missed.
+    """Draw detections with a colour and a symbol by error type, and missed objects with dashed boxes.
 
     Args:
         image: `(3, H, W)` uint8.
-        target: its true `boxes` (xyxy pixels) and `labels`, and maybe `masks`.
-        detections: `boxes`, `labels` and `scores`, and maybe `masks`.
-        class_names: name of label 1, 2, ...
-        score_threshold: detections below are not drawn, and do not count.
-        short_side: to which the shorter side of the image is scaled, in pixels.
+        target: ground truth: `boxes` (xyxy pixels), `labels` and optionally `masks`.
+        detections: `boxes`, `labels`, `scores` and optionally `masks`.
+        class_names: names of labels 1, 2, ...
+        score_threshold: minimum score; detections below are neither matched nor drawn.
+        short_side: the image is scaled to this shorter side, in pixels.
 
     Returns:
         `(3, h, w)` uint8, without a legend.
     """
-    seen = detections["scores"] >= score_threshold
-    boxes, labels, scores = (detections[key][seen] for key in ("boxes", "labels", "scores"))
-    error_types = classify_detections(boxes, labels, scores, target["boxes"], target["labels"])
-    missed = error_types.missed
-    # what is missed goes below, then the least certain; the best is on top
+    shown = detections["scores"] >= score_threshold
+    boxes, labels, scores = (detections[key][shown] for key in ("boxes", "labels", "scores"))
+    classified = classify_detections(boxes, labels, scores, target["boxes"], target["labels"])
+    missed = classified.missed
+    # missed objects at the bottom, then detections in order of ascending score
     order = scores.argsort(stable=True).tolist()
     names = [class_names[label - 1] for label in target["labels"][missed].tolist()]
     names += [
-        f"{ERROR_TYPE_SYMBOLS[error_types.detections[index]]} {class_names[labels[index] - 1]} {scores[index]:.2f}"
+        f"{ERROR_TYPE_SYMBOLS[classified.detections[index]]} {class_names[labels[index] - 1]} {scores[index]:.2f}"
         for index in order
     ]
     colours = [ERROR_TYPE_COLOURS[MISSED]] * len(missed)
-    colours += [ERROR_TYPE_COLOURS[error_types.detections[index]] for index in order]
+    colours += [ERROR_TYPE_COLOURS[classified.detections[index]] for index in order]
     all_boxes = torch.cat([torch.as_tensor(target["boxes"])[missed].float(), boxes[order].float()])
-    masks = masks_of(target, missed) + masks_of(detections, seen.nonzero().flatten()[order].tolist())
+    masks = masks_of(target, missed) + masks_of(detections, shown.nonzero().flatten()[order].tolist())
     return draw_boxes(image, all_boxes, names, colours, short_side, dashed=len(missed), masks=masks)
 
 
 def draw_error_type_legend(width: int, heading: str = "") -> Tensor:
-    """Explain what `draw_classified` draws, with words before it, in lines of `width` pixels, `(3, h, width)`."""
+    """Draw the legend of `draw_classified` after a heading, `(3, h, width)`."""
     words = [(heading, None, False)] if heading else []
     return draw_legend(
         width,
@@ -116,5 +117,5 @@ def draw_error_type_legend(width: int, heading: str = "") -> Tensor:
 
 
 def describe_error_type(name: str) -> str:
-    """Say what a error_type's sign, or its dashes, mean."""
-    return " ".join(filter(None, (ERROR_TYPE_SYMBOLS[name], _MEANINGS.get(name, name.replace("_", " ")))))
+    """Return the symbol and the name of an error type."""
+    return " ".join(filter(None, (ERROR_TYPE_SYMBOLS[name], name.replace("_", " "))))

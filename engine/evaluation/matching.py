@@ -1,4 +1,4 @@
-"""What becomes of each detection of an image: right, or wrong in which way."""
+"""Classification of detections as true positive, wrong class, duplicate or false positive."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,11 @@ MATCH_TYPES = (TRUE_POSITIVE, WRONG_CLASS, DUPLICATE, FALSE_POSITIVE)
 
 
 class ClassifiedDetections(NamedTuple):
-    """How the detections of one image compare with its true boxes.
+    """Match types of the detections of one image.
 
     Attributes:
-        detections: one of `MATCH_TYPES` for each detection, in the order they were given.
-        missed: indices of the true boxes that no detection of their class found.
+        detections: one of `MATCH_TYPES` per detection, in the order of the detections.
+        missed: indices of the ground-truth boxes without a true positive.
     """
 
     detections: list[str]
@@ -30,33 +30,37 @@ def classify_detections(
     *,
     iou_threshold: float = 0.5,
 ) -> ClassifiedDetections:
-    """Match detections to true boxes as COCO does: the best score chooses first, each true box is found once.
+    """Match detections to ground truth as COCO does: in order of descending score, each box at most once.
 
-    A detection is "true_positive" if a free true box of its class overlaps it by `iou_threshold` or more; it takes
-    the one that overlaps most. Else it is a "duplicate" if such a box is taken, of the "wrong_class" if a true box of
-    another class overlaps it so much, and "false_positive" if none does.
+    The type of a detection is the first of these that applies (TIDE, https://arxiv.org/abs/2008.08115):
+
+    - "true_positive": a ground-truth box of its class with sufficient IoU is unmatched. The box with the highest IoU is
+      matched.
+    - "duplicate": a ground-truth box of its class with sufficient IoU is already matched.
+    - "wrong_class": a ground-truth box of another class has sufficient IoU.
+    - "false_positive": no ground-truth box has sufficient IoU.
 
     Args:
         boxes: `(n, 4)` xyxy pixels.
         labels: `(n,)`.
         scores: `(n,)`.
-        true_boxes: `(m, 4)` xyxy pixels.
-        true_labels: `(m,)`.
-        iou_threshold: overlap, in (0, 1], from which on a detection is about an object.
+        true_boxes: `(m, 4)` ground-truth boxes, xyxy pixels.
+        true_labels: `(m,)` labels of the ground truth.
+        iou_threshold: minimum IoU, in (0, 1].
     """
-    enough = box_iou(boxes.float(), true_boxes.float())
-    enough[enough < iou_threshold] = 0
-    same = labels[:, None] == true_labels
+    iou = box_iou(boxes.float(), true_boxes.float())
+    iou[iou < iou_threshold] = 0
+    same_class = labels[:, None] == true_labels
     free = [True] * len(true_labels)
-    error_types = [FALSE_POSITIVE] * len(labels)
+    types = [FALSE_POSITIVE] * len(labels)
     for index in scores.argsort(descending=True, stable=True).tolist():
-        mine = [j for j in same[index].nonzero().flatten().tolist() if enough[index, j] > 0]
-        candidates = [j for j in mine if free[j]]
+        overlapping = [j for j in same_class[index].nonzero().flatten().tolist() if iou[index, j] > 0]
+        candidates = [j for j in overlapping if free[j]]
         if candidates:
-            free[max(candidates, key=lambda j: enough[index, j])] = False
-            error_types[index] = TRUE_POSITIVE
-        elif mine:
-            error_types[index] = DUPLICATE
-        elif enough[index].any():
-            error_types[index] = WRONG_CLASS
-    return ClassifiedDetections(error_types, [index for index, is_free in enumerate(free) if is_free])
+            free[max(candidates, key=lambda j: iou[index, j])] = False
+            types[index] = TRUE_POSITIVE
+        elif overlapping:
+            types[index] = DUPLICATE
+        elif iou[index].any():
+            types[index] = WRONG_CLASS
+    return ClassifiedDetections(types, [index for index, is_free in enumerate(free) if is_free])

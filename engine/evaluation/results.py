@@ -1,4 +1,4 @@
-"""COCO results of any source, checked before they are used."""
+"""Validation of COCO results from any source."""
 
 import math
 from typing import Any
@@ -7,10 +7,10 @@ from data import declared_size, segmentation_problem
 
 
 def check_results(ground_truth: dict[str, Any], results: Any) -> None:
-    """Raise `ValueError` unless `results` are COCO results of boxes, masks or both for this ground truth."""
+    """Raise `ValueError` unless `results` are valid COCO results of boxes, masks or both for this ground truth."""
     if not isinstance(results, list):
         is_data_set = isinstance(results, dict) and "annotations" in results
-        hint = ", a data set: tools/predict.py writes a list with --annotations" if is_data_set else ""
+        hint = " (a data set); tools/predict.py --annotations writes COCO results" if is_data_set else ""
         raise ValueError(f"COCO results must be a list of detections, got {type(results).__name__}{hint}")
     sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
     known = {"image_id": set(sizes), "category_id": {entry["id"] for entry in ground_truth["categories"]}}
@@ -18,7 +18,7 @@ def check_results(ground_truth: dict[str, Any], results: Any) -> None:
     for index, entry in enumerate(results):
         if not isinstance(entry, dict):
             raise ValueError(
-                f"detection {index}: needs a mapping of image_id, category_id, bbox and score, got {entry!r}"
+                f"detection {index}: expected a mapping with image_id, category_id, bbox and score, got {entry!r}"
             )
         for field, ids in known.items():
             found = entry.get(field)
@@ -30,19 +30,19 @@ def check_results(ground_truth: dict[str, Any], results: Any) -> None:
         if len(numbers) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
             what = "bbox [x, y, width, height] and score as finite numbers" if needs_box else "a finite score"
             raise ValueError(
-                f"detection {index}: needs {what}, got bbox {entry.get('bbox')!r}, score {entry.get('score')!r}"
+                f"detection {index}: expected {what}, got bbox {entry.get('bbox')!r}, score {entry.get('score')!r}"
             )
         if masked and (problem := segmentation_problem(entry.get("segmentation"), image_size(entry, sizes))):
             raise ValueError(f"detection {index} {problem}")
 
 
 def has_masks(results: list[dict[str, Any]]) -> bool:
-    """Whether COCO results have masks."""
+    """Return whether COCO results have masks."""
     return any(isinstance(entry, dict) and entry.get("segmentation") for entry in results)
 
 
 def image_size(entry: dict[str, Any], sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int] | None:
-    """(width, height) of a detection's image, as the annotation file has it or else the detection itself."""
+    """Return (width, height) of a detection's image, from the annotation file or from the detection's mask, or None."""
     rle = entry.get("segmentation")
     own = rle.get("size") if isinstance(rle, dict) else None
     is_size = isinstance(own, list) and [type(v) for v in own] == [int, int] and min(own) > 0

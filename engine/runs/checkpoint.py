@@ -1,4 +1,4 @@
-"""Checkpoints: plain dicts of state, written atomically; `models/checkpoint.py` reads them."""
+"""Checkpoints: plain dicts of state with atomic writes. `models/checkpoint.py` reads them."""
 
 import math
 import os
@@ -17,32 +17,32 @@ from .folder import LAST, step_file, step_files
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint that the system did not take; `errno` is the system's."""
+    """A checkpoint that could not be written; `errno` is the error code of the system."""
 
     def __str__(self) -> str:
         return self.strerror
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that `path` always holds a whole one: the old or the new.
+    """Write a checkpoint atomically: `path` is always a complete checkpoint, the old one or the new one.
 
     Raises:
-        CheckpointWriteError: if the system refuses; nothing is left of the new one then.
+        CheckpointWriteError: if the file cannot be written. The partial file is removed.
     """
     _save(path, state)
 
 
 def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
-    """Read the first checkpoint that is whole.
+    """Read the first intact checkpoint.
 
     Args:
-        candidates: files in the order in which to try them, see `choose_run`.
+        candidates: files to try, in order, see `choose_run`.
 
     Returns:
-        The file, its state, and what is wrong with each file before it.
+        The file, its state, and the errors of the files before it.
 
     Raises:
-        CheckpointError: if none is whole, with what is wrong with each.
+        CheckpointError: if no checkpoint is intact, with the error of each file.
     """
     problems = []
     for path in candidates:
@@ -53,8 +53,8 @@ def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[
     raise CheckpointError(
         "\n".join(
             [
-                "there is no whole checkpoint to go on from; name another by --resume FILE, or train anew in another "
-                "folder by --run-dir:",
+                "no intact checkpoint to resume from. Choose another one with --resume FILE, or start a new run in "
+                "another folder with --run-dir:",
                 *(f"  - {problem}" for problem in problems),
             ]
         )
@@ -62,19 +62,18 @@ def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest under `last.pt`, those before it under `step_<step>.pt`, and the best.
+    """The checkpoints of one run: the newest as `last.pt`, earlier ones as `step_<step>.pt`, and the best.
 
-    A disk damages what lies on it, and a run can go wrong long before it shows: hence more than one. While one is
-    written there are `keep` + 1 of them, and the best.
+    Earlier checkpoints help if a file is damaged, or if training diverged before it became visible. During a write
+    there are `keep` + 1 of them, and the best.
 
     Args:
         folder: run folder.
-        about: what every checkpoint tells beside the state.
-        keep: how many of the newest to keep, `last.pt` among them.
-        newest: file and step of the checkpoint that the run goes on from, None for a new run. A `last.pt` that is
-            another file was broken or given up, and is not kept. What was kept of later steps belongs to a course that
-            is given up, as do the lines after that step in metrics.jsonl: it is removed as soon as the new `last.pt` is
-            in place.
+        about: entries that every checkpoint has in addition to the state.
+        keep: number of newest checkpoints to keep, including `last.pt`.
+        newest: file and step of the checkpoint that the run resumes from; None for a new run. If that file is not
+            `last.pt`, the present `last.pt` is not kept. Checkpoints of later steps are deleted once the first new
+            checkpoint has been written.
     """
 
     def __init__(
@@ -84,14 +83,15 @@ class Checkpoints:
             raise ValueError(f"at least 1 checkpoint must be kept, got {keep}")
         self._folder, self._about, self._keep = folder, about, keep
         path, step = newest or (None, 0)
-        self._last_step = step if path and path.resolve() == (folder / LAST).resolve() else None  # of a whole last.pt
+        # step of an intact last.pt
+        self._last_step = step if path and path.resolve() == (folder / LAST).resolve() else None
         self._base: float = step
 
     def save(self, state: dict[str, Any], name: str) -> None:
-        """Write `about` and a state as `LAST` or `BEST`; that of the same step is replaced.
+        """Write `about` and a state as `LAST` or `BEST`; a checkpoint of the same step is replaced.
 
         Raises:
-            CheckpointWriteError: if the system refuses; the earlier ones are intact then.
+            CheckpointWriteError: if the file cannot be written. The earlier checkpoints stay intact.
         """
         state, path = self._about | state, self._folder / name
         if name != LAST:
@@ -107,13 +107,13 @@ class Checkpoints:
         kept = [step for step in files if step <= self._base][: self._keep - 1]
         for step, file in files.items():
             if step not in kept:
-                with suppress(OSError):  # it is tried again after the next save
+                with suppress(OSError):  # tried again after the next save
                     file.unlink()
-        self._base = math.inf  # from here on, all are of this run's course
+        self._base = math.inf  # from here on, all checkpoints are from this process
 
 
 def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
-    """Write a checkpoint atomically; what had its name before becomes `former`, if given."""
+    """Write a checkpoint atomically; the previous file becomes `former`, if given."""
     state = {"format": FORMAT, **state}
     try:
         with atomic_path(path) as partial:
@@ -126,13 +126,13 @@ def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None
         raise CheckpointWriteError(
             error.errno,
             f"checkpoint {path} cannot be written: {error.strerror or error}; it needs {_size_mib(state):.1f} MiB, "
-            f"{_free_mib(path.parent)} MiB are free. The earlier checkpoints are intact: put that right, and go on "
-            "by --resume auto",
+            f"{_free_mib(path.parent)} MiB are free. The earlier checkpoints are intact: fix this, then resume "
+            "with --resume auto",
         ) from error
 
 
 def _write(file: BinaryIO, state: dict[str, Any]) -> None:
-    """Write a state, down to the disk."""
+    """Write a state and flush it to the disk."""
     sink = _Sink(file)
     torch.save(state, sink)
     if sink.error is not None:
@@ -142,9 +142,9 @@ def _write(file: BinaryIO, state: dict[str, Any]) -> None:
 
 
 class _Sink:
-    """What torch.save writes into: passes it on, and counts its bytes.
+    """File object for torch.save that counts bytes.
 
-    An error of the file is kept for the caller, because torch would hide it behind one of its own.
+    It keeps an error of the file for the caller, because torch would replace it with a less specific error.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -160,12 +160,12 @@ class _Sink:
             self.error = error
 
     def flush(self) -> None:
-        """Nothing is held back here."""
+        """Do nothing: writes are not buffered here."""
 
 
 def _give_second_name(path: Path, second: Path) -> None:
-    """Let a file have a second name, and where the file system knows no such thing, only that."""
-    second.unlink(missing_ok=True)  # of a save that failed, or of a course that was given up
+    """Add a second name to a file, or rename it if the file system has no hard links."""
+    second.unlink(missing_ok=True)  # left by a failed save or by steps after the resumed one
     try:
         second.hardlink_to(path)
     except OSError:
@@ -173,7 +173,7 @@ def _give_second_name(path: Path, second: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder down to the disk, where the system can."""
+    """Flush the entries of a folder to the disk, if the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -183,7 +183,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _size_mib(state: dict[str, Any]) -> float:
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path of the file system
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a file system path
         sink = _Sink(nowhere)
         torch.save(state, sink)
     return sink.size / 2**20

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and how not to overwrite another's."""
+"""The run folder: its files, and protection against overwriting other runs."""
 
 import os
 import tempfile
@@ -18,16 +18,16 @@ BEST = "best.pt"
 
 
 class RunFolderError(ValueError):
-    """A run folder that must not or cannot be used."""
+    """A run folder that cannot be used."""
 
 
 def step_file(step: int) -> str:
-    """Name of a checkpoint that was `last.pt` until the next one was written."""
+    """Return the name of an earlier checkpoint, which was `last.pt` before."""
     return f"step_{step:08d}.pt"
 
 
 def step_files(folder: Path) -> dict[int, Path]:
-    """Find the checkpoints named by `step_file`, by their step, newest first."""
+    """Return the checkpoints named by `step_file`, by step, newest first."""
     found = {}
     for file in folder.glob("step_*.pt"):
         digits = file.stem.removeprefix("step_")
@@ -37,19 +37,19 @@ def step_files(folder: Path) -> dict[int, Path]:
 
 
 def choose_run(folder: Path | None, resume: str | None, default: Path | None) -> tuple[Path, list[Path]]:
-    """Choose the folder of a run and the checkpoints to go on from; writes nothing.
+    """Choose the folder of a run and the checkpoints to resume from; nothing is written.
 
     Args:
-        folder: the one asked for, None for the default.
-        resume: None for a new run, "auto" to go on if the folder holds a checkpoint, or a checkpoint's file.
-        default: folder of a run that asks for none, None without one; a checkpoint that is named goes on where it lies.
+        folder: requested folder; None: the default.
+        resume: None for a new run, "auto" to resume if the folder has a checkpoint, or the file of a checkpoint.
+        default: folder if `folder` is None. A checkpoint file resumes in its own folder instead.
 
     Returns:
-        The folder, and the checkpoints in the order in which to try them: none for a new run, the one that was named,
-        or by "auto" all that lie in the folder, newest first. The best is tried last: it may be much older.
+        The folder, and the checkpoints to try, in order: empty for a new run, the given file, or for "auto" all
+        checkpoints of the folder, newest first. `best.pt` is last because it may be much older.
 
     Raises:
-        RunFolderError: if there is no folder to use, it holds another run, or the checkpoint does not exist.
+        RunFolderError: if no folder is given, the folder has another run, or the checkpoint does not exist.
     """
     checkpoints = []
     if resume not in (None, "auto"):
@@ -60,30 +60,30 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
     folder = folder or default
     if folder is None:
         raise RunFolderError(
-            "`run_dir` must name the folder of the run, since the config is not a file whose name it could have"
+            "`run_dir` is required, because the config is not a file that the run folder could be named after"
         )
     if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"run folder {folder} is a file")
+        raise RunFolderError(f"run folder {folder} is a file, not a folder")
     if resume == "auto":
         ordered = [folder / LAST, *step_files(folder).values(), folder / BEST]
         checkpoints = [file for file in ordered if file.is_file()]
     continues = resume == "auto" or (checkpoints and checkpoints[0].resolve().parent == folder.resolve())
     if folder.is_dir() and any(folder.iterdir()) and not continues:
         raise RunFolderError(
-            f"run folder {folder} is not empty, and runs are never overwritten: go on with it by --resume auto, "
-            "choose another by --run-dir, or remove it"
+            f"run folder {folder} is not empty, and runs are never overwritten: resume the run with --resume auto, "
+            "choose another folder with --run-dir, or remove this folder"
         )
     return folder, checkpoints
 
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Make a run folder and keep other processes out of it; the system ends that with the process, however it ends.
+    """Create a run folder and lock it against other processes. The system releases the lock when the process ends.
 
-    Windows knows no locks on folders, and keeps nobody out.
+    Note: Windows has no locks on folders, so there is no protection.
 
     Raises:
-        RunFolderError: if it cannot be made or written to, or another process trains in it.
+        RunFolderError: if the folder cannot be created or written, or if another process trains in it.
     """
     _make_writable(folder)
     if fcntl is None:
@@ -95,7 +95,7 @@ def lock_run(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(handle)
         raise RunFolderError(
-            f"another process trains in run folder {folder}: wait for its end, or choose another by --run-dir"
+            f"another process trains in run folder {folder}: wait until it ends, or choose another with --run-dir"
         ) from None
     try:
         yield
@@ -104,15 +104,15 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def _make_writable(folder: Path) -> None:
-    """Make a folder, and write a file that vanishes: better to fail now than at the first checkpoint."""
+    """Create a folder and write a temporary file, to fail now rather than at the first checkpoint."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
             file.flush()
-            os.fsync(file.fileno())  # some file systems only find out here that they are full
+            os.fsync(file.fileno())  # some file systems report a full disk only here
     except OSError as error:
         raise RunFolderError(
-            f"run folder {folder} must be one that can be made and written to: {error.strerror}; "
-            "put that right, or choose another by --run-dir"
+            f"run folder {folder} cannot be created or written: {error.strerror}. "
+            "Fix this, or choose another folder with --run-dir"
         ) from None

@@ -1,4 +1,4 @@
-"""Exponential moving average of weights."""
+"""Exponential moving average (EMA) of weights."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class Ema:
-    """A model whose weights, and statistics of norms, are a moving average of another's.
+    """Exponential moving average of the weights and norm statistics of a model.
 
-    After update n the average keeps `min(decay, (1 + n) / (10 + n))` of itself, so that it soon forgets the random
-    start, as in PP-YOLO (https://arxiv.org/abs/2007.12099) and TensorFlow.
+    The decay of update n is `min(decay, (1 + n) / (10 + n))`. The small decay at the start removes the random initial
+    weights quickly, as in PP-YOLO (https://arxiv.org/abs/2007.12099) and TensorFlow.
 
     Args:
-        model: whose average is taken; as it is now.
-        decay: share that the average keeps at last, below 1; 0.9998 averages over about 5,000 steps.
+        model: model to average; its present weights are the initial average.
+        decay: decay per update, below 1. A decay of 0.9998 averages over about 5,000 updates.
 
     Attributes:
-        updates: how many there were.
+        updates: number of updates.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -28,11 +28,11 @@ class Ema:
 
     @property
     def model(self) -> nn.Module:
-        """The average, as a model."""
+        """The model with averaged weights."""
         return self._average.module
 
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after one more step."""
+        """Update the average with the weights of a model."""
         self.updates += 1
         self._average.update_parameters(model)
 
@@ -44,11 +44,11 @@ class Ema:
             torch._foreach_copy_(averages, values)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average under the keys of the model, and how many updates it is of."""
+        """Return the averaged state of the model and the number of updates."""
         return {"model": self.model.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Load a `state_dict()`."""
         self.model.load_state_dict(state["model"])
         self.updates = state["updates"]
         self._average.n_averaged.fill_(state["updates"])

@@ -1,4 +1,4 @@
-"""Optimizers and their groups of parameters."""
+"""Optimizers and parameter groups."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dcn import DeformConv2d
 
-# torch's layers that normalise and have parameters for it
+# normalization layers of PyTorch with parameters
 NORM_LAYERS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -28,7 +28,7 @@ NORM_LAYERS = (
 
 
 class GroupSummary(NamedTuple):
-    """One parameter group: a row of the table shown at start-up."""
+    """A parameter group: one row of the table shown at start-up."""
 
     name: str
     tensors: int
@@ -59,31 +59,38 @@ def build_optimizer(
     detector_lr_factors: Mapping[str, float] = MappingProxyType({}),
     detector_weight_decay_factors: Mapping[str, float] = MappingProxyType({}),
 ) -> Optimizer:
-    """Build an optimizer over the trainable parameters, in named groups of one learning rate and weight decay each.
+    """Build an optimizer over the trainable parameters, in named groups of equal learning rate and weight decay.
 
-    The name of a group says what decides its rate: the first pattern of `lr_factors`, then of `detector_lr_factors`,
-    that is found in the name of a parameter, with its factor, as in "sampling_offsets_x0.1"; else the part of the
-    model: "backbone" (the ResNet), "head" (the rest) or "conv_offset" (what predicts the offsets and masks of
-    deformable convolutions, wherever it is).
+    The first pattern of `lr_factors`, then of `detector_lr_factors`, that matches the name of a parameter decides its
+    group, for example "sampling_offsets_x0.1". Parameters without a match are grouped by the part of the model:
+
+    - "backbone": the ResNet
+    - "conv_offset": the layers that predict offsets and masks of deformable convolutions, anywhere in the model
+    - "head": all other parameters
 
     Args:
         name: one of `OPTIMIZERS`.
-        model: a detector with a `backbone.body`.
+        model: detector with a `backbone.body`.
         lr: learning rate of the head.
-        momentum: of SGD; the first beta of AdamW.
-        weight_decay: of all parameters but those named below.
-        offset_lr_factor: rate of "conv_offset" over `lr` itself, not over the backbone's; 0.1 in the DCNv2 paper.
-        backbone_lr_factor: rate of "backbone" over `lr`.
-        norm_weight_decay: of the weights and biases of norm layers; None for `weight_decay`.
-        bias_weight_decay: of all other biases; None for `weight_decay`.
-        lr_factors: the user's factors over `lr` by regular expression, searched for in the names of parameters.
-        weight_decay_factors: the user's factors over `weight_decay` in the same way; they come before the decays of
-            norms and biases.
-        detector_lr_factors: the detector's own `lr_factors`; its patterns may match nothing.
-        detector_weight_decay_factors: the detector's own `weight_decay_factors` in the same way.
+        momentum: momentum of SGD; first beta of AdamW.
+        weight_decay: default weight decay.
+        offset_lr_factor: factor on `lr` for "conv_offset" (not on the learning rate of the backbone); 0.1 in the DCNv2
+            paper.
+        backbone_lr_factor: factor on `lr` for "backbone".
+        norm_weight_decay: weight decay of norm layers (weights and biases); None: `weight_decay`.
+        bias_weight_decay: weight decay of all other biases; None: `weight_decay`.
+        lr_factors: the user's factors on `lr`, by regular expression for the names of parameters (`re.search`).
+        weight_decay_factors: the user's factors on `weight_decay` in the same form. They take precedence over the
+            values for norm layers and biases.
+        detector_lr_factors: `lr_factors` of the detector; its patterns may match nothing.
+        detector_weight_decay_factors: `weight_decay_factors` of the detector; its patterns may match nothing.
+
+    Returns:
+        The optimizer. Each of its parameter groups has a "name".
 
     Raises:
-        ValueError: if the optimizer is unknown, or a pattern of the user is no regular expression or matches nothing.
+        ValueError: if the optimizer is unknown, or a pattern of the user is not a valid regular expression or matches
+            no parameter.
     """
     check_optimizer(name)
     named = dict(model.named_parameters())
@@ -117,37 +124,37 @@ def build_optimizer(
 
 
 def _check_patterns(option: str, factors: Mapping[str, float], names: list[str]) -> None:
-    """Raise `ValueError` unless every pattern is a regular expression that is found in one of the names."""
+    """Raise `ValueError` unless every pattern is a valid regular expression that matches a name."""
     for pattern in factors:
         try:
             is_found = any(re.search(pattern, name) for name in names)
         except re.error as error:
-            raise ValueError(f"`{option}`: {pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"`{option}`: {pattern!r} is not a valid regular expression: {error}") from None
         if not is_found:
             raise ValueError(
-                f"`{option}`: {pattern!r} matches no parameter of the model; their names are like {names[0]!r} and "
+                f"`{option}`: {pattern!r} matches no parameter of the model; examples of names: {names[0]!r}, "
                 f"{names[-1]!r}"
             )
 
 
 def _in_order(first: Mapping[str, float], then: Mapping[str, float]) -> dict[str, float]:
-    """Return the patterns of two mappings in order; where both have one, the factor is that of the first."""
+    """Return the patterns of both mappings in order; the first mapping takes precedence."""
     return {**first, **{pattern: factor for pattern, factor in then.items() if pattern not in first}}
 
 
 def _first_match(patterns: Iterable[str], name: str) -> str | None:
-    """Return the first pattern that is found in the name of a parameter, None without any."""
+    """Return the first pattern that matches the name of a parameter, or None."""
     return next((pattern for pattern in patterns if re.search(pattern, name)), None)
 
 
 def check_optimizer(name: str) -> None:
-    """Raise `ValueError` that lists the known optimizers unless `name` is one."""
+    """Raise a `ValueError` that lists the known optimizers unless `name` is one of them."""
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}, known: {', '.join(OPTIMIZERS)}")
 
 
 def _parts(model: nn.Module) -> dict[int, str]:
-    """Return the part of the model that each parameter belongs to, by its id."""
+    """Return the part of the model of each parameter, by the id of the parameter."""
     parts = {id(parameter): "head" for parameter in model.parameters()}
     parts |= {id(parameter): "backbone" for parameter in model.backbone.body.parameters()}
     for layer in model.modules():
@@ -157,7 +164,7 @@ def _parts(model: nn.Module) -> dict[int, str]:
 
 
 def _decays(model: nn.Module, weight: float, norm: float, bias: float) -> dict[int, float]:
-    """Weight decay of each parameter by its id, from what it is to the first layer that has it."""
+    """Return the weight decay of each parameter by its id; the first layer that has a shared parameter decides."""
     decays: dict[int, float] = {}
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
@@ -167,7 +174,7 @@ def _decays(model: nn.Module, weight: float, norm: float, bias: float) -> dict[i
 
 
 def summarize_groups(optimizer: Optimizer) -> list[GroupSummary]:
-    """Describe the groups with the rates they were built with."""
+    """Return a summary of each group, with its initial learning rate."""
     return [
         GroupSummary(
             group["name"],
@@ -181,35 +188,35 @@ def summarize_groups(optimizer: Optimizer) -> list[GroupSummary]:
 
 
 def scaled_lr(lr: float, batch: int, base_batch_size: int | None) -> float:
-    """Scale a learning rate linearly with the images of a step, https://arxiv.org/abs/1706.02677.
+    """Return the learning rate scaled linearly with the effective batch size, https://arxiv.org/abs/1706.02677.
 
     Args:
-        lr: the rate for `base_batch_size` images.
-        batch: images that an update of the weights is made from, over all processes and accumulated batches.
-        base_batch_size: None for no scaling.
+        lr: learning rate for `base_batch_size` images per step.
+        batch: effective batch size: images per update, over all processes and accumulated micro-batches.
+        base_batch_size: batch size that `lr` is given for; None: no scaling.
     """
     return lr * batch / base_batch_size if base_batch_size else lr
 
 
 def set_lrs(optimizer: Optimizer, factor: float) -> None:
-    """Set the rate of each group to `factor` times the one that it was built with."""
+    """Set the learning rate of each group to `factor` times its initial learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load what an optimizer has gathered, but not its options: they stay as this optimizer was built.
+    """Load the state of an optimizer but not its options, which stay as this optimizer was built.
 
     Raises:
-        ValueError: if its groups had other numbers of tensors.
+        ValueError: if the groups have different numbers of tensors.
     """
     then, now = (
         [len(group["params"]) for group in groups] for groups in (state["param_groups"], optimizer.param_groups)
     )
     if then != now:
         raise ValueError(
-            f"the saved optimizer has groups of {then} tensors and this one of {now}; what is trained, and which "
-            "parameters have a weight decay of their own, must be as they were"
+            f"the saved optimizer has groups of {then} tensors, this optimizer of {now}: the same parameters must be "
+            "trained, and with a separate weight decay, as before"
         )
     built = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -219,5 +226,5 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def current_lrs(optimizer: Optimizer) -> dict[str, float]:
-    """Learning rate of each part of the model by its name."""
+    """Return the learning rate of each group by its name."""
     return {group["name"]: group["lr"] for group in optimizer.param_groups}

@@ -25,7 +25,7 @@ from .update import StepRecord, Updater
 
 @dataclass(frozen=True)
 class Intervals:
-    """What happens how often; all but `eval_every_epochs` (epochs) in steps."""
+    """Intervals between records, checkpoints, evaluations and figures, in steps or epochs as their names state."""
 
     log_every_steps: int = 50
     checkpoint_every_steps: int = 1000
@@ -34,31 +34,35 @@ class Intervals:
 
 
 class Trainer:
-    """Trains a detector; builds nothing itself. In several processes each has one, and all do the same at a time.
+    """Trains a detector with objects that are already built.
+
+    In distributed training each process has a trainer, and all trainers execute the same steps.
 
     Args:
-        updater: does the steps.
-        loader: of `data.train_loader`.
-        epochs: passes over the loader.
-        max_steps: bound on the steps, or None.
-        early_stopping_patience: evaluations without a better AP after which training ends, or None.
-        intervals: what happens how often.
-        evaluate: gives the figures of `coco_metrics` for a model, None if it was interrupted by a signal.
-        draw: gives pictures `(3, H, W)` of what a model does, by tag.
-        save: writes a dict of state under a file name.
-        health: watches the deformable layers in the steps that are recorded.
-        metrics_logger: takes scalars, pictures and histograms.
+        updater: computes the updates of the weights.
+        loader: loader of `data.train_loader`.
+        epochs: number of passes over the loader.
+        max_steps: maximum number of steps, or None.
+        early_stopping_patience: training ends after this many evaluations without a better AP; None: never.
+        intervals: intervals between records, checkpoints, evaluations and figures.
+        evaluate: returns the metrics of a model, see `coco_metrics`, or None if a signal interrupted it.
+        draw: returns figures `(3, H, W)` for a model by tag.
+        save: writes a state under a file name.
+        health: measures the deformable layers in recorded steps.
+        metrics_logger: receives scalars, images and histograms.
         progress: shows the steps.
-        stop: knows whether this process was asked to stop.
-        distributed: the processes that train together.
+        stop: reports whether this process received a signal to stop.
+        distributed: the processes of this training.
 
     Attributes:
-        step: updates done. epoch: epochs done. batch: steps done of the epoch under way.
-        figures: of the last evaluation, None before one; those of the averaged weights where there are any.
-        last_eval_step: step of the last evaluation.
-        best_ap: of all evaluations, by boxes also where there are masks, so
-            that runs with and without compare. stale: how many evaluations there were since.
-        unreadable: how often each image that could not be read was left out, by what was wrong with it.
+        step: number of completed updates.
+        epoch: number of completed epochs.
+        batch: number of completed steps of the current epoch.
+        metrics: metrics of the last evaluation, with the averaged weights if there is an EMA; None before the first.
+        last_eval_step: step of the last evaluation; None before the first.
+        best_ap: best box AP of all evaluations. Detectors with masks use box AP too, so that all runs are comparable.
+        evals_without_improvement: number of evaluations since `best_ap`.
+        unreadable: for each image that could not be read, by its message: how often it was skipped.
     """
 
     def __init__(
@@ -96,37 +100,37 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Updates done."""
+        """Number of completed updates."""
         return self.updater.step
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model whose figures count: the averaged one where there is one."""
+        """The model of `metrics`: the averaged one if there is an EMA."""
         return self.updater.ema.model if self.updater.ema is not None else self.updater.model
 
     @property
     def has_stopped_early(self) -> bool:
-        """Whether the AP has not risen for so long that training ends."""
+        """Whether early stopping ended training."""
         return (
             self.early_stopping_patience is not None and self.evals_without_improvement >= self.early_stopping_patience
         )
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are done and judged."""
+        """Whether training has ended and its last step is evaluated."""
         return self.last_eval_step == self.step and (self.step >= self.total_steps or self.has_stopped_early)
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end and give the figures of the last evaluation.
+        """Train to the end and return the metrics of the last evaluation.
 
         Raises:
             NonFiniteError: if the loss or its gradient is not finite.
             WorkerError: if a worker process of a loader dies.
-            PreemptedError: if some process was asked to stop; the state is saved then.
+            PreemptedError: if any process received a signal to stop. The state is saved first.
         """
         while not self.is_finished:
             self._train_epoch()
-            if self.batch == self.epoch_steps:  # else `max_steps` ends the run within an epoch
+            if self.batch == self.epoch_steps:  # not if `max_steps` ends the run within an epoch
                 self.epoch, self.batch = self.epoch + 1, 0
             if self.step >= self.total_steps or self.epoch % self.intervals.eval_every_epochs == 0:
                 self._evaluate()
@@ -145,11 +149,11 @@ class Trainer:
         finally:
             batches.close()
             self.progress.end_epoch()
-        # An evaluation can fail where training did not: what was learned is safe before it starts.
+        # saved before the evaluation, which can fail even if training did not
         self._save(LAST)
 
     def train_step(self, batches: Iterator[Batch]) -> None:
-        """Take the micro-batches of one step, update the model, and log, draw and save what is due.
+        """Update the model with the micro-batches of one step; log, draw and save at their intervals.
 
         Raises:
             NonFiniteError, WorkerError, PreemptedError: see `fit`.
@@ -166,7 +170,7 @@ class Trainer:
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
         if record.unreadable:
-            self._note([message for part in parts for message in part.unreadable])
+            self._log_unreadable([message for part in parts for message in part.unreadable])
         self._record(record, seen, data_s=got - asked, step_s=time.perf_counter() - asked, images=images)
         if record.signalled:
             self._save(LAST)
@@ -177,9 +181,9 @@ class Trainer:
             self._save(LAST)
 
     def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
-        """Take the micro-batches of a step; a process that cannot says why, and takes a blank one.
+        """Return the micro-batches of a step and None, or on an error a dummy batch and the error.
 
-        It takes part in the step, since others may wait for it, and all give up at its end.
+        With the dummy batch this process takes part in the collective calls of the step. All processes fail after it.
         """
         try:
             parts = [next(batches)]
@@ -204,7 +208,7 @@ class Trainer:
             "images_per_s": mean["images"] / mean["step_s"],
             "eta_s": (self.total_steps - self.step) * mean["step_s"],
             "peak_gib": peak_memory_gib(self.updater.device),
-            "left_out": self.unreadable.total(),
+            "skipped": self.unreadable.total(),
         }
         self.progress.step(mean | numbers | display)
         if self._is_due(self.step, self.intervals.log_every_steps):
@@ -218,69 +222,69 @@ class Trainer:
             for tag, values in self.health.histograms(seen).items():
                 self.metrics_logger.log_histogram(self.step, tag, values)
 
-    def _note(self, unreadable: list[str]) -> None:
-        """Count and log the images that some process could not read."""
+    def _log_unreadable(self, unreadable: list[str]) -> None:
+        """Count and log the images that any process could not read."""
         for messages in self.distributed.gather(unreadable):
             for message in messages:
                 self.unreadable[message] += 1
                 if self.unreadable[message] == 1:
-                    log.warning("left out, and will be in every epoch: %s", message)
+                    log.warning("skipped in every epoch: %s", message)
 
     def _evaluate(self) -> None:
-        """Judge the weights as they were just saved, and the averaged ones where there are any, which count then."""
+        """Evaluate the weights that were just saved; with an EMA both the averaged and the raw weights."""
         models = {"val": self.eval_model}
         if self.updater.ema is not None:
             models["val_no_ema"] = self.updater.model
         start = time.perf_counter()
-        figures = {}
+        metrics = {}
         for name, model in models.items():
             found = self.evaluate(model)
             if found is None:
-                self._end_preempted()  # what was learned is saved
-            figures[name] = found
+                self._end_preempted()  # the state is saved
+            metrics[name] = found
         took_s = time.perf_counter() - start
 
-        self.metrics, self.last_eval_step = figures["val"], self.step
+        self.metrics, self.last_eval_step = metrics["val"], self.step
         scalars = {"time/eval_s": took_s}
-        for name, found in figures.items():
-            scalars |= {f"{name}/{figure}": value for figure, value in scalar_metrics(found).items()}
+        for name, found in metrics.items():
+            scalars |= {f"{name}/{metric}": value for metric, value in scalar_metrics(found).items()}
         for kind in ("", MASK_PREFIX):
             by_class = self.metrics.get(f"{kind}per_class", {})
             scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
         self.metrics_logger.log_scalars(self.step, scalars)
         shown = describe_metrics(self.metrics)
-        if "val_no_ema" in figures:
-            shown += f" of the averaged weights, AP {percent(figures['val_no_ema']['AP'])} of the raw ones"
+        if "val_no_ema" in metrics:
+            shown += f" with the averaged weights, AP {percent(metrics['val_no_ema']['AP'])} with the raw weights"
         epoch = self.epoch + bool(self.batch)
         log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
 
         self.evals_without_improvement += 1
-        if not self.metrics["AP"] <= self.best_ap:  # also where nothing can be judged and AP is NaN
+        if not self.metrics["AP"] <= self.best_ap:  # also without ground truth, where AP is NaN
             self.best_ap, self.evals_without_improvement = self.metrics["AP"], 0
             self._save(BEST)
         if self.has_stopped_early and self.step < self.total_steps:
-            log.info("AP has not risen in %d evaluations: training ends early", self.evals_without_improvement)
+            log.info("early stopping: AP has not improved in %d evaluations", self.evals_without_improvement)
 
     def _draw(self) -> None:
-        def log_pictures() -> None:
-            for tag, picture in self.draw(self.eval_model).items():
-                self.metrics_logger.log_image(self.step, tag, picture)
+        def log_images() -> None:
+            for tag, image in self.draw(self.eval_model).items():
+                self.metrics_logger.log_image(self.step, tag, image)
 
-        self.distributed.run_on_main_and_broadcast(log_pictures)
+        self.distributed.run_on_main_and_broadcast(log_images)
 
     def _end_preempted(self) -> None:
         signals = [name for name in self.distributed.gather(self.stop.received) if name]
         raise PreemptedError(f"asked to stop by {signals[0]}")
 
     def _save(self, name: str) -> None:
-        """Save the state, with the statistics of batch norms averaged over the processes from here on."""
+        """Average the running statistics of batch norms over the processes, then save the state."""
         self.distributed.average_statistics(self.updater.model)
         if self.updater.ema is not None:
             self.distributed.average_statistics(self.updater.ema.model)
         self.distributed.run_on_main_and_broadcast(lambda: self.save(self.state_dict(), name))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, as tensors and plain values."""
+        """Return the state that a resumed run needs, as tensors and plain values."""
         return self.updater.state_dict() | {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -293,7 +297,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with."""
+        """Load the `state_dict()` of an earlier process. Learning rates and options stay as this trainer was built."""
         self.updater.load_state_dict(state)
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.metrics, self.last_eval_step = state["metrics"], state["last_eval_step"]
@@ -303,7 +307,7 @@ class Trainer:
 
 
 def _tagged(record: dict[str, float], lrs: dict[str, float]) -> dict[str, float]:
-    """Name the numbers of a record as TensorBoard shows them."""
+    """Return the scalars of a record by tag."""
     times = ("step_s", "data_s", "compute_s", "images_per_s")
     return (
         {f"train/{name}": value for name, value in record.items() if name.startswith("loss") or name == "grad_norm"}

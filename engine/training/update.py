@@ -1,4 +1,4 @@
-"""One update of the weights: forward and backward passes of a step's micro-batches, checks, and the optimizer."""
+"""One update of the weights: forward and backward passes of the micro-batches, checks, and the optimizer step."""
 
 import contextlib
 import math
@@ -19,22 +19,23 @@ from .ema import Ema
 from .optimizer import current_lrs, load_optimizer_state, set_lrs
 from .schedule import Schedule
 
-# The loss scale of fp16 starts at 2**16 and halves with each step that overflows: by then it has done all it can.
-_MOST_OVERFLOWS = 30
+# Overflows in a row after which fp16 training fails: by then the loss scale, which starts at 2**16 and is halved after
+# each overflow, is too small to help.
+_MAX_OVERFLOWS = 30
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or gradient that is NaN or infinite; raised before the update, so that the weights are still good."""
+    """A loss or gradient that is NaN or infinite. Raised before the update, so the weights stay intact."""
 
 
 class StepRecord(NamedTuple):
-    """What one update was like, the same in all processes.
+    """Record of one update, equal in all processes.
 
     Attributes:
-        numbers: "loss", its parts, and "grad_norm", the norm of the gradient before it was clipped.
-        lrs: learning rate of each part that it was taken with.
-        signalled: whether some process was asked to stop.
-        unreadable: how many images could not be read.
+        numbers: "loss", its parts, and "grad_norm", the norm of the gradient before clipping.
+        lrs: learning rate of each part of the model in this update.
+        signalled: whether any process received a signal to stop.
+        unreadable: number of images that could not be read.
     """
 
     numbers: dict[str, float]
@@ -44,27 +45,28 @@ class StepRecord(NamedTuple):
 
 
 class Updater:
-    """Updates a detector of torchvision's contract, step by step.
+    """Updates a detector with torchvision's interface, step by step.
 
-    The loss of a step is the mean over its images, however they are split into micro-batches and processes. Each target
-    gets "step_boxes", the boxes of the whole step per image, at least one box: a detector that divides the losses of a
-    batch by `len(images) * step_boxes` has the sum over the images of the step divided by the boxes of the step, which
-    is also independent of the split.
+    The loss of a step is the mean over its images, for any split into micro-batches and processes.
+
+    Each target has "step_boxes": the number of boxes per image over the whole step, with at least one box in the step.
+    A detector that divides the losses of a batch by `len(images) * step_boxes` normalizes by the boxes of the whole
+    step. This, too, does not depend on the split.
 
     Args:
-        model: on its device; `model(images, targets)` gives a dict of losses that are means over the images, or such
-            means divided by `step_boxes`.
-        optimizer: with a "name" in each group, at the rates of the first step.
-        schedule: gives the factor of the learning rates of each step.
-        device: where the model is.
-        seed: what is random in a step depends on it, on the step and on the process, and on nothing before.
+        model: detector on its device. `model(images, targets)` returns a dict of losses that are means over the images,
+            or such means divided by `step_boxes`.
+        optimizer: optimizer with a "name" in each parameter group and the learning rates of the first step.
+        schedule: returns the factor of the learning rates for a step.
+        device: device of the model.
+        seed: random seed. The random numbers of a step depend only on the seed, the step and the process.
         amp: "off", "bf16" or "fp16".
-        clip_grad_norm: bound on the norm of the gradient, or None.
-        ema: average of the weights to keep, or None.
-        distributed: the processes that train together.
+        clip_grad_norm: maximum norm of the gradient, or None.
+        ema: moving average of the weights to update, or None.
+        distributed: the processes of this training.
 
     Attributes:
-        step: updates done.
+        step: number of completed updates.
     """
 
     def __init__(
@@ -99,13 +101,13 @@ class Updater:
         """Do one update.
 
         Args:
-            batches: the micro-batches of a step of this process.
-            error: why this process has no more images; it takes part in what the others wait for, before all give up.
-            is_signalled: whether this process was asked to stop; asked after the backward pass.
+            batches: micro-batches of a step of this process.
+            error: error to raise after the collective calls of this step.
+            is_signalled: returns whether this process received a signal to stop; called after the backward pass.
 
         Raises:
-            NonFiniteError: if the loss or its gradient is not finite, before the update.
-            Exception: `error`, and `OtherProcessError` in the processes that have none.
+            NonFiniteError: if the loss or its gradient is not finite; raised before the update.
+            Exception: `error`, and `OtherProcessError` in the other processes.
         """
         torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.distributed.rank) % 2**63)
         self.optimizer.zero_grad()
@@ -113,15 +115,15 @@ class Updater:
         losses = [self._backward(batch, step_boxes) for batch in batches]
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        told = {
+        counts = {
             "weight": sum(batch.weight for batch in batches),
             "signals": is_signalled(),
             "unreadable": sum(len(batch.unreadable) for batch in batches),
             "errors": error is not None,
         }
-        numbers, told = self._exchange(losses, norm, told)
-        if told["errors"]:
-            raise error or OtherProcessError("another process has no more images")
+        numbers, counts = self._sum_over_processes(losses, norm, counts)
+        if counts["errors"]:
+            raise error or OtherProcessError("another process failed to read its images")
         self._check(numbers, batches, losses)
 
         if numbers["grad_norm"] > self.clip_grad_norm:
@@ -133,54 +135,54 @@ class Updater:
         set_lrs(self.optimizer, self.schedule(self.step))
         if self.ema is not None:
             self.ema.update(self.model)
-        return StepRecord(numbers, lrs, told["signals"] > 0, round(told["unreadable"]))
+        return StepRecord(numbers, lrs, counts["signals"] > 0, round(counts["unreadable"]))
 
     def _count_boxes(self, batches: list[Batch]) -> float:
-        """Return the boxes per image of the step over all processes, at least one box."""
+        """Return the boxes per image of the step over all processes, counting at least one box."""
         read = [target for batch in batches if batch.weight for target in batch.targets]
         counts = torch.tensor([sum(len(target["boxes"]) for target in read), len(read)])
         boxes, images = self.distributed.sum(counts).tolist()
         return max(boxes, 1) / max(images, 1)
 
     def _backward(self, batch: Batch, step_boxes: float) -> dict[str, Tensor]:
-        """Add the gradient of a micro-batch's share of the loss; gives its share of the loss and of the parts."""
+        """Accumulate the gradient of a micro-batch, weighted by its images; return its weighted losses."""
         images, targets = to_device(batch.images, batch.targets, self.device, self._dtype)
         targets = [target | {"step_boxes": step_boxes} for target in targets]
         with contextlib.nullcontext() if batch.ends_step or self.distributed.size == 1 else self._parallel.no_sync():
             with autocast(self.device, self.amp):
                 losses = self._parallel(images, targets)
                 loss = sum(losses.values())
-            # gradients are averaged over the processes, where the shares of the images are to be added up
+            # DDP averages gradients over the processes, where a sum is needed
             self.scaler.scale(loss * (batch.weight * self.distributed.size)).backward()
         return {name: value.detach() * batch.weight for name, value in {"loss": loss, **losses}.items()}
 
-    def _exchange(
-        self, losses: list[dict[str, Tensor]], norm: Tensor, told: dict[str, float]
+    def _sum_over_processes(
+        self, losses: list[dict[str, Tensor]], norm: Tensor, counts: dict[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Add up losses and what is to be told over micro-batches and processes; gives the numbers of the step too."""
+        """Sum losses and counts over micro-batches and processes; return both, the losses with "grad_norm"."""
         own = [sum(part[name] for part in losses).to(norm.dtype) for name in losses[0]]
-        values = torch.cat([torch.stack(own), norm.new_tensor([float(value) for value in told.values()])])
-        # one message between the processes and one wait for the device, not one for each number
+        values = torch.cat([torch.stack(own), norm.new_tensor([float(value) for value in counts.values()])])
+        # one collective call and one synchronization with the device, not one per number
         *totals, grad_norm = torch.cat([self.distributed.sum(values), norm[None]]).tolist()
-        told = dict(zip(told, totals[len(own) :], strict=True))
-        weight = told["weight"] or 1  # 0: nothing could be read
+        counts = dict(zip(counts, totals[len(own) :], strict=True))
+        weight = counts["weight"] or 1  # 0: no image could be read
         numbers = {name: total / weight for name, total in zip(losses[0], totals[: len(own)], strict=True)}
-        return numbers | {"grad_norm": grad_norm}, told
+        return numbers | {"grad_norm": grad_norm}, counts
 
     def _check(self, numbers: dict[str, float], batches: list[Batch], losses: list[dict[str, Tensor]]) -> None:
         norm = numbers["grad_norm"]
         parts = [value for name, value in numbers.items() if name != "grad_norm"]
         self._overflows = self._overflows + 1 if self.scaler.is_enabled() and not math.isfinite(norm) else 0
-        # the loss scaler skips a step whose gradient alone overflows, and tries a smaller scale
-        is_excused = 0 < self._overflows <= _MOST_OVERFLOWS
-        if all(map(math.isfinite, parts)) and (math.isfinite(norm) or is_excused):
+        # if only the gradient overflows, GradScaler skips the step and reduces the loss scale
+        is_retried = 0 < self._overflows <= _MAX_OVERFLOWS
+        if all(map(math.isfinite, parts)) and (math.isfinite(norm) or is_retried):
             return
-        guilty = [b for b, loss in zip(batches, losses, strict=True) if not loss["loss"].isfinite()]
-        message = self._describe_failure(numbers, guilty or ([] if not all(map(math.isfinite, parts)) else batches))
+        failed = [b for b, loss in zip(batches, losses, strict=True) if not loss["loss"].isfinite()]
+        message = self._describe_failure(numbers, failed or ([] if not all(map(math.isfinite, parts)) else batches))
         raise NonFiniteError(message) if self.distributed.is_main else OtherProcessError(message)
 
     def _describe_failure(self, numbers: dict[str, float], suspects: list[Batch]) -> str:
-        """Name the loss parts, the rates, the images and the farthest offsets; all processes take part."""
+        """Describe the losses, learning rates, images and largest offset of a step; a collective call."""
         reach = None
         for batch in suspects:
             images, _ = to_device(batch.images, batch.targets, self.device, self._dtype)
@@ -192,18 +194,18 @@ class Updater:
         rates = ", ".join(f"{name} {lr:.3g}" for name, lr in current_lrs(self.optimizer).items())
         images = ", ".join(str(image_id) for ids, _ in reports for image_id in ids)
         reach = max((found for _, found in reports if found is not None), default=None)
-        offsets = f"; the largest offsets are {reach.pixels:.4g} pixels, in {reach.layer}" if reach else ""
-        hint = "a lower train.lr, more train.warmup_steps, a smaller train.clip_grad_norm, or amp off"
-        if self._overflows > _MOST_OVERFLOWS:
+        offsets = f"; largest offset {reach.pixels:.4g} pixels, in {reach.layer}" if reach else ""
+        hint = "a lower train.lr, more train.warmup_steps, a smaller train.clip_grad_norm, or train.amp=off"
+        if self._overflows > _MAX_OVERFLOWS:
             scale = self.scaler.get_scale()
-            hint = f"amp bf16 or off: {self._overflows} steps in a row overflowed, down to a loss scale of {scale:g}"
+            hint = f"train.amp=bf16 or off: {self._overflows} overflows in a row reduced the loss scale to {scale:g}"
         return (
-            f"step {self.step + 1} is not finite and was not taken: {parts}; lr {rates}; image ids {images}{offsets}. "
-            f"Weights up to step {self.step} are good; try {hint}"
+            f"step {self.step + 1} is not finite and was not applied: {parts}; lr {rates}; image ids {images}"
+            f"{offsets}. The weights of step {self.step} are intact. Try {hint}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on from step to step, as tensors and plain values."""
+        """Return the state of training as tensors and plain values."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -214,9 +216,9 @@ class Updater:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` of an earlier process, with the rates and options that this one was built with.
+        """Load the `state_dict()` of an earlier process. Learning rates and options stay as this updater was built.
 
-        An average of weights that was not taken before starts from the weights as they are.
+        If the earlier run had no EMA, the average starts from the loaded weights.
         """
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
@@ -224,6 +226,6 @@ class Updater:
             self.ema.load_state_dict(state["ema"] or {"model": state["model"], "updates": 0})
         load_optimizer_state(self.optimizer, state["optimizer"])
         set_lrs(self.optimizer, self.schedule(self.step))
-        if state["scaler"]:  # empty where it was not in use
+        if state["scaler"]:  # empty if the scaler was disabled
             self.scaler.load_state_dict(state["scaler"])
         self._overflows = state["overflows"]

@@ -162,7 +162,7 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         (("train", "--config", "nothing.yaml"), "nothing.yaml"),
         (("loop", "--config", "nothing.yaml"), "nothing.yaml"),
         (("loop", "--steps", "0"), "argument --steps: must be a whole number from 1 on, got '0'"),
-        (("loop", "--device", "nowhere"), "device 'nowhere' cannot be used here"),
+        (("loop", "--device", "nowhere"), "device 'nowhere' is not available"),
         (("health", "--config", "demo.yaml"), "demo.yaml has no DCN stages to watch"),
         (("health", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
         ((), "the following arguments are required: command"),

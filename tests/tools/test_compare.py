@@ -155,7 +155,7 @@ def unfinished(plain_run, tmp_path):
         (lambda plain_run, tmp_path: plain_run, "that is the same run twice"),
         (lambda plain_run, tmp_path: "data.val.images=gone", "image folder gone does not exist"),
         (lambda plain_run, tmp_path: "data.val.image=gone", "did you mean 'data.val.images'?"),
-        (lambda plain_run, tmp_path: "--device=no", "device 'no' cannot be used here"),
+        (lambda plain_run, tmp_path: "--device=no", "device 'no' is not available"),
         (lambda plain_run, tmp_path: "--rounds=99", "--rounds must be at least 100"),
         (
             lambda plain_run, tmp_path: f"--html={tmp_path}",

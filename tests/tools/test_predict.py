@@ -352,7 +352,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
         ),
         (["photos", "--weights", "ema"], "does not contain EMA weights"),
         (["photos", "model.nothing=3"], "model.nothing"),
-        (["photos", "device=tpu"], "device 'tpu' cannot be used here"),
+        (["photos", "device=tpu"], "device 'tpu' is not available"),
         (["device=cpu"], "give at least one INPUT"),
     ],
 )

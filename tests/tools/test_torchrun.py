@@ -92,7 +92,7 @@ def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config
         (["data.val.images=nowhere"], 2, "image folder nowhere does not exist"),
         (["--resume", "no.pt"], 2, "checkpoint no.pt does not exist"),
         (["model.backbone.norm=sync_bn"], 2, "sync_bn over several processes needs GPUs"),
-        (["train.lr=1e30"], 1, "step 2 is not finite and was not taken: loss "),
+        (["train.lr=1e30"], 1, "step 2 is not finite and was not applied: loss "),
     ],
 )
 def test_a_mistake_is_told_once(run_process, tiny_config, tmp_path, arguments, code, said):

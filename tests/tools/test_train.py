@@ -251,12 +251,12 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         ),
         (["train.optimizer=lion"], "unknown optimizer 'lion', known: sgd, adamw"),
         (["train.lr_schedule=linear"], "unknown schedule 'linear', known: step, cosine"),
-        (["train.milestones=[3, 2]"], "`milestones` must rise, got [3.0, 2.0]"),
+        (["train.milestones=[3, 2]"], "`milestones` must increase, got [3.0, 2.0]"),
         (["data.large_scale_jitter={scale: [2, 1]}"], "got [2.0, 1.0]"),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
         (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
         (["data.val.annotations=no.json"], "to get it: python tools/make_shapes.py"),
-        (["device=cuda:99"], "device 'cuda:99' cannot be used here: "),
+        (["device=cuda:99"], "device 'cuda:99' is not available: "),
         (["--resume", "no.pt"], "checkpoint no.pt does not exist (resolved: /"),
         (["--config", "r50_dnc.yaml"], "did you mean 'r50_dcn'?"),
         (other_file, "other.json is not a COCO instances file: the list 'categories' is missing"),
@@ -348,7 +348,7 @@ def test_no_whole_checkpoint_is_left(run_tool, plain_run, tiny_config, tmp_path,
     before = files_of(folder)
     code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, "--resume", "auto")
     assert (code, out) == (2, "")
-    assert err.startswith("error: there is no whole checkpoint to go on from")
+    assert err.startswith("error: no intact checkpoint to resume from")
     assert all(str(file) in err for file in files)
     assert files_of(folder) == before
 
@@ -434,7 +434,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_without_a_traceback(run_tool, ti
     folder = tmp_path / "run"
     code, _, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, "train.lr=1e30")
     assert code == 1
-    assert err.startswith("error: step 2 is not finite and was not taken: loss ")
+    assert err.startswith("error: step 2 is not finite and was not applied: loss ")
     assert "Traceback" not in err
     assert trained_steps(folder) == [1]
     assert not (folder / "best.pt").exists()

@@ -344,5 +344,5 @@ def test_boxes_and_masks_are_judged_on_the_same_draws():
 
 def test_masks_that_are_not_there_are_asked_for():
     truth, results = draw_case(0)
-    with pytest.raises(ValueError, match="masks cannot be judged: the detections have none"):
+    with pytest.raises(ValueError, match="masks cannot be evaluated: the detections have none"):
         judge_images(outlined(truth, results)[0], results, "segm")

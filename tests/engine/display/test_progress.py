@@ -56,10 +56,10 @@ def streams(monkeypatch):
     return replace
 
 
-def test_images_that_were_left_out_are_counted():
-    assert describe_step(RECORD | {"left_out": 0}, PLAIN) == SHOWN
-    assert describe_step(RECORD | {"left_out": 12}, PLAIN) == f"{SHOWN} 12 images left out"
-    assert describe_step(RECORD | {"left_out": 1}, PLAIN) == f"{SHOWN} 1 image left out"
+def test_skipped_images_are_counted():
+    assert describe_step(RECORD | {"skipped": 0}, PLAIN) == SHOWN
+    assert describe_step(RECORD | {"skipped": 12}, PLAIN) == f"{SHOWN} 12 images skipped"
+    assert describe_step(RECORD | {"skipped": 1}, PLAIN) == f"{SHOWN} 1 image skipped"
 
 
 def test_describe_step():

@@ -215,9 +215,12 @@ GOOD = found(1, 3, SMALL)
             "detection 1 must have run lengths of 32000 pixels .*, got 0",
         ),
         ([GOOD | {"segmentation": [[1, 2, 3, 4]]}], "detection 0 has a polygon that is not a list"),
-        ([GOOD | {"bbox": [1, 2, 3]}], r"detection 0: needs bbox \[x, y, width, height\]"),
-        (without([GOOD | {"score": "high"}], "bbox"), "detection 0: needs a finite score, got bbox None, score 'high'"),
-        ([1, GOOD], "detection 0: needs a mapping"),
+        ([GOOD | {"bbox": [1, 2, 3]}], r"detection 0: expected bbox \[x, y, width, height\]"),
+        (
+            without([GOOD | {"score": "high"}], "bbox"),
+            "detection 0: expected a finite score, got bbox None, score 'high'",
+        ),
+        ([1, GOOD], "detection 0: expected a mapping"),
     ],
 )
 def test_bad_results_name_the_entry(results, said):
@@ -229,7 +232,7 @@ def test_bad_results_name_the_entry(results, said):
 
 def test_truth_without_a_mask_is_told():
     for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "no pixels")):
-        with pytest.raises(ValueError, match=f"masks cannot be judged: annotation 1 .*{said}"):
+        with pytest.raises(ValueError, match=f"masks cannot be evaluated: annotation 1 .*{said}"):
             coco_metrics(truth((1, 3, segmentation, SMALL)), [GOOD])
 
 

@@ -100,7 +100,7 @@ def test_an_image_that_could_not_be_read_has_no_detection_and_is_told(caplog):
     caplog.set_level(logging.WARNING, logger=log.name)
     figures = evaluate(Oracle([box]), batches, [3, 17, 90], ground_truth, device=CPU)
     assert figures["AR100"] == pytest.approx(0.5)
-    assert "counts as without a detection: image 2.png is gone" in caplog.text
+    assert "evaluated without detections: image 2.png is gone" in caplog.text
 
 
 def test_a_stop_request_ends_an_evaluation_without_figures():

@@ -12,7 +12,7 @@ from tests.engine.pixels import BESIDE, MASKED, count, is_colour, is_drawn, mask
 
 CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "hen"]
-LEGEND = draw_error_type_legend(2 * (480 + GAP), "left: truth, right: detections of a score from 0.5 on").shape[1]
+LEGEND = draw_error_type_legend(2 * (480 + GAP), "left: ground truth, right: detections with score >= 0.5").shape[1]
 
 
 class Detector(nn.Module):

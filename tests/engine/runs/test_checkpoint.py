@@ -276,7 +276,7 @@ class TestFailingSave:
         assert caught.value.errno == errno.ENOSPC
         assert str(caught.value) == (
             f"checkpoint {path} cannot be written: No space left on device; it needs 0.6 MiB, 0.4 MiB are free. "
-            "The earlier checkpoints are intact: put that right, and go on by --resume auto"
+            "The earlier checkpoints are intact: fix this, then resume with --resume auto"
         )
         assert path.read_bytes() == before
         assert load_checkpoint(path)["step"] == 1
@@ -392,7 +392,7 @@ class TestNewest:
     def test_none_is_whole(self, files):
         for file in files:
             file.write_bytes(b"")
-        with pytest.raises(CheckpointError, match=r"^there is no whole checkpoint to go on.* --run-dir") as caught:
+        with pytest.raises(CheckpointError, match=r"^no intact checkpoint to resume from.* --run-dir") as caught:
             load_newest(files)
         assert [line.split(" ")[4] for line in str(caught.value).splitlines()[1:]] == [str(file) for file in files]
 

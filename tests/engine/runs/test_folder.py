@@ -110,7 +110,7 @@ def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_proce
     )
     owner = start_process(code)
     assert owner.stdout.readline() == "mine\n"
-    with pytest.raises(RunFolderError, match=rf"another process trains in run folder {folder}: wait for its end"):
+    with pytest.raises(RunFolderError, match=rf"another process trains in run folder {folder}: wait until it ends"):
         lock_run(folder).__enter__()
     owner.kill()
     owner.wait()
@@ -121,7 +121,7 @@ def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_proce
 
 class TestFoldersThatCannotBeWritten:
     def check(self, folder, reason):
-        said = f"run folder {folder} must be one that can be made and written to: {reason}; .* --run-dir"
+        said = f"run folder {folder} cannot be created or written: {reason}\. .* --run-dir"
         with pytest.raises(RunFolderError, match=said):
             lock_run(folder).__enter__()
 

@@ -225,11 +225,11 @@ def test_decays_by_name_come_before_those_of_norms_and_biases(deformable):
 @pytest.mark.parametrize("option", ["lr_factors", "weight_decay_factors"])
 def test_patterns_that_match_nothing(deformable, option):
     message = (
-        f"`{option}`: 'sampling_ofsets' matches no parameter of the model; their names are like 'backbone.body.conv1"
+        f"`{option}`: 'sampling_ofsets' matches no parameter of the model; examples of names: 'backbone.body.conv1"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         make(deformable, **{option: {"rpn": 1.0, "sampling_ofsets": 0.1}})
-    with pytest.raises(ValueError, match=re.escape(f"`{option}`: '(' is no regular expression: missing )")):
+    with pytest.raises(ValueError, match=re.escape(f"`{option}`: '(' is not a valid regular expression: missing )")):
         make(deformable, **{option: {"(": 0.1}})
     make(deformable, **{option: {"backbone.body.conv1": 0.1}})  # which is frozen
 
@@ -252,7 +252,7 @@ def test_going_on_keeps_what_was_gathered_and_the_options_of_now():
 def test_going_on_with_other_groups(tiny_config):
     model = tiny_model(tiny_config)
     state = make(model).state_dict()
-    message = r"has groups of \[30, 22\] tensors and this one of \[10, 20, 11, 11\]; what is trained, and which"
+    message = r"has groups of \[30, 22\] tensors, this optimizer of \[10, 20, 11, 11\]: the same parameters"
     with pytest.raises(ValueError, match=message):
         load_optimizer_state(make(model, norm_weight_decay=0.0, bias_weight_decay=0.0), state)
 

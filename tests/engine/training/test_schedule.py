@@ -88,8 +88,8 @@ def test_warmup_in_front_of_every_schedule(kind, unit):
     [
         ({"kind": "cosin"}, "unknown schedule 'cosin', known: step, cosine"),
         ({"unit": "epochs"}, "unknown unit of the schedule 'epochs', known: epoch, step"),
-        ({"milestones": [2, 1.5]}, r"`milestones` must rise, got \[2, 1.5\]"),
-        ({"milestones": [1, 2, 2]}, r"`milestones` must rise, got \[1, 2, 2\]"),
+        ({"milestones": [2, 1.5]}, r"`milestones` must increase, got \[2, 1.5\]"),
+        ({"milestones": [1, 2, 2]}, r"`milestones` must increase, got \[1, 2, 2\]"),
         ({"milestones": [2, 2.5], "unit": "step"}, r"counted in steps must be whole numbers, got \[2, 2.5\]"),
     ],
 )

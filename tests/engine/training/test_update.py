@@ -218,7 +218,7 @@ def test_random_numbers_of_a_step_depend_on_nothing_before():
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_what_is_not_finite_names_its_images_and_the_farthest_offsets(amp):
+def test_a_step_that_is_not_finite_names_its_images_and_the_largest_offset(amp):
     updater = make_updater(amp=amp)
     for _ in range(3 if amp == "fp16" else 1):  # the first loss scales overflow
         updater([batch_of(1, 2)])
@@ -231,12 +231,12 @@ def test_what_is_not_finite_names_its_images_and_the_farthest_offsets(amp):
         updater([batch_of(3, 4, weight=0.5, ends_step=False), bad])
     text = str(caught.value)
     assert text.startswith(
-        f"step {done + 1} is not finite and was not taken: loss nan, loss_a nan, loss_b nan, grad_norm "
+        f"step {done + 1} is not finite and was not applied: loss nan, loss_a nan, loss_b nan, grad_norm "
     )
     assert f"lr all {0.05 if done == 3 else 0.1};" in text
-    assert text.endswith("amp off")
-    assert "; image ids 105, 106; the largest offsets are 1234 pixels, in conv. " in text
-    assert f"Weights up to step {done} are good" in text
+    assert text.endswith("train.amp=off")
+    assert "; image ids 105, 106; largest offset 1234 pixels, in conv. " in text
+    assert f"The weights of step {done} are intact" in text
     after = updater.state_dict()
     assert after["step"] == done
     assert all(torch.equal(after["model"][key], value) for key, value in before["model"].items())
@@ -247,7 +247,7 @@ def test_what_is_not_finite_names_its_images_and_the_farthest_offsets(amp):
 def test_a_gradient_that_is_not_finite_names_all_images_of_the_step():
     updater = make_updater()
     updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(NonFiniteError, match=r"grad_norm (inf|nan); .*image ids 101, 102, 103; the largest"):
+    with pytest.raises(NonFiniteError, match=r"grad_norm (inf|nan); .*image ids 101, 102, 103; largest offset"):
         updater([batch_of(1, 2, weight=0.6, ends_step=False), batch_of(3, weight=0.4), BLANK])  # which is no image
 
 
@@ -266,7 +266,7 @@ def test_overflows_of_fp16_are_skipped_for_a_while():
         assert not math.isfinite(record.numbers["grad_norm"])
     assert all(torch.equal(value, before[key]) for key, value in updater.model.state_dict().items())
     hook.remove()
-    updater([batch_of(1)])  # one that is taken starts the count anew
+    updater([batch_of(1)])  # a finite step resets the count
 
     overflow(updater)
     for _ in range(10):
@@ -279,7 +279,7 @@ def test_overflows_of_fp16_are_skipped_for_a_while():
         for _ in range(20):
             each([batch_of(1)])
         with pytest.raises(
-            NonFiniteError, match=r"amp bf16 or off: 31 steps in a row overflowed, down to a loss scale"
+            NonFiniteError, match=r"train.amp=bf16 or off: 31 overflows in a row reduced the loss scale to"
         ):
             each([batch_of(1)])
 
