@@ -9,6 +9,7 @@ from engine.config.loading import check_config
 from models import DETECTORS, build_detector, load_detector
 from models.checkpoint import CheckpointError
 
+PROPOSALS = ("rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_test")
 IMAGES = [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))]
 
 
@@ -47,6 +48,44 @@ def test_it_is_built_by_its_config_and_has_its_weights(state, config, tmp_path):
     with torch.inference_mode():
         expected, (found,) = by_hand.eval()(IMAGES)[0], load_detector(str(tmp_path / "raw.pt"))(IMAGES)
     assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
+@pytest.mark.parametrize("detector", ["fcos", "retinanet", "cascade_mask_rcnn"])
+def test_a_checkpoint_with_old_names_in_its_config(state, config, detector, tmp_path, recwarn):
+    model = config["model"]
+    model["fpn"] = {"levels": [4, 5], "out_channels": 64, "extra_levels": "p6p7_from_c5"}
+    model["backbone"]["activation_checkpointing"] = True
+    own = model[detector]
+    old = {"levels": [4, 5], "channels": 64, "extra_levels": "p6p7_c5"}
+    renamed = dict(model["backbone"])
+    renamed["recompute_dcn_stages"] = renamed.pop("activation_checkpointing")
+    theirs = {"fcos": {"dcn_convs": 2}, "retinanet": {}, "cascade_mask_rcnn": {"rpn_proposals_test": 30}}[detector]
+    ours = {"dcn_convs": {"num_dcn_convs": 2}, "rpn_proposals_test": dict.fromkeys(PROPOSALS, 30)}
+    anchors = {} if detector == "fcos" else {"anchor_sizes": [16, 32, 64, 128]}
+    own |= {key: value for name in theirs for key, value in ours[name].items()} | anchors
+    kept = {key: value for key, value in own.items() if key not in (*PROPOSALS, "num_dcn_convs")}
+    expected = build_detector(config, 2)
+    written = {"model": {"detector": detector, "backbone": renamed, "fpn": old, detector: kept | theirs}}
+    torch.save(
+        state | {"config": written | {"data": config["data"]}, "model": expected.state_dict(), "ema": None},
+        tmp_path / "old.pt",
+    )
+    found = load_detector(tmp_path / "old.pt")
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    assert list(found.backbone.fpn.extra_blocks.p6.weight.shape) == [64, 512, 3, 3]
+    assert type(found.backbone.body.layer2) is type(expected.backbone.body.layer2)
+    if "rpn_proposals_test" in theirs:
+        assert (found.rpn.pre_nms_top_n(), found.rpn.post_nms_top_n()) == (30, 30)
+    assert not [warning for warning in recwarn if warning.category is FutureWarning]
+
+
+def test_old_names_in_plain_values_warn_and_both_names_are_an_error():
+    old = {"model": {"detector": "fcos", "fpn": {"channels": 64}}}
+    with torch.device("meta"), pytest.warns(FutureWarning, match=r"model\.fpn\.channels is deprecated .* 0\.3\.0: use"):
+        assert build_detector(old, 2).backbone.out_channels == 64
+    both = {"model": {"detector": "fcos", "fpn": {"channels": 64, "out_channels": 96}}}
+    with pytest.raises(ValueError, match=r"model.fpn\.channels and model\.fpn\.out_channels are one option"):
+        build_detector(both, 2)
 
 
 @pytest.mark.parametrize("detector", ["fcos"])

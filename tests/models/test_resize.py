@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
+from models import DETECTORS, build_resize
 from models.resize import KINDS, Resize
 
 MEAN, STD = (0.5, 0.25, 0.75), (0.2, 0.3, 0.4)
@@ -162,6 +163,19 @@ def test_each_image_draws_its_own_shorter_side():
         torch.manual_seed(0)
         assert {trained_on(resize, image)[0].shape[2] for _ in range(30)} == {20, 24, 28}
     assert evaluated_on(resize, image)[0].shape == (3, 35, 28)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_evaluation_may_be_another_one(kind):
+    data = {"resize": kind, "min_size": [20, 24], "max_size": 100}
+    assert build_resize(DETECTORS["fcos"], data).eval_side == 24
+    resize = build_resize(DETECTORS["fcos"], data | {"eval_size": 30})
+    assert resize.sizes == (20, 24)
+    image = random_image((50, 40))
+    shape = (3, 37, 30) if kind == "shortest" else (3, 30, 30)
+    assert evaluated_on(resize, image)[0].shape == shape
+    side = 24 if kind == "shortest" else 30
+    assert trained_on(Resize(kind, (24,), 100, 30), image)[0].shape[2] == side
 
 
 def test_an_unknown_kind():

@@ -137,6 +137,28 @@ def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_pa
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
 
 
+def test_a_run_of_before_the_renaming_resumes_and_old_names_warn_once(run_process, plain_run, tiny_config, tmp_path):
+    folder = shutil.copytree(plain_run, tmp_path / "run")
+    state = torch.load(folder / "last.pt", weights_only=True)
+    config = state["config"]
+    config["train"]["accumulate"] = config["train"].pop("grad_accum_steps")
+    config["model"]["fpn"]["channels"] = config["model"]["fpn"].pop("out_channels")
+    config["test"] = config.pop("tta")
+    config["data"]["workers"] = config["data"].pop("num_workers")
+    torch.save(state, folder / "last.pt")
+    (folder / "step_00000006.pt").unlink()
+    options = ["--run-dir", folder, "--resume", "auto", "train.accumulate=1", "data.workers=1", "train.epochs=3"]
+    code, out, err = run_process(TOOL, "--config", tiny_config, *options, "train.max_steps=14", cwd=tmp_path)
+    assert code == 0
+    assert err == "warning: train.accumulate is deprecated and will be removed in 0.3.0: use train.grad_accum_steps\n"
+    assert trained_steps(folder)[-2:] == [13, 14]
+    changed = [line.partition("changed since then: ")[2] for line in out.splitlines() if "changed since" in line]
+    assert {line.partition(":")[0] for line in changed} == {"train.epochs", "train.max_steps"}
+    written = (folder / "config.yaml").read_text()
+    assert "grad_accum_steps: 1" in written
+    assert "num_workers: 1" in written
+
+
 def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "run"
     options = [

@@ -50,12 +50,12 @@ def test_frozen_norms_without_weights_are_warned_of(overrides, warned, caplog):
 def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
     caplog.set_level(logging.INFO, logger=log.name)
     unreadable = Counter({f"image {n}.png is gone": n + 1 for n in range(count)})
-    figures = dict.fromkeys(COCO_METRICS, 0.25)
-    show_end(SimpleNamespace(figures=figures, step=9, best_ap=0.5, unreadable=unreadable), tmp_path)
+    metrics = dict.fromkeys(COCO_METRICS, 0.25)
+    show_end(SimpleNamespace(metrics=metrics, step=9, best_ap=0.5, unreadable=unreadable), tmp_path)
     assert "done: AP 25.0, AP50 25.0, AP75 25.0 after 9 steps (best AP 50.0)" in caplog.text
     assert ("left out" in caplog.text) == bool(count)
-    figures["mask_AP"] = 0.125
-    show_end(SimpleNamespace(figures=figures, step=9, best_ap=0.5, unreadable=Counter()), tmp_path)
+    metrics["mask_AP"] = 0.125
+    show_end(SimpleNamespace(metrics=metrics, step=9, best_ap=0.5, unreadable=Counter()), tmp_path)
     assert "done: AP 25.0, AP50 25.0, AP75 25.0, mask AP 12.5 after 9 steps (best box AP 50.0)" in caplog.text
     if count:
         total = count * (count + 1) // 2

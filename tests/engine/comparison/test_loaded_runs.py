@@ -192,6 +192,23 @@ def test_keys_that_came_after_a_run_have_their_defaults(read, tiny_config):
     assert read_run(runs[0].folder, ["tta.flip=true"]).options["tta.flip"] is False
 
 
+def test_a_run_with_old_names_is_a_seed_of_the_same_config(read, tiny_config):
+    old = load_config(tiny_config).model_dump(mode="json")
+    for section, name, former in (
+        (old["train"], "grad_accum_steps", "accumulate"),
+        (old["train"], "clip_grad_norm", "clip_norm"),
+        (old["data"], "keep_images_without_boxes", "keep_empty"),
+        (old["data"], "num_workers", "workers"),
+        (old["model"]["fpn"], "out_channels", "channels"),
+        (old, "tta", "test"),
+    ):
+        section[former] = section.pop(name)
+    runs = [read("a_0", state={"config": old}), read("a_1", "seed=1")]
+    assert [*group_runs(runs)] == ["a"]
+    assert option_differences(group_runs(runs)) == {}
+    assert runs[0].options == runs[1].options | {"seed": 0}
+
+
 def test_options_of_other_detectors_do_not_count(read):
     one = read("a_0", "model.fcos.num_dcn_convs=2", "model.retinanet={topk_candidates: 7}")
     two, narrow = read("a_1", "seed=1"), read("b", "model.faster_rcnn.box_head_channels=8")
