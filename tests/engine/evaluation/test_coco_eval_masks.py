@@ -231,7 +231,7 @@ def test_bad_results_name_the_entry(results, said):
 
 
 def test_truth_without_a_mask_is_told():
-    for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "no pixels")):
+    for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "not pixels")):
         with pytest.raises(ValueError, match=f"masks cannot be evaluated: annotation 1 .*{said}"):
             coco_metrics(truth((1, 3, segmentation, SMALL)), [GOOD])
 
