@@ -177,6 +177,6 @@ def describe_step(record: Mapping[str, float], palette: Palette, *, parts_last: 
         f"{palette.loss}loss {record['loss']:.3f}{palette.reset}{'' if parts_last else f' ({parts})'} "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
         f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
-        f"data {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{skipped}"
+        f"data wait {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{skipped}"
         f"{f' ({parts})' if parts_last else ''}"
     )

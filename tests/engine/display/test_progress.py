@@ -29,7 +29,7 @@ RECORD = {
     "eta_s": 3725.4,
     "peak_gib": 1.25,
 }
-SHOWN = "loss 1.235 (classifier 1.000 rpn_box_reg 0.235) lr 0.00025 12.3 img/s data 25% eta 1:02:05 1.2 GiB"
+SHOWN = "loss 1.235 (classifier 1.000 rpn_box_reg 0.235) lr 0.00025 12.3 img/s data wait 25% eta 1:02:05 1.2 GiB"
 ESCAPE = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
@@ -116,7 +116,7 @@ def test_a_terminal_gets_a_coloured_bar(streams, monkeypatch, tmp_path):
     bar = err.getvalue()
     assert f"{COLOURS.strong}epoch 3/12{COLOURS.reset}" in bar
     # a narrow terminal cuts what comes last
-    ordered = "loss 1.235 lr 0.00025 12.3 img/s data 25% eta 1:02:05 1.2 GiB (classifier 1.000 rpn_box_reg 0.235)"
+    ordered = "loss 1.235 lr 0.00025 12.3 img/s data wait 25% eta 1:02:05 1.2 GiB (classifier 1.000 rpn_box_reg 0.235)"
     assert ordered in ESCAPE.sub("", bar)
     assert f"{COLOURS.speed}12.3 img/s{COLOURS.reset}" in bar
     assert "100%" in bar

@@ -28,6 +28,7 @@ from engine.runs.folder import BEST, LAST
 from engine.training.metrics_logger import METRICS_FILE
 from engine.training.trainer import Trainer
 from engine.training.update import NonFiniteError, StepRecord
+from models.checkpoint import RENAMED_KEYS
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
 
@@ -129,6 +130,25 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path,
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
     assert logged(parts, "val/AR100")[8] == logged(whole, "val/AR100")[8]
     assert (second.step, second.epoch, second.batch) == (8, 1, 2)
+
+
+def test_a_checkpoint_of_version_0_1_resumes(make_trainer, tmp_path):
+    old_names = {present: old for old, present in RENAMED_KEYS.items()}
+
+    def save(state, name):
+        save_checkpoint(tmp_path / name, {old_names.get(key, key): value for key, value in state.items()})
+
+    options = ["train.max_steps=2", "train.log_every_steps=3"]
+    first = make_trainer(tmp_path / "old", *options, save=save, evaluate=fake_figures)
+    first.fit()
+    assert torch.load(tmp_path / LAST, weights_only=True).keys() >= RENAMED_KEYS.keys()
+    second = make_trainer(tmp_path / "new", *options, start=2)
+    second.load_state_dict(load_checkpoint(tmp_path / LAST))
+    assert second.is_finished
+    for state in (first.state_dict(), second.state_dict()):
+        assert (state["step"], state["last_eval_step"], state["evals_without_improvement"]) == (2, 2, 0)
+        assert state["metrics"]["AP"] == state["best_ap"] == 0.5
+        assert state["running_mean"] == first.state_dict()["running_mean"]
 
 
 def test_a_run_without_workers_sees_what_one_with_workers_sees(make_trainer, tmp_path):
