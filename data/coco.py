@@ -44,7 +44,9 @@ class CocoDetection(Dataset):
         masks: bool = False,
     ) -> None:
         if masks and annotations.arrays.segmentations is None:
-            raise ValueError(f"`masks` needs annotations loaded with `invalid_masks`, got {annotations.path} without")
+            raise ValueError(
+                f"`masks` needs annotations loaded with `invalid_masks`, got {annotations.path} loaded without"
+            )
         # only arrays, see `AnnotationArrays`
         self.image_dir = annotations.image_dir
         self.arrays = annotations.arrays

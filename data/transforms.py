@@ -43,7 +43,9 @@ class TrainTransform:
         if self.large_scale_jitter:
             low, high = self.large_scale_jitter[1]
             if low > high:
-                raise ValueError(f"the scales of `large_scale_jitter` must be [low, high], got {[low, high]}")
+                raise ValueError(
+                    f"the scales of `large_scale_jitter` must be [low, high] with low <= high, got {[low, high]}"
+                )
 
     def __call__(self, *sample: Any, size: int | None = None, strong: bool = True) -> Any:
         """Transform an image and optionally its target.

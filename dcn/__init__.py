@@ -1,4 +1,4 @@
-"""Deformable convolution (DCNv1 and DCNv2) in PyTorch, with nothing to compile."""
+"""Deformable convolution (DCNv1 and DCNv2) in PyTorch, without a compiled extension."""
 
 from .functional import BACKENDS, deform_conv2d
 from .modules import DeformConv2d

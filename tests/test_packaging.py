@@ -1,4 +1,4 @@
-"""What `pip install .` installs: `dcn` and `resnet_dcn`, whole, and no folder with a general name."""
+"""`pip install .` installs the complete packages `dcn` and `resnet_dcn`, and no package with a general name."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ from engine.runs.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = {"dcn": "dcn", "models": "resnet_dcn/models", "resnet_dcn": "resnet_dcn"}
-# A program beside a folder `models` of its own, which trains a small detector for a step and runs it.
+# A program with its own folder `models`, which trains a small detector for a step and runs it.
 PROGRAM = """
 import dcn, models, resnet_dcn.models, torch
 from resnet_dcn.models import build_detector, replaced_convs, resnet
@@ -47,13 +47,13 @@ print("done")
 
 
 def environment() -> dict[str, str]:
-    """Of a process that knows nothing of the clone."""
+    """Return the environment of a process without access to the clone."""
     return {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that nothing is left behind in the clone."""
+    """Build the wheel from a copy, so that no files remain in the clone."""
     folder = tmp_path_factory.mktemp("build")
     big = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "datasets", "docs", "runs", "tests")
     shutil.copytree(ROOT, folder / "clone", ignore=big)
@@ -74,7 +74,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
-    """Where it is installed."""
+    """Return the folder with the installed wheel."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel]
     subprocess.run(command, env=environment(), check=True)
@@ -100,7 +100,7 @@ def test_exactly_the_files_on_the_disk(wheel):
     assert "resnet_dcn/__init__.py" in found
 
 
-def test_a_program_beside_its_own_models(site, tmp_path):
+def test_a_program_with_its_own_models(site, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/__init__.py").write_text("WHOSE = 'own'\n")
     (tmp_path / "program.py").write_text(PROGRAM.format(site=str(site)))
@@ -112,7 +112,7 @@ def test_a_program_beside_its_own_models(site, tmp_path):
 
 
 NAMES = ["bar", "cross", "star", "tee", "triangle"]
-# A program that loads a trained detector, in a process that has no clone.
+# A program that loads a trained detector, in a process without the clone.
 LOADING = """
 import json, sys
 from resnet_dcn import DETECTORS, Predictor, load_detector
@@ -130,7 +130,7 @@ print(json.dumps({key: getattr(value, "tolist", lambda: value)() for key, value 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_config) -> tuple[Path, dict]:
-    """A folder with a checkpoint in `run` and an image, and what the clone detects in it."""
+    """Return a folder with a checkpoint in `run` and an image, and the clone's detections in it."""
     folder = tmp_path_factory.mktemp("trained")
     config = load_config(tiny_config, ["model.backbone.dcn_v2_stages=[2]"])
     torch.manual_seed(0)
@@ -147,7 +147,7 @@ def trained(tmp_path_factory, tiny_config) -> tuple[Path, dict]:
 
 @pytest.mark.parametrize("place", ["wheel", "clone"])
 def test_a_trained_detector_is_loaded(site, trained, place):
-    """From the wheel, and from the root of a plain clone."""
+    """Loading works from the wheel and from the root of a plain clone."""
     folder, expected = trained
     root = site if place == "wheel" else ROOT
     (folder / "program.py").write_text(LOADING)
@@ -167,13 +167,13 @@ def test_a_trained_detector_is_loaded(site, trained, place):
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The Python of a page, each with what the page says that it prints."""
+    """Return the Python blocks of a page, each with its documented output."""
     return re.findall(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", page, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
 def test_the_page_on_the_library(site, trained, tmp_path):
-    """What it shows is run as it stands, with random weights in place of those that torchvision would download."""
+    """All examples run unchanged, with random weights instead of torchvision's download."""
     page, hub = (ROOT / "docs/reference/models.md").read_text(encoding="utf-8").split("## torch.hub")
     programs, printed = zip(*blocks(page), strict=True)
     assert len(programs) == len(re.findall("^```python$", page, re.MULTILINE)) >= 5
@@ -194,12 +194,12 @@ def test_the_page_on_the_library(site, trained, tmp_path):
 
 
 def requirements(file: str) -> set[str]:
-    """The lines of a requirements file, without comments; pip's options would not be understood by pyproject.toml."""
+    """Return the lines of a requirements file, without comments; pyproject.toml does not support pip's options."""
     lines = (line.partition("#")[0].strip() for line in (ROOT / file).read_text(encoding="utf-8").splitlines())
     return {line for line in lines if line}
 
 
-def test_what_it_needs(metadata):
+def test_requirements(metadata):
     """Two packages, with the bounds of requirements.txt; training and export are extras."""
     needed = {}
     for line in metadata.requires:
@@ -213,7 +213,7 @@ def test_what_it_needs(metadata):
     assert {re.split("[<>=!~]", line)[0] for line in needed[""]} == {"torch", "torchvision"}
 
 
-def test_what_it_says_of_itself(metadata):
+def test_metadata(metadata):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     about = metadata.metadata
     assert (about["Name"], metadata.version) == ("resnet-dcn", project["version"])
@@ -229,7 +229,7 @@ def test_what_it_says_of_itself(metadata):
 
 @pytest.mark.parametrize("folder", INSTALLED)
 def test_the_installed_folders_import_nothing_else(folder):
-    """Only what the wheel needs; Triton comes with torch where there is one, and is asked for by dcn alone."""
+    """Only requirements of the wheel; Triton comes with some builds of torch and is imported only by dcn."""
     brought = {"numpy", "PIL"}  # by torchvision
     allowed = {
         "dcn": {"torch", "torchvision", "triton"},

@@ -1,4 +1,4 @@
-"""What is used of PyTorch and torchvision without their promise to keep it; a new release may change it unsaid."""
+"""Private names of PyTorch and torchvision that the project uses; a new release may change them without notice."""
 
 import importlib
 import inspect
@@ -8,7 +8,7 @@ import torch
 import torchvision  # noqa: F401  registers its operators
 from torch.utils.data import DataLoader
 
-# the first parameters, as they are passed here
+# the first parameters, in the order used here
 PARAMETERS = {
     "torch.nn.modules.utils._pair": ["x"],
     "torch.nn.modules.batchnorm._BatchNorm": ["num_features"],
@@ -48,7 +48,7 @@ def test_operators(name):
 
 
 def test_workers_of_a_loader():
-    """data/workers.py finds them so, and calls torch's own handler of signals by its module."""
+    """data/workers.py finds workers by these names, and PyTorch's signal handler by its module."""
     loader = DataLoader([0, 1], num_workers=1, persistent_workers=True)
     assert loader._iterator is None
     assert [*loader]

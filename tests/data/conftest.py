@@ -1,4 +1,4 @@
-"""What tests of steps and loaders share."""
+"""Fixtures for the tests of steps and loaders."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def by_step() -> Callable[[Iterable], list[list]]:
-    """`by_step(batches)`: the batches of one process, step by step."""
+    """Return `by_step(batches)`, which groups the batches of one process by step."""
 
     def split(batches: Iterable) -> list[list]:
         steps = [[]]

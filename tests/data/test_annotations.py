@@ -1,4 +1,4 @@
-"""A COCO file is read as it stands, or refused with what is wrong, how often and where."""
+"""A COCO file loads unchanged, or an error reports the problem, its number of occurrences and the first ones."""
 
 import copy
 import gc
@@ -23,7 +23,7 @@ from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, i
 from data.objects import INVALID_BOX_POLICIES
 
 WIDTH, HEIGHT = 64, 48
-# ids are sparse and out of order, as other tools write them
+# ids are sparse and out of order, as in files of other tools
 CONTENT = {
     "images": [
         {"id": image_id, "file_name": f"{name}.png", "width": WIDTH, "height": HEIGHT}
@@ -55,7 +55,7 @@ def load(folder: Path, content: Any, **options: Any) -> CocoAnnotations:
 
 
 def changed(*path: str | int, to: Any = REMOVED) -> dict:
-    """`CONTENT` with one place changed or removed."""
+    """Return `CONTENT` with one value changed or removed."""
     content = copy.deepcopy(CONTENT)
     place = content
     for key in path[:-1]:
@@ -73,13 +73,13 @@ def with_boxes(*boxes: Any) -> dict:
 
 
 def boxes_of(found: CocoAnnotations, image_id: int) -> list[list[float]]:
-    """Boxes (x, y, width, height) to learn from in an image."""
+    """Return the training boxes (x, y, width, height) of an image."""
     arrays = found.arrays
     boxes = arrays.boxes[arrays.span(arrays.image_ids.tolist().index(image_id))].tolist()
     return [[left, top, right - left, bottom - top] for left, top, right, bottom in boxes]
 
 
-def test_everything_finds_its_place(folder):
+def test_arrays_have_the_content_of_the_file(folder):
     found = load(folder, CONTENT)
     assert found.category_ids == [1, 18, 90]
     assert found.class_names == ["person", "dog", "toothbrush"]
@@ -96,13 +96,13 @@ def test_raw_file_has_what_evaluation_needs(folder):
     assert [a["iscrowd"] for a in annotations] == [0, 0, 0]
 
 
-def test_category_without_a_name_goes_by_its_id(folder):
+def test_a_category_without_a_name_is_named_by_its_id(folder):
     content = copy.deepcopy(CONTENT)
     content["categories"] = [{"id": 90, "name": None}, {"id": 1}, {"id": 18, "name": 7}]
     assert load(folder, content).class_names == ["1", "7", "90"]
 
 
-def test_digest_is_of_the_file(folder):
+def test_digest_depends_on_the_bytes_of_the_file(folder):
     found = load(folder, CONTENT)
     assert found.sha256 == hashlib.sha256((folder / "annotations.json").read_bytes()).hexdigest()
     # other spaces, the same content
@@ -125,7 +125,7 @@ def test_empty_optional_fields_count_as_missing(folder):
     assert [(a["id"], a["area"], a["iscrowd"]) for a in annotations] == [(1, 600, 0), (2, 810, 0), (3, 3072, 0)]
 
 
-def test_crowd_regions_are_kept_for_evaluation_alone(folder):
+def test_crowd_regions_are_kept_for_evaluation_only(folder):
     content = copy.deepcopy(CONTENT)
     content["annotations"][0]["iscrowd"] = 1
     content["annotations"].append({"image_id": 3, "category_id": 1, "iscrowd": 1, "bbox": [-9, 0, 5, 5]})
@@ -133,7 +133,7 @@ def test_crowd_regions_are_kept_for_evaluation_alone(folder):
     found = load(folder, content)
     assert found.arrays.counts.tolist() == [1, 0, 1]
     assert found.crowd_regions == 2
-    assert [a["iscrowd"] for a in found.raw["annotations"]] == [1, 0, 0, 1], "one has no box to judge by"
+    assert [a["iscrowd"] for a in found.raw["annotations"]] == [1, 0, 0, 1], "the annotation without a box is dropped"
     assert found.fixed_boxes == 0
 
 
@@ -149,14 +149,14 @@ def test_missing_path_is_named_as_written_and_as_resolved(folder, what, monkeypa
 
 
 @pytest.mark.parametrize("swapped", [True, False])
-def test_file_for_folder_is_refused(folder, swapped):
+def test_a_file_instead_of_a_folder_is_an_error(folder, swapped):
     file = folder / "annotations.json"
     file.write_text("{}")
     with pytest.raises(DatasetError, match="image folder" if swapped else "annotation file"):
         load_annotations(*((file, file) if swapped else (folder, folder)))
 
 
-def test_unknown_policy_is_refused(folder):
+def test_an_unknown_policy_is_an_error(folder):
     with pytest.raises(ValueError, match="one of raise, clip, drop, got 'ignore'"):
         load(folder, CONTENT, invalid_boxes="ignore")
 
@@ -248,7 +248,7 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         (changed("images", 0, "file_name", to="a" * 300), "invalid images: 1; the first: .*too long"),
     ],
 )
-def test_wrong_file_is_refused(folder, content, message):
+def test_an_invalid_file_is_an_error(folder, content, message):
     with pytest.raises(DatasetError, match=rf"annotations\.json.*{message}"):
         load(folder, content)
 
@@ -275,13 +275,13 @@ def test_broken_image_is_named_before_training(folder):
     assert load(folder, content, check_images="never").raw["images"] == content["images"]
 
 
-def test_every_image_is_looked_at_under_progress(folder):
+def test_progress_wraps_the_check_of_every_image(folder):
     seen = []
     load(folder, CONTENT, progress=lambda entries: (seen.append(entry["file_name"]) or entry for entry in entries))
     assert seen == ["a.png", "b.png", "c.png"]
 
 
-# what of an invalid box is left after clipping
+# the invalid box after clipping
 INVALID = {
     "no_width": ([5, 5, 0, 9], "must have a width and height above 0", None),
     "negative_height": ([5, 5, 9, -3], "must have a width and height above 0", None),
@@ -314,7 +314,7 @@ def test_invalid_box_by_policy(folder, name):
         assert found.fixed_boxes == 1
 
 
-def test_complaint_of_a_box_can_be_written(folder):
+def test_the_message_about_a_box_can_be_encoded(folder):
     with pytest.raises(DatasetError, match=r"image 7: '\\ud800' is not a list") as error:
         load(folder, with_boxes("\ud800"))
     str(error.value).encode()
@@ -335,14 +335,14 @@ def test_invalid_boxes_are_counted(folder):
         ([0, 0, 64, 48], [0, 0, 64, 48]),
     ],
 )
-def test_rounding_is_cut_without_a_word(folder, box, inside):
+def test_rounding_is_clipped_without_a_warning(folder, box, inside):
     found = load(folder, with_boxes(box))
     assert boxes_of(found, 7)[0] == pytest.approx(inside, rel=1e-6)
     assert found.fixed_boxes == 0
-    assert found.raw["annotations"][0]["bbox"] == box, "evaluation judges by the file as it stands"
+    assert found.raw["annotations"][0]["bbox"] == box, "evaluation uses the box of the file"
 
 
-def test_boxes_of_an_image_without_a_stated_size(folder):
+def test_boxes_of_an_image_without_a_declared_size(folder):
     content = with_boxes([50, 5, 100, 9])
     del content["images"][0]["width"]
     assert boxes_of(load(folder, content), 7) == [[50, 5, 100, 9]]
@@ -364,13 +364,13 @@ def with_outlines(*outlines: Any) -> dict:
     return content
 
 
-def test_good_masks_pass(folder):
+def test_valid_masks_are_accepted(folder):
     found = load(folder, with_outlines(*OUTLINES.values()), invalid_masks="raise")
     assert found.arrays.segmentations_of(0) == [*OUTLINES.values()]
     assert found.dropped_masks == 0
 
 
-def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
+def test_invalid_masks_are_an_error_or_dropped(folder):
     good = OUTLINES["polygon"]
     content = with_outlines(good, None, [[1, 2, 3, 4]], good, {"size": [WIDTH, HEIGHT], "counts": [3072]}, [[1] * 7])
     content["annotations"][4]["iscrowd"] = 1  # evaluation reads it
@@ -387,12 +387,12 @@ def test_masks_that_cannot_be_read_are_refused_or_left_out(folder):
     assert [annotation["file_id"] for annotation in found.raw["annotations"]] == [1, 4]
     assert found.dropped_masks == 4
     found = load(folder, content)
-    assert len(boxes_of(found, 7)) == 5, "without a need for masks nobody looks"
+    assert len(boxes_of(found, 7)) == 5, "masks that are not needed are not checked"
     assert found.arrays.segmentations is None
     assert found.dropped_masks == 0
 
 
-def test_unknown_policy_for_masks_is_refused(folder):
+def test_an_unknown_policy_for_masks_is_an_error(folder):
     with pytest.raises(ValueError, match="`invalid_masks` must be one of raise, drop, got 'clip'"):
         load(folder, CONTENT, invalid_masks="clip")
 
@@ -416,12 +416,12 @@ def test_odd_masks_load_or_raise_a_dataset_error(folder, data):
 
 
 def check_sound(found: CocoAnnotations) -> None:
-    """What was loaded can be learned from."""
+    """Check that the loaded data can be used in training."""
     arrays = found.arrays
     assert len(arrays) == len(set(arrays.image_ids.tolist())) == len(arrays.file_names) > 0
     assert len(found.class_names) == len(found.category_ids) > 0
     assert found.category_ids == sorted(set(found.category_ids))
-    assert all(-(2**63) <= key < 2**63 for key in found.category_ids), "ids become numbers of tensors"
+    assert all(-(2**63) <= key < 2**63 for key in found.category_ids), "ids must fit into tensors"
     "".join([*found.class_names, *map(arrays.file_name, range(len(arrays)))]).encode()  # to be shown and logged
     assert (arrays.offsets[0], arrays.offsets[-1]) == (0, len(arrays.boxes))
     assert ((arrays.labels > 0) & (arrays.labels <= len(found.category_ids))).all()
@@ -433,8 +433,8 @@ def check_sound(found: CocoAnnotations) -> None:
     assert all(0 < ratio < math.inf for ratio in CocoDetection(found, eval_transform()).aspect_ratios)
 
 
-def check_judged(found: CocoAnnotations) -> None:
-    """What was loaded can be judged by."""
+def check_evaluable(found: CocoAnnotations) -> None:
+    """Check that the loaded data can be used in evaluation."""
     assert [entry["id"] for entry in found.raw["images"]] == found.arrays.image_ids.tolist()
     assert found.category_ids == sorted({category["id"] for category in found.raw["categories"]})
     annotations = found.raw["annotations"]
@@ -450,7 +450,7 @@ def check_judged(found: CocoAnnotations) -> None:
 
 
 def check_items(found: CocoAnnotations) -> None:
-    """What the model gets is finite, and inside the picture with a size, in float32 too."""
+    """Check that boxes are finite, inside of the image and not empty, also in float32."""
     for image, target in CocoDetection(found, eval_transform()):
         boxes, (height, width) = target["boxes"], image.shape[1:]
         assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -459,7 +459,7 @@ def check_items(found: CocoAnnotations) -> None:
 
 
 def check_usable(folder: Path, content: Any) -> None:
-    """Load, and if that is refused, by no other error; what is loaded is sound."""
+    """Check that loading raises no other error, and that loaded data is sound."""
     for policy, check_images in itertools.product(INVALID_BOX_POLICIES, ("always", "never")):
         complaint = "annotations.json"
         try:
@@ -468,7 +468,7 @@ def check_usable(folder: Path, content: Any) -> None:
             complaint = str(error)
         else:
             check_sound(found)
-            check_judged(found)
+            check_evaluable(found)
             if check_images == "always":
                 check_items(found)
         assert "annotations.json" in complaint
@@ -483,7 +483,7 @@ def check_usable(folder: Path, content: Any) -> None:
         check_sound(inspection.usable)
 
 
-# where, how many bytes are lost, and what stands there then
+# position, number of bytes removed, and their replacement
 DAMAGES = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=3)), min_size=1, max_size=3)
 NUMBERS = ["NaN", "-Infinity", "1e999", "1e-320", "-1", "1" * 30, "9" * 400, "9" * 5000, "-0.0", "2147483648", "1e5"]
 TEXTS = ['"\\ud800"', '"\\u0000"', "null", "true", "[]", "{}", "[" * 3000, '"' + "x" * 300 + '"', "\ufeff1"]
@@ -519,7 +519,7 @@ def test_odd_values_load_or_raise_a_dataset_error(folder, data):
 
 
 @pytest.mark.parametrize("content", [CONTENT, b"{"])
-def test_reading_leaves_the_garbage_collector_as_it_was(folder, content):
+def test_reading_restores_the_garbage_collector(folder, content):
     for collects in (False, True):
         (gc.enable if collects else gc.disable)()
         with suppress(DatasetError):

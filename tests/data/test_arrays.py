@@ -1,4 +1,4 @@
-"""Annotations packed into arrays are those of the file, one by one."""
+"""Annotations packed into arrays equal the annotations of the file."""
 
 import copy
 import json
@@ -45,7 +45,7 @@ def annotations(draw, categories: list[int], images: list[int]) -> dict:
 
 @st.composite
 def files(draw) -> dict:
-    """COCO files with sparse ids in any order, crowd regions, and images without any annotation."""
+    """Draw COCO files with sparse ids in any order, crowd regions, and images without any annotation."""
     images = draw(st.lists(IDS, min_size=1, max_size=5, unique=True))
     categories = draw(st.lists(IDS, min_size=1, max_size=4, unique=True))
     return {
@@ -63,7 +63,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def cut(x: float, y: float, width: float, height: float) -> list[float]:
-    """A box cut to the image, to the right and below by rounding."""
+    """Clip a box to the image, on the right and at the bottom by rounding."""
     return [x, y, min(x + width, WIDTH) - x, min(y + height, HEIGHT) - y]
 
 
@@ -114,7 +114,7 @@ def test_packed_bytes_are_a_list(items):
     assert [packed[index] for index in range(len(items))] == items
 
 
-def test_an_item_changes_nothing_that_the_next_reading_sees(folder):
+def test_changing_an_item_does_not_change_the_next_one(folder):
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}],
         "categories": [{"id": 1}],
@@ -128,8 +128,8 @@ def test_an_item_changes_nothing_that_the_next_reading_sees(folder):
     assert dataset[0]["labels"].tolist() == [1]
 
 
-def test_a_data_set_holds_a_number_of_objects_that_does_not_grow_with_the_file(folder):
-    """What Python's own counts of references reach, a loader worker would copy."""
+def test_the_number_of_objects_does_not_grow_with_the_file(folder):
+    """A loader worker would copy every object that Python counts references of."""
 
     def pickled_objects(images: int) -> int:
         content = {

@@ -1,4 +1,4 @@
-"""Items of the data set obey torchvision's detector contract."""
+"""Items of the data set have the format of torchvision's detectors."""
 
 import json
 from dataclasses import replace
@@ -40,12 +40,12 @@ def test_item(annotations):
     assert target["boxes"].dtype == torch.float32
     assert target["boxes"].tolist() == [[1.5, 2, 31.5, 22], [10, 4, 30.25, 34]]
     assert target["labels"].dtype == torch.int64
-    assert target["labels"].tolist() == [2, 1], "labels count the category ids in rising order from 1"
+    assert target["labels"].tolist() == [2, 1], "labels count the category ids in ascending order from 1"
     assert target["image_id"] == 11
 
 
 @pytest.mark.parametrize("index", [1, 2], ids=["no box", "crowd alone"])
-def test_image_without_a_box_to_learn_from(annotations, index):
+def test_image_without_training_boxes(annotations, index):
     _, target = CocoDetection(annotations, eval_transform())[index]
     assert tuple(target["boxes"].shape) == (0, 4)
     assert target["boxes"].dtype == torch.float32
@@ -54,13 +54,13 @@ def test_image_without_a_box_to_learn_from(annotations, index):
 
 
 @pytest.mark.parametrize(("keep", "ids"), [(True, [11, 12, 13]), (False, [11])])
-def test_keep_empty(annotations, keep, ids):
+def test_keep_images_without_boxes(annotations, keep, ids):
     dataset = CocoDetection(annotations, eval_transform(), keep_images_without_boxes=keep)
     assert [dataset[index][1]["image_id"] for index in range(len(dataset))] == ids
     assert dataset.aspect_ratios == [2.0, 0.5, 0.8][: len(ids)]
 
 
-def test_aspect_ratio_of_an_image_without_a_stated_size(tmp_path):
+def test_aspect_ratio_of_an_image_without_a_declared_size(tmp_path):
     entries = [
         {"id": 1, "width": 30},
         {"id": 2},
@@ -73,7 +73,7 @@ def test_aspect_ratio_of_an_image_without_a_stated_size(tmp_path):
     assert CocoDetection(annotations, eval_transform()).aspect_ratios == [1.0, 1.0, 1.0, 30 / 9]
 
 
-def test_transform_gets_picture_and_target_and_what_the_step_asks_for(annotations):
+def test_transform_gets_image_target_and_the_arguments_of_the_step(annotations):
     dataset = CocoDetection(
         annotations, lambda image, target, **asked: (image.size, target["boxes"].canvas_size, asked)
     )
@@ -88,7 +88,7 @@ def test_vanished_image_is_named(annotations, tmp_path):
         dataset[0]
 
 
-def test_masks_that_were_not_loaded_are_refused(annotations):
+def test_masks_that_were_not_loaded_are_an_error(annotations):
     with pytest.raises(
         ValueError, match=r"`masks` needs annotations loaded with `invalid_masks`, got .*a\.json without"
     ):
@@ -96,7 +96,7 @@ def test_masks_that_were_not_loaded_are_refused(annotations):
 
 
 def masked(folder, size=(80, 40), exif=None, **image):
-    """A set of one picture of a size, with an object as a polygon and as run lengths, and a crowd region."""
+    """Return a data set of one image with an object as a polygon and as run lengths, and a crowd region."""
     picture, options = Image.new("RGB", size, (1, 2, 3)), {}
     if exif:
         options["exif"] = picture.getexif()
@@ -122,11 +122,11 @@ def masked(folder, size=(80, 40), exif=None, **image):
     return load_annotations(folder, folder / "a.json", invalid_masks="raise")
 
 
-def test_masks_lie_where_the_boxes_do(tmp_path):
+def test_masks_are_inside_of_their_boxes(tmp_path):
     annotations = masked(tmp_path, width=80, height=40)
     _, target = CocoDetection(annotations, eval_transform(), masks=True)[0]
     masks = target["masks"]
-    assert (masks.dtype, tuple(masks.shape)) == (torch.uint8, (2, 40, 80)), "a crowd region is none to learn from"
+    assert (masks.dtype, tuple(masks.shape)) == (torch.uint8, (2, 40, 80)), "crowd regions are not used in training"
     assert type(masks) is torch.Tensor
     for mask, box in zip(masks, target["boxes"], strict=True):
         left, top, right, bottom = box.int().tolist()
@@ -142,8 +142,8 @@ def test_an_image_without_an_object_has_no_mask(annotations):
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 80), (80, 40)], ids=["as stored", "as turned"])
-def test_masks_are_of_the_picture_that_is_read(tmp_path, width, height):
-    """Where EXIF turns a picture, the stated size tells which way the outlines were drawn."""
+def test_masks_follow_the_orientation_of_the_image(tmp_path, width, height):
+    """If EXIF rotates an image, the declared size shows the orientation of the outlines."""
     annotations = masked(tmp_path, size=(40, 80), exif=6, width=width, height=height)
     image, target = CocoDetection(annotations, eval_transform(), masks=True)[0]
     assert tuple(image.shape[1:]) == tuple(target["masks"].shape[1:]) == (height, width)
@@ -151,7 +151,7 @@ def test_masks_are_of_the_picture_that_is_read(tmp_path, width, height):
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (20, 5, 35, 25)
 
 
-def test_masks_need_a_stated_size(tmp_path):
+def test_masks_need_a_declared_size(tmp_path):
     with pytest.raises(
         DatasetError, match=r"annotations without a valid mask: 3; .* its image has no width and height"
     ):

@@ -1,4 +1,4 @@
-"""Files written atomically."""
+"""Atomic writes."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     file = tmp_path / "new" / "a.json"
     write_json(file, {"ä": [1, None]})
     assert json.loads(file.read_text(encoding="utf-8")) == {"ä": [1, None]}
-    held = file.open("rb")  # whoever reads it meanwhile goes on with the old one
+    held = file.open("rb")  # an open reader keeps the old file
     write_text(file, "é" * 10)
     assert file.read_text(encoding="utf-8") == "é" * 10
     assert json.loads(held.read()) == {"ä": [1, None]}
@@ -19,7 +19,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["a.json"]
 
 
-def test_a_value_that_is_no_json_leaves_the_file(tmp_path):
+def test_a_value_that_is_not_json_keeps_the_file(tmp_path):
     file = tmp_path / "a.json"
     write_json(file, 1)
     with pytest.raises(TypeError):
@@ -36,7 +36,7 @@ def test_a_full_disk_is_named_and_keeps_the_file(mounted):
     assert [path.name for path in file.parent.iterdir()] == ["a.json"]
 
 
-def test_an_error_leaves_nothing_beside_the_file(tmp_path):
+def test_an_error_leaves_no_temporary_file(tmp_path):
     file = tmp_path / "a.png"
 
     def write():

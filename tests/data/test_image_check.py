@@ -1,4 +1,4 @@
-"""Images are checked again only when what was checked may have changed."""
+"""Images are checked again only if they may have changed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ NAMES = ("a.png", "more/ü b.png")
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Two images in two folders; every modification time is in the past."""
+    """Create two images in two folders; every modification time is in the past."""
     (tmp_path / "images/more").mkdir(parents=True)
     entries = []
     for number, name in enumerate(NAMES):
@@ -28,7 +28,7 @@ def folder(tmp_path) -> Path:
 
 
 def load(folder: Path, policy: str, checked=()):
-    """The annotations, and which images were opened."""
+    """Return the annotations and the images that were opened."""
     opened = []
     found = load_annotations(
         folder / "images",
@@ -85,13 +85,13 @@ def test_another_folder_of_the_same_age_is_checked(folder, tmp_path):
     assert not again.check_skipped
 
 
-def test_an_image_that_is_gone_is_found_although_images_were_checked(folder):
+def test_a_missing_image_is_reported_although_images_were_checked(folder):
     found, _ = load(folder, "first_time")
     (folder / "images" / NAMES[1]).unlink()
     with pytest.raises(DatasetError, match=r"images missing in .*: 1 of 2; the first: more/ü b\.png"):
         load(folder, "first_time", [found.checked])
 
 
-def test_unknown_policy_is_refused(folder):
+def test_an_unknown_policy_is_an_error(folder):
     with pytest.raises(ValueError, match="`check_images` must be one of first_time, always, never, got 'once'"):
         load(folder, "once")

@@ -1,4 +1,4 @@
-"""Pictures of any kind become RGB and upright, and every error names the file."""
+"""Images of any kind become upright RGB, and every error contains the file name."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ from data.images import ImageError, check_image, read_image
 BOTH = pytest.mark.parametrize("look", [read_image, check_image])
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 ORIENTATION = 0x0112
-# How a stored picture has to be turned to be upright, by EXIF orientation.
+# Rotation that makes a stored image upright, by EXIF orientation.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -63,7 +63,7 @@ def encoded(kind: str) -> bytes:
 
 
 def complaint(look: Callable, path: Path, size: tuple[int, int] | None = None) -> str | None:
-    """What `look` has against a picture, None if nothing; anything but an `ImageError` gets through."""
+    """Return the message of an `ImageError` that `look` raises for an image, or None."""
     try:
         look(path, size)
     except ImageError as error:
@@ -77,7 +77,7 @@ def test_kind_becomes_rgb(tmp_path, mode):
     path = tmp_path / "picture.tif"
     draw().save(path)
     with Image.open(path) as stored:
-        assert stored.mode == mode, "the file does not hold what this test is about"
+        assert stored.mode == mode, "the file must have the mode to test"
     check_image(path, (3, 2))
     image = read_image(path, (3, 2))
     assert (image.mode, image.size) == ("RGB", (3, 2))
@@ -95,14 +95,14 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, ending):
 @pytest.mark.parametrize(
     ("stated", "upright"), [((60, 40), False), ((40, 60), True), (None, True)], ids=["stored", "turned", "none"]
 )
-def test_orientation_6_follows_the_stated_size(tmp_path, stated, upright):
+def test_orientation_6_follows_the_declared_size(tmp_path, stated, upright):
     red_on_top = np.zeros((40, 60, 3), np.uint8)
     red_on_top[:20, :, 0] = 255
     path = save_turned(tmp_path / "phone.jpg", red_on_top, 6)
     check_image(path, stated)
     image = np.asarray(read_image(path, stated)).astype(int)
     assert image.shape == ((60, 40, 3) if upright else (40, 60, 3))
-    # turned clockwise, the top comes to the right
+    # rotated clockwise, the top is on the right
     red, black = (image[:, 25:], image[:, :15]) if upright else (image[:15], image[25:])
     assert red[..., 0].min() > 200
     assert black[..., 0].max() < 50
@@ -113,7 +113,7 @@ def test_orientation_6_follows_the_stated_size(tmp_path, stated, upright):
     size=st.sampled_from([(5, 3), (3, 5), (4, 4)]),
     statement=st.sampled_from(["stored", "swapped", "none"]),
 )
-def test_orientation_and_statement(tmp_path_factory, orientation, size, statement):
+def test_orientation_and_declared_size(tmp_path_factory, orientation, size, statement):
     width, height = size
     pixels = NOISE[:height, :width]
     path = save_turned(tmp_path_factory.mktemp("turned") / "a.png", pixels, orientation)
@@ -166,7 +166,7 @@ def test_missing_file_is_named(tmp_path, look):
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A whole PNG whose header tells of a size; one row of pixels is all it has."""
+    """Return a complete PNG with a size in its header and only one row of pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content)
@@ -178,14 +178,14 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def bmp_of(width: int, height: int) -> bytes:
-    """The header of a BMP, and one row of pixels."""
+    """Return the header of a BMP and one row of pixels."""
     row = bytes(3 * width)
     sizes = struct.pack("<IHHIIiiHH", 54 + len(row), 0, 0, 54, 40, width, height, 1, 24)
     return b"BM" + sizes + bytes(24) + row
 
 
 def ico_of(width: int, height: int) -> bytes:
-    """An ICO whose directory tells of 16x16, and the PNG inside of another size."""
+    """Return an ICO with 16x16 in its directory and a PNG of another size."""
     inside = png_of(width, height)
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
 
@@ -195,10 +195,10 @@ def ico_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("stated", [None, (60_000, 60_000), (15_000, 12_000)])
 @pytest.mark.parametrize("size", [(60_000, 60_000), (15_000, 12_000)])
 @pytest.mark.parametrize("draw", [png_of, bmp_of, ico_of])
-def test_picture_of_absurd_size_is_refused_by_its_header(tmp_path, look, draw, size, stated, monkeypatch):
+def test_an_image_of_absurd_size_is_an_error_by_its_header(tmp_path, look, draw, size, stated, monkeypatch):
     path = tmp_path / f"vast.{draw.__name__[:3]}"
     path.write_bytes(draw(*size))
-    if draw is not ico_of:  # it has to look inside
+    if draw is not ico_of:  # the check has to read the content
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
     with pytest.raises(ImageError) as error:
         look(path, stated)
@@ -218,9 +218,9 @@ def test_bound_does_not_depend_on_that_of_pillow(tmp_path, look, monkeypatch):
 
 
 @BOTH
-def test_large_picture_within_the_bound_is_read_without_a_warning(tmp_path, look, monkeypatch, recwarn):
+def test_a_large_image_within_the_bound_is_read_without_a_warning(tmp_path, look, monkeypatch, recwarn):
     path = tmp_path / "large.png"
-    path.write_bytes(png_of(13_000, 13_700))  # where Pillow warns by default
+    path.write_bytes(png_of(13_000, 13_700))  # Pillow warns here by default
     loaded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.size))
     monkeypatch.setattr(images, "_to_rgb", lambda image: image)
@@ -229,7 +229,7 @@ def test_large_picture_within_the_bound_is_read_without_a_warning(tmp_path, look
     assert not recwarn.list
 
 
-def test_check_decodes_only_what_looks_wrong(tmp_path, monkeypatch):
+def test_check_decodes_only_suspicious_files(tmp_path, monkeypatch):
     decoded = []
     monkeypatch.setattr(images, "read_image", lambda path, size: decoded.append(path.name))
     for kind in ("jpeg", "png"):
@@ -241,7 +241,7 @@ def test_check_decodes_only_what_looks_wrong(tmp_path, monkeypatch):
     assert decoded == ["cut.jpeg", "cut.png"]
 
 
-def test_truncated_pictures_raise_in_pillow():
+def test_truncated_images_raise_in_pillow():
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 

@@ -1,4 +1,4 @@
-"""Everything that would hurt a training is found, counted and named, and the rest is still looked at."""
+"""All problems of a data set are reported with their number, and the check continues after them."""
 
 import json
 
@@ -10,7 +10,7 @@ from data.inspection import find_copies
 
 
 def write(folder, images=(), annotations=(), categories=("cat", "dog")):
-    """Write a data set of 64x48 pictures; entries of `images` and `annotations` change or add to the usual ones."""
+    """Write a data set of 64x48 images; `images` and `annotations` replace or add entries."""
     names = [f"{number}.png" for number in (1, 2, 3)]
     for number, name in enumerate(names):
         Image.new("RGB", (64, 48), (40 * number, 0, 0)).save(folder / name)
@@ -30,27 +30,27 @@ def write(folder, images=(), annotations=(), categories=("cat", "dog")):
     return folder, folder / "a.json"
 
 
-def said(problems):
+def by_message(problems):
     return {problem.what: problem.found for problem in problems}
 
 
-def test_a_good_set_is_counted(tmp_path):
+def test_a_valid_data_set_is_counted(tmp_path):
     found = inspect_dataset(*write(tmp_path))
     assert found.errors == []
     assert found.classes == {"cat": {"images": 1, "boxes": 1}, "dog": {"images": 2, "boxes": 2}}
-    # the stated area counts, as in COCO's evaluation, else that of the box; 32^2 and 96^2 are the lower bounds
+    # the declared area counts, as in COCO's evaluation, or the area of the box; 32^2 and 96^2 are the lower bounds
     assert found.box_sizes == {"small": 1, "medium": 1, "large": 1}
     assert found.image_sizes == {(64, 48): 3}
     assert found.boxes_per_image == {2: 1, 0: 1, 1: 1}
     assert found.crowd == 1
-    assert said(found.warnings) == {
+    assert by_message(found.warnings) == {
         "images without training boxes": ["2.png"],
         "classes with fewer than 10 boxes": ["cat (1)", "dog (2)"],
     }
     assert found.usable.class_names == ["cat", "dog"]
 
 
-def test_every_mistake_is_found_in_one_go(tmp_path):
+def test_all_errors_are_reported_in_one_call(tmp_path):
     images = [
         {"id": 4, "file_name": "gone.png"},
         {"id": 5, "file_name": "../1.png"},
@@ -65,13 +65,13 @@ def test_every_mistake_is_found_in_one_go(tmp_path):
         {"id": 13, "image_id": 1, "category_id": 10, "bbox": [1, 2, 0, 4]},
         {"id": 14, "image_id": 5, "category_id": 10, "bbox": [1, 2, 3, 4]},
     ]
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("not an image")
     found = inspect_dataset(*write(tmp_path, images, annotations))
-    errors = said(found.errors)
+    errors = by_message(found.errors)
     assert errors.pop("invalid entries of images") == ["images[7] must have 'id' of type int, got '7'"]
     assert errors.pop("duplicate ids of images") == ["1"]
     assert errors.pop("file names outside of the image folder") == ["../1.png"]
-    # the image that was taken out takes its annotation along
+    # the removed image also removes its annotation
     assert errors.pop("annotations whose image_id is not in images") == ["9 (image_id 99)", "14 (image_id 5)"]
     assert errors.pop("annotations whose category_id is not in categories") == ["11 (category_id 30)"]
     assert errors.pop(f"images missing in {tmp_path}") == ["gone.png"]
@@ -84,14 +84,14 @@ def test_every_mistake_is_found_in_one_go(tmp_path):
     assert found.classes["dog"] == {"images": 2, "boxes": 2}
 
 
-def test_doubts(tmp_path):
+def test_warnings(tmp_path):
     annotations = [
         {"id": 9, "image_id": 3, "category_id": 20, "bbox": [3, 4, 33, 40]},
         {"id": 10, "image_id": 3, "category_id": 20, "bbox": [3, 4, 1.5, 40]},
         {"id": 11, "image_id": 3, "category_id": 20, "bbox": [3, 4, 43, 2.1]},
     ]
     images = [{"id": 8, "file_name": "3.png"}]
-    warnings = said(
+    warnings = by_message(
         inspect_dataset(*write(tmp_path, images, annotations, categories=("cat", "dog", "cow", "dog"))).warnings
     )
     assert warnings.pop("images without width and height, so that boxes cannot be compared with the image") == ["3.png"]
@@ -107,7 +107,7 @@ def test_doubts(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"images": [], "annotations": [], "categories": []}'])
-def test_nothing_to_look_at(tmp_path, content):
+def test_missing_folder_or_file(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DatasetError, match=r"a\.json"):
         inspect_dataset(tmp_path, tmp_path / "a.json")
@@ -127,12 +127,12 @@ def test_splits_are_compared(tmp_path):
         folder.mkdir()
         write(folder, categories=categories)
     train, val = folders
-    Image.new("RGB", (64, 48), (1, 2, 3)).save(val / "1.png")  # the others stay as in train
+    Image.new("RGB", (64, 48), (1, 2, 3)).save(val / "1.png")  # the others remain as in train
     Image.open(train / "1.png").save(train / "2.png")
     splits = [inspect_dataset(folder, folder / "a.json").usable for folder in folders]
     errors, warnings = compare_splits(splits)
-    assert said(errors) == {"categories that are not in all splits": ["20 'cow'", "20 'dog'"]}
-    assert said(warnings) == {
+    assert by_message(errors) == {"categories that are not in all splits": ["20 'cow'", "20 'dog'"]}
+    assert by_message(warnings) == {
         "images that are in both splits, which makes validation too optimistic": [f"{train}/3.png = {val}/3.png"],
         "duplicate images": [f"{train}/1.png = {train}/2.png"],
     }
@@ -147,7 +147,7 @@ ELSEWHERE = "masks whose bounding box has an IoU below 0.5 with the annotated bo
 
 
 def with_masks(tmp_path):
-    """One good mask, a crowd region's, one that cannot be read, one beside its box, and two boxes without."""
+    """Write a valid mask, a crowd region, an invalid mask, a mask outside of its box, and two boxes without masks."""
     entries = {
         "good": {"id": 9, "bbox": [3, 4, 33, 40], "segmentation": OUTLINE},
         "crowd": {
@@ -163,9 +163,9 @@ def with_masks(tmp_path):
     return write(tmp_path, annotations=annotations)
 
 
-def test_masks_that_cannot_be_read_are_errors_where_they_are_needed(tmp_path):
+def test_invalid_masks_are_errors_if_masks_are_needed(tmp_path):
     found = inspect_dataset(*with_masks(tmp_path), masks=True)
-    errors = said(found.errors)
+    errors = by_message(found.errors)
     missing = [
         f"annotation {number} in image {image} has no segmentation"
         for number, image in zip("5678", "1123", strict=True)
@@ -173,20 +173,20 @@ def test_masks_that_cannot_be_read_are_errors_where_they_are_needed(tmp_path):
     (*listed, flat) = errors.pop(UNREADABLE)
     assert (listed, errors) == (missing, {})
     assert flat.startswith("annotation 11 in image 3 has a polygon that is not a list")
-    assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
-    assert UNREADABLE not in said(found.warnings)
+    assert by_message(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
+    assert UNREADABLE not in by_message(found.warnings)
     assert (found.masks, found.has_masks, found.crowd) == (2, True, 1)
     assert found.usable.arrays.counts.tolist() == [0, 0, 2]
     assert len(found.usable.arrays.segmentations) == 2
 
 
-def test_masks_that_cannot_be_read_are_doubts_where_they_are_not_needed(tmp_path):
+def test_invalid_masks_are_warnings_if_masks_are_not_needed(tmp_path):
     found = inspect_dataset(*with_masks(tmp_path))
     assert found.errors == []
-    assert len(said(found.warnings)[UNREADABLE]) == 5
-    assert said(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
+    assert len(by_message(found.warnings)[UNREADABLE]) == 5
+    assert by_message(found.warnings)[ELSEWHERE] == ["annotation 12 in image 3"]
     assert (found.masks, found.has_masks, found.crowd) == (2, False, 2)
     assert len(found.usable.arrays.boxes) == 6
     without = inspect_dataset(*write(tmp_path))
-    assert UNREADABLE not in said(without.warnings), "a file without masks is none with wrong ones"
+    assert UNREADABLE not in by_message(without.warnings), "a file without masks has no invalid masks"
     assert (without.masks, without.has_masks) == (0, False)

@@ -1,4 +1,4 @@
-"""Batches: every image once, the same however a step is split, and the same after a resume; and how workers end."""
+"""Batches contain each image once, for any split of a step and after resuming; workers end cleanly."""
 
 import itertools
 import multiprocessing
@@ -36,9 +36,9 @@ WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
 class Numbers(Dataset):
-    """Items that tell their index and random numbers; their aspect ratios change from image to image.
+    """Data set whose items contain their index and random numbers; the aspect ratio changes from image to image.
 
-    `broken` ones cannot be read, and one in `deadly` kills the process that reads it while `lure` exists.
+    Items in `broken` cannot be read. An item in `deadly` kills the process that reads it while `lure` exists.
     """
 
     def __init__(self, count: int, broken: Iterable[int] = (), deadly: int = -1, lure: Path = Path("nowhere")) -> None:
@@ -74,14 +74,14 @@ def pairs(batch: Batch) -> Iterable[tuple[torch.Tensor, dict]]:
     return zip(batch.images, batch.targets, strict=True)
 
 
-def told(batch: Batch) -> tuple:
-    """All that a batch of `Numbers` says, to be compared."""
+def content_of(batch: Batch) -> tuple:
+    """Return the content of a batch of `Numbers`, for comparison."""
     images = [(image.flatten().tolist(), target["seed"]) for image, target in pairs(batch)]
     return images, ids([batch])[0], batch[2:]
 
 
 def drawn(batches: Iterable[Batch]) -> list[tuple]:
-    return [told(batch) for batch in batches]
+    return [content_of(batch) for batch in batches]
 
 
 def train_loader(dataset: Dataset, *, workers: int = 0, batch_size: int = 3, seed: int = 5, **options):
@@ -89,7 +89,7 @@ def train_loader(dataset: Dataset, *, workers: int = 0, batch_size: int = 3, see
 
 
 def transform_to(min_size: int, max_size: int, **options) -> TrainTransform:
-    """Resizes to the size of the step; without one, the shorter side to `min_size`."""
+    """Return a transform that resizes to the size of the step, or the shorter side to `min_size`."""
 
     def resize(size: int | None, fill: tuple[int, int, int]) -> list[v2.Transform]:
         return [v2.RandomShortestSize(min_size, max_size) if size is None else v2.Resize((size, size))]
@@ -98,9 +98,9 @@ def transform_to(min_size: int, max_size: int, **options) -> TrainTransform:
 
 
 def failure(batches: Iterable[Batch]) -> Exception | None:
-    """What a pass ends with.
+    """Return the error that ends a pass.
 
-    The traceback is cut off, since it leads back to the loader, which as a cycle waits long for its workers to end.
+    The traceback is removed, because it references the loader: in a cycle, the loader waits long for its workers.
     """
     try:
         list(batches)
@@ -110,12 +110,12 @@ def failure(batches: Iterable[Batch]) -> Exception | None:
 
 
 @pytest.mark.parametrize("load", [train_loader, eval_loader])
-def test_unknown_policy_is_refused(load):
+def test_an_unknown_policy_is_an_error(load):
     with pytest.raises(ValueError, match="`on_unreadable_image` must be one of raise, skip, got 'ignore'"):
         load(Numbers(3), batch_size=1, workers=0, on_unreadable_image="ignore")
 
 
-def test_workers_do_not_change_what_is_drawn():
+def test_workers_do_not_change_the_samples():
     passes = {}
     for workers in (0, 2):
         loader = train_loader(Numbers(14), workers=workers)
@@ -146,7 +146,7 @@ def test_images_are_read_the_same_however_a_step_is_split(by_step):
         assert read(*split) == whole, split
 
 
-def test_targets_tell_the_seed_of_their_image():
+def test_targets_contain_the_seed_of_their_image():
     loader = train_loader(Numbers(14))
     plan = [batch.samples for batch in loader.batch_sampler]
     assert [[(t["image_id"], t["seed"]) for t in batch.targets] for batch in loader] == plan
@@ -164,7 +164,7 @@ def test_augmentation_changes_from_epoch_to_epoch():
 
 @WORKERS
 def test_global_random_state_is_untouched(workers, monkeypatch):
-    # the state of a GPU is not put back, so it must not be set
+    # the state of a GPU is not restored, so it must not be set
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the GPUs were seeded"))
     loader = train_loader(Numbers(7), workers=workers)
     state = torch.Generator().manual_seed(3).get_state()
@@ -182,7 +182,7 @@ def test_drawn_images_do_not_depend_on_the_global_random_state():
     assert passes[0] == passes[1]
 
 
-def test_a_target_that_a_data_set_keeps_is_left_alone():
+def test_a_target_cached_by_the_data_set_is_not_changed():
     kept = {"image_id": 0}
     dataset = Numbers(1)
     dataset.__class__ = type("Kept", (Numbers,), {"read": lambda self, index, size, strong: (torch.rand(3), kept)})
@@ -191,7 +191,7 @@ def test_a_target_that_a_data_set_keeps_is_left_alone():
     assert kept == {"image_id": 0}
 
 
-def test_pictures_and_their_flips_on_files(shapes):
+def test_images_and_their_flips_from_files(shapes):
     annotations = load_annotations(shapes / "train", shapes / "annotations" / "train.json")
     dataset = CocoDetection(annotations, transform_to(80, 96))
     plain = {target["image_id"]: image for image, target in CocoDetection(annotations, eval_transform())}
@@ -206,7 +206,7 @@ def test_pictures_and_their_flips_on_files(shapes):
     assert 1 <= flipped <= 11
 
 
-def test_a_batch_without_an_image_is_a_blank_one(shapes):
+def test_a_batch_without_an_image_is_a_dummy(shapes):
     # one image for three processes
     batches = [list(train_loader(Numbers(1), rank=rank, processes=3)) for rank in range(3)]
     assert [[(batch.weight, batch.ends_step) for batch in batches_] for batches_ in batches] == [
@@ -220,7 +220,7 @@ def test_a_batch_without_an_image_is_a_blank_one(shapes):
     assert (target["image_id"], target["seed"], unreadable) == (-1, 0, [])
 
 
-def test_a_blank_image_goes_through_the_transform_of_the_step(shapes):
+def test_a_dummy_image_passes_through_the_transform_of_the_step(shapes):
     annotations = load_annotations(shapes / "train", shapes / "annotations" / "train.json", invalid_masks="drop")
     transform = transform_to(80, 96, large_scale_jitter=(48, (0.5, 1.0)))
     dataset = CocoDetection(annotations, transform, masks=True)
@@ -240,7 +240,7 @@ def test_a_blank_image_goes_through_the_transform_of_the_step(shapes):
 
 @WORKERS
 def test_the_size_of_the_step_and_strong_augmentations_reach_every_image(workers, by_step):
-    """Also after a resume, in every process, and for images that take the place of none."""
+    """This also holds after resuming, in every process, and for dummy images."""
     options = {"sizes": [32, 64, 96], "strong_epochs": 1}
     asked = {}
     for processes in (1, 2):
@@ -277,11 +277,11 @@ def test_an_unreadable_image_raises(workers):
 
 
 @WORKERS
-def test_an_unreadable_image_is_skipped_and_told(workers):
+def test_an_unreadable_image_is_skipped_and_reported(workers):
     broken = {1, 2, 5, 6}
     batches = list(train_loader(Numbers(7, broken), workers=workers, batch_size=2, on_unreadable_image="skip"))
     whole = list(train_loader(Numbers(7), batch_size=2))
-    assert any(len(batch.unreadable) == 2 for batch in batches), "no batch of which nothing is left"
+    assert any(len(batch.unreadable) == 2 for batch in batches), "one batch must be empty"
     assert any(len(batch.unreadable) == 1 for batch in batches)
     for batch, full in zip(batches, whole, strict=True):
         numbers = {target["image_id"]: image.tolist() for image, target in pairs(full)}
@@ -290,7 +290,7 @@ def test_an_unreadable_image_is_skipped_and_told(workers):
         assert ids([batch])[0] == (left or [-1])
         assert batch.weight == pytest.approx(full.weight * len(left) / len(numbers))
         assert batch.ends_step == full.ends_step
-        if left:  # with the same random numbers as beside the broken ones
+        if left:  # with the same random numbers as next to the broken ones
             assert [image.tolist() for image in batch.images] == [numbers[image] for image in left]
 
 
@@ -337,14 +337,14 @@ def test_masks_pass_through_worker_processes(shapes, workers):
             torch.uint8,
             (len(target["boxes"]), *image.shape[1:]),
         )
-        # each fills a part of its box and nothing else but a border
+        # each fills a part of its box, except for a border
         for mask, (left, top, right, bottom) in zip(target["masks"], target["boxes"].tolist(), strict=True):
             inside = mask[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2]
             assert 0.2 * (right - left) * (bottom - top) < inside.sum() == mask.sum()
 
 
 @given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6))
-def test_eval_images_are_shared_out_once_each(count, batch_size, processes):
+def test_each_eval_image_is_read_by_one_process(count, batch_size, processes):
     shares = [
         list(eval_loader(Numbers(count), batch_size=batch_size, workers=0, rank=rank, processes=processes))
         for rank in range(processes)
@@ -355,7 +355,7 @@ def test_eval_images_are_shared_out_once_each(count, batch_size, processes):
     assert sum(batch.weight for share in shares for batch in share) == pytest.approx(min(count, 1))
 
 
-def test_a_process_may_have_nothing_to_judge():
+def test_a_process_may_have_no_eval_images():
     assert list(eval_loader(Numbers(1), batch_size=2, workers=1, rank=1, processes=2)) == []
 
 
@@ -365,12 +365,12 @@ def test_batches_can_be_pinned(monkeypatch):
     (batch,) = train_loader(Numbers(1), rank=1, processes=2)
     same = pin_memory(batch)
     assert type(same) is Batch
-    assert told(same) == told(batch)
+    assert content_of(same) == content_of(batch)
     assert len(pinned) == 2, "image and boxes"
 
 
 def started(batches: Iterable[Batch], before: set) -> tuple[list[Batch], set]:
-    """The first batch, and the worker processes that were started for it."""
+    """Return the first batch and the worker processes that were started for it."""
     first = next(batches)
     return [first], {*multiprocessing.active_children()} - before
 
@@ -382,13 +382,13 @@ def kill(worker: multiprocessing.Process) -> None:
 
 @pytest.fixture
 def before() -> set:
-    """The child processes of other tests."""
+    """Return the child processes of other tests."""
     return {*multiprocessing.active_children()}
 
 
-# in the middle of a step, at its end, and when everything was read ahead
+# in the middle of a step, at its end, and after everything was read ahead
 @pytest.mark.parametrize("read", [1, 2, 6])
-def test_a_death_ends_the_pass_with_what_to_do(before, read):
+def test_a_dead_worker_ends_the_pass_with_advice(before, read):
     options = {"batch_size": 2, "grad_accum_steps": 2, "rank": 1, "processes": 2}
     loader = train_loader(Numbers(33), workers=2, **options)
     batches = read_batches(loader)
@@ -438,7 +438,7 @@ def test_other_errors_pass_unchanged(workers):
 
 
 @WORKERS
-def test_undisturbed_pass_is_the_loader_s_own(workers):
+def test_an_undisturbed_pass_has_the_batches_of_the_loader(workers):
     loader = train_loader(Numbers(20), workers=workers)
     for epoch, start in ((0, 1), (1, 0)):
         loader.batch_sampler.set_position(epoch, start)
@@ -457,11 +457,11 @@ def test_a_consumer_may_stop_early():
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no schedulers here")
-def test_what_a_scheduler_sends_does_not_end_workers(before):
+def test_signals_of_a_scheduler_do_not_end_workers(before):
     loader = train_loader(Numbers(33), workers=2)
     batches = read_batches(loader)
     found, workers = started(batches, before)
-    found.append(next(batches))  # of the other worker, which is ready then too
+    found.append(next(batches))  # of the other worker, which is also ready then
     for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1)):
         os.kill(worker.pid, number)
     found += batches
@@ -512,7 +512,7 @@ main()
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a script with a small data set `Items` in a process of its own."""
+    """Run a script with a small data set `Items` in a separate process."""
 
     def start(script: str) -> subprocess.CompletedProcess:
         file = tmp_path / "script.py"
@@ -523,8 +523,8 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("after_another", [False, True])
-def test_a_death_does_not_interrupt_what_the_consumer_does(run, after_another):
-    # in a process of its own, since torch sets its handler once
+def test_a_dead_worker_does_not_interrupt_the_consumer(run, after_another):
+    # in a separate process, because PyTorch sets its handler once
     result = run(SILENT.format(after_another=after_another))
     assert (result.returncode, result.stderr) == (0, "")
     first, second = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""Which files inputs stand for, and the names that keep them apart."""
+"""The files of inputs, and their unique names."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def names(*inputs, out="trip/out"):
     return [source.name for source in find_media_files(inputs, exclude=Path(out))]
 
 
-def test_a_folder_stands_for_all_within(place):
+def test_a_folder_includes_all_its_files(place):
     found = find_media_files(["trip"], exclude=Path("trip/out"))
     assert found == [
         MediaFile(place / "trip/B.PNG", "B.PNG", False),
@@ -62,7 +62,7 @@ def test_a_pattern_is_named_from_its_fixed_part(place):
     assert names(f"{place}/trip/day*/*") == ["day 2/a.jpg", "day 2/clip.MOV"]
 
 
-def test_a_folder_whose_own_name_looks_like_a_pattern(place, monkeypatch):
+def test_a_folder_whose_name_looks_like_a_pattern(place, monkeypatch):
     (place / "set [a]").mkdir()
     (place / "set [a]/x1.jpg").touch()
     monkeypatch.chdir(place / "set [a]")
@@ -88,6 +88,6 @@ def test_several_inputs_are_named_from_what_they_have_in_common(place):
         ("trip/out", "input folder trip/out contains no image or video"),
     ],
 )
-def test_what_stands_for_nothing(place, text, message):
+def test_inputs_without_files(place, text, message):
     with pytest.raises(MediaFileError, match=re.escape(message.format(place=place))):
         names("scan", text)

@@ -1,4 +1,4 @@
-"""Polygons and both kinds of run lengths are read alike, and nothing that pycocotools would misread passes."""
+"""Polygons and both kinds of run lengths give the same masks; values that pycocotools would misread are invalid."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def polygon(left, top, right, bottom):
 
 
 def runs_of(mask):
-    """Run lengths along the columns, zeros first, by a loop."""
+    """Return run lengths along the columns, zeros first, by a loop."""
     runs, value = [0], 0
     for pixel in mask.T.flatten().tolist():
         if pixel != value:
@@ -69,7 +69,7 @@ def test_all_kinds_give_the_same_mask(kind):
     assert rle["counts"] in (packed(MASK), packed(MASK).decode())
 
 
-def test_masks_come_in_order_and_in_one_block():
+def test_masks_are_in_order_and_contiguous():
     masks = decode_masks([RUNS, [polygon(0, 0, 20, 1)], PACKED], (20.0, 12.0))
     expected = [MASK, rectangle(0, 0, 20, 1), MASK]
     assert np.array_equal(masks, np.stack(expected))
@@ -78,7 +78,7 @@ def test_masks_come_in_order_and_in_one_block():
     assert (nothing.dtype, nothing.shape) == (np.uint8, (0, HEIGHT, WIDTH))
 
 
-def test_what_leaves_the_image_is_cut():
+def test_polygons_are_clipped_to_the_image():
     outside = [polygon(-5, -3, 4, 50), polygon(15, 8, 90, 40)]
     assert segmentation_problem(outside, SIZE) is None
     expected = rectangle(0, 0, 4, 12) | rectangle(15, 8, 20, 12)
@@ -100,7 +100,7 @@ PROBLEMS = {
     "mapping": ([{}], "has a polygon that is not a list"),
     "not a number": ([[1, 1, 5, float("nan"), 5, 5]], "has a polygon with numbers that are not pixels"),
     "infinite": ([[1, 1, 5, float("inf"), 5, 5]], "has a polygon with numbers that are not pixels"),
-    "beyond any picture": ([[1, 1, 1e5, 1, 5, 5]], "has a polygon with numbers that are not pixels"),
+    "beyond any image": ([[1, 1, 1e5, 1, 5, 5]], "has a polygon with numbers that are not pixels"),
     "too large to be a number": ([[1, 1, 10**400, 1, 5, 5]], "has a polygon that is not a list"),
     "another kind": ("polygon", "neither polygons nor run lengths"),
     "no counts": ({"size": [HEIGHT, WIDTH]}, "neither polygons nor run lengths"),
@@ -132,7 +132,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_what_cannot_be_read_is_told(name):
+def test_invalid_segmentations_are_described(name):
     segmentation, message = PROBLEMS[name]
     problem = segmentation_problem(segmentation, SIZE)
     assert problem is not None
@@ -161,7 +161,7 @@ def test_every_mask_comes_back_from_both_kinds_of_runs(mask):
 
 
 def unpacked(text):
-    """The numbers of a packed string by the loop of cocoapi's rleFrString, None where it would run over the end."""
+    """Return the numbers of a compressed string by the loop of cocoapi's rleFrString; None if it passes the end."""
     runs, place = [], 0
     while place < len(text):
         value, shift, more = 0, 0, True
@@ -190,8 +190,8 @@ def test_strings_that_pass_are_runs_of_the_whole_image(text):
         assert decode_masks([segmentation], (sum(runs), 1))[0, 0].tolist() == pixels
 
 
-def test_users_are_not_told_of_pycocotools_ways_with_numpy():
-    # in a process of its own, since pytest has filters of its own
+def test_users_get_no_warning_of_pycocotools_about_numpy():
+    # in a separate process, because pytest has its own filters
     script = "from data import decode_masks; print(decode_masks([[[0, 0, 3, 0, 3, 2, 0, 2]]], (5, 4)).sum())"
     root = Path(__file__).parents[2]
     command = [sys.executable, "-W", "always::DeprecationWarning:pycocotools.mask", "-c", script]
@@ -199,7 +199,7 @@ def test_users_are_not_told_of_pycocotools_ways_with_numpy():
     assert (ended.stdout, ended.stderr) == ("6\n", "")
 
 
-def test_probabilities_become_masks_from_a_half_on():
+def test_probabilities_of_at_least_half_become_masks():
     probabilities = torch.zeros(2, 1, 7, 11)
     probabilities[0, 0, 2:5, 3:9] = 0.5
     probabilities[0, 0, 2, 3] = 0.49

@@ -1,4 +1,4 @@
-"""Steps: every image once, the same however a step is split, and the same after a resume."""
+"""Steps contain each image once, for any split of a step and after resuming."""
 
 import itertools
 import math
@@ -71,7 +71,7 @@ def test_a_step_is_the_same_however_it_is_split(
         for batch in itertools.chain(*parts):
             assert len(batch.samples) <= batch_size
             assert batch.weight == pytest.approx(len(batch.samples) / len(step))
-        # else the processes would wait for each other for ever
+        # otherwise the processes would wait for each other forever
         assert {len(part) for part in parts} == {math.ceil(math.ceil(len(step) / processes) / batch_size)}
         counts = [sum(len(batch.samples) for batch in part) for part in parts]
         assert max(counts) - min(counts) <= 1
@@ -92,7 +92,7 @@ def test_a_later_start_gives_the_tail_of_the_epoch(by_step, ratios, batch_size, 
     assert len(sampler) == len(whole)
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     def order(seed: int, epoch: int) -> list:
         sampler = StepSampler([1.5, 0.5] * 20, 4, seed=seed)
         sampler.set_position(epoch)
@@ -101,7 +101,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert order(0, 0) == order(0, 0)
     orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
     assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
-    # not only the seeds of the images, also their order
+    # not only the seeds of the images, but also their order
     assert len({tuple(index for batch in batches for index, _ in batch) for batches in orders}) == len(orders)
 
 
@@ -113,7 +113,7 @@ def test_steps_of_one_size_mix_wide_and_tall_images(ratios, size, seed, epoch, s
     assert sorted(index for batch in batches for index, _ in batch.samples) == list(range(len(ratios)))
     assert len(batches) == len(sampler) == sampler.steps == math.ceil(len(ratios) / size)
     assert {batch.size for batch in batches} <= {*sizes}
-    # the order of images and their seeds are those of images of one shape, whatever the sizes
+    # the order of images and their seeds are those of images of one shape, for any sizes
     alike = StepSampler([1.0] * len(ratios), size, seed=seed)
     alike.set_position(epoch)
     assert [batch.samples for batch in batches] == [batch.samples for batch in alike]
@@ -135,7 +135,7 @@ def test_strong_augmentations_are_on_in_the_first_epochs(strong_epochs, expected
         assert {batch.strong for batch in sampler} == {epoch < expected}
 
 
-def test_images_of_an_epoch_have_seeds_of_their_own():
+def test_images_of_an_epoch_have_different_seeds():
     seeds = [seed for batch in StepSampler([1.0] * 50, 4, seed=0) for _, seed in batch.samples]
     assert len({*seeds}) == 50
 
@@ -145,6 +145,6 @@ def test_shuffled():
 
 
 @pytest.mark.parametrize("name", ["batch_size", "grad_accum_steps"])
-def test_a_size_below_one_is_refused(name):
+def test_a_size_below_one_is_an_error(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         StepSampler([1.0], **({"batch_size": 1, "seed": 0} | {name: 0}))

@@ -1,4 +1,4 @@
-"""The synthetic data set is repeatable, its boxes are tight, and it is what its arguments say."""
+"""The synthetic data set is reproducible, its boxes are tight, and it follows its arguments."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_every_shape_is_drawn():
 
 
 @pytest.mark.parametrize("deformation", [0.0, 1.0])
-def test_boxes_are_tight_around_what_is_drawn(monkeypatch, deformation):
+def test_boxes_are_tight_around_the_shapes(monkeypatch, deformation):
     covers = []
 
     def remember(outline, size):
@@ -83,7 +83,7 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch, deformation):
 
     coverage = synthetic._coverage
     monkeypatch.setattr(synthetic, "_coverage", remember)
-    # within a pixel, and a little more where the tip of a shape grazes the border
+    # within a pixel, and slightly more if the tip of a shape touches the border
     slack = {False: 1.1, True: 2.5}
     rng = np.random.default_rng(0)
     seen = []
@@ -97,10 +97,10 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch, deformation):
             assert abs(drawn - box).max() < slack[leaves]
             assert synthetic._area(outline) == pytest.approx(cover.sum(), rel=0.2)
             seen.append(leaves)
-    assert 20 < sum(seen) < len(seen) - 20, "shapes that leave the image, and shapes that do not"
+    assert 20 < sum(seen) < len(seen) - 20, "some shapes cross the border and some do not"
 
 
-def test_file_says_what_was_drawn(shapes):
+def test_file_describes_the_shapes(shapes):
     content = json.loads((shapes / "annotations" / "train.json").read_text())
     rng = np.random.default_rng([0, 0, 1])
     _, objects = draw_image(rng, SIZE, 1.0)
@@ -114,8 +114,8 @@ def test_file_says_what_was_drawn(shapes):
     assert [entry["id"] for entry in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
 
 
-def test_cut_of_a_triangle():
-    # its tip at x = -4 is outside, so the image sees it from y = 20 to y = 40 at the border and to 60 at x = 12
+def test_clipping_a_triangle():
+    # its tip at x = -4 is outside: it enters the image from y = 20 to y = 40 at the border, and to 60 at x = 12
     triangle = np.array([[-4.0, 10.0], [12.0, 10.0], [12.0, 60.0]])
     inside = clip_outline(triangle, SIZE)
     assert inside.min(0) == pytest.approx([0, 10])
@@ -125,7 +125,7 @@ def test_cut_of_a_triangle():
     assert np.array_equal(clip_outline(triangle + 10, SIZE), triangle + 10)
 
 
-def test_undeformed_shapes_are_only_turned_and_scaled():
+def test_undeformed_shapes_are_only_rotated_and_scaled():
     def side_ratios(deformation: float) -> np.ndarray:
         outline = place_shape(np.random.default_rng(4), SHAPES["bar"], SIZE, deformation)
         corners = outline[:: len(outline) // 4]
@@ -155,7 +155,7 @@ def test_bad_arguments(tmp_path, options, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_interrupted_call_leaves_nothing_that_looks_whole(tmp_path):
+def test_an_interrupted_call_leaves_no_data_set_that_looks_complete(tmp_path):
     write(tmp_path)
 
     def interrupted(image_ids):

@@ -1,4 +1,4 @@
-"""Boxes move with what they surround, and pictures are scaled as the detectors scale them."""
+"""Boxes move with the objects, and images are scaled as the detectors scale them."""
 
 from colorsys import rgb_to_hsv
 from functools import partial
@@ -34,7 +34,7 @@ def target_of(boxes: list[list[float]], height: int, width: int) -> dict:
 
 @st.composite
 def planted(draw, most: int = 24):
-    """A dark picture with one bright rectangle, and the target that surrounds it."""
+    """Return a dark image with one bright rectangle, and its target."""
     width, height = draw(st.integers(4, most)), draw(st.integers(4, most))
     x = draw(st.integers(0, width - 1))
     y = draw(st.integers(0, height - 1))
@@ -46,7 +46,7 @@ def planted(draw, most: int = 24):
 
 
 def as_it_is(picture: torch.Tensor, **options):
-    """A training transform that keeps the size of a picture."""
+    """Return a training transform that keeps the size of an image."""
     return train_transform(min_size=min(picture.shape[1:]), max_size=max(picture.shape[1:]), **options)
 
 
@@ -62,7 +62,7 @@ def bright_box(image: torch.Tensor, least: int = 0) -> list[float]:
 
 
 def check_boxes(image: torch.Tensor, target: dict) -> None:
-    """Every box has a label and a size, and is inside the picture."""
+    """Check that every box has a label and a size, and is inside of the image."""
     boxes, (height, width) = target["boxes"], image.shape[1:]
     assert len(boxes) == len(target["labels"])
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -89,7 +89,7 @@ def test_chance_of_a_flip_keeps_boxes_and_image_together(case, seed):
 
 @given(planted())
 @pytest.mark.parametrize("name", ["train", "eval"])
-def test_nothing_else_moves(name, case):
+def test_no_other_change(name, case):
     picture, pixels, target = case
     image, same = (as_it_is(pixels, flip=0) if name == "train" else eval_transform())(picture, target)
     assert torch.equal(image, pixels)
@@ -138,7 +138,7 @@ def test_scaling_is_that_of_the_detectors_in_evaluation(size, min_size, max_tent
     assert max(image.shape[1:]) <= max_size
     assert min(image.shape[1:]) <= min_size
     if image.shape == scaled.shape:
-        # it works in whole numbers and rounds twice, down and across
+        # torchvision works in whole numbers and rounds twice, vertically and horizontally
         assert (image / 255 - scaled).abs().max() < 1.5 / 255
         assert (image / 255 - scaled).abs().mean() < 0.6 / 255
         assert (target["boxes"] - boxes["boxes"]).abs().max() < 1e-3
@@ -151,7 +151,7 @@ def test_boxes_are_scaled_with_the_image(case, min_size, seed):
     image, moved = seeded(transform, seed, picture, target)
     check_boxes(image, moved)
     assert moved["labels"].tolist() == [3]
-    # a border is where the picture is half as bright, but for a pixel, and two where the rectangle is drawn smaller
+    # a border has half the brightness, within a pixel, or two if the rectangle is drawn smaller
     scale = max(image.shape[1] / pixels.shape[1], image.shape[2] / pixels.shape[2])
     if scale > 1:
         assert moved["boxes"][0].tolist() == pytest.approx(bright_box(image, 127), abs=1.01)
@@ -176,13 +176,13 @@ BOXES = st.lists(
 )
 def test_boxes_stay_inside_with_a_size(size, boxes, jitter, seed):
     height, width = size
-    whole = [[0, 0, width, height]]  # its far border is where rounding goes over
+    whole = [[0, 0, width, height]]  # at the right border rounding could exceed the image
     inside = [[x * width, y * height, min(x + w, 1) * width, min(y + h, 1) * height] for x, y, w, h in boxes]
     picture = to_pil_image(torch.zeros(3, height, width, dtype=torch.uint8))
     transform = train_transform(min_size=[37, 53], max_size=91, large_scale_jitter=jitter)
     image, target = seeded(transform, seed, picture, target_of(whole + inside, height, width))
     check_boxes(image, target)
-    assert 3 in target["labels"], "a box that covers all cannot get lost"
+    assert 3 in target["labels"], "a box that covers everything is kept"
     assert jitter or len(target["labels"]) == 1 + len(inside)
 
 
@@ -192,15 +192,15 @@ def test_large_scale_jitter_moves_boxes_with_the_image(case, seed):
     transform = train_transform(min_size=1, max_size=1, flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
     image, moved = seeded(transform, seed, picture, target)
     assert tuple(image.shape) == (3, 50, 50)
-    bright = image[0] > 127  # a border is where the picture is half as bright; the filling is darker
+    bright = image[0] > 127  # a border has half the brightness; the padding is darker
     if not len(moved["boxes"]):
-        assert bright.sum() <= 50, "at most a line of it was left"
+        assert bright.sum() <= 50, "at most a line of it remains"
         assert len(moved["labels"]) == 0
         return
     assert moved["labels"].tolist() == [3]
     check_boxes(image, moved)
     left, top, right, bottom = moved["boxes"][0].tolist()
-    if min(right - left, bottom - top) > 4:  # what is drawn smaller gets dark
+    if min(right - left, bottom - top) > 4:  # smaller rectangles become dark
         assert [left, top, right, bottom] == pytest.approx(bright_box(image, 127), abs=1.01)
     bright[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2] = False
     assert not bright.any()
@@ -221,11 +221,11 @@ def test_large_scale_jitter_fills_with_the_mean_and_draws_every_scale():
         assert torch.equal(image[:, outside], fill[:, 0].expand(3, int(outside.sum())))
         assert (image[:, ~outside] == 255).all()
     assert (min(heights), max(heights)) == pytest.approx((20, 40), abs=2)
-    assert len(places) > 20, "it lies anywhere"
+    assert len(places) > 20, "the position is random"
 
 
-def test_a_cut_off_box_is_taken_out_with_its_label():
-    # at twice the size only a quarter of the picture is seen
+def test_a_cropped_box_is_removed_with_its_label():
+    # at twice the size only a quarter of the image is visible
     picture = to_pil_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
     transform = train_transform(min_size=1, max_size=1, flip=0, large_scale_jitter=(40, (2.0, 2.0)))
     corners = [[0, 0, 4, 4], [36, 0, 40, 4], [0, 36, 4, 40], [36, 36, 40, 40]]
@@ -237,7 +237,7 @@ def test_a_cut_off_box_is_taken_out_with_its_label():
 @given(st.floats(0.05, 1), st.integers(0, 2**32))
 def test_colours_change_within_bounds_and_nothing_else(strength, seed):
     pixels = torch.randint(60, 200, (3, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    grey = torch.full((3, 6, 9), 100, dtype=torch.uint8)  # has neither contrast nor colour
+    grey = torch.full((3, 6, 9), 100, dtype=torch.uint8)  # the image has neither contrast nor colour
     target = target_of([[1, 2, 5, 6]], 6, 9)
     transform = as_it_is(pixels, flip=0, color_jitter=strength)
     image, same = seeded(transform, seed, to_pil_image(pixels), target)
@@ -248,7 +248,7 @@ def test_colours_change_within_bounds_and_nothing_else(strength, seed):
 
 
 def test_every_kind_of_colour_is_changed():
-    # the greys have no colour to change; what is coloured is too small to move the mean by which contrast goes
+    # greys have no colour to change; the coloured part is too small to change the mean that contrast depends on
     pixels = torch.full((3, 20, 30), 60, dtype=torch.uint8)
     pixels[:, :, 15:] = 120
     pixels[:, 0, 0] = torch.tensor([70, 120, 60])
@@ -263,7 +263,7 @@ def test_every_kind_of_colour_is_changed():
         found["hue"].append(torch.tensor(rgb_to_hsv(*(color / 255).tolist())[0]))
     for name, bound in (("brightness", 0.4), ("contrast", 0.4), ("saturation", 0.4), ("hue", 0.1)):
         values = torch.stack(found[name])
-        width = bound / 3**0.5  # the standard deviation of what lies evenly between -bound and bound
+        width = bound / 3**0.5  # the standard deviation of a uniform distribution from -bound to bound
         assert 0.6 * width < values.std() < 1.6 * width, name
     plain = as_it_is(pixels, flip=0, color_jitter=0.0)
     assert torch.equal(seeded(plain, 0, to_pil_image(pixels)), pixels)
@@ -271,7 +271,7 @@ def test_every_kind_of_colour_is_changed():
 
 @pytest.mark.parametrize("side", range(80, 96))
 def test_large_scale_jitter_keeps_a_box_that_covers_all(side):
-    # where nothing is cut or filled, rounding alone may put its border outside
+    # without cropping and padding, rounding alone may move its border outside
     picture = to_pil_image(torch.zeros(3, side, side, dtype=torch.uint8))
     transform = train_transform(min_size=1, max_size=1, large_scale_jitter=(50, (1.0, 1.0)))
     image, target = transform(picture, target_of([[0, 0, side, side]], side, side))
@@ -279,13 +279,15 @@ def test_large_scale_jitter_keeps_a_box_that_covers_all(side):
     assert target["labels"].tolist() == [3]
 
 
-def test_scales_in_the_wrong_order_are_refused():
-    with pytest.raises(ValueError, match=r"the scales of `large_scale_jitter` must be \[low, high\], got \[2.0, 1.0\]"):
+def test_scales_in_the_wrong_order_are_an_error():
+    with pytest.raises(
+        ValueError, match=r"the scales of `large_scale_jitter` must be \[low, high\] with low <= high, got \[2.0, 1.0\]"
+    ):
         train_transform(min_size=1, max_size=1, large_scale_jitter=(50, (2.0, 1.0)))
 
 
 def with_masks(target: dict, height: int, width: int) -> dict:
-    """The target with masks that fill its boxes, of whole pixels."""
+    """Return the target with masks that fill its boxes of whole pixels."""
     masks = torch.zeros(len(target["boxes"]), height, width, dtype=torch.uint8)
     for mask, (left, top, right, bottom) in zip(masks, target["boxes"].int().tolist(), strict=True):
         mask[top:bottom, left:right] = 1
@@ -293,7 +295,7 @@ def with_masks(target: dict, height: int, width: int) -> dict:
 
 
 def check_masks(image: torch.Tensor, target: dict) -> None:
-    """Every mask is of 0 and 1, as large as the picture, and where its box is but for a pixel."""
+    """Check that every mask contains 0 and 1, has the size of the image, and matches its box within a pixel."""
     masks = target["masks"]
     assert type(masks) is torch.Tensor
     assert (masks.dtype, tuple(masks.shape)) == (torch.uint8, (len(target["boxes"]), *image.shape[1:]))
@@ -324,7 +326,7 @@ def test_masks_are_scaled_with_boxes(case, min_size, seed):
     check_masks(image, moved)
     scales = image.shape[1] / height, image.shape[2] / width
     sides = [(target["boxes"][0, i + 2] - target["boxes"][0, i]).item() for i in (1, 0)]
-    # the area grows as that of the picture, but for a pixel around
+    # the area grows like the image's, within a pixel on each side
     rows, columns = (side * scale for side, scale in zip(sides, scales, strict=True))
     assert (rows - 1) * (columns - 1) - 1 <= moved["masks"].sum() <= (rows + 1) * (columns + 1)
 
@@ -337,7 +339,7 @@ def test_large_scale_jitter_moves_masks_with_boxes(case, seed):
     check_masks(image, moved)
 
 
-def test_what_is_filled_in_belongs_to_no_mask():
+def test_padding_belongs_to_no_mask():
     picture = to_pil_image(torch.full((3, 40, 30), 255, dtype=torch.uint8))
     transform = train_transform(min_size=1, max_size=1, large_scale_jitter=(40, (0.5, 0.5)))
     for seed in range(20):
@@ -345,7 +347,7 @@ def test_what_is_filled_in_belongs_to_no_mask():
         assert torch.equal(target["masks"][0] == 1, image[0] == 255)
 
 
-def test_a_cut_off_box_is_taken_out_with_its_mask():
+def test_a_cropped_box_is_removed_with_its_mask():
     picture = to_pil_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
     transform = train_transform(min_size=1, max_size=1, flip=0, large_scale_jitter=(40, (2.0, 2.0)))
     corners = [[0, 0, 4, 4], [36, 0, 40, 4], [0, 36, 4, 40], [36, 36, 40, 40]]

@@ -1,4 +1,4 @@
-"""Videos written and read by PyAV alone, against what this project makes of them."""
+"""Videos that PyAV writes and reads, compared with this project's functions."""
 
 import builtins
 from fractions import Fraction
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 48, 80
 
 
 def frame(index, height=HEIGHT, width=WIDTH):
-    """A grey that rises with the index, and red to the left."""
+    """Return a grey frame that is brighter with the index, with red on the left."""
     picture = np.full((height, width, 3), 40 + 20 * index, np.uint8)
     picture[:, : width // 2] = (200, 0, 0)
     return picture
@@ -23,7 +23,7 @@ def frame(index, height=HEIGHT, width=WIDTH):
 
 @pytest.fixture
 def clip(tmp_path):
-    """A video of 7 frames in a second and a third, by PyAV."""
+    """Write a video of 7 frames at 5.25 frames per second with PyAV."""
     file = tmp_path / "clip.mp4"
     with av.open(str(file), "w") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(21, 4))
@@ -60,7 +60,7 @@ def test_a_phone_held_upright(clip):
     with open_video(clip) as video:
         image = next(video.images)
     assert image.shape == (3, WIDTH, HEIGHT)
-    assert close(image, np.rot90(frame(0), -1))  # red on top now
+    assert close(image, np.rot90(frame(0), -1))  # red is on top now
 
 
 @pytest.mark.parametrize("codecs", [None, set()])
@@ -86,14 +86,14 @@ def test_what_is_written_is_read_by_av(tmp_path, monkeypatch, codecs, height, wi
     assert [path.name for path in file.parent.iterdir()] == ["written.mp4"]
 
 
-def test_an_error_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path):
+def test_an_error_leaves_no_file_and_keeps_an_earlier_one(tmp_path):
     file = tmp_path / "written.mp4"
     file.write_text("earlier")
     image = torch.from_numpy(frame(0)).permute(2, 0, 1)
 
     def write_some():
         with video_writer(file, Fraction(25), "") as write:
-            for _ in range(80):  # the encoder holds some back before it writes
+            for _ in range(80):  # the encoder buffers some frames
                 write(image)
             assert (tmp_path / "written.mp4.partial").exists()
             raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_an_error_leaves_no_file_and_an_earlier_one_as_it_was(tmp_path):
     assert [*tmp_path.iterdir()] == [file]
 
 
-def test_a_video_that_is_cut_or_none(clip, tmp_path):
+def test_a_truncated_video_and_other_files(clip, tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("no video " * 100)
     with pytest.raises(VideoError, match=r"video .*text\.mp4 cannot be read"), open_video(text):
@@ -126,7 +126,7 @@ def test_a_video_that_is_cut_or_none(clip, tmp_path):
         pass
 
 
-def test_what_to_do_without_av(monkeypatch):
+def test_advice_without_av(monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments, **options):

@@ -1,4 +1,4 @@
-"""How `deform_conv2d` refuses what does not fit, and how it chooses a backend."""
+"""Errors of `deform_conv2d` for invalid arguments, and its selection of a backend."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ SHAPES = {"input": (2, 6, 7, 9), "offset": (2, 12, 7, 8), "weight": (4, 6, 3, 2)
         ({"dilation": (0, 1)}, r"`dilation` must be at least 1, got \(0, 1\)"),
     ],
 )
-def test_errors_tell_what_must_hold_and_what_was_got(changes, message):
+def test_errors_contain_the_requirement_and_the_actual_value(changes, message):
     arguments = {name: torch.zeros(changes.get(name, shape)) for name, shape in SHAPES.items()}
     numbers = {"padding": (1, 0)} | {k: v for k, v in changes.items() if k not in SHAPES}
     with pytest.raises(ValueError, match=message):
@@ -65,13 +65,13 @@ def test_unknown_backend_lists_the_known():
         deform_conv2d(**arguments, padding=(1, 0), backend="cuda")
 
 
-def test_auto_takes_the_first_that_can_run():
+def test_auto_selects_the_first_available_backend():
     assert choose_backend("auto", torch.empty(1)) == next(iter(BACKENDS)) == "torch"
     assert choose_backend("reference", torch.empty(1)) == "reference"
 
 
 def on(device, dtype=torch.float32):
-    """What `unavailable_reason` looks at, of a tensor on a device that this machine may lack."""
+    """Return the attributes that `unavailable_reason` reads, for a device that this machine may lack."""
     return SimpleNamespace(device=torch.device(device), dtype=dtype)
 
 
@@ -102,7 +102,7 @@ def test_auto_on_a_gpu_falls_back_from_torchvision_to_triton_to_the_reference(mo
         ("triton", [on("cuda")], "it needs a GPU of compute capability 8.0 or higher, Tesla T4 has less"),
     ],
 )
-def test_a_backend_says_why_it_cannot_run(name, tensors, message, monkeypatch):
+def test_a_backend_reports_why_it_is_unavailable(name, tensors, message, monkeypatch):
     monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

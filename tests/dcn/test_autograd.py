@@ -1,4 +1,4 @@
-"""The fast backends as PyTorch sees them: derivatives, tracing, checkpointing, threads, and what they leave alone."""
+"""The fast backends in PyTorch: derivatives, tracing, checkpointing, threads and unchanged inputs."""
 
 import shutil
 import subprocess
@@ -18,18 +18,18 @@ FAST_BACKENDS = [
     for name, backend in BACKENDS.items()
     if name != "reference" and backend.unavailable_reason(torch.empty(0)) is None
 ]
-# those that compute in float64, which finite differences need
+# backends that compute in float64, which finite differences need
 FINE_BACKENDS = [name for name in FAST_BACKENDS if BACKENDS[name].unavailable_reason(torch.empty(0).double()) is None]
 SHAPES = {"stride": [2, 1], "padding": [1, 0], "dilation": [1, 2]}
 
 
 def make(dtype=torch.float32, groups=1, offset_groups=1, mask=True, bias=True, channels=4, size=(5, 6)):
-    """Tensors in the operator's own order: input, offset, weight, bias, mask."""
+    """Return tensors in the order of the operator: input, offset, weight, bias, mask."""
     torch.manual_seed(0)
     out, points = ((size[0] - 1) // 2 + 1, size[1] - 2), 6 * offset_groups
     tensors = (
         torch.randn(2, channels, *size, dtype=dtype),
-        # Places stay away from whole pixels, where the derivative has two sides.
+        # Locations are not close to whole pixels, where the derivative has two sides.
         torch.randint(-2, 3, (2, 2 * points, *out)) + 0.2 + 0.6 * torch.rand(2, 2 * points, *out, dtype=dtype),
         torch.randn(4, channels // groups, 3, 2, dtype=dtype),
         torch.randn(4, dtype=dtype) if bias else None,
@@ -113,7 +113,7 @@ def test_compiles_into_one_graph(compiler, layout):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_exports_with_batch_and_size_left_open():
+def test_exports_with_dynamic_batch_and_size():
     module = DeformConv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), offset_groups=2)
     torch.nn.init.normal_(module.conv_offset.weight, std=0.1)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -130,7 +130,7 @@ def test_activation_checkpointing_gives_the_same(backend, reentrant):
     tensors = make()
     expected = grads(run(*tensors, backend), tensors)
     again = grads(checkpoint(run, *tensors, backend, use_reentrant=reentrant), tensors) if not reentrant else None
-    if reentrant:  # which knows .backward() only
+    if reentrant:  # which supports only .backward()
         checkpoint(run, *tensors, backend, use_reentrant=True).sin().sum().backward()
         again = [t.grad for t in tensors]
     for got, want in zip(again, expected, strict=True):
@@ -176,7 +176,7 @@ def test_results_do_not_depend_on_the_run_or_the_threads(backend):
     expected, threads = results(), torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
     try:
-        # the sums of torchvision's own operator depend on the threads on some processors
+        # the sums of torchvision's operator depend on the threads on some processors
         torch.set_num_threads(threads if backend == "torchvision" else 2)
         again = results()
     finally:
@@ -260,7 +260,7 @@ def test_results_keep_the_memory_format(backend):
 
 
 @pytest.mark.parametrize("backend", FAST_BACKENDS)
-def test_inputs_are_left_alone(backend):
+def test_inputs_are_not_changed(backend):
     tensors = make()
     before = [t.detach().clone() for t in tensors]
     grads(run(*tensors, backend), tensors)

@@ -1,4 +1,4 @@
-"""Every backend against the reference, and what the operator promises whatever the backend."""
+"""Every backend compared with the reference, and the guarantees of the operator for all backends."""
 
 import math
 import sys
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import dcn
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-# "torch on cpu" and so on: every backend on every device that it serves
+# "torch on cpu" and so on: every backend on every device that it supports
 HERE = [
     f"{name} on {device}"
     for device in DEVICES
@@ -23,10 +23,10 @@ FAST = [backend for backend in HERE if backend != "reference on cpu"]
 TRITON = [backend for backend in HERE if backend.startswith("triton")]
 TENSORS = ("input", "offset", "weight", "bias", "mask")
 TOLERANCE = {torch.float64: {"rtol": 1e-9, "atol": 1e-9}, torch.float32: {"rtol": 1e-4, "atol": 1e-4}}
-# in Python, a thousand times slower: some of its tests are left to make test-all
+# in Python, a thousand times slower: some of its tests run only in make test-all
 INTERPRETED = "triton on cpu"
 SELDOM = [pytest.param(name, marks=pytest.mark.slow) if name == INTERPRETED else name for name in HERE]
-# every fast backend with every dtype that it computes in
+# every fast backend with every supported dtype
 SERVED = [
     (backend, dtype) for backend in FAST for dtype in TOLERANCE if not (backend in TRITON and dtype == torch.float64)
 ]
@@ -49,12 +49,12 @@ CASES = [
 
 
 def exact(backend):
-    """The finest dtype that a backend computes in."""
+    """Return the most precise dtype of a backend."""
     return torch.float32 if backend in TRITON else torch.float64
 
 
 def deform_conv2d(*tensors, backend="reference on cpu", **arguments):
-    """Compute on the backend's device what comes from the CPU and goes back to it."""
+    """Compute on the backend's device, with tensors on the CPU."""
     name, device = backend.split(" on ")
     tensors = [t if t is None else t.to(device) for t in tensors]
     arguments = {
@@ -67,7 +67,7 @@ def make(
     batch=2, channels=6, out_channels=4, size=(7, 9), kernel=(3, 2), stride=(1, 1), padding=(1, 0), dilation=(1, 1),
     groups=1, offset_groups=1, mask=True, bias=True, spread=1.5, dtype=torch.float64, seed=0,
 ):  # fmt: skip
-    """Draw the arguments of `deform_conv2d`; no two axes are alike, so that a swap shows."""
+    """Draw the arguments of `deform_conv2d`; all axes have different sizes, so that swapped axes are detected."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -198,7 +198,7 @@ def test_whole_offset_shifts_the_image(backend):
     arguments["offset"][:, 1::2] = -1
     shifted = torch.zeros_like(arguments["input"])
     shifted[:, :, :-2, 1:] = arguments["input"][:, :, 2:, :-1]
-    # Padding would mix what the shift moved in with what it cut off, so that only the inside is compared.
+    # At the borders the padding differs, so only the inside is compared.
     arguments["padding"] = (0, 0)
     arguments["offset"] = arguments["offset"][:, :, 1:-1]
     expected = F.conv2d(shifted, arguments["weight"], arguments["bias"])
@@ -255,7 +255,7 @@ def test_wild_offsets_give_the_bias_and_no_gradient(backend, value):
 @pytest.mark.parametrize("backend", HERE)
 def test_a_broken_pixel_spoils_only_samples_that_touch_it(backend, poison):
     arguments = make(batch=2, size=(7, 9), spread=4.0, mask=False, dtype=exact(backend))
-    arguments["input"][0, :, 0, 0] = poison  # where clamped indices of places outside would point
+    arguments["input"][0, :, 0, 0] = poison  # where clamped indices of locations outside would point
     arguments["input"][0, :, 6, 8] = poison
     arguments["input"][1, :, 6, 0] = poison
     clean = dict(arguments, input=torch.where(arguments["input"].isfinite(), arguments["input"], 0))
@@ -296,7 +296,7 @@ def test_one_channel_does_not_make_the_output_channels_last(backend):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs memory that is promised and not given")
 @pytest.mark.parametrize("backend", [backend for backend in TRITON if backend.endswith("cpu")])
-def test_places_beyond_31_bits(backend):
+def test_indices_beyond_31_bits(backend):
     arguments = make(batch=3, channels=2, mask=False, dtype=torch.float32)
     offset = arguments["offset"]
     far = torch.empty(2**31 + offset[0].numel(), dtype=torch.bfloat16)  # untouched, so that it takes no memory
@@ -308,7 +308,7 @@ def test_places_beyond_31_bits(backend):
 
 
 @pytest.mark.parametrize("backend", SELDOM)
-def test_layout_in_memory_does_not_matter(backend):
+def test_memory_layout_does_not_matter(backend):
     arguments = make(channels=4, out_channels=4, dtype=exact(backend))
     expected = run(arguments, "reference on cpu")
 
@@ -336,7 +336,7 @@ def test_half_precision_input_is_computed_in_float32(backend, dtype):
     arguments["input"] = arguments["input"].to(dtype)
     output = deform_conv2d(**arguments, backend=backend)
     exact = deform_conv2d(**dict(arguments, input=arguments["input"].float()), backend="reference on cpu")
-    # One rounding to the nearest, whatever the sum: half a step of the output's dtype.
+    # One rounding to the nearest for any sum: half a step of the output's dtype.
     torch.testing.assert_close(output.float(), exact, rtol=torch.finfo(dtype).eps / 2, atol=1e-4)
 
 
@@ -344,7 +344,7 @@ def test_half_precision_input_is_computed_in_float32(backend, dtype):
 @pytest.mark.parametrize("names", [("input",), TENSORS], ids=["half input", "all half"])
 @pytest.mark.parametrize("backend", SELDOM)
 def test_half_precision_gradients_stay_close_to_float32(backend, names, dtype):
-    """The stated tolerance: output and gradients within two steps of the dtype at their largest number."""
+    """Documented tolerance: output and gradients within two steps of the dtype at their largest number."""
     arguments = make(channels=32, out_channels=20, dtype=torch.float32)
     half = dict(arguments, **{name: arguments[name].to(dtype) for name in names})
     same = {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in half.items()}
@@ -379,14 +379,14 @@ def test_one_tensor_in_float64_makes_all_of_it_float64(backend, name):
 
 
 @pytest.mark.parametrize("backend", TRITON)
-def test_every_tensor_is_asked_about(backend):
+def test_every_tensor_is_checked(backend):
     arguments = make(dtype=torch.float32)
     with pytest.raises(ValueError, match=r"it computes in float32, but a tensor is torch\.float64"):
         deform_conv2d(**dict(arguments, mask=arguments["mask"].double()), backend=backend)
 
 
 @pytest.mark.parametrize("backend", HERE)
-def test_autocast_keeps_places_in_float32(backend):
+def test_autocast_keeps_sampling_locations_in_float32(backend):
     arguments = make(batch=1, channels=2, size=(3, 150), dtype=torch.float32)
     arguments["input"] = arguments["input"].bfloat16()
     arguments["offset"][:, 1::2] += 50.0625  # columns; 1/16 of a pixel is lost in bfloat16
@@ -428,7 +428,7 @@ def test_runs_without_autograd(backend, mode):
     assert torch.equal(output, expected)
 
 
-def test_numbers_stand_for_pairs():
+def test_single_numbers_apply_to_both_axes():
     arguments = make(kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1))
     expected = dcn.deform_conv2d(**arguments)
     assert torch.equal(dcn.deform_conv2d(**dict(arguments, stride=2, padding=1, dilation=1)), expected)

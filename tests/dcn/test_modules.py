@@ -1,4 +1,4 @@
-"""`DeformConv2d`: what it predicts, where it starts, and that it learns."""
+"""`DeformConv2d`: predictions, initial values and training."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from dcn import BACKENDS, DeformConv2d
 
-# those that compute in float64, which finite differences need
+# backends that compute in float64, which finite differences need
 CPU_BACKENDS = [
     name for name, backend in BACKENDS.items() if backend.unavailable_reason(torch.empty(0).double()) is None
 ]
@@ -63,7 +63,7 @@ def test_from_conv_keeps_every_number():
 
 
 @pytest.mark.parametrize(("padding_mode", "padding"), [("reflect", 1), ("zeros", "same")])
-def test_from_conv_refuses_other_paddings(padding_mode, padding):
+def test_from_conv_raises_for_other_paddings(padding_mode, padding):
     conv = nn.Conv2d(4, 6, 3, padding=padding, padding_mode=padding_mode)
     with pytest.raises(ValueError, match=f"must be a number of zeros, got {padding_mode}"):
         DeformConv2d.from_conv(conv)
@@ -103,7 +103,7 @@ def test_weight_is_initialised_as_that_of_a_convolution():
 @pytest.mark.parametrize("modulation", [True, False])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_conv_offset_learns_through_the_bilinear_weights(backend, modulation):
-    """Does the convolution that predicts the offsets learn at all?
+    """Check that the convolution that predicts the offsets is trained.
 
     After one step away from zero, where whole offsets make the derivative one-sided, the gradient of its weight is
     not zero and equals a finite difference of the loss.
@@ -116,7 +116,7 @@ def test_conv_offset_learns_through_the_bilinear_weights(backend, modulation):
 
     loss().backward()
     assert module.conv_offset.weight.grad.abs().max() > 0
-    nn.init.uniform_(module.conv_offset.bias, 0.2, 0.4)  # keeps the places clear of whole pixels
+    nn.init.uniform_(module.conv_offset.bias, 0.2, 0.4)  # keeps the locations away from whole pixels
     torch.optim.SGD(module.conv_offset.parameters(), lr=0.01).step()
 
     module.zero_grad()
@@ -127,7 +127,7 @@ def test_conv_offset_learns_through_the_bilinear_weights(backend, modulation):
 
     torch.manual_seed(2)
     direction = torch.zeros_like(weight)
-    direction[: module.offset_channels] = torch.randn_like(offset_part)  # the path through the places alone
+    direction[: module.offset_channels] = torch.randn_like(offset_part)  # the path through the locations only
     step = 1e-6
     with torch.no_grad():
         weight += step * direction
@@ -160,7 +160,7 @@ def test_autocast_keeps_predictions_in_float32():
         offset, mask = module.predict(x)
         half, full = module(x.bfloat16()), module(x)
     assert offset.dtype == mask.dtype == torch.float32
-    # as nn.Conv2d: a float32 input, which a batch norm before it may give, is cast as well
+    # as nn.Conv2d: a float32 input, for example from a batch norm, is also cast
     assert half.dtype == full.dtype == torch.bfloat16
     assert torch.equal(half, full)
     assert module(x).dtype == torch.float32
@@ -178,7 +178,7 @@ def test_autocast_keeps_predictions_in_float32():
         ({"backend": "triton!"}, "unknown DCN backend 'triton!', known: auto, torch, torchvision, triton, reference"),
     ],
 )
-def test_bad_numbers_are_refused(options, message):
+def test_invalid_numbers_are_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         layer(**options)
 

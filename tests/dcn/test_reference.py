@@ -1,4 +1,4 @@
-"""The reference against the formula itself, written out as loops over every number."""
+"""The reference compared with the formula, written as loops over every number."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import torch
 
 from dcn import deform_conv2d, reference
 
-# groups, offset groups, kernel, stride, padding, dilation, mask and bias; no two axes alike, so that a swap shows
+# groups, offset groups, kernel, stride, padding, dilation, mask and bias; all axes have different sizes
 CASES = {
     "plain": (1, 1, (3, 2), (1, 1), (1, 0), (1, 1), True, True),
     "strided": (1, 1, (2, 3), (2, 1), (0, 2), (1, 1), True, False),
@@ -88,7 +88,7 @@ def test_equals_the_formula_written_as_loops(case):
 def test_gradients_equal_finite_differences(case):
     arguments = make(case, size=(3, 4), batch=1)
     names = [name for name, value in arguments.items() if isinstance(value, torch.Tensor)]
-    # At whole pixels the derivative has two sides, and a difference would take the mean of both.
+    # At whole pixels the derivative has two sides, and a finite difference is their mean.
     arguments["offset"] = arguments["offset"].floor() + 0.2 + 0.6 * torch.rand_like(arguments["offset"])
     tensors = [arguments[name].requires_grad_() for name in names]
 

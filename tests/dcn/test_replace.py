@@ -1,4 +1,4 @@
-"""One line makes a ResNet deformable: the right convolutions, the same outputs, and nothing by halves."""
+"""`replace_convs` replaces the right convolutions, keeps the outputs, and replaces nothing after an error."""
 
 import copy
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from dcn import DeformConv2d, replace_convs
 
 
 class Block(nn.Module):
-    """A residual block of somebody's own, without batch norm."""
+    """A residual block of another project, without batch norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class Own(nn.Module):
-    """Somebody's own ResNet, whose blocks have names and whose convolutions have biases."""
+    """A ResNet of another project, whose blocks have names and whose convolutions have biases."""
 
     def __init__(self, stages: int = 4) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def deformable(network: nn.Module) -> list[str]:
 
 
 def settled(network: nn.Module) -> nn.Module:
-    """With statistics and biases that are not the initial ones, in float64, as a pretrained network."""
+    """Return the network in float64 with statistics and biases that are not the initial ones, as after pretraining."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if name.endswith(("bias", "running_mean", "running_var")):
@@ -173,22 +173,22 @@ def broken(name: str, conv: nn.Module | None) -> nn.Module:
         (Own(), {"backend": "cuda"}, "unknown DCN backend 'cuda'"),
     ],
 )
-def test_mistake_is_named_and_nothing_is_replaced(network, options, message):
+def test_an_error_names_the_layer_and_replaces_nothing(network, options, message):
     before = {name: id(module) for name, module in network.named_modules()}
     with pytest.raises(ValueError, match=message):
         replace_convs(network, **options)
     assert {name: id(module) for name, module in network.named_modules()} == before
 
 
-def test_twice_is_a_mistake():
+def test_replacing_twice_is_an_error():
     network = replace_convs(Own(), [4], every=2)
     with pytest.raises(ValueError, match=r"layer4\.block1\.conv2 is deformable already: replace .* once"):
         replace_convs(network, [3, 4])
     assert deformable(network) == ["layer4.block1.conv2", "layer4.block3.conv2"]
 
 
-def test_parametrized_convolution_is_refused():
-    """Its weight is computed anew in every step, which a shared tensor is not."""
+def test_a_parametrized_convolution_is_an_error():
+    """Its weight is computed again in every step, unlike a shared tensor."""
     network = Own()
     nn.utils.parametrizations.weight_norm(network.layer2.block0.conv2)
     with pytest.raises(ValueError, match=r"layer2\.block0\.conv2 must be a 3x3 nn.Conv2d .*, got ParametrizedConv2d"):

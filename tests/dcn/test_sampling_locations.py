@@ -1,4 +1,4 @@
-"""What every backend reads at one place: on pixels, between them, at the border, outside, and nowhere."""
+"""Samples of every backend at one location: on pixels, between them, at the border, outside, and at infinity or NaN."""
 
 import math
 
@@ -16,7 +16,7 @@ HERE = [
 
 
 def read(image, y, x, backend, device):
-    """Read one place of an image, by a 1x1 kernel of weight 1; the output has one pixel."""
+    """Sample an image at one location with a 1x1 kernel of weight 1; the output has one pixel."""
     image = image.to(device, torch.float32 if backend == "triton" else torch.float64)
     height, width = image.shape
     offset = image.new_tensor([y, x]).view(1, 2, 1, 1)
@@ -27,7 +27,7 @@ def read(image, y, x, backend, device):
 IMAGE = torch.arange(1.0, 13.0, dtype=torch.float64).view(3, 4) ** 2
 
 
-PLACES = [  # y, x, what is read there
+PLACES = [  # y, x, expected sample
     (0, 0, 1), (2, 3, 144), (1, 2, 49), (2, 0, 81),  # pixels
     (0.5, 0, 13), (0, 0.25, 1.75), (1.5, 2.5, (49 + 64 + 121 + 144) / 4),  # between them
     (-0.25, 0, 0.75), (0, -0.75, 0.25), (2.5, 3, 72), (2, 3.75, 36), (-0.5, -0.5, 0.25), (2.5, 3.5, 36),  # border
@@ -39,6 +39,6 @@ PLACES = [  # y, x, what is read there
 
 
 @pytest.mark.parametrize(("backend", "device"), HERE)
-def test_reads_the_places(backend, device):
+def test_samples_at_locations(backend, device):
     found = [(y, x, read(IMAGE, y, x, backend, device)) for y, x, _ in PLACES]
     assert [(y, x, None if math.isnan(value) else value) for y, x, value in found] == PLACES

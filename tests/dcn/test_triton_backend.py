@@ -1,4 +1,4 @@
-"""What is the Triton backend's own: it compiles for GPUs that are not here, and its deterministic mode."""
+"""Tests of the Triton backend alone: compilation for GPUs that this machine lacks, and the deterministic mode."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from dcn import BACKENDS, deform_conv2d, triton_backend
 
 pytestmark = pytest.mark.skipif(not triton_backend.HAS_TRITON, reason="Triton is not installed")
 
-# Compiles each kernel for compute capabilities, down to the assembler's code, and says what is in it.
+# Compile each kernel for compute capabilities, including the assembler, and print properties of its code.
 COMPILE = """
 import json
 import torch
@@ -28,7 +28,7 @@ def build(name, capability, dtype, groups):
     weight, mask = torch.empty(256, 128 // groups, 3, 3), torch.empty(1, 9, 9, 8)
     constants = triton_backend.choose_constants(name, input, offset, mask, weight)
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
-    # What a launch finds out by itself: strides of 1, and what is divisible by 16.
+    # A launch detects strides of 1 and numbers divisible by 16.
     constants |= {"offset_pixel": 1, "mask_pixel": 1, "output_pixel": 1}
     divisible = ("channels", "out_channels", "group_in", "group_out", "offset_group_in", "segment")
     constants |= {"HAS_BIAS": True, "NEED_IMAGES": True, "NEED_OFFSET": True, "NEED_MASK": True}
@@ -71,7 +71,7 @@ def test_kernels_compile_for_gpus():
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 9
     for kernel, dtype, shared, tensor_cores, loads_ahead, size in rows:
-        assert shared <= 99 * 1024, kernel  # of compute capability 8.6, the least of those served
+        assert shared <= 99 * 1024, kernel  # of compute capability 8.6, the smallest of the supported ones
         assert loads_ahead == (dtype != "float32" or kernel != "backward_weight"), (kernel, dtype)
         assert tensor_cores == (dtype != "float32"), (kernel, dtype)
         assert size > 1000
@@ -92,7 +92,7 @@ def test_float32_products_obey_the_switch_of_matrix_products(switch):
 
 def make():
     torch.manual_seed(0)
-    # Many samples to a pixel, so that the order of additions shows.
+    # Many samples per pixel, so that the order of additions matters.
     tensors = torch.randn(1, 6, 7, 9), torch.randn(1, 36, 7, 8), torch.randn(4, 6, 3, 2), None, torch.rand(1, 18, 7, 8)
     return [t if t is None else t.requires_grad_() for t in tensors]
 

@@ -1,4 +1,4 @@
-"""How each detector is built for tests, and batches for all of them; `tiny` of its record makes it small."""
+"""Detectors and batches for tests; the `tiny` options of each record make a detector small."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from tests.detectors import SIZES, assemble
 
 @pytest.fixture(params=[*DETECTORS, another_detector.NAME])
 def detector(request, monkeypatch) -> str:
-    """Each name of the table of detectors, and that of the tests' own, which stands in it as long."""
+    """Return each name of the table of detectors, and the tests' additional one, in the table during the test."""
     if request.param not in DETECTORS:
         monkeypatch.setitem(DETECTORS, request.param, another_detector.SPEC)
     return request.param
@@ -31,12 +31,12 @@ def spec(detector) -> DetectorSpec:
 
 @pytest.fixture
 def head_dcn(spec) -> dict[str, int]:
-    """Options that make a layer of each part of its head deformable, if it has such options."""
+    """Return options that make a layer in each part of the head deformable, if it has such options."""
     return {name: 1 for name, kind in field_annotations(spec.options).items() if Deforms.LAYERS in get_args(kind)}
 
 
 def build(detector: str, num_classes: int = 3, *, stages: tuple[int, ...] = (2, 3, 4), **options) -> nn.Module:
-    """A detector on levels 2 to 5 and "pool", with six deformable layers in its ResNet-18."""
+    """Build a detector on levels 2 to 5 and "pool", with six deformable layers in its ResNet-18."""
     torch.manual_seed(0)
     body = resnet("resnet18", dcn_v2_stages=stages, norm="gn")
     fpn = {**DETECTORS[detector].tiny_fpn, "levels": [2, 3, 4, 5]}
@@ -44,7 +44,7 @@ def build(detector: str, num_classes: int = 3, *, stages: tuple[int, ...] = (2, 
 
 
 def tiny(detector: str, norm: str = "frozen_bn", **options) -> nn.Module:
-    """A detector in float64 with sizes in hundreds of pixels, whose offsets are not whole numbers."""
+    """Build a detector in float64 for images of about 100 pixels, whose offsets are not whole numbers."""
     torch.manual_seed(0)
     network = resnet("resnet18", dcn_v2_stages=[2], norm=norm)
     spec = DETECTORS[detector]
@@ -56,7 +56,7 @@ def tiny(detector: str, norm: str = "frozen_bn", **options) -> nn.Module:
 
 
 def two_images(*, masks: bool = False) -> tuple[list[Tensor], list[dict]]:
-    """Two images of different sizes; one target has the highest class, the other no box."""
+    """Return two images of different sizes; one target has the highest class, the other no box."""
     images = [torch.rand(3, 64, 80), torch.rand(3, 90, 64)]
     boxes = torch.tensor([[8.0, 10, 40, 50], [30, 20, 70, 60]])
     targets = [
@@ -67,7 +67,7 @@ def two_images(*, masks: bool = False) -> tuple[list[Tensor], list[dict]]:
 
 
 def four_images(size: tuple[int, int] = (96, 128), *, masks: bool = False) -> tuple[list[Tensor], list[dict]]:
-    """Four images in float64 with 2, 0, 4 and 5 boxes, and the seeds of their samples."""
+    """Return four images in float64 with 2, 0, 4 and 5 boxes, and the seeds of their samples."""
     generator = torch.Generator().manual_seed(3)
 
     def draw(*shape: int) -> Tensor:
@@ -85,7 +85,7 @@ def four_images(size: tuple[int, int] = (96, 128), *, masks: bool = False) -> tu
 
 
 def _with_masks(images: list[Tensor], targets: list[dict]) -> list[dict]:
-    """Add the ellipse that each box holds, `(n, H, W)` uint8."""
+    """Add the ellipse inside of each box as a mask, `(n, H, W)` uint8."""
     masked = []
     for image, target in zip(images, targets, strict=True):
         height, width = image.shape[-2:]
@@ -98,7 +98,7 @@ def _with_masks(images: list[Tensor], targets: list[dict]) -> list[dict]:
 
 
 def give_proposals(model: nn.Module, targets: list[dict], size: tuple[int, int]) -> None:
-    """Let the box heads of a detector of two stages see boxes that no rounding decides: moved true ones and others."""
+    """Replace the proposals by shifted ground truth and other boxes, so that rounding decides no label."""
 
     def proposals(target: dict) -> Tensor:
         boxes = target["boxes"].double()
@@ -120,7 +120,7 @@ def give_proposals(model: nn.Module, targets: list[dict], size: tuple[int, int])
 def losses_and_gradients(
     model: nn.Module, images: list[Tensor], targets: list[dict], split: list[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sums over the parts of a batch, each weighted by its share of the images."""
+    """Return sums over the parts of a batch, each weighted by its fraction of the images."""
     model.zero_grad()
     losses = {}
     for part in torch.arange(len(images)).split(split):
@@ -134,11 +134,11 @@ def losses_and_gradients(
 def assert_equal_however_split(
     model: nn.Module, images: list[Tensor], targets: list[dict], splits: list[tuple[int, ...]]
 ) -> None:
-    """Losses and gradients of a batch are those of its parts, to ten digits."""
+    """Check that losses and gradients of a batch equal those of its parts, to ten digits."""
     losses, gradients = losses_and_gradients(model, images, targets, [len(images)])
     assert all(loss.isfinite() for loss in losses.values())
     for split in splits:
-        torch.manual_seed(sum(split[1:]))  # the global state is none of its business
+        torch.manual_seed(sum(split[1:]))  # the global state must not matter
         parts, part_gradients = losses_and_gradients(model, images, targets, [*split])
         torch.testing.assert_close(parts, losses, rtol=1e-10, atol=0)
         assert part_gradients.keys() == gradients.keys()
@@ -149,6 +149,6 @@ def assert_equal_however_split(
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    """The functions of this file."""
+    """Return the functions of this file."""
     functions: list[Callable] = [build, tiny, two_images, four_images, give_proposals, assert_equal_however_split]
     return SimpleNamespace(**{function.__name__: function for function in functions})

@@ -1,4 +1,4 @@
-"""Boxes are float32 where the network computes in half precision."""
+"""Boxes are float32 if the network computes in half precision."""
 
 import pytest
 import torch
@@ -19,11 +19,11 @@ def test_anchors_of_half_precision_maps():
         found = Float32Anchors(SIZES, RATIOS)(images, [level.to(dtype) for level in maps])
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     coarse = AnchorGenerator(SIZES, RATIOS)(images, [level.bfloat16() for level in maps])
-    assert (coarse[0].float() - expected[0]).abs().max() >= 2, "torchvision alone is pixels off"
+    assert (coarse[0].float() - expected[0]).abs().max() >= 2, "torchvision's anchors are several pixels off"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_codes_of_half_precision(dtype):
+def test_box_deltas_of_half_precision(dtype):
     boxes = torch.tensor([[1000.5, 700.25, 1100, 790], [3, 4, 50, 61]])
     codes = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -53,9 +53,9 @@ def test_proposals_under_autocast(make):
 
 
 def test_losses_of_far_boxes_under_autocast(detector, spec, make, formula_weights):
-    """On a wide image, where bfloat16 has steps of 8 pixels, they are those of float32 to a few percent.
+    """On a wide image, where bfloat16 has steps of 8 pixels, the losses equal those of float32 within a few percent.
 
-    Box heads see the same proposals in both: those of the network are others where it rounds otherwise.
+    Box heads get the same proposals in both, because the network's proposals depend on rounding.
     """
     image, box = torch.rand(3, 64, 1400), torch.tensor([[1203.0, 11, 1246, 50]])
     target = {"boxes": box, "labels": torch.tensor([2]), "seed": 5, "masks": torch.ones(1, 64, 1400).byte()}

@@ -1,4 +1,4 @@
-"""Cascade R-CNN is three box heads in a row, checked against loops that go through them one by one."""
+"""Cascade R-CNN has three consecutive box heads, compared with loops over the stages."""
 
 import math
 
@@ -15,7 +15,7 @@ CASCADES = ["cascade_rcnn", "cascade_mask_rcnn"]
 
 
 def untrained(make, detector: str = "cascade_rcnn", **options) -> nn.Module:
-    """A tiny one whose boxes move by up to half their size, each stage's by other amounts."""
+    """Build a tiny detector whose boxes move by up to half their size, differently in each stage."""
     model = make.tiny(detector, min_size=SIZE[0], max_size=SIZE[1], **options)
     for stage, predictor in enumerate(model.roi_heads.box_predictor):
         nn.init.normal_(predictor.bbox_pred.weight, std=0.3)
@@ -25,7 +25,7 @@ def untrained(make, detector: str = "cascade_rcnn", **options) -> nn.Module:
 
 
 def pool(maps: dict[str, Tensor], boxes: Tensor, side: int = 7) -> Tensor:
-    """Features of the boxes of one image, each from P2 or P3 by its size."""
+    """Return the features of the boxes of one image, from P2 or P3 by size."""
     out = []
     for box in boxes:
         size = float((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
@@ -35,7 +35,7 @@ def pool(maps: dict[str, Tensor], boxes: Tensor, side: int = 7) -> Tensor:
 
 
 def run_stage(model: nn.Module, stage: int, maps: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, codes, and the boxes that they make, within the image."""
+    """Return logits, box deltas and the refined boxes, clipped to the image."""
     logits, codes = model.roi_heads.box_predictor[stage](model.roi_heads.box_head[stage](pool(maps, boxes)))
     moved = BoxCoder(WEIGHTS[stage]).decode_single(codes, boxes)
     limits = torch.tensor([SIZE[1], SIZE[0]] * 2)
@@ -64,7 +64,7 @@ def detect_by_hand(model: nn.Module, maps: dict[str, Tensor], boxes: Tensor, thr
 
 
 @pytest.mark.parametrize("detector", CASCADES)
-def test_detections_are_those_of_the_stages_in_turn(make, detector):
+def test_detections_match_a_loop_over_the_stages(make, detector):
     model = untrained(
         make,
         detector,
@@ -94,7 +94,7 @@ def test_detections_are_those_of_the_stages_in_turn(make, detector):
 
 
 def losses_by_hand(logits: Tensor, codes: Tensor, boxes: Tensor, target: dict, stage: int) -> tuple[float, float]:
-    """Sums of the cross entropy of all boxes, and of the smooth L1 loss of those that overlap enough."""
+    """Return the sums of the cross entropy of all boxes, and of the smooth L1 loss of positive boxes."""
     iou = box_iou(boxes, target["boxes"])
     classifier, box_reg = 0.0, 0.0
     for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
@@ -113,12 +113,12 @@ def losses_by_hand(logits: Tensor, codes: Tensor, boxes: Tensor, target: dict, s
     return classifier, box_reg
 
 
-# all of the 32 places of an image drawn; not all
+# all of the 32 samples of an image drawn; not all
 @pytest.mark.parametrize("full", [32, 400])
-def test_losses_are_those_of_the_stages_in_turn(make, full):
+def test_losses_match_a_loop_over_the_stages(make, full):
     weights = [1.0, 0.75, 0.5]
     model = untrained(make, stage_loss_weights=weights, box_batch_size_per_image=full)
-    for predictor in model.roi_heads.box_predictor:  # a little, so that some boxes stay with their objects
+    for predictor in model.roi_heads.box_predictor:  # slightly, so that some boxes still match their objects
         predictor.bbox_pred.weight.data /= 10
         predictor.bbox_pred.bias.data /= 10
     images, targets = make.four_images(SIZE)
@@ -141,11 +141,11 @@ def test_losses_are_those_of_the_stages_in_turn(make, full):
                 expected[f"loss_box_reg_{stage + 1}"] += weights[stage] * box_reg / full / 4
                 positives[stage] += box_reg > 0
                 boxes = moved
-    assert min(positives) > 0, "a stage without positives shows nothing"
+    assert min(positives) > 0, "each stage must have positives"
     assert {name: losses[name].item() for name in expected} == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_stage_does_not_learn_where_the_next_one_wants_its_boxes(make):
+def test_the_next_stage_has_no_gradient_through_the_boxes(make):
     model = untrained(make)
     losses = model(*make.four_images(SIZE))
     (losses["loss_box_reg_2"] + losses["loss_classifier_2"]).backward()
@@ -154,7 +154,7 @@ def test_a_stage_does_not_learn_where_the_next_one_wants_its_boxes(make):
     assert all(grad.any() for grad in grads[1])
 
 
-def test_true_boxes_are_among_the_first_proposals_alone(make):
+def test_ground_truth_is_added_only_to_the_first_proposals(make):
     model = untrained(make, box_batch_size_per_image=400)
     images, targets = make.four_images(SIZE)
     seen = []
@@ -168,7 +168,7 @@ def test_true_boxes_are_among_the_first_proposals_alone(make):
 
 def test_boxes_that_lose_their_size_are_background(make):
     model = untrained(make)
-    nn.init.constant_(model.roi_heads.box_predictor[0].bbox_pred.bias, 1e4)  # out of the image, and far too large
+    nn.init.constant_(model.roi_heads.box_predictor[0].bbox_pred.bias, 1e4)  # outside of the image, and far too large
     nn.init.zeros_(model.roi_heads.box_predictor[0].bbox_pred.weight)
     seen = []
     model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
@@ -201,7 +201,7 @@ def test_images_without_objects_or_proposals(make):
     assert {tuple(image["masks"].shape) for image in found} == {(0, 1, *SIZE)}
 
 
-def test_masks_are_learned_from_the_samples_of_the_first_stage(make):
+def test_masks_are_trained_on_the_samples_of_the_first_stage(make):
     model = untrained(make, "cascade_mask_rcnn")
     images, targets = make.four_images(SIZE, masks=True)
     heads, seen = model.roi_heads, {"box": [], "mask": []}

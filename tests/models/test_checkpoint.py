@@ -1,4 +1,4 @@
-"""A trained detector comes out of a checkpoint as it was, by plain values and with PyTorch alone."""
+"""Detectors are restored from checkpoints with plain values and PyTorch alone."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ IMAGES = [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))]
 
 @pytest.fixture
 def config(detector):
-    """As a config has it, but only what is not the default."""
+    """Return the values of a config that differ from the defaults."""
     spec = DETECTORS[detector]
     own = {**spec.tiny, "score_threshold": 0.0, "detections_per_image": 7}
     backbone = {"name": "resnet18", "norm": "gn", "dcn_v2_stages": [2], "mask_scale": 1.5, "weights": "DEFAULT"}
@@ -31,7 +31,7 @@ def state(config):
     return {"format": 2, "config": config, "class_names": ["cat", "dog"], "model": tensors, "ema": {"model": others}}
 
 
-def test_it_is_built_by_its_config_and_has_its_weights(state, config, tmp_path):
+def test_a_detector_has_the_config_and_the_weights_of_its_checkpoint(state, config, tmp_path):
     torch.save(state, tmp_path / "last.pt")
     for asked, kind in ((None, "ema"), ("ema", "ema"), ("raw", "raw")):
         found = load_detector(tmp_path, weights=asked)  # a folder of a run
@@ -89,7 +89,7 @@ def test_old_names_in_plain_values_warn_and_both_names_are_an_error():
 
 
 @pytest.mark.parametrize("detector", ["fcos"])
-def test_what_does_not_fit_is_named(state, tmp_path, detector):
+def test_inconsistent_checkpoints_are_errors(state, tmp_path, detector):
     file = tmp_path / "x.pt"
 
     def refused(match: str, changed: dict, **options) -> None:
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_named(state, tmp_path, detector):
 
 
 @pytest.mark.parametrize("detector", ["fcos"])
-def test_nothing_in_a_file_is_run(state, tmp_path, detector):
+def test_code_in_a_file_is_not_run(state, tmp_path, detector):
     class Command:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -127,7 +127,7 @@ def test_nothing_in_a_file_is_run(state, tmp_path, detector):
 
 
 def test_defaults_are_those_of_the_config(detector, monkeypatch):
-    """Of all that plain values leave out: the config has its own record of the ResNet's options and of the sizes."""
+    """Missing plain values have the config's defaults, which it defines separately for the ResNet and the sizes."""
     given = replace(DETECTORS[detector], build=lambda body, *arguments, **options: str([body, arguments, options]))
     monkeypatch.setitem(DETECTORS, detector, given)
     place = {"images": "a", "annotations": "b"}

@@ -1,6 +1,6 @@
-"""Every detector obeys torchvision's contract, starts as the plain one, and has losses that are means over images.
+"""Every detector follows the contract, starts as the plain one, and has losses that are means over images.
 
-The contract stands in `models/detector.py`. A detector of the table is tested without a line here.
+`models/detector.py` contains the contract. Detectors of the table are tested without changes here.
 """
 
 import re
@@ -10,7 +10,7 @@ import torch
 
 from dcn import DeformConv2d
 
-# Names by which TensorBoard and metrics.jsonl of earlier runs know the losses.
+# Names of the losses in TensorBoard and metrics.jsonl of earlier runs.
 TWO_STAGE = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
 CASCADE = {"loss_objectness", "loss_rpn_box_reg"} | {
     f"loss_{kind}_{stage}" for kind in ("classifier", "box_reg") for stage in (1, 2, 3)
@@ -24,7 +24,7 @@ LOSSES = {
     "retinanet": ONE_STAGE,
     "fcos": ONE_STAGE | {"loss_bbox_ctrness"},
 }
-# Options under which losses must not depend on how a batch is split, beside none. The samples of `NOT_FULL` are more
+# Options, in addition to none, with which losses must not depend on the split of a batch. `NOT_FULL` samples more
 # than there is: an image has 3024 anchors and at most 300 proposals.
 NOT_FULL = {"box_batch_size_per_image": 400, "rpn_batch_size_per_image": 4000}
 VARIANTS = {
@@ -43,16 +43,16 @@ def test_losses_in_train_mode(detector, spec, make, head_dcn):
     losses = make.build(detector, **head_dcn).train()(*make.two_images(masks=spec.has_masks))
     assert set(losses) == LOSSES.get(detector, {*losses})
     assert all(loss.dim() == 0 and loss.isfinite() and loss.requires_grad for loss in losses.values())
-    assert all(name.startswith("loss_") for name in losses), "others do not get into TensorBoard"
+    assert all(name.startswith("loss_") for name in losses), "others are not logged to TensorBoard"
 
 
 def test_first_losses_are_golden(detector, spec, make, head_dcn, golden, formula_weights, float64_labels):
-    """In float64 and before any choice that hangs on what the network computes: the same on every processor."""
+    """In float64, and before any decision that depends on the network's outputs: the same on every processor."""
     model = formula_weights(make.tiny(detector, **head_dcn))
     images, targets = make.four_images(masks=spec.has_masks)
     make.give_proposals(model, targets, images[0].shape[1:])
     losses = model(images, targets)
-    # a later stage of a cascade chooses among the boxes of the stage before: they are checked by hand
+    # a later stage of a cascade depends on the boxes of the previous stage: these losses are tested by hand
     first = {name: loss for name, loss in losses.items() if not name.endswith(("_2", "_3"))}
     sum(first.values()).backward()
     gradients = [p.grad.square().sum() for p in model.parameters() if p.grad is not None]
@@ -61,7 +61,7 @@ def test_first_losses_are_golden(detector, spec, make, head_dcn, golden, formula
 
 
 def test_starts_as_the_plain_detector(detector, spec, make, head_dcn):
-    """Same seed: equal weights and, in float64, equal losses, so that two runs differ by what is learned alone."""
+    """With the same seed, weights are equal and, in float64, losses are equal: two runs differ only by training."""
     images, targets = make.two_images(masks=spec.has_masks)
     losses, states, drawn = [], [], []
     for stages, options in (((), {}), ((2, 3, 4), head_dcn)):
@@ -75,7 +75,7 @@ def test_starts_as_the_plain_detector(detector, spec, make, head_dcn):
     assert all(".conv_offset." in key and not value.any() for key, value in states[1].items() if key not in states[0])
     assert len(states[1]) - len(states[0]) == 2 * len(deformable(model))
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=0)
-    assert torch.equal(*drawn), "what is built or drawn afterwards would differ"
+    assert torch.equal(*drawn), "modules built afterwards would differ"
 
 
 def test_gradient_reaches_every_parameter(detector, spec, make, head_dcn):
@@ -100,7 +100,7 @@ def test_every_parameter_has_a_gradient_without_any_box(detector, spec, make, he
     ]
 
 
-def test_what_others_read_of_it(spec, detector, make):
+def test_the_interface_that_other_modules_use(spec, detector, make):
     options = spec.options()
     assert 0 <= options.score_threshold < 1
     assert options.detections_per_image >= 1
@@ -140,7 +140,7 @@ def test_detections_in_eval_mode(detector, spec, make, head_dcn):
         height, width = image.shape[-2:]
         assert (found["boxes"] >= 0).all()
         assert (found["boxes"] <= torch.tensor([width, height] * 2)).all()
-        assert found["boxes"].max() > 96, "boxes are pixels of the image given, not of the network's"
+        assert found["boxes"].max() > 96, "boxes are pixels of the input image, not of the resized one"
         assert found["labels"].dtype == torch.int64
         assert set(found["labels"].tolist()) <= {1, 2, 3}
         assert ((found["scores"] >= 0) & (found["scores"] <= 1)).all()
@@ -159,7 +159,7 @@ def test_sizes_and_thresholds_arrive(detector, make):
             assert [len(found["boxes"]) for found in model(images)] == [count, count]
 
 
-def test_images_are_scaled_in_evaluation_alone(detector, spec, make, head_dcn):
+def test_images_are_scaled_only_in_evaluation(detector, spec, make, head_dcn):
     images, targets = make.two_images()
     larger = [image.repeat(1, 3, 2) for image in images]  # 192 x 160 and 270 x 128
     if spec.has_masks:
@@ -176,7 +176,7 @@ def test_images_are_scaled_in_evaluation_alone(detector, spec, make, head_dcn):
 
 @pytest.mark.parametrize("kind", ["stretch", "letterbox"])
 def test_images_may_be_squares(detector, spec, make, kind):
-    """The network sees squares, and detections of all parts of an image lie in it, at its own scale."""
+    """The network gets squares, and detections of all parts of an image are in its coordinates."""
     model = make.build(detector, resize=kind, score_threshold=0.0).eval()
     seen = []
     hook = model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
@@ -201,7 +201,7 @@ def test_images_may_be_squares(detector, spec, make, kind):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_boxes_keep_their_pixels_in_mixed_precision(detector, spec, make, dtype):
-    """In bfloat16 they would lie on every fourth pixel from 512 on, and in float16 on halves."""
+    """In bfloat16 they would be multiples of 4 pixels from 512 on, and in float16 of half a pixel."""
     narrow = {"mask_head_channels": 16} if spec.has_masks else {}
     model = make.build(detector, score_threshold=0.0, max_size=1333, **narrow).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):

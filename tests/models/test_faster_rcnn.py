@@ -1,4 +1,4 @@
-"""Faster R-CNN takes its options, and its losses are means over images; what all detectors share: test_detectors.py."""
+"""Faster R-CNN: options, and losses that are means over images; see also test_detectors.py."""
 
 import copy
 
@@ -48,7 +48,7 @@ def test_options_arrive(make):
 def test_boxes_of_the_canonical_size_are_pooled_from_level_4(canonical, make):
     model = make.build("faster_rcnn", roi_canonical_size=canonical).eval()
     pool = model.roi_heads.box_roi_pool
-    sides = [canonical / 2, canonical, canonical * 2]  # a hair above, against rounding
+    sides = [canonical / 2, canonical, canonical * 2]  # slightly above, against rounding
     boxes = [torch.tensor([[0.0, 0, side + 0.1, side + 0.1] for side in sides])]
     with torch.no_grad():
         assert pool(model.backbone(torch.zeros(1, 3, 256, 256)), boxes, [(256, 256)]).shape == (3, 16, 7, 7)
@@ -61,7 +61,7 @@ def test_wrong_number_of_anchor_sizes(sizes, make):
         make.build("faster_rcnn", anchor_sizes=sizes)
 
 
-def test_anchor_sizes_count_the_levels_of_the_pyramid():
+def test_anchor_sizes_match_the_levels_of_the_pyramid():
     body, fpn = resnet("resnet18"), {"levels": [3, 4], "out_channels": 16}
     with pytest.raises(ValueError, match="each of the 3 levels p3, p4, pool, got 5"):
         assemble("faster_rcnn", body, fpn=fpn)
@@ -73,8 +73,8 @@ FEW = {"box_batch_size_per_image": 400, "rpn_batch_size_per_image": 4000}
 
 
 @pytest.mark.parametrize("options", [{}, FEW], ids=["full samples", "samples not full"])
-def test_samples_are_full_or_not(options, make):
-    """What the split of a batch is tested with in test_detectors.py."""
+def test_options_with_full_and_partial_samples(options, make):
+    """Options of the tests that split a batch in test_detectors.py."""
     model = make.tiny("faster_rcnn", **options)
     drawn = watch_samples(model)
     model(*make.four_images())
@@ -84,7 +84,7 @@ def test_samples_are_full_or_not(options, make):
 
 
 def watch_samples(model):
-    """Masks of what each sampler draws, by the sampler."""
+    """Return the masks that each sampler draws, by sampler."""
     drawn = {}
 
     class Watched:
@@ -104,7 +104,7 @@ def watch_samples(model):
 
 
 def test_the_same_with_an_image_of_which_nothing_is_drawn(make, float64_labels):
-    """No box and no proposal: torchvision alone would make a mean over nothing of it."""
+    """Without box and proposal torchvision's mean is undefined."""
     model = make.tiny("faster_rcnn")
     model.rpn.min_size = 1e6
     images, targets = make.four_images()
@@ -115,14 +115,14 @@ def test_the_same_with_an_image_of_which_nothing_is_drawn(make, float64_labels):
 
 
 def of_torchvision(model, images, targets):
-    """The losses of the same samples as torchvision takes the means of them."""
+    """Return the losses of the same samples with torchvision's means."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ImageSampler, "mean_over_images", lambda self, loss, labels: loss)
         return model(images, targets)
 
 
 def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels):
-    """To the bit where samples are full, else by the ratio of what was drawn to what should have been."""
+    """They are bit-identical if samples are full, and otherwise differ by the fraction of samples drawn."""
     images, targets = make.four_images()
     model = make.tiny("faster_rcnn")
     assert model(images, targets) == of_torchvision(model, images, targets)
@@ -144,7 +144,7 @@ def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels)
     assert 0.5 < ratios[0] < 3024 / 4000
 
 
-def test_the_two_samples_of_an_image_are_drawn_apart(make):
+def test_the_two_samples_of_an_image_are_independent(make):
     model = make.tiny("faster_rcnn")
     twins = [copy.copy(model.rpn.sampler), copy.copy(model.roi_heads.sampler)]
     for twin in twins:

@@ -1,4 +1,4 @@
-"""FCOS against torchvision's own and formulas, and its deformable head; what all detectors share: test_detectors.py."""
+"""FCOS compared with torchvision and formulas, and its deformable head; see also test_detectors.py."""
 
 import math
 
@@ -26,7 +26,7 @@ def dcn_names(model) -> list[str]:
 
 @pytest.fixture(scope="module")
 def theirs():
-    """torchvision's, with a head that finds something, and nothing of class 0 as after any training."""
+    """Return torchvision's detector with a head that has detections, but none of class 0, as after training."""
     torch.manual_seed(0)
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4, min_size=96, max_size=160)
     head = model.head.classification_head
@@ -51,7 +51,7 @@ def test_torchvisions_state_gives_its_detections_and_losses(theirs, options):
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-9 if options else 0, atol=0)
 
-    # in training ours takes images as they come, so give both one that fits, and padding to 32 is none
+    # our detector does not resize training images, so both get an image that needs neither resizing nor padding
     target = {"boxes": BOXES.double(), "labels": LABELS}
     losses, expected = model.train()([fitting], [target]), theirs.train()([fitting], [target])
     assert {f"loss_{name}": loss.item() for name, loss in expected.items()} == pytest.approx(
@@ -60,7 +60,7 @@ def test_torchvisions_state_gives_its_detections_and_losses(theirs, options):
 
 
 def test_losses_are_torchvisions_of_each_image(make):
-    """And not those of the batch, where an image with more places that detect something counts for more."""
+    """They are not the losses of the batch, in which images with more positive locations have a higher weight."""
     model = make.tiny("fcos")
     images, targets = make.four_images()
     losses = model(images, targets)
@@ -71,7 +71,7 @@ def test_losses_are_torchvisions_of_each_image(make):
         outputs = model.head(features)
         counts = [map_.shape[2] * map_.shape[3] for map_ in features]
         anchors = model.anchor_generator(prepared, features)
-        # the head of torchvision in place of ours, on the same outputs
+        # torchvision's head instead of ours, on the same outputs
         head, model.head = model.head, PlainHead(model.head)
         single.append(FCOS.compute_loss(model, [target], outputs, anchors, counts))
         model.head = head
@@ -82,7 +82,7 @@ def test_losses_are_torchvisions_of_each_image(make):
 
 
 class PlainHead(torch.nn.Module):
-    """The loss of torchvision's head, called past ours."""
+    """The loss of torchvision's head, without our override."""
 
     def __init__(self, head) -> None:
         super().__init__()
@@ -93,9 +93,9 @@ class PlainHead(torch.nn.Module):
 
 
 def test_losses_by_hand(make):
-    """Of one box on maps of strides 4, 8 and 16: which places detect it, focal loss, centre-ness and GIoU."""
+    """One box on maps of strides 4, 8 and 16: positive locations, focal loss, centerness and GIoU."""
     model = make.tiny("fcos")
-    box = (21.0, 18.0, 61.0, 50.0)  # farthest sides 20 to 40: the map of stride 8 has those up to 64
+    box = (21.0, 18.0, 61.0, 50.0)  # farthest sides 20 to 40: the map of stride 8 detects sides up to 64
     target = {"boxes": torch.tensor([box], dtype=torch.float64), "labels": torch.tensor([2])}
     outputs = {}
     model.head.register_forward_hook(lambda module, inputs, output: outputs.update(output))
@@ -197,21 +197,21 @@ def test_ranges_follow_the_strides_of_the_pyramid(make):
 
 
 @pytest.mark.parametrize("channels", [16, 32, 48, 100])
-def test_a_pyramid_that_the_norms_of_the_head_do_not_fit(channels):
+def test_invalid_pyramid_channels_for_the_group_norms(channels):
     message = f"`?.*multiple of 32 and at least 64, .*, got {channels}"
     with pytest.raises(ValueError, match=message):
         assemble("fcos", resnet("resnet18"), fpn={"out_channels": channels})
 
 
 def test_the_smallest_map_is_one_pixel():
-    """Group norm of one image with one pixel works with the narrowest pyramid that is let through."""
+    """Group norm of one image with one pixel works with the smallest valid number of channels."""
     fpn = {"levels": [3, 4, 5], "out_channels": 64, "extra_levels": "p6p7"}
     model = assemble("fcos", resnet("resnet18", norm="gn"), fpn=fpn, min_size=64, max_size=64).train()
     assert model([torch.rand(3, 64, 64)], [{"boxes": BOXES[:1] / 2, "labels": LABELS[:1]}])
 
 
 @pytest.mark.parametrize("count", [-1, 5])
-def test_convolutions_that_are_not_there(make, count):
+def test_invalid_number_of_deformable_convolutions(make, count):
     with pytest.raises(
         ValueError, match=f"`num_dcn_convs` must be from 0 to 4, the convolutions of a tower, got {count}"
     ):

@@ -1,4 +1,4 @@
-"""The pyramid's maps: names, sizes, widths; and what it refuses."""
+"""The pyramid's maps: names, sizes, channels and errors."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_maps(name, levels):
 
 
 @pytest.mark.parametrize(("kind", "source"), [("p6p7", "p5"), ("p6p7_from_c5", "c5")])
-@pytest.mark.parametrize("channels", [24, 512])  # 512 is the width of C5, by which torchvision would take P5 for it
+@pytest.mark.parametrize("channels", [24, 512])  # 512, as C5: torchvision compares the numbers of channels
 def test_levels_6_and_7(kind, source, channels):
     pyramid = resnet_fpn(
         resnet("resnet18"), FpnOptions(levels=[3, 4, 5], out_channels=channels, extra_levels=kind)
@@ -78,7 +78,7 @@ def test_stages_above_the_last_level_are_dropped():
 
 
 @pytest.mark.parametrize(("levels", "stage"), [([2, 3, 4], 4), ([2], 4), ([2, 3], 3)])
-def test_deformable_stage_that_is_left_out(levels, stage):
+def test_levels_that_exclude_a_deformable_stage(levels, stage):
     network = resnet("resnet18", dcn_v2_stages=[stage])
     message = (
         rf"`levels` must include {stage + 1}, because `dcn_v2_stages` contains stage {stage} \(C{stage + 1}\), got"
@@ -88,7 +88,7 @@ def test_deformable_stage_that_is_left_out(levels, stage):
 
 
 @pytest.mark.parametrize("levels", [[], [1, 2], [5, 6], [2, 4], [3, 2], [2, 2]])
-def test_levels_that_are_no_pyramid(levels):
+def test_levels_that_are_not_consecutive(levels):
     with pytest.raises(ValueError, match=rf"consecutive, ascending and from 2 to 5, got \[{str(levels)[1:-1]}\]"):
         resnet_fpn(resnet("resnet18"), FpnOptions(levels=levels))
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN is torchvision's, with a loss of masks that is a mean over images."""
+"""Mask R-CNN equals torchvision's, with a mask loss that is a mean over images."""
 
 import copy
 from collections.abc import Callable
@@ -18,7 +18,7 @@ MASK_SIDE = 28
 
 
 def theirs(model: nn.Module) -> MaskRCNN:
-    """torchvision's detector with the weights of one of `make.tiny`, on the same pyramid."""
+    """Return torchvision's detector with the weights of one of `make.tiny`, on the same pyramid."""
 
     def pool(side: int) -> MultiScaleRoIAlign:
         return MultiScaleRoIAlign(["p2", "p3"], side, sampling_ratio=2)
@@ -54,7 +54,9 @@ def model(make) -> nn.Module:
 
 
 def test_detections_and_masks_are_those_of_torchvision(model, make):
-    images = [image.repeat(1, 1, 2) for image in make.four_images()[0]]  # scaled down, and masks pasted large
+    images = [
+        image.repeat(1, 1, 2) for image in make.four_images()[0]
+    ]  # scaled down, with masks pasted at the original size
     with torch.no_grad():
         found, expected = model.eval()(images), theirs(model).eval()(images)
     for ours, other, image in zip(found, expected, images, strict=True):
@@ -66,7 +68,7 @@ def test_detections_and_masks_are_those_of_torchvision(model, make):
 
 
 def drawing_as(sampler: ImageSampler, target: dict) -> Callable:
-    """A sampler with the signature of torchvision's, of one image whose samples are full."""
+    """Return a sampler with torchvision's signature, for one image with full samples."""
 
     def draw(labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         (mask,) = sampler(labels, [target])
@@ -81,7 +83,7 @@ def test_losses_of_one_image_are_those_of_torchvision(model, make, float64_label
     other = theirs(model).train()
     for index in (0, 2, 3):
         expected = model(images[index : index + 1], targets[index : index + 1])
-        for part in ("rpn", "roi_heads"):  # that draw the same
+        for part in ("rpn", "roi_heads"):  # which draw the same samples
             getattr(other, part).fg_bg_sampler = drawing_as(getattr(model, part).sampler, targets[index])
         found = other(images[index : index + 1], targets[index : index + 1])
         assert found == expected
@@ -89,7 +91,7 @@ def test_losses_of_one_image_are_those_of_torchvision(model, make, float64_label
 
 
 def watch_masks(model: nn.Module) -> dict[str, list]:
-    """Boxes that the mask head looks at and its logits, of all passes."""
+    """Return the boxes of the mask head and its logits, of all passes."""
     seen = {"boxes": [], "logits": []}
     model.roi_heads.mask_roi_pool.register_forward_pre_hook(lambda module, inputs: seen["boxes"].append(inputs[1]))
     model.roi_heads.mask_predictor.register_forward_hook(lambda module, inputs, out: seen["logits"].append(out))
@@ -97,7 +99,7 @@ def watch_masks(model: nn.Module) -> dict[str, list]:
 
 
 def by_formula(logits: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Mean over boxes and pixels of the binary cross entropy with the mask of the object that overlaps most."""
+    """Return the mean over boxes and pixels of the binary cross entropy with the mask of the best matching object."""
     best = box_iou(boxes, target["boxes"]).argmax(1)
     cut = [
         roi_align(target["masks"][index][None, None].double(), [box[None]], MASK_SIDE)[0, 0]
@@ -115,7 +117,7 @@ def test_loss_of_masks_by_formula(model, make):
     (boxes,), (logits,) = seen.values()
     counts = [len(own) for own in boxes]
     assert counts[1] == 0, "an image without objects"
-    assert len({*counts}) > 2, "else the mean over all would be the same"
+    assert len({*counts}) > 2, "otherwise the mean over all samples would be the same"
     for own, target in zip(boxes, targets, strict=True):
         assert (box_iou(own, target["boxes"]) >= 0.5).any(1).all()
     terms = [
@@ -132,7 +134,7 @@ def test_images_without_objects(model, make):
     sum(losses.values()).backward()
     heads = model.roi_heads
     for parameter in (*heads.mask_head.parameters(), *heads.mask_predictor.parameters()):
-        assert parameter.grad is not None, "processes that train together wait for each parameter"
+        assert parameter.grad is not None, "distributed training waits for each parameter"
         assert not parameter.grad.any()
 
 

@@ -1,4 +1,4 @@
-"""A detector called with images of every kind, which are read as in training."""
+"""The predictor accepts images of every kind and reads them as in training."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def colours():
     return generator.integers(0, 256, (30, 50, 3), dtype=np.uint8)
 
 
-def test_every_kind_of_picture_becomes_the_same(colours, tmp_path):
+def test_every_kind_of_image_gives_the_same_tensor(colours, tmp_path):
     expected = torch.from_numpy(colours).permute(2, 0, 1)
     picture = Image.fromarray(colours)
     picture.save(tmp_path / "a.png")
@@ -83,7 +83,7 @@ def test_greys_of_8_and_16_bits(colours, tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_is_obeyed_as_in_training(colours, tmp_path, orientation):
+def test_exif_is_applied_as_in_training(colours, tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = tmp_path / "turned.png"
@@ -109,12 +109,12 @@ def test_exif_is_obeyed_as_in_training(colours, tmp_path, orientation):
         ("nowhere.jpg", "image nowhere.jpg does not exist"),
     ],
 )
-def test_what_is_no_image(image, message):
+def test_invalid_images(image, message):
     with pytest.raises(ValueError, match=message):
         image_tensor(image)
 
 
-def test_a_picture_that_is_cut_short_is_named(colours, tmp_path):
+def test_a_truncated_image_is_named(colours, tmp_path):
     Image.fromarray(colours).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-900])
     for image in (tmp_path / "cut.png", Image.open(tmp_path / "cut.png")):

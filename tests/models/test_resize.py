@@ -1,4 +1,4 @@
-"""Resizing: training and evaluation see an image alike, and boxes and masks come back to where they were."""
+"""Resizing is equal in training and evaluation, and boxes and masks are mapped back to the image."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def random_image(size) -> torch.Tensor:
 
 
 def trained_on(resize: Resize, image: torch.Tensor, boxes=(), size=None):
-    """The image and the boxes as training has them, by the v2 transforms."""
+    """Return the image and the boxes of training, by the v2 transforms."""
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=image.shape[1:])}
     target["masks"] = tv_tensors.Mask(torch.ones(1, *image.shape[1:], dtype=torch.uint8))
@@ -31,7 +31,7 @@ def trained_on(resize: Resize, image: torch.Tensor, boxes=(), size=None):
 
 
 def evaluated_on(resize: Resize, image: torch.Tensor, boxes=()):
-    """The image, undone of its normalisation, and the boxes as evaluation has them."""
+    """Return the image without normalisation, and the boxes of evaluation."""
     transform = resize.transform(MEAN, STD).eval()
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     prepared, (target,) = transform([image / 255], [{"boxes": boxes}])
@@ -42,20 +42,20 @@ def evaluated_on(resize: Resize, image: torch.Tensor, boxes=()):
 
 @pytest.mark.parametrize("kind", SQUARES)
 @given(size=SIZES, side=st.integers(16, 70))
-def test_training_and_evaluation_see_the_same_square(kind, size, side):
+def test_training_and_evaluation_use_the_same_square(kind, size, side):
     image, box = random_image(size), [[0.5, 1, size[1] - 1, size[0]]]
     resize = Resize(kind, (side,), 1)
     ours, target = trained_on(resize, image, box)
     theirs, boxes = evaluated_on(resize, image, box)
     assert ours.shape == theirs.shape == (3, side, side)
-    # it works in whole numbers and rounds twice, down and across
+    # torchvision works in whole numbers and rounds twice, vertically and horizontally
     assert (ours / 255 - theirs).abs().max() < 1.5 / 255
     torch.testing.assert_close(torch.Tensor(target["boxes"]), boxes, rtol=0, atol=1e-3)
 
 
 @given(size=SIZES, side=st.integers(16, 70))
-def test_a_letterbox_holds_the_image_in_its_middle(size, side):
-    """By its definition: the longer side fills the square, what is left is shared out between the two sides."""
+def test_a_letterbox_centres_the_image(size, side):
+    """By definition the longer side fills the square, and the rest is split equally between both sides."""
     image = random_image(size)
     square, target = trained_on(Resize("letterbox", (side,), 1), image)
     scale = side / max(size)
@@ -92,7 +92,7 @@ def test_detections_come_back_to_the_image(kind, size, side):
     (back,) = transform.postprocess([found], prepared.image_sizes, [size])
     torch.testing.assert_close(back["boxes"], box, rtol=0, atol=1e-3)
     assert back["masks"].shape == (2, 1, height, width)
-    # pasted with soft borders, into whole pixels
+    # pasted with soft borders into whole pixels
     mask, whole = back["masks"][:, 0]
     assert mask[int(0.6 * height), int(0.45 * width)] > 0.5
     assert whole[height // 2, width // 2] > 0.5
@@ -102,8 +102,8 @@ def test_detections_come_back_to_the_image(kind, size, side):
     assert not mask[:, (columns < 0.2 * width - 2) | (columns > 0.7 * width + 2)].any()
 
 
-def test_what_lies_in_the_border_of_a_letterbox_is_cut_off():
-    """An image of 40 x 80 in a square of 40 pixels: 20 rows, below 10 that are filled."""
+def test_detections_in_the_padding_of_a_letterbox_are_clipped():
+    """An image of 40 x 80 in a square of 40 pixels has 20 rows, below 10 rows of padding."""
     transform = Resize("letterbox", (40,), 1).transform(MEAN, STD).eval()
     boxes = torch.tensor([[0.0, 0, 40, 25], [10, 5, 20, 15], [10, 1, 30, 6]])
     masks = torch.zeros(3, 1, 28, 28)
@@ -136,7 +136,7 @@ def test_resized_first_or_normalised_first_is_the_same(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_images_are_left_as_they_come(kind):
+def test_training_images_are_not_resized(kind):
     transform = Resize(kind, (64,), 96).transform(MEAN, STD)
     image = random_image((40, 50)) / 255
     prepared, (target,) = transform([image], [{"boxes": torch.tensor([[1.0, 2, 3, 4]])}])

@@ -1,4 +1,4 @@
-"""ResNets with deformable stages: the right convolutions, the plain network at the start, the right parts frozen."""
+"""ResNets with deformable stages: replaced convolutions, initial outputs and frozen parts."""
 
 import copy
 from collections import Counter
@@ -110,7 +110,7 @@ def test_deformable_convolution_keeps_the_shape_of_the_replaced_one():
     assert network.layer2[0].conv2.stride == (2, 2)
 
 
-def test_a_deformable_head_is_a_row_of_its_own():
+def test_a_deformable_head_has_a_separate_row():
     network = build("resnet18", dcn_v2_stages=[3])
     model = assemble("fcos", network, fpn={"out_channels": 64}, num_dcn_convs=2, modulation=False)
     head = ReplacedConvs("head", "all", None, 4, 4 * (64 * 9 + 1) * 18)
@@ -258,8 +258,8 @@ def test_sync_bn_of_one_process_is_bn():
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def bent(network: nn.Module) -> nn.Module:
-    """Give a network offsets that are not zero."""
+def with_offsets(network: nn.Module) -> nn.Module:
+    """Return the network with offsets that are not zero."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         if isinstance(module, DeformConv2d):
@@ -268,13 +268,15 @@ def bent(network: nn.Module) -> nn.Module:
 
 
 def pair(norm: str = "bn", stages: tuple[int, ...] = (2, 3), **options) -> tuple[nn.Module, nn.Module]:
-    """A network as it is, and one that recomputes its deformable stages; equal to the bit otherwise."""
+    """Return two bit-identical networks, without and with activation checkpointing of the deformable stages."""
     options |= {"norm": norm, "dcn_v2_stages": stages}
-    return tuple(bent(build("resnet18", activation_checkpointing=again, **options)).train() for again in (False, True))
+    return tuple(
+        with_offsets(build("resnet18", activation_checkpointing=again, **options)).train() for again in (False, True)
+    )
 
 
 def assert_trained_alike(plain: nn.Module, other: nn.Module) -> None:
-    """Same keys, weights, statistics and gradients, to the bit."""
+    """Check that keys, weights, statistics and gradients are bit-identical."""
     states = plain.state_dict(), other.state_dict()
     assert list(states[0]) == list(states[1])
     assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
@@ -286,7 +288,7 @@ def assert_trained_alike(plain: nn.Module, other: nn.Module) -> None:
 
 
 def saved_bytes(stage: nn.Module, x: torch.Tensor) -> int:
-    """Bytes of the tensors, weights aside, that autograd keeps while a stage is trained on `x`."""
+    """Return the bytes that autograd keeps, without weights, while a stage is trained on `x`."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
     kept = {}
 
@@ -305,8 +307,8 @@ def saved_bytes(stage: nn.Module, x: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
-def test_recomputing_changes_no_bit(norm, amp):
-    """Over two batches, whose gradients add up and whose statistics are each counted once."""
+def test_activation_checkpointing_is_bit_identical(norm, amp):
+    """Two batches: gradients are summed, and each batch is counted once in the statistics."""
     plain, other = pair(norm, frozen_stages=1)
     for seed in (0, 1):
         x = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(seed))
@@ -322,9 +324,9 @@ def test_recomputing_changes_no_bit(norm, amp):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_recomputing_in_a_detector(detector):
+def test_activation_checkpointing_in_a_detector(detector):
     target = {"boxes": torch.tensor([[8.0, 10, 40, 50]]), "labels": torch.tensor([1]), "seed": 3}
-    target["masks"] = torch.ones(1, 64, 96, dtype=torch.uint8)  # for those that learn from them
+    target["masks"] = torch.ones(1, 64, 96, dtype=torch.uint8)  # for detectors that are trained on masks
     models = []
     for network in pair():
         torch.manual_seed(0)
@@ -335,16 +337,16 @@ def test_recomputing_in_a_detector(detector):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_recomputing_keeps_the_inputs_of_the_blocks_alone(norm):
+def test_activation_checkpointing_keeps_only_the_inputs_of_the_blocks(norm):
     plain, other = (network.layer2 for network in pair(norm))
     x = torch.randn(2, 64, 16, 24)
-    inputs_bytes = 4 * 2 * (64 * 16 * 24 + 128 * 8 * 12)  # of the first block and of the second
+    inputs_bytes = 4 * 2 * (64 * 16 * 24 + 128 * 8 * 12)  # of the first and the second block
     assert saved_bytes(other, x) == inputs_bytes
     assert saved_bytes(plain, x) > 2 * inputs_bytes
 
 
 def test_which_blocks_are_computed_again():
-    """Those of the deformable stages, in training."""
+    """The blocks of the deformable stages, in training."""
     network = pair(stages=(2, 4))[1]
     x = torch.randn(2, 3, 64, 48)
     calls = Counter()
@@ -365,8 +367,8 @@ def test_which_blocks_are_computed_again():
     assert set(calls.values()) == {2}
 
 
-def test_recomputing_leaves_statistics_in_their_tensors():
-    """They are the ones that processes exchange, also after a backward pass that fails."""
+def test_activation_checkpointing_keeps_the_statistics_tensors():
+    """Processes exchange these tensors, also after a backward pass that fails."""
     network = pair()[1]
     before = dict(network.named_buffers())
     out = network(torch.randn(2, 3, 64, 48))
@@ -377,7 +379,7 @@ def test_recomputing_leaves_statistics_in_their_tensors():
     assert all(buffer is before[name] for name, buffer in network.named_buffers())
 
 
-def test_a_copy_recomputes_for_itself():
+def test_a_copy_computes_its_own_blocks_again():
     plain, other = pair()
     twin = copy.deepcopy(other)
     x = torch.randn(2, 3, 64, 48)
@@ -389,7 +391,7 @@ def test_a_copy_recomputes_for_itself():
 
 
 class Unseen(nn.BatchNorm2d):
-    """A norm that the compiler cannot look into."""
+    """A norm that the compiler cannot trace."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()
@@ -397,8 +399,8 @@ class Unseen(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("norm", ["bn", "unseen"])
-def test_recomputing_in_a_compiled_pyramid(norm, monkeypatch):
-    """As in the plain network; also where a block cannot be compiled in one piece."""
+def test_activation_checkpointing_in_a_compiled_pyramid(norm, monkeypatch):
+    """The results equal the plain network's, also if a block has graph breaks."""
     monkeypatch.setitem(NORMS, "unseen", Unseen)
     torch._dynamo.reset()
     plain, other = (resnet_fpn(network, FpnOptions(levels=[2, 3], out_channels=8)) for network in pair(norm, (2,)))
@@ -417,7 +419,7 @@ def test_recomputing_in_a_compiled_pyramid(norm, monkeypatch):
     assert {b.item() for key, b in other.named_buffers() if key.endswith("num_batches_tracked")} == {1}
 
 
-def test_recomputing_in_a_compiled_stage_keeps_less():
+def test_activation_checkpointing_in_a_compiled_stage_keeps_less():
     torch._dynamo.reset()
     plain, other = (network.layer2 for network in pair())
     other.compile(backend="aot_eager")

@@ -1,4 +1,4 @@
-"""Variants of the ResNets: ResNet-D (vd), strides in the 1x1, every n-th block, all names and all of them together."""
+"""Variants of the ResNets: ResNet-D (vd), strides in the 1x1, every n-th block, all names and combinations."""
 
 import re
 
@@ -24,7 +24,7 @@ def deformable(network: nn.Module) -> list[str]:
 
 
 def settled(network: nn.Module) -> nn.Module:
-    """In float64, with statistics, scales and biases that are not the initial ones."""
+    """Return the network in float64 with statistics, scales and biases that are not the initial ones."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in network.state_dict().items():
         if tensor.ndim == 1 and "conv_offset" not in name:
@@ -33,7 +33,7 @@ def settled(network: nn.Module) -> nn.Module:
 
 
 def by_hand(state: dict[str, Tensor], x: Tensor, *, groups: int, vd: bool, stride_in_1x1: bool) -> list[Tensor]:
-    """The outputs of the four stages, as the papers describe them, from a state dict alone."""
+    """Return the outputs of the four stages by the papers' description, from a state dict alone."""
 
     def conv(name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
         weight = state[f"{name}.weight"]
@@ -95,8 +95,8 @@ def by_hand(state: dict[str, Tensor], x: Tensor, *, groups: int, vd: bool, strid
         ("resnet50_vd", {"stride_in_1x1": True, "dcn_v2_stages": [2, 4]}),
     ],
 )
-def test_forward_is_the_papers(name, options):
-    """Of uneven maps, 18 x 10 to 3 x 2, so that what is averaged at the border counts too."""
+def test_forward_matches_the_papers(name, options):
+    """Uneven maps, 18 x 10 to 3 x 2, so that averaging at the border matters."""
     x = torch.randn(1, 3, 70, 38, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     network = settled(resnet(name, **options))
     found = []
@@ -119,8 +119,8 @@ def test_forward_is_the_papers(name, options):
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_every_name_has_its_plain_twin(name):
-    """Same tensors, and besides them the offset convolutions, which start at zero; without memory for the weights."""
+def test_every_network_has_the_tensors_of_the_plain_one(name):
+    """The tensors are equal, and the added offset convolutions are zero; weights need no memory here."""
     with torch.device("meta"):
         plain, network = (resnet(name, dcn_v2_stages=stages, norm="bn") for stages in ([], [2, 3, 4]))
     before, after = ({key: tensor.shape for key, tensor in n.state_dict().items()} for n in (plain, network))
@@ -149,7 +149,7 @@ def test_published_size(name):
 
 
 @pytest.mark.parametrize("name", ["resnet34_vd", "resnet50_vd", "resnext50_32x4d_vd", "wide_resnet50_2"])
-def test_starts_as_its_plain_twin(name):
+def test_starts_as_the_plain_network(name):
     x = torch.randn(1, 3, 48, 32, generator=torch.Generator().manual_seed(0))
     outputs = []
     for stages in ([], [2, 3, 4]):
@@ -159,7 +159,7 @@ def test_starts_as_its_plain_twin(name):
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4 * outputs[0].abs().max().item())
 
 
-def test_vd_is_drawn_as_torchvision_draws():
+def test_vd_is_initialised_as_in_torchvision():
     """A convolution's weights have the variance 2 / (outputs x kernel height x width)."""
     torch.manual_seed(0)
     network = resnet("resnet18_vd", norm="bn")
@@ -188,7 +188,7 @@ def test_every_nth_block(name, every, expected):
 
 
 def test_stride_in_the_1x1():
-    """Of the first blocks of stages 2..4; the deformable convolution has stride 1 then, and all shapes stay."""
+    """The first blocks of stages 2..4: the deformable convolution has stride 1, and all shapes remain."""
     with torch.device("meta"):
         plain, moved = (resnet("resnet50", dcn_v2_stages=[2], stride_in_1x1=moved) for moved in (False, True))
     shapes = [{key: tensor.shape for key, tensor in network.state_dict().items()} for network in (plain, moved)]
@@ -243,7 +243,7 @@ def test_pyramid_over_vd():
     assert shapes == {"p2": (1, 8, 18, 10), "p3": (1, 8, 9, 5), "p4": (1, 8, 5, 3), "pool": (1, 8, 3, 2)}
 
 
-def test_weights_of_vd_come_from_a_file_alone(tmp_path):
+def test_weights_of_vd_need_a_file(tmp_path):
     trained, network = (resnet("resnet18_vd", norm="bn", dcn_v2_stages=stages) for stages in ([], [4]))
     torch.save(trained.state_dict(), tmp_path / "vd.pth")
     report = load_backbone_weights(network, "resnet18_vd", str(tmp_path / "vd.pth"))

@@ -1,4 +1,4 @@
-"""RetinaNet against torchvision's own and formulas; what all detectors share: test_detectors.py."""
+"""RetinaNet compared with torchvision and formulas; see also test_detectors.py."""
 
 import math
 
@@ -21,7 +21,7 @@ def ours(extra_levels: str, norm: str = "bn", **options) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def theirs():
-    """torchvision's, with a head that finds something, and nothing of class 0 as after any training."""
+    """Return torchvision's detector with a head that has detections, but none of class 0, as after training."""
     torch.manual_seed(0)
     model = retinanet_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=4, min_size=96, max_size=160, detections_per_img=100
@@ -43,7 +43,7 @@ def test_torchvisions_state_gives_its_detections_and_losses(theirs):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
-    # in training ours takes images as they come, so give both one that fits, and padding to 32 is none
+    # our detector does not resize training images, so both get an image that needs neither resizing nor padding
     image, target = torch.rand(3, 96, 160), {"boxes": BOXES, "labels": LABELS}
     losses, expected = model.train()([image], [target]), theirs.train()([image], [target])
     assert {f"loss_{name}": loss.item() for name, loss in expected.items()} == {k: v.item() for k, v in losses.items()}
@@ -56,7 +56,7 @@ def test_p6_from_c5_has_the_shapes_of_torchvisions_second_builder():
 
 
 def test_losses_by_hand(make):
-    """The focal loss and the L1 of the paper's equations, each image by its own positive anchors."""
+    """The paper's focal loss and L1 loss, divided by the positive anchors of each image."""
     model = make.tiny("retinanet", aspect_ratios=[0.5, 1.0])
     images, targets = make.four_images()
     outputs = {}
@@ -123,7 +123,7 @@ def test_options_arrive(make):
     assert model.anchor_generator.aspect_ratios == ((0.5, 1.0, 3.0),) * 5
     assert (model.proposal_matcher.high_threshold, model.proposal_matcher.low_threshold) == (0.6, 0.3)
     assert (model.score_thresh, model.nms_thresh, model.topk_candidates, model.detections_per_img) == (0.3, 0.7, 33, 9)
-    # output 0 is not used
+    # output 0 is unused
     assert model.head.classification_head.cls_logits.out_channels == 2 * 3 * 6
     assert model.head.regression_head.bbox_reg.out_channels == 2 * 3 * 4
 
@@ -138,7 +138,7 @@ def test_defaults_are_those_of_torchvision_but_for_the_detections(theirs):
     assert model.detections_per_img == 100
 
 
-def test_anchor_sizes_count_the_maps_of_the_pyramid():
+def test_anchor_sizes_match_the_levels_of_the_pyramid():
     fpn = {"levels": [3, 4, 5], "out_channels": 16}
     with pytest.raises(ValueError, match="each of the 4 levels p3, p4, p5, pool, got 5"):
         assemble("retinanet", resnet("resnet18"), fpn=fpn)
@@ -148,7 +148,7 @@ def test_anchor_sizes_count_the_maps_of_the_pyramid():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"scales_per_octave": 0}, "`scales_per_octave` must be at least 1, got 0"),
         (
@@ -157,7 +157,7 @@ def test_anchor_sizes_count_the_maps_of_the_pyramid():
         ),
     ],
 )
-def test_numbers_that_do_not_fit(make, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_numbers(make, options, message):
+    with pytest.raises(ValueError, match=message):
         make.build("retinanet", **options)
     assert make.build("retinanet", positive_iou=0.4, negative_iou=0.4)

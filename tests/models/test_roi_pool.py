@@ -1,4 +1,4 @@
-"""The pooling of boxes: the right level of the pyramid, and RoIAlign as other frameworks have it."""
+"""Pooling of boxes: the level of the pyramid, and RoIAlign as in other frameworks."""
 
 import math
 
@@ -15,7 +15,7 @@ IMAGE = (96, 128)
 
 @pytest.fixture
 def maps() -> dict[str, Tensor]:
-    """A pyramid of two images, with a map on top that is not pooled from."""
+    """Return a pyramid of two images, with an extra level that is not used for pooling."""
     generator = torch.Generator().manual_seed(0)
     return {
         name: torch.randn(2, 4, IMAGE[0] // stride, IMAGE[1] // stride, generator=generator, dtype=torch.float64)
@@ -23,7 +23,7 @@ def maps() -> dict[str, Tensor]:
     }
 
 
-# of the canonical size 40: small ones on p3, one on each other level, one that leaves the image, one without a size
+# canonical size 40: small ones on p3, one on each other level, one across the border, one without a size
 BOXES = [
     torch.tensor([[3.0, 5, 21, 16], [10.0, 20, 60, 63], [0.0, 0, 128, 96]], dtype=torch.float64),
     torch.tensor([[90.0, 40, 140, 99], [30.5, 7.25, 30.5, 40], [15.0, 60, 33, 81]], dtype=torch.float64),
@@ -31,7 +31,7 @@ BOXES = [
 
 
 def read(image_map: Tensor, y: float, x: float) -> Tensor:
-    """Bilinear, by its definition; a place more than a pixel outside reads 0, another one the border's pixel."""
+    """Interpolate by definition; a location more than a pixel outside is 0, other locations outside read the border."""
     height, width = image_map.shape[-2:]
     if not (-1 <= y <= height and -1 <= x <= width):
         return torch.zeros_like(image_map[:, 0, 0])
@@ -69,8 +69,8 @@ def test_aligned_pooling_is_the_definition(maps):
     torch.testing.assert_close(pool(maps, BOXES, [IMAGE] * 2), pool_by_hand(maps, BOXES, 40), rtol=0, atol=1e-12)
 
 
-def test_aligned_pooling_reads_where_the_box_lies():
-    """A map of the x of its pixels' centres gives those of the bins' centres; without the shift, half a pixel more."""
+def test_aligned_pooling_samples_the_box():
+    """On a map of its pixels' x the result is the x of the bins' centres; without the shift half a pixel more."""
     x = (torch.arange(16, dtype=torch.float64) + 0.5) * 8
     maps = {"p3": x.expand(1, 1, 12, 16)}
     box = [torch.tensor([[16.0, 20, 88, 70]], dtype=torch.float64)]
@@ -91,7 +91,7 @@ def test_the_default_is_torchvision(maps):
 
 
 @pytest.mark.parametrize("canonical", [224, 56])
-def test_levels_are_those_of_torchvision(maps, canonical):
+def test_levels_match_torchvision(maps, canonical):
     theirs = MultiScaleRoIAlign(["p3", "p4", "p5"], SIDE, 2, canonical_scale=canonical)
     theirs(maps, BOXES, [IMAGE] * 2)
     ours = AlignedRoIPool(["p3", "p4", "p5"], SIDE, canonical_size=canonical)

@@ -1,4 +1,4 @@
-"""The sampler draws what torchvision's does, each image for itself, and does not wait for the device."""
+"""The sampler draws as torchvision's, separately for each image, and does not synchronise the device."""
 
 import copy
 
@@ -17,18 +17,18 @@ def make(seed_offset: int = 7) -> ImageSampler:
 
 
 def labels(positive: int, negative: int, ignored: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    """Labels in a mixed order; those of positives are classes."""
+    """Return labels in a mixed order; labels of positives are classes."""
     row = torch.tensor([1 + index % 3 for index in range(positive)] + [0] * negative + [-1] * ignored, dtype=dtype)
     return row[torch.randperm(len(row), generator=torch.Generator().manual_seed(positive + negative))]
 
 
-# enough of both; few positives; few negatives; few of both; one kind alone; nothing
+# enough of both; few positives; few negatives; few of both; only one kind; none
 COUNTS = [(8, 40, 5), (2, 40, 5), (8, 3, 5), (1, 4, 9), (0, 30, 0), (12, 0, 0), (0, 2, 3), (0, 0, 4), (0, 0, 0)]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 @pytest.mark.parametrize("seeded", [True, False])
-def test_numbers_and_kinds_are_those_of_torchvision(dtype, seeded):
+def test_numbers_and_kinds_match_torchvision(dtype, seeded):
     images = [labels(*counts, dtype) for counts in COUNTS]
     sampler = make()
     ours = sampler(images, [{"seed": index} if seeded else {} for index in range(len(images))])
@@ -42,7 +42,7 @@ def test_numbers_and_kinds_are_those_of_torchvision(dtype, seeded):
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
 def test_a_mean_over_images_is_over_full_samples(dtype):
-    """By a loop over what is labelled: each place has a loss of its own."""
+    """By a loop over the labelled candidates, each with a different loss."""
     images = [labels(*counts, dtype)[: PER_IMAGE + 3] for counts in ((2, 5, 9), (0, 0, 4), (3, 7, 0))]
     places = [float(1 + index) for index, label in enumerate(torch.cat(images).tolist()) if label >= 0]
     loss = torch.tensor(sum(places) / len(places), dtype=torch.float64)
@@ -55,8 +55,8 @@ def test_a_mean_over_images_is_over_full_samples(dtype):
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_every_place_is_drawn_equally_often(seeded):
-    """3 out of 8 positives and 7 out of 20 negatives: within 4.5 standard deviations of that share."""
+def test_every_candidate_is_drawn_equally_often(seeded):
+    """3 of 8 positives and 7 of 20 negatives: within 4.5 standard deviations of these fractions."""
     row, trials = labels(8, 20, 3), 3000
     torch.manual_seed(0)
     masks = make()([row] * trials, [{"seed": trial} if seeded else {} for trial in range(trials)])
@@ -72,7 +72,7 @@ def draw(sampler: ImageSampler, images: list[torch.Tensor], seeds: list[int | No
     return [mask.nonzero().flatten().tolist() for mask in sampler(images, targets)]
 
 
-def test_what_is_drawn_belongs_to_the_image():
+def test_samples_depend_only_on_the_image():
     images = [labels(8 + index, 40 + index, 5) for index in range(4)]
     seeds = [11, 2**62 - 1, 13, 11]
     sampler = make()
@@ -85,7 +85,7 @@ def test_what_is_drawn_belongs_to_the_image():
     assert draw(sampler, images, [seed + 1 for seed in seeds[:-1]] + [11])[:3] != whole[:3]
 
 
-def test_a_seed_leaves_the_global_state_alone():
+def test_a_seed_does_not_change_the_global_state():
     before = torch.get_rng_state()
     draw(make(), [labels(8, 40, 5)], [3])
     assert torch.equal(torch.get_rng_state(), before)
@@ -111,8 +111,8 @@ def test_only_some_images_have_a_seed():
     assert drawn[0][1] != drawn[1][1]
 
 
-def test_it_asks_the_device_for_no_number():
-    """Tensors without content refuse what would wait for a GPU, such as `.item()` and the `torch.where` of theirs."""
+def test_sampling_does_not_synchronise_the_device():
+    """Meta tensors raise for operations that wait for a GPU, such as `.item()` and torchvision's `torch.where`."""
     with FakeTensorMode():
         images = [torch.zeros(50), torch.zeros(60)]
         drawn = make()(images, [{}, {}])

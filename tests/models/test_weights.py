@@ -1,4 +1,4 @@
-"""Pretrained weights arrive, and whatever is wrong with them is said in one message."""
+"""Pretrained weights are loaded, and one message reports all problems."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -12,7 +12,7 @@ from models import load_backbone_weights, resnet
 
 @pytest.fixture(scope="module")
 def theirs() -> dict[str, torch.Tensor]:
-    """A state dict as torchvision gives it, with statistics that are not the initial ones."""
+    """Return a state dict of torchvision, with statistics that are not the initial ones."""
     torch.manual_seed(0)
     network = get_model("resnet18", weights=None)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_truncated_file_is_named(file):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(file))
 
 
-def test_pickled_module_is_refused(tmp_path):
+def test_a_pickled_module_is_an_error(tmp_path):
     torch.save(resnet("resnet18"), tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"module\.pth cannot be read as a state dict"):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "module.pth"))
@@ -109,7 +109,7 @@ def test_pickled_module_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "wrap", [lambda state: {"model": state}, lambda state: [*state.values()]], ids=["model", "list"]
 )
-def test_other_content_is_refused(tmp_path, theirs, wrap):
+def test_other_content_is_an_error(tmp_path, theirs, wrap):
     torch.save(wrap(theirs), tmp_path / "checkpoint.pth")
     with pytest.raises(
         ValueError, match=r"checkpoint\.pth must contain a state dict of tensors with torchvision's keys"
@@ -128,7 +128,7 @@ def test_missing_tensors_are_counted_and_named(tmp_path, theirs):
     before = network.conv1.weight.clone()
     with pytest.raises(ValueError, match=r"2 missing tensors, first 'layer4\.1\.conv1\.weight'"):
         load_backbone_weights(network, "resnet18", str(tmp_path / "few.pth"))
-    assert torch.equal(network.conv1.weight, before), "nothing is loaded by halves"
+    assert torch.equal(network.conv1.weight, before), "no tensor is loaded after an error"
 
 
 @pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1"])
@@ -151,7 +151,7 @@ def test_torchvision_weights(monkeypatch, theirs, name):
     [URLError("no route to host"), ConnectionResetError("reset"), RuntimeError("invalid hash value")],
     ids=["no network", "cut off", "other checksum"],
 )
-def test_failed_download_says_what_to_do(monkeypatch, tmp_path, error):
+def test_a_failed_download_gives_advice(monkeypatch, tmp_path, error):
     def fail(self, *args, **kwargs):
         raise error
 
@@ -171,7 +171,7 @@ def test_failed_download_says_what_to_do(monkeypatch, tmp_path, error):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04" + b"\0" * 50], ids=["empty", "text", "zip"])
-def test_broken_file_in_the_cache_says_what_to_do(monkeypatch, tmp_path, content):
+def test_a_broken_file_in_the_cache_gives_advice(monkeypatch, tmp_path, content):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1]
     cached.parent.mkdir(parents=True)

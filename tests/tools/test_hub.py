@@ -1,6 +1,6 @@
-"""hubconf.py as programs elsewhere use it: with folders of their own that have the names of ours, imported or not.
+"""hubconf.py in other programs, whose own folders have the names of this project's packages, imported or not.
 
-The clone stands where torch.hub keeps what it has downloaded; nothing is downloaded.
+The clone is in the cache of torch.hub; nothing is downloaded.
 """
 
 import json
@@ -50,7 +50,7 @@ out["short names"] = sorted(name for name in sys.modules if name.split(".")[0] i
 
 @pytest.fixture
 def program(tmp_path, run_process):
-    """`program(*parts)` runs a script beside own folders `models` and `data`, and gives the JSON that it prints."""
+    """Return `program(*parts)`, which runs a script next to other folders `models` and `data`; it returns its JSON."""
     for file in ("models/__init__.py", "models/resnet.py", "data.py"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text("WHOSE = 'own'\n")
@@ -72,7 +72,7 @@ def as_lists(detections: list[dict]) -> list[dict]:
 
 
 @pytest.mark.parametrize("imported", ["before", pytest.param("after", marks=pytest.mark.slow)])
-def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
+def test_entry_points_next_to_other_folders(program, dcn_run, tmp_path, imported):
     weights = tmp_path / "weights.pt"
     torch.save(resnet("resnet18").state_dict(), weights)
     (tmp_path / "options.json").write_text(json.dumps([BACKBONE, OPTIONS, str(dcn_run), str(weights)]))
@@ -85,7 +85,7 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
     assert out["own"] == ["still own" if imported == "before" else "own"] * 3
     assert out["short names"] == ["data", "models", "models.resnet"]
     tops = {name.partition(".")[0] for name in out["modules"]}
-    assert tops == {"dcn", "resnet_dcn", "torch", "torchvision"}, "a class is found again where it says that it is"
+    assert tops == {"dcn", "resnet_dcn", "torch", "torchvision"}, "classes can be imported from their module"
     with torch.inference_mode():
         torch.manual_seed(0)
         network = resnet("resnet18", dcn_v2_stages=[2, 3, 4])
@@ -101,8 +101,8 @@ def test_entry_points_beside_own_folders(program, dcn_run, tmp_path, imported):
         assert out["class_names"] == trained.state["class_names"]
 
 
-def test_what_cannot_be_loaded_says_why(program, tmp_path):
-    """Another operator or another copy of the networks in the same process; packages that are missing; no run."""
+def test_errors_of_entry_points(program, tmp_path):
+    """Another operator or another copy of the networks in the same process; missing packages; a missing run."""
     (tmp_path / "dcn.py").touch()
     (tmp_path / "resnet_dcn/models").mkdir(parents=True)
     (tmp_path / "resnet_dcn/models/__init__.py").touch()
