@@ -90,7 +90,7 @@ def test_vanished_image_is_named(annotations, tmp_path):
 
 def test_masks_that_were_not_loaded_are_an_error(annotations):
     with pytest.raises(
-        ValueError, match=r"`masks` needs annotations loaded with `invalid_masks`, got .*a\.json without"
+        ValueError, match=r"`masks` needs annotations loaded with `invalid_masks`, got .*a\.json loaded without"
     ):
         CocoDetection(annotations, eval_transform(), masks=True)
 
