@@ -25,7 +25,7 @@ from engine.building import (
     images_in_step,
     read_split,
 )
-from engine.comparison import time_in_turns
+from engine.comparison import time_interleaved
 from engine.config import RunConfig, load_config
 from engine.devices import set_tf32, to_device
 from engine.display import PLAIN, Progress, format_table, log, start_logging
@@ -232,7 +232,7 @@ def time_pair(
         endless = itertools.cycle(batches)
         return lambda: [step(batch) for batch in itertools.islice(endless, steps)]
 
-    found = time_in_turns(
+    found = time_interleaved(
         {"first": turns(first), "second": turns(second)},
         rounds=rounds,
         device=device,
@@ -247,7 +247,9 @@ def time_pair(
 
 def time_parts(parts: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
     """Give the median seconds of each part."""
-    return {name: statistics.median(seconds) for name, seconds in time_in_turns(parts, rounds=5, device=device).items()}
+    return {
+        name: statistics.median(seconds) for name, seconds in time_interleaved(parts, rounds=5, device=device).items()
+    }
 
 
 def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:

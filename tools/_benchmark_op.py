@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from dcn import BACKENDS, deform_conv2d
-from engine.comparison import extra_memory, time_in_turns
+from engine.comparison import peak_memory, time_interleaved
 from engine.display import Progress, format_table
 
 LEGEND = """\
@@ -70,7 +70,7 @@ def choose_backends(names: list[str] | None, probe: Tensor) -> list[str]:
 
 
 def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Check and time every backend on every shape; peak memory comes first, see `extra_memory`."""
+    """Check and time every backend on every shape; peak memory comes first, see `peak_memory`."""
     print(LEGEND)
     dtype = DTYPES[args.amp]
     backends = choose_backends(args.backends, torch.empty(0, dtype=dtype, device=device))
@@ -83,7 +83,7 @@ def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[s
     track = Progress().track
 
     memory = {
-        (case, name, backward): extra_memory(prepare_call(case, name, device, dtype, backward=backward), device)
+        (case, name, backward): peak_memory(prepare_call(case, name, device, dtype, backward=backward), device)
         for case in track(cases, "memory")
         for name in names
         for backward in (False, True)
@@ -95,10 +95,10 @@ def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[s
     rows = []
     for case in track(cases, "time"):
         tensors = make_tensors(case.shape, device, dtype)
-        forward = time_in_turns(
+        forward = time_interleaved(
             {name: bind(name, tensors, backward=False) for name in names}, rounds=args.rounds, device=device
         )
-        both = time_in_turns(
+        both = time_interleaved(
             {name: bind(name, tensors, backward=True) for name in names}, rounds=args.rounds, device=device
         )
         for name in names:
@@ -166,7 +166,7 @@ def bind(name: str, tensors: dict[str, Tensor], *, backward: bool) -> Callable[[
 def prepare_call(
     case: Case, name: str, device: torch.device, dtype: torch.dtype, *, backward: bool
 ) -> Callable[[], Callable[[], Any]]:
-    """Make what `extra_memory` takes: warms up on a small shape, then gives the call on the case's."""
+    """Make what `peak_memory` takes: warms up on a small shape, then gives the call on the case's."""
 
     def prepare() -> Callable[[], Any]:
         bind(name, make_tensors((1, 32, 8, 8), device, dtype), backward=backward)()

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from dcn import DeformConv2d
 from engine.building import build_model, build_optimization
-from engine.comparison import time_in_turns
+from engine.comparison import time_interleaved
 from engine.config import RunConfig, load_config, options_that_deform
 from engine.devices import autocast
 from engine.display import Progress, format_table
@@ -41,7 +41,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
         name: make_step(load_config(args.config, overrides + extra), batch, device, args.amp)
         for name, extra in Progress().track(variants.items(), "build")
     }
-    seconds = time_in_turns(
+    seconds = time_interleaved(
         steps, rounds=args.rounds, device=device, track=lambda rounds: Progress().track(rounds, "time")
     )
     times = {name: median(values) for name, values in seconds.items()}

@@ -9,7 +9,7 @@ import _clone
 # isort: split
 from data.files import write_json, write_text
 from engine.comparison import (
-    MASK_FIGURES,
+    MASK_METRICS,
     Comparison,
     compare_runs,
     cost_rows,
@@ -81,9 +81,9 @@ def main() -> None:
         args.runs,
         overrides=args.overrides,
         device=args.device,
-        rounds=args.rounds,
+        bootstrap_samples=args.rounds,
         seed=args.seed,
-        pictures=args.pictures if args.html else 0,
+        num_images=args.pictures if args.html else 0,
         timed_images=args.timed_images,
         progress=Progress(),
     )
@@ -111,14 +111,14 @@ def show(comparison: Comparison) -> None:
         *((key, *cells) for key, cells in comparison.options.items()),
     ]
     print(f"\n{format_table(('option', *groups), rows)}")
-    for sentence in comparison.verdicts.values():
+    for sentence in comparison.conclusions.values():
         print(f"\n{textwrap.fill(sentence, WIDTH)}")
 
 
 def print_figures(comparison: Comparison) -> None:
     """Print the figures of each group, and beside or below them their differences to the first."""
     groups, differences = comparison.groups, comparison.differences
-    masks = MASK_FIGURES if comparison.has_masks else ()
+    masks = MASK_METRICS if comparison.has_masks else ()
     keys = [*COCO_METRICS, *masks, *(f"AP {name}" for name in comparison.class_names)]
     labels = [key.replace("_", " ") if key in masks else key for key in keys]
     means = [

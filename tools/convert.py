@@ -16,21 +16,21 @@ from data.files import atomic_path, write_json, write_text
 from engine.building import build_model
 from engine.config import RunConfig, dump_config, flatten, load_config, with_overrides
 from engine.converters import (
-    INPUTS,
+    INPUT_FORMATS,
     SOURCES,
     Converted,
-    Foreign,
     Source,
+    SourceCheckpoint,
     choose_classes,
     classes_of,
     convert_backbone,
     convert_detector,
-    guess_eps,
-    guess_input,
-    guess_stride_in_1x1,
-    read_foreign,
-    recognise,
-    shown_settings,
+    detect_source,
+    infer_eps,
+    infer_input_format,
+    infer_stride_in_1x1,
+    read_source_checkpoint,
+    settings_table,
 )
 from engine.devices import git_revision
 from engine.display import counted, format_table
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--source", choices=[*SOURCES], help="whose it is (default: told by its names)")
     parser.add_argument(
         "--input",
-        choices=[*INPUTS],
+        choices=[*INPUT_FORMATS],
         help="what the network was fed, less the mean: RGB or BGR over ImageNet's deviations, or BGR in 0..255 "
         "(default: as the file says, or as is common in the framework)",
     )
@@ -84,18 +84,20 @@ def main() -> None:
     """Read, convert, write, tell."""
     args = parse_arguments()
     check_numbers_and_places(args)
-    foreign = read_foreign(args.checkpoint)
-    source = recognise(foreign.tensors, args.source)
-    fed = args.input or guess_input(foreign, source)
-    classes = classes_of(foreign.tensors, source)
-    eps = guess_eps(foreign, source, classes) if args.bn_eps is None else args.bn_eps
+    checkpoint = read_source_checkpoint(args.checkpoint)
+    source = detect_source(checkpoint.tensors, args.source)
+    input_format = args.input or infer_input_format(checkpoint, source)
+    classes = classes_of(checkpoint.tensors, source)
+    eps = infer_eps(checkpoint, source, classes) if args.bn_eps is None else args.bn_eps
     if args.config:
-        converted, hints, stride_in_1x1 = write_detector(args, foreign, source, fed=fed, eps=eps, classes=classes)
+        converted, hints, stride_in_1x1 = write_detector(
+            args, checkpoint, source, input_format=input_format, eps=eps, classes=classes
+        )
     else:
-        converted, hints, stride_in_1x1 = write_backbone(args, foreign, source, fed=fed, eps=eps)
-    print(f"{args.checkpoint}: {source.title}, {counted(len(foreign.tensors), 'tensor')}\n")
+        converted, hints, stride_in_1x1 = write_backbone(args, checkpoint, source, input_format=input_format, eps=eps)
+    print(f"{args.checkpoint}: {source.title}, {counted(len(checkpoint.tensors), 'tensor')}\n")
     mask_scale = source.mask_scale if has_masks(converted) else None
-    show(args, source, converted, shown_settings(fed, eps, mask_scale, stride_in_1x1=stride_in_1x1))
+    show(args, source, converted, settings_table(input_format, eps, mask_scale, stride_in_1x1=stride_in_1x1))
     print("\n" + "\n".join(hints))
 
 
@@ -115,18 +117,18 @@ def check_numbers_and_places(args: argparse.Namespace) -> None:
 
 
 def write_backbone(
-    args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float
+    args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Source, *, input_format: str, eps: float
 ) -> tuple[Converted, list[str], bool]:
     """Convert a backbone and write its state dict."""
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
-    converted = convert_backbone(foreign.tensors, source, fed=fed, eps=eps, mask_scale=mask_scale)
+    converted = convert_backbone(checkpoint.tensors, source, input_format=input_format, eps=eps, mask_scale=mask_scale)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # where open fails, torch.save itself raises a RuntimeError that names no file
     with atomic_path(args.out) as partial, partial.open("wb") as sink:
         torch.save(converted.tensors, sink)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}
-    stride_in_1x1 = guess_stride_in_1x1(foreign, fed)
+    stride_in_1x1 = infer_stride_in_1x1(checkpoint, input_format)
     options |= {"stride_in_1x1": True} if stride_in_1x1 else {}
     options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
     options |= {"norm": "frozen_bn", "weights": str(weights)}
@@ -136,23 +138,29 @@ def write_backbone(
 
 
 def write_detector(
-    args: argparse.Namespace, foreign: Foreign, source: Source, *, fed: str, eps: float, classes: int | None
+    args: argparse.Namespace,
+    checkpoint: SourceCheckpoint,
+    source: Source,
+    *,
+    input_format: str,
+    eps: float,
+    classes: int | None,
 ) -> tuple[Converted, list[str], bool]:
     """Convert a whole detector and write its checkpoint and its config."""
-    config = adapted(args, foreign, source, fed)
+    config = adapted(args, checkpoint, source, input_format)
     model = config.model
     if classes is None:
         raise ValueError(
             f"{args.checkpoint} of {source.title} holds no classifier of a detector that is known: leave out --config "
             "to convert its backbone"
         )
-    names, kept = choose_classes(foreign, source, classes, args.classes)
+    names, kept = choose_classes(checkpoint, source, classes, args.classes)
     detector, _ = build_model(model, config.data, len(names), pretrained=False)
     converted = convert_detector(
-        foreign.tensors,
+        checkpoint.tensors,
         source,
         detector.state_dict(),
-        fed=fed,
+        input_format=input_format,
         eps=eps,
         mask_scale=model.backbone.mask_scale,
         kept=kept,
@@ -191,14 +199,14 @@ def write_detector(
     return converted, hints, model.backbone.stride_in_1x1
 
 
-def adapted(args: argparse.Namespace, foreign: Foreign, source: Source, fed: str) -> RunConfig:
+def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Source, input_format: str) -> RunConfig:
     """Read the config, and set what goes with the source where the command line does not say otherwise."""
     config = load_config(args.config, args.overrides)
     model = config.model
     values: dict[str, Any] = {
         "model.backbone.norm": "frozen_bn",
         "model.backbone.weights": None,
-        "model.backbone.stride_in_1x1": guess_stride_in_1x1(foreign, fed),
+        "model.backbone.stride_in_1x1": infer_stride_in_1x1(checkpoint, input_format),
     }
     if hasattr(getattr(model, model.detector, None), "roi_aligned"):
         values[f"model.{model.detector}.roi_aligned"] = source.roi_aligned

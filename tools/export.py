@@ -21,15 +21,15 @@ from engine.display import Progress, format_table
 from engine.export import (
     BOX_TOLERANCE,
     MASK_TOLERANCE,
-    OLDEST_OPSET,
+    MIN_OPSET,
     SCORE_TOLERANCE,
-    Row,
+    CheckResult,
     check_exportable,
+    check_program,
     check_requirements,
     export_to,
-    least_side,
     load_exported,
-    run_beside,
+    min_image_side,
 )
 from engine.inference import restore_model
 from engine.weights import Trained, load_trained
@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="folder of a run, whose last.pt is used, or a .pt file")
     parser.add_argument("out", type=Path, help="file to write, .onnx or .pt2")
-    parser.add_argument("--opset", type=int, help=f"version of ONNX's operators (default: {OLDEST_OPSET})")
+    parser.add_argument("--opset", type=int, help=f"version of ONNX's operators (default: {MIN_OPSET})")
     parser.add_argument(
         "--check",
         nargs="+",
@@ -84,7 +84,7 @@ def main() -> None:
     """Export, check, and put the file in its place."""
     args = parse_arguments()
     progress = Progress()
-    opset = args.opset or OLDEST_OPSET
+    opset = args.opset or MIN_OPSET
     check_requirements(args.out, opset)
     # the program has operators of its own; the detector runs beside it on the CPU
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
@@ -96,7 +96,7 @@ def main() -> None:
     for name, picture in pictures:
         if not fits(model, picture):
             raise ValueError(
-                f"--check {name}: its shorter side must have at least {least_side(model)} pixels when it is resized, "
+                f"--check {name}: the shorter side must be at least {min_image_side(model)} pixels after resizing, "
                 f"for an exported {detector}; got {shorter_side(model, picture)}: give another picture, or change "
                 "data.min_size (or data.eval_size) and data.max_size"
             )
@@ -114,7 +114,7 @@ def main() -> None:
     print(f"{trained.path} (step {trained.state['step']}): {detector}, exported in {seconds:.0f} s")
     print(f"{partial.stat().st_size / 1e6:.1f} MB, {tell_operators(operators)}")
     run, _ = load_exported(partial)
-    rows = run_beside(model, run, progress.track(pictures, "check"))
+    rows = check_program(model, run, progress.track(pictures, "check"))
     show(rows)
     if not all(row.difference.is_small for row in rows):
         print(f"\nThe program and the detector differ; it was left as {partial}")
@@ -125,7 +125,7 @@ def main() -> None:
 
 def check_size(detector: str, model: nn.Module) -> None:
     """Raise `ValueError` if images are resized to less than a program can take."""
-    side, least = model.transform.min_size[-1], least_side(model)
+    side, least = model.transform.min_size[-1], min_image_side(model)
     if side < least:
         raise ValueError(
             f"data.min_size (or data.eval_size) must be at least {least} for an exported {detector}, got {side}"
@@ -139,7 +139,7 @@ def shorter_side(model: nn.Module, picture: Tensor) -> int:
 
 def fits(model: nn.Module, picture: Tensor) -> bool:
     """Say whether a program can take a picture."""
-    return shorter_side(model, picture) >= least_side(model)
+    return shorter_side(model, picture) >= min_image_side(model)
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
         "resize": dataclasses.asdict(build_resize(trained.config.model.spec, trained.config.data.model_dump())),
-        "least_side": least_side(model),
+        "least_side": min_image_side(model),
         "normalized_inside": {"mean": transform.image_mean, "std": transform.image_std},
         "weights": choose_weights(trained.state, weights, trained.path),
         "step": trained.state["step"],
@@ -185,7 +185,7 @@ def tell_operators(operators: Counter[str]) -> str:
     return f"{sum(operators.values())} operators of {len(operators)} kinds, among them {', '.join(rare)}"
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[CheckResult]) -> None:
     """Print how far program and detector are apart."""
     has_masks = rows[0].difference.mask is not None
     masks = f" masks {MASK_TOLERANCE}," if has_masks else ""
@@ -196,7 +196,7 @@ def show(rows: Sequence[Row]) -> None:
             f"{row.size[0]}x{row.size[1]}",
             row.images,
             row.difference.detections,
-            row.difference.alone,
+            row.difference.unmatched,
             f"{row.difference.box:.1e}",
             f"{row.difference.score:.1e}",
             *([f"{row.difference.mask:.1e}"] if has_masks else []),

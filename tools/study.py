@@ -134,7 +134,7 @@ def main() -> None:
         {
             level: compare_runs(
                 [run.folder for runs in zip(*plan, strict=True) for run in runs],
-                rounds=args.rounds,
+                bootstrap_samples=args.rounds,
                 progress=progress,
             )
             for level, plan in plans.items()
@@ -157,7 +157,7 @@ def show(study: Study) -> None:
         cells = [with_interval(gains[name]) if name in gains else "" for name in names]
         rows.append([f"gain at deformation {level:g}", *cells])
     print(format_table(("x100", *names), rows))
-    for sentence in [*study.strongest.verdicts.values(), *study.sentences]:
+    for sentence in [*study.strongest.conclusions.values(), *study.sentences]:
         print(f"\n{textwrap.fill(sentence, WIDTH)}")
 
 

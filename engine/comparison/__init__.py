@@ -1,7 +1,7 @@
 """Runs compared: accuracy with its uncertainty, cost, curves and images."""
 
 from .compare import compare_runs
-from .measure import extra_memory, time_in_turns
 from .report import cost_rows, mean_and_spread, render_report, with_interval
-from .result import MASK_FIGURES, Comparison
+from .result import MASK_METRICS, Comparison
 from .study import Study, render_study
+from .timing import peak_memory, time_interleaved

@@ -11,14 +11,14 @@ from data import CocoAnnotations, CocoDetection, eval_transform
 
 from ..devices import describe, git_revision, pick_device, to_device
 from ..display import Progress
-from .contrasts import SCORE_THRESHOLD, find_contrasts
+from .bootstrap import bootstrap
 from .costs import inference_memory, time_inference
 from .detections import Detected, detect_with, load_model, read_val_split, with_masks
-from .differences import Difference, difference, verdict
+from .differences import Difference, conclusion, difference
 from .flops import count_flops
+from .largest_differences import SCORE_THRESHOLD, find_largest_differences
 from .loaded_runs import Run, group_runs, option_differences, read_run
-from .resampling import bootstrap
-from .result import MASK_FIGURES, Comparison, Costs, Group
+from .result import MASK_METRICS, Comparison, Costs, Group
 
 # IoUs of the precision-recall curves
 CURVE_IOUS = (0.5, 0.75)
@@ -29,9 +29,9 @@ def compare_runs(
     *,
     overrides: Sequence[str] = (),
     device: str = "auto",
-    rounds: int = 1000,
+    bootstrap_samples: int = 1000,
     seed: int = 0,
-    pictures: int = 6,
+    num_images: int = 6,
     timed_images: int = 8,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -41,9 +41,9 @@ def compare_runs(
         folders: of the runs; seeds of one config become a group, and the first of these is the base.
         overrides: `key=value` laid over all configs, as in `data.val.images=photos`.
         device: to detect on and to time, "auto" for a GPU if there is one.
-        rounds: of the bootstrap over images.
+        bootstrap_samples: of the bootstrap over images.
         seed: of the bootstrap.
-        pictures: images to show for each comparison, 0 for none.
+        num_images: images to show for each comparison, 0 for none.
         timed_images: images of the val split to time inference with; 0 leaves time and GPU memory of inference out.
         progress: shows how far it is.
 
@@ -58,7 +58,7 @@ def compare_runs(
     reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
     split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
     pairs = _pairs(grouped)
-    shown = {run.folder for pair in pairs.values() for run in pair} if pictures else set()
+    shown = {run.folder for pair in pairs.values() for run in pair} if num_images else set()
     detected: dict[Path, Detected] = {}
     for run in runs:
         found = detect_with(run, split, device=target, track=progress.track)
@@ -67,35 +67,39 @@ def compare_runs(
         detected[run.folder] = found._replace(results=kept)
     costs = _measure_costs(grouped, split, target, timed_images, progress)
     groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
-    differences = _differences(groups, detected, rounds, seed, progress)
+    differences = _differences(groups, detected, bootstrap_samples, seed, progress)
     base = next(iter(groups))
     return Comparison(
         groups=groups,
-        class_names=list(detected[groups[base].runs[0].folder].judged.class_names),
+        class_names=list(detected[groups[base].runs[0].folder].matched.class_names),
         differences=differences,
-        verdicts={
+        conclusions={
             other: _say(base, other, found, len(groups[base].runs), len(groups[other].runs))
             for other, found in differences.items()
         },
         options=option_differences(grouped),
-        contrasts={
-            other: find_contrasts(split, *(detected[run.folder].results for run in pair), pictures)
+        largest_differences={
+            other: find_largest_differences(split, *(detected[run.folder].results for run in pair), num_images)
             for other, pair in pairs.items()
-            if pictures
+            if num_images
         },
-        contrasted={other: (one.folder, two.folder) for other, (one, two) in pairs.items()},
-        settings={"rounds": rounds, "seed": seed, "timed_images": min(timed_images, len(split.arrays))}
+        shown_runs={other: (one.folder, two.folder) for other, (one, two) in pairs.items()},
+        settings={
+            "bootstrap_samples": bootstrap_samples,
+            "seed": seed,
+            "timed_images": min(timed_images, len(split.arrays)),
+        }
         | _circumstances(split, target, detected),
     )
 
 
 def _say(base: str, other: str, found: Mapping[str, Difference], base_seeds: int, other_seeds: int) -> str:
     """What the difference in AP shows, and behind it that in AP of masks, where both have them."""
-    figures = {"AP": "AP", "Mask AP": MASK_FIGURES[0]}
+    metrics = {"AP": "AP", "Mask AP": MASK_METRICS[0]}
     return " ".join(
-        verdict(base, other, name, found[figure], base_seeds, other_seeds)
-        for name, figure in figures.items()
-        if figure in found
+        conclusion(base, other, name, found[metric], base_seeds, other_seeds)
+        for name, metric in metrics.items()
+        if metric in found
     )
 
 
@@ -108,7 +112,7 @@ def _circumstances(split: CocoAnnotations, device: torch.device, detected: Mappi
         "annotations_sha256": split.sha256,
         "images": len(split.arrays),
         "boxes": len(split.arrays.boxes),
-        "detected_anew": [str(folder) for folder, found in detected.items() if found.anew],
+        "detected_now": [str(folder) for folder, found in detected.items() if found.detected_now],
     }
 
 
@@ -127,24 +131,24 @@ def _group(runs: list[Run], detected: Mapping[Path, Detected], costs: Costs) -> 
     found = [detected[run.folder] for run in runs]
     return Group(
         runs=runs,
-        figures=[one.figures() for one in found],
-        curves={iou: [one.judged.curves(iou) for one in found] for iou in CURVE_IOUS},
+        metrics=[one.metrics() for one in found],
+        curves={iou: [one.matched.curves(iou) for one in found] for iou in CURVE_IOUS},
         costs=costs,
     )
 
 
 def _differences(
-    groups: Mapping[str, Group], detected: Mapping[Path, Detected], rounds: int, seed: int, progress: Progress
+    groups: Mapping[str, Group], detected: Mapping[Path, Detected], samples: int, seed: int, progress: Progress
 ) -> dict[str, dict[str, Difference]]:
-    """What the other groups have more than the first, by name and figure."""
+    """What the other groups have more than the first, by name and metric."""
     if len(groups) < 2:
         return {}
     folders = [run.folder for group in groups.values() for run in group.runs]
-    boxes = {folder: detected[folder].judged for folder in folders}
-    masks = {folder: found for folder in folders if (found := detected[folder].judged_masks) is not None}
+    boxes = {folder: detected[folder].matched for folder in folders}
+    masks = {folder: found for folder in folders if (found := detected[folder].matched_masks) is not None}
     drawn = bootstrap(
         [*boxes.values(), *masks.values()],
-        rounds=rounds,
+        samples=samples,
         seed=seed,
         track=lambda items: progress.track(items, "draw images again"),
     )
@@ -156,13 +160,13 @@ def _differences(
     (_, base), *others = groups.items()
     return {
         name: {
-            figure: difference(
-                base.values(figure),
-                other.values(figure),
-                *([by_folder[run.folder][figure] for run in group.runs] for group in (base, other)),
+            metric: difference(
+                base.values(metric),
+                other.values(metric),
+                *([by_folder[run.folder][metric] for run in group.runs] for group in (base, other)),
             )
-            for figure in base.figures[0]
-            if figure in other.figures[0]
+            for metric in base.metrics[0]
+            if metric in other.metrics[0]
         }
         for name, other in others
     }

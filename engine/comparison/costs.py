@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import autocast, to_device
-from .measure import extra_memory, time_in_turns
+from .timing import peak_memory, time_interleaved
 
 ROUNDS = 10
 
@@ -43,7 +43,7 @@ def time_inference(
 
     placed = {name: model.to(device) for name, model in models.items()}
     calls = {name: lambda model=model, amp=amps[name]: pass_over(model, amp) for name, model in placed.items()}
-    seconds = time_in_turns(calls, rounds=rounds, device=device, turn_s=1e-9, track=track)
+    seconds = time_interleaved(calls, rounds=rounds, device=device, turn_s=1e-9, track=track)
     return {name: [value / len(inputs) for value in values] for name, values in seconds.items()}
 
 
@@ -68,5 +68,5 @@ def inference_memory(
     for name, model in models.items():
         with torch.inference_mode(), autocast(device, amps[name]):
             model(inputs)  # what is set up once, as kernels, is not the image's
-            found[name] = extra_memory(lambda model=model: lambda: model(inputs), device)
+            found[name] = peak_memory(lambda model=model: lambda: model(inputs), device)
     return found

@@ -19,9 +19,9 @@ from ..evaluation import MASK_PREFIX, check_results, detect, has_masks
 from ..inference import restore_model
 from ..runs import LAST
 from ..weights import load_trained
+from .bootstrap import MatchedImages, match_images
 from .loaded_runs import Run
-from .resampling import JudgedImages, judge_images
-from .result import MASK_FIGURES
+from .result import MASK_METRICS
 
 Track = Callable[..., Iterable]
 Value = TypeVar("Value")
@@ -37,23 +37,23 @@ class Detected(NamedTuple):
     Attributes:
         results: COCO results, as `detect` gives them.
         judged: their boxes, judged image by image.
-        judged_masks: their masks, None of a detector without.
-        anew: whether the model was run for it now.
+        matched_masks: their masks, None of a detector without.
+        detected_now: whether the model was run for it now.
     """
 
     results: list[dict[str, Any]]
-    judged: JudgedImages
-    judged_masks: JudgedImages | None
-    anew: bool
+    matched: MatchedImages
+    matched_masks: MatchedImages | None
+    detected_now: bool
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """See `with_masks`."""
-        return with_masks(self.judged.figures(), self.judged_masks and self.judged_masks.figures())
+        return with_masks(self.matched.metrics(), self.matched_masks and self.matched_masks.metrics())
 
 
 def with_masks(boxes: Mapping[str, Value], masks: Mapping[str, Value] | None) -> dict[str, Value]:
-    """Figures of boxes, and beside them those of `MASK_FIGURES`, where there are masks."""
-    found = {} if masks is None else {name: masks[name.removeprefix(MASK_PREFIX)] for name in MASK_FIGURES}
+    """Figures of boxes, and beside them those of `MASK_METRICS`, where there are masks."""
+    found = {} if masks is None else {name: masks[name.removeprefix(MASK_PREFIX)] for name in MASK_METRICS}
     return {**boxes, **found}
 
 
@@ -103,7 +103,7 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
     loader = build_eval_loader(config, split, pin_memory=device.type == "cuda")
     batches = track(read_batches(loader), f"detect with {run.folder}", len(loader))
     results = detect(load_model(run).to(device), batches, split.category_ids, device=device, amp=config.train.amp)
-    found = _judge(results, split, run, anew=True)
+    found = _match(results, split, run, detected_now=True)
     for name, (here, last) in _aps(found, run).items():
         if abs(here - last) > _OTHER_AP:
             log.warning(
@@ -127,15 +127,15 @@ def load_model(run: Run) -> nn.Module:
     return restore_model(trained._replace(config=run.config))
 
 
-def _judge(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, anew: bool) -> Detected:
-    masks = judge_images(split.raw, results, "segm") if run.config.model.spec.has_masks else None
-    return Detected(results, judge_images(split.raw, results), masks, anew)
+def _match(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, detected_now: bool) -> Detected:
+    masks = match_images(split.raw, results, "segm") if run.config.model.spec.has_masks else None
+    return Detected(results, match_images(split.raw, results), masks, detected_now)
 
 
 def _aps(found: Detected, run: Run) -> dict[str, tuple[float, float]]:
     """AP of boxes, and where there are any of masks: of what was found, and of the run's last evaluation."""
-    figures = found.figures()
-    return {name: (figures[name], run.figures[name]) for name in ("AP", f"{MASK_PREFIX}AP") if name in figures}
+    metrics = found.metrics()
+    return {name: (metrics[name], run.metrics[name]) for name in ("AP", f"{MASK_PREFIX}AP") if name in metrics}
 
 
 def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Detected | None:
@@ -149,7 +149,7 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Det
         return None
     if results and has_masks(results) != run.config.model.spec.has_masks:
         return None
-    found = _judge(results, split, run, anew=False)
+    found = _match(results, split, run, detected_now=False)
     same = [
         math.isclose(here, last, rel_tol=0, abs_tol=_SAME_AP) or (math.isnan(here) and math.isnan(last))
         for here, last in _aps(found, run).values()

@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 
 class Difference(NamedTuple):
-    """How much larger a figure is in one group of runs than in another, with 95 % intervals; NaN without a figure.
+    """How much larger a metric is in one group of runs than in another, with 95 % intervals; NaN without a metric.
 
     Attributes:
         value: mean of the other group less mean of the base.
@@ -44,35 +44,37 @@ class Difference(NamedTuple):
 def difference(
     base: Sequence[float],
     other: Sequence[float],
-    base_rounds: Sequence[NDArray[np.float64]],
-    other_rounds: Sequence[NDArray[np.float64]],
+    base_samples: Sequence[NDArray[np.float64]],
+    other_samples: Sequence[NDArray[np.float64]],
 ) -> Difference:
-    """Compare a figure of two groups of runs, each of one recipe with as many seeds as it has runs.
+    """Compare a metric of two groups of runs, each of one recipe with as many seeds as it has runs.
 
-    Images: percentiles of the difference of the groups' means over the rounds of the bootstrap, in each of which all
+    Images: percentiles of the difference of the groups' means over the samples of the bootstrap, in each of which all
     runs are judged by the same images. Seeds: Welch's t interval over the runs. Both: the variances of the two are
     added, and t has Welch and Satterthwaite's degrees of freedom for the seeds' part and infinitely many for the
     images'. What a seed does to single images is thus in both parts, so that the interval is rather too wide.
     Sources: Welch, Biometrika 34, 1947; Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 
     Args:
-        base: the figure of each run of the base.
+        base: the metric of each run of the base.
         other: of each run of the other group.
-        base_rounds: for each run of the base the figure in each round of `bootstrap`, `(rounds,)`; rounds with NaN,
+        base_samples: for each run of the base the metric in each round of `bootstrap`, `(samples,)`; samples with NaN,
             where no box of a class was drawn, are left out.
-        other_rounds: the same of the other group, from the same call of `bootstrap`.
+        other_samples: the same of the other group, from the same call of `bootstrap`.
 
     Raises:
-        ValueError: if a group is empty, or the rounds do not fit the runs or each other.
+        ValueError: if a group is empty, or the samples do not fit the runs or each other.
     """
-    sizes = {len(rounds) for rounds in [*base_rounds, *other_rounds]}
-    for name, runs, rounds in (("base", base, base_rounds), ("other", other, other_rounds)):
-        if not len(runs) or len(runs) != len(rounds):
-            raise ValueError(f"`{name}` needs one or more runs with rounds for each, got {len(runs)} and {len(rounds)}")
+    sizes = {len(samples) for samples in [*base_samples, *other_samples]}
+    for name, runs, samples in (("base", base, base_samples), ("other", other, other_samples)):
+        if not len(runs) or len(runs) != len(samples):
+            raise ValueError(
+                f"`{name}` needs at least one run, and samples for each, got {len(runs)} and {len(samples)}"
+            )
     if len(sizes) > 1:
-        raise ValueError(f"all runs must have the same number of rounds, got {sorted(sizes)}")
+        raise ValueError(f"all runs must have the same number of samples, got {sorted(sizes)}")
     value = float(np.mean(other) - np.mean(base))
-    resampled = np.mean(other_rounds, axis=0) - np.mean(base_rounds, axis=0)
+    resampled = np.mean(other_samples, axis=0) - np.mean(base_samples, axis=0)
     resampled = resampled[~np.isnan(resampled)]
     if math.isnan(value) or not len(resampled):
         absent = None if min(len(base), len(other)) < 2 else math.nan
@@ -97,25 +99,25 @@ def _t_interval(
     return value - margin, value + margin
 
 
-def verdict(
-    base_name: str, other_name: str, figure: str, difference: Difference, base_seeds: int, other_seeds: int
+def conclusion(
+    base_name: str, other_name: str, metric: str, difference: Difference, base_seeds: int, other_seeds: int
 ) -> str:
     """Say in one sentence what a difference shows and what it does not.
 
     Args:
         base_name: of the base group.
         other_name: of the other.
-        figure: as in "AP50".
-        difference: of the figure, as fractions.
+        metric: as in "AP50".
+        difference: of the metric, as fractions.
         base_seeds: how many runs the base has.
         other_seeds: how many the other has.
     """
     if math.isnan(difference.low):
-        return f"{figure} of {other_name} and {base_name} cannot be compared: there is no box to judge by."
+        return f"{metric} of {other_name} and {base_name} cannot be compared: there is no box to judge by."
     size = f"{abs(100 * difference.value):.1f}"
     word = "higher" if difference.value > 0 else "lower"
     relation = f"{size} {word} than that of {base_name}" if float(size) else f"that of {base_name} to a tenth"
-    shown = f"{figure} of {other_name} is {relation}"
+    shown = f"{metric} of {other_name} is {relation}"
     interval = f"95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
     if difference.seeds_low is not None:
         outcome = (

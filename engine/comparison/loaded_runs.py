@@ -27,7 +27,7 @@ class Run:
         config: of the run, with what the command line put over it, as paths of the data.
         options: of the run as it was trained, by dotted key, without those of detectors that it is not; those that came
             after it have their defaults.
-        figures: of `coco_metrics` for its last weights, as its last evaluation found them.
+        metrics: of `coco_metrics` for its last weights, as its last evaluation found them.
         parameters: of the model.
         steps: updates done. images_in_step: of one update, over all processes.
         annotations: SHA-256 of the annotation file of "train" and "val".
@@ -37,7 +37,7 @@ class Run:
     folder: Path
     config: RunConfig
     options: dict[str, Any]
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     parameters: int
     steps: int
     images_in_step: int
@@ -73,7 +73,7 @@ class Run:
         """What it is and what came of it, in plain values."""
         return {
             "config": self.options,
-            "figures": self.figures,
+            "figures": self.metrics,
             "parameters": self.parameters,
             "steps": self.steps,
             "step_s": self.step_s,
@@ -120,7 +120,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         folder=folder,
         config=trained.config,
         options=_used_options(check_config(state["config"], str(path))),
-        figures=state["metrics"],
+        metrics=state["metrics"],
         parameters=state["parameters"],
         steps=state["step"],
         images_in_step=state["images_in_step"],

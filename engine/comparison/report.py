@@ -23,11 +23,11 @@ from ..evaluation import (
     TRUE_POSITIVE,
     describe_error_type,
 )
-from .charts import choose_classes, draw_plots
-from .contrasts import SCORE_THRESHOLD, Contrast
 from .differences import CONFIDENCE, Difference
-from .plots import group_colours
-from .result import MASK_FIGURES, Comparison, Costs, Group
+from .largest_differences import SCORE_THRESHOLD, ImageDifference
+from .matplotlib_plots import group_colours
+from .result import MASK_METRICS, Comparison, Costs, Group
+from .svg_charts import choose_classes, draw_charts
 
 # Classes that plots show; the table has all.
 PLOTTED_CLASSES = 24
@@ -65,22 +65,24 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
     """
     names = [*comparison.groups]
     colours = group_colours(names)
-    figures, plotted_classes = _figure_rows(comparison), choose_classes(comparison, PLOTTED_CLASSES)
-    mask_figures = _mask_rows(comparison)
+    metrics, plotted_classes = _metric_rows(comparison), choose_classes(comparison, PLOTTED_CLASSES)
+    mask_metrics = _mask_rows(comparison)
     return {
         "comparison": comparison,
         "base": comparison.base,
         "others": names[1:],
         "colours": colours,
         "headlines": [_headline(comparison, other) for other in names[1:]],
-        "figures": figures,
-        "mask_figures": mask_figures,
+        "metrics": metrics,
+        "mask_metrics": mask_metrics,
         "run_count": sum(len(group.runs) for group in comparison.groups.values()),
         "costs": cost_rows([group.costs for group in comparison.groups.values()]),
-        "plots": draw_plots(comparison, [*figures, *mask_figures], plotted_classes, colours, prefix),
+        "plots": draw_charts(comparison, [*metrics, *mask_metrics], plotted_classes, colours, prefix),
         "plotted_classes": plotted_classes,
-        "contrasts": {other: [_shown(one) for one in found] for other, found in comparison.contrasts.items()},
-        "verdict_colours": {
+        "largest_differences": {
+            other: [_shown(one) for one in found] for other, found in comparison.largest_differences.items()
+        },
+        "error_type_colours": {
             describe_error_type(name): "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in ERROR_TYPE_COLOURS.items()
         },
         "score_threshold": SCORE_THRESHOLD,
@@ -109,10 +111,10 @@ def with_interval(difference: Difference) -> str:
     return "-" if math.isnan(difference.value) else shown
 
 
-def mean_and_spread(group: Group, figure: str) -> str:
-    """A figure of a group x100, and with several seeds their standard deviation after a ±."""
-    spread = group.spread(figure)
-    return percent(group.mean(figure)) + ("" if math.isnan(spread) else f" ± {percent(spread)}")
+def mean_and_spread(group: Group, metric: str) -> str:
+    """A metric of a group x100, and with several seeds their standard deviation after a ±."""
+    spread = group.spread(metric)
+    return percent(group.mean(metric)) + ("" if math.isnan(spread) else f" ± {percent(spread)}")
 
 
 def ratio(value: float | None, base: float | None) -> str:
@@ -164,38 +166,38 @@ def _headline(comparison: Comparison, other: str) -> dict[str, Any]:
     }
     return {
         "name": other,
-        "sentence": comparison.verdicts[other],
+        "sentence": comparison.conclusions[other],
         "difference": comparison.differences[other]["AP"],
         "ratios": {name: value for name, value in ratios.items() if value},
     }
 
 
-def _figure_rows(comparison: Comparison) -> dict[str, str]:
-    """The COCO figures for which there are boxes, and what they are over."""
-    found = comparison.groups[comparison.base].figures[0]
+def _metric_rows(comparison: Comparison) -> dict[str, str]:
+    """The COCO metrics for which there are boxes, and what they are over."""
+    found = comparison.groups[comparison.base].metrics[0]
     return {name: METRIC_MEANINGS[name] for name in COCO_METRICS if not math.isnan(found[name])}
 
 
 def _mask_rows(comparison: Comparison) -> dict[str, str]:
-    """The figures of masks that a group has, and what they are over."""
+    """The metrics of masks that a group has, and what they are over."""
     return {
         name: METRIC_MEANINGS[name.removeprefix(MASK_PREFIX)]
-        for name in MASK_FIGURES
+        for name in MASK_METRICS
         if not all(math.isnan(group.mean(name)) for group in comparison.groups.values())
     }
 
 
-def _shown(contrast: Contrast) -> dict[str, Any]:
-    """A contrast with its counts in words and its pictures within the page."""
+def _shown(difference: ImageDifference) -> dict[str, Any]:
+    """A difference with its counts in words and its pictures within the page."""
     return {
-        "file_name": contrast.file_name,
-        "fewer": contrast.fewer,
+        "file_name": difference.file_name,
+        "fewer_errors": difference.fewer_errors,
         "sides": [
-            {"counts": _in_words(counts), "picture": _embedded(picture)}
-            for counts, picture in zip((contrast.base, contrast.other), contrast.pictures, strict=True)
+            {"counts": _in_words(counts), "image": _embedded(image)}
+            for counts, image in zip((difference.base, difference.other), difference.images, strict=True)
         ],
-        "truth": _embedded(contrast.truth),
-        "objects": contrast.base[TRUE_POSITIVE] + contrast.base[MISSED],
+        "ground_truth": _embedded(difference.ground_truth),
+        "objects": difference.base[TRUE_POSITIVE] + difference.base[MISSED],
     }
 
 
@@ -207,7 +209,7 @@ def _in_words(counts: Counter[str]) -> str:
     )
 
 
-def _embedded(picture: Tensor) -> str:
+def _embedded(image: Tensor) -> str:
     file = io.BytesIO()
-    to_pil_image(picture).save(file, "JPEG", quality=JPEG_QUALITY)
+    to_pil_image(image).save(file, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -11,12 +11,12 @@ import numpy as np
 from data.files import without_nan
 
 from ..evaluation import COCO_METRICS, MASK_PREFIX
-from .contrasts import Contrast
 from .differences import Difference
+from .largest_differences import ImageDifference
 from .loaded_runs import Run
 
 # Those that masks are compared by: AP, over all IoUs, at two of them, and by size
-MASK_FIGURES = tuple(f"{MASK_PREFIX}{name}" for name in COCO_METRICS[:6])
+MASK_METRICS = tuple(f"{MASK_PREFIX}{name}" for name in COCO_METRICS[:6])
 
 
 @dataclass(frozen=True)
@@ -48,34 +48,34 @@ class Group:
 
     Attributes:
         runs: one for each seed.
-        figures: of each run, see `JudgedImages.figures`; of a detector with masks those of `MASK_FIGURES` too.
-        curves: by IoU and of each run, see `JudgedImages.curves`.
+        metrics: of each run, see `MatchedImages.metrics`; of a detector with masks those of `MASK_METRICS` too.
+        curves: by IoU and of each run, see `MatchedImages.curves`.
         costs: of the group.
     """
 
     runs: list[Run]
-    figures: list[dict[str, float]]
+    metrics: list[dict[str, float]]
     curves: dict[float, list[dict[str, np.ndarray]]]
     costs: Costs
 
-    def values(self, figure: str) -> list[float]:
-        """A figure of each run; one of masks is NaN of a detector without."""
-        if figure in MASK_FIGURES and not self.has_masks:
+    def values(self, metric: str) -> list[float]:
+        """A metric of each run; one of masks is NaN of a detector without."""
+        if metric in MASK_METRICS and not self.has_masks:
             return [math.nan] * len(self.runs)
-        return [found[figure] for found in self.figures]
+        return [found[metric] for found in self.metrics]
 
     @property
     def has_masks(self) -> bool:
         """Whether its detector gives masks."""
-        return MASK_FIGURES[0] in self.figures[0]
+        return MASK_METRICS[0] in self.metrics[0]
 
-    def mean(self, figure: str) -> float:
-        """Mean of a figure over the runs."""
-        return statistics.fmean(self.values(figure))
+    def mean(self, metric: str) -> float:
+        """Mean of a metric over the runs."""
+        return statistics.fmean(self.values(metric))
 
-    def spread(self, figure: str) -> float:
-        """Standard deviation of a figure over the runs, NaN for a single one."""
-        return float(np.std(self.values(figure), ddof=1)) if len(self.runs) > 1 else math.nan
+    def spread(self, metric: str) -> float:
+        """Standard deviation of a metric over the runs, NaN for a single one."""
+        return float(np.std(self.values(metric), ddof=1)) if len(self.runs) > 1 else math.nan
 
     def as_json(self) -> dict[str, Any]:
         """All of it in plain values."""
@@ -84,7 +84,7 @@ class Group:
             "seeds": [run.seed for run in self.runs],
             "figures": {
                 name: {"mean": self.mean(name), "std": self.spread(name), "values": self.values(name)}
-                for name in self.figures[0]
+                for name in self.metrics[0]
             },
             "costs": asdict(self.costs),
         }
@@ -96,22 +96,22 @@ class Comparison:
 
     Attributes:
         groups: by name; the first is the base.
-        class_names: that were judged, as in "AP <class>" of the figures.
-        differences: by the other group's name and figure; those of masks where both have them.
-        verdicts: a sentence on each other group, and where both have masks another on these.
+        class_names: that were judged, as in "AP <class>" of the metrics.
+        differences: by the other group's name and metric; those of masks where both have them.
+        conclusions: a sentence on each other group, and where both have masks another on these.
         options: the options that differ, as JSON, by key and in each group.
-        contrasts: images on which base and other differ most, by the other's name.
-        contrasted: folders of the two runs that these are of.
+        largest_differences: images on which base and other differ most, by the other's name.
+        shown_runs: folders of the two runs that these are of.
         settings: what the comparison was made with and on.
     """
 
     groups: dict[str, Group]
     class_names: list[str]
     differences: dict[str, dict[str, Difference]]
-    verdicts: dict[str, str]
+    conclusions: dict[str, str]
     options: dict[str, list[str]]
-    contrasts: dict[str, list[Contrast]]
-    contrasted: dict[str, tuple[Path, Path]]
+    largest_differences: dict[str, list[ImageDifference]]
+    shown_runs: dict[str, tuple[Path, Path]]
     settings: dict[str, Any]
 
     @property
@@ -121,7 +121,7 @@ class Comparison:
 
     @property
     def has_masks(self) -> bool:
-        """Whether there are figures of masks."""
+        """Whether there are metrics of masks."""
         return any(group.has_masks for group in self.groups.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Comparison:
                 }
                 for other, found in self.differences.items()
             },
-            "verdicts": self.verdicts,
+            "conclusions": self.conclusions,
             "options": {key: dict(zip(self.groups, cells, strict=True)) for key, cells in self.options.items()},
             "settings": self.settings,
         }

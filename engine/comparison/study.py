@@ -7,12 +7,12 @@ from typing import Any
 from data.files import without_nan
 
 from .differences import Difference
-from .plots import group_colours, plot_curves, plot_gains
+from .matplotlib_plots import group_colours, plot_curves, plot_gains
 from .report import report_parts, templates
 from .result import Comparison
-from .trend import explain_trend, gain_trend, say_trend
+from .trend import describe_trend, explain_trend, gain_trend
 
-FIGURE = "AP"
+METRIC = "AP"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Study:
         """How much more AP than the base each network has, by name and deformation."""
         return {
             name: {
-                level: comparison.differences[name][FIGURE]
+                level: comparison.differences[name][METRIC]
                 for level, comparison in self.comparisons.items()
                 if name in comparison.differences
             }
@@ -46,15 +46,15 @@ class Study:
     def sentences(self) -> list[str]:
         """What can be said of each network that was trained at several deformations, and why it is so."""
         base = self.strongest.base
-        base_ap = {level: comparison.groups[base].mean(FIGURE) for level, comparison in self.comparisons.items()}
+        base_ap = {level: comparison.groups[base].mean(METRIC) for level, comparison in self.comparisons.items()}
         found = []
         for name, gains in self.gains.items():
             if len(gains) < 2:
                 continue
             groups = [self.comparisons[level].groups[each] for level in gains for each in (base, name)]
-            spread = max(group.spread(FIGURE) for group in groups)
+            spread = max(group.spread(METRIC) for group in groups)
             parts = (
-                say_trend(name, base, gains, base_ap),
+                describe_trend(name, base, gains, base_ap),
                 explain_trend(gain_trend(gains), base, base_ap, spread),
             )
             found.append(" ".join(filter(None, parts)))
@@ -85,7 +85,7 @@ def render_study(study: Study, links: Mapping[str, str]) -> str:
     several = {name: gains for name, gains in study.gains.items() if len(gains) > 1}
     values = {
         name: [
-            ([*levels], [100 * comparison.groups[name].values(FIGURE)[seed] for comparison in levels.values()])
+            ([*levels], [100 * comparison.groups[name].values(METRIC)[seed] for comparison in levels.values()])
             for seed in range(min(len(comparison.groups[name].runs) for comparison in levels.values()))
         ]
         for name in (study.strongest.base, *several)

@@ -73,7 +73,7 @@ def explain_trend(trend: Trend, base: str, base_ap: Mapping[float, float], sprea
     return f"Why: {'; '.join(reasons)}." if reasons else "Why that is so, these runs do not tell."
 
 
-def say_trend(name: str, base: str, gains: Mapping[float, Difference], base_ap: Mapping[float, float]) -> str:
+def describe_trend(name: str, base: str, gains: Mapping[float, Difference], base_ap: Mapping[float, float]) -> str:
     """Say in words whether the gain of a network over the base grows with the deformation.
 
     Args:

@@ -1,8 +1,8 @@
 """Weights of other frameworks: how they are recognised, renamed and checked."""
 
-from .arithmetic import INPUTS
+from .arithmetic import INPUT_FORMATS
 from .conversion import Converted, classes_of, convert_backbone, convert_detector
-from .guesses import choose_classes, guess_eps, guess_input, guess_stride_in_1x1, shown_settings
-from .reading import Foreign, read_foreign
-from .recognition import SOURCES, recognise
+from .inferred_settings import choose_classes, infer_eps, infer_input_format, infer_stride_in_1x1, settings_table
+from .reading import SourceCheckpoint, read_source_checkpoint
+from .recognition import SOURCES, detect_source
 from .source import Source

@@ -9,16 +9,16 @@ from torch import Tensor
 STD = (0.229, 0.224, 0.225)
 # What the first convolution of others is fed: whether its channels run BGR, and whether they are in 0..255 over 1 (the
 # standard deviations of Caffe's and MSRA's networks are in their weights) and not over ImageNet's
-INPUTS: dict[str, tuple[bool, bool]] = {
+INPUT_FORMATS: dict[str, tuple[bool, bool]] = {
     "rgb_std": (False, False),
     "bgr_std": (True, False),
     "bgr": (True, True),
 }
 EPS = 1e-5  # of this project's batch norms
-NEVER = -100.0  # a logit whose sigmoid is 0
+ZERO_PROBABILITY_LOGIT = -100.0  # a logit whose sigmoid is 0
 
 
-def fold_input(weight: Tensor, fed: str) -> Tensor:
+def fold_input(weight: Tensor, input_format: str) -> Tensor:
     """Make the first convolution, `(N, 3, kh, kw)`, see RGB over ImageNet's deviations as it saw what it was fed.
 
     Padding stays what it was: zeros, which are the mean of the pictures there and here.
@@ -28,7 +28,7 @@ def fold_input(weight: Tensor, fed: str) -> Tensor:
     """
     if weight.dim() != 4 or weight.shape[1] != 3:
         raise ValueError(f"the first convolution must see the 3 channels of a picture, its weight is {[*weight.shape]}")
-    is_bgr, is_raw = INPUTS[fed]
+    is_bgr, is_raw = INPUT_FORMATS[input_format]
     if is_bgr:
         weight = weight.flip(1)
     if is_raw:

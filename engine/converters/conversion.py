@@ -31,14 +31,14 @@ class Converted(NamedTuple):
 
 
 def convert_backbone(
-    tensors: Mapping[str, Tensor], source: Source, *, fed: str, eps: float, mask_scale: float
+    tensors: Mapping[str, Tensor], source: Source, *, input_format: str, eps: float, mask_scale: float
 ) -> Converted:
     """Take the backbone out of a checkpoint.
 
     Args:
         tensors: of the file.
         source: whose they are.
-        fed: what the network was fed, a key of `arithmetic.INPUTS`.
+        input_format: what the network was fed, a key of `arithmetic.INPUT_FORMATS`.
         eps: of its batch norms.
         mask_scale: that deformable layers here shall have.
 
@@ -48,7 +48,9 @@ def convert_backbone(
     mapped = _map(tensors, source, whole=False)
     body = {key: tensor for key, tensor in mapped.tensors.items() if key.startswith(BODY)}
     _check_backbone(body, mapped.unknown, source)
-    folded = fold_backbone(body, fed=fed, eps=eps, their_mask_scale=source.mask_scale, our_mask_scale=mask_scale)
+    folded = fold_backbone(
+        body, input_format=input_format, eps=eps, source_mask_scale=source.mask_scale, mask_scale=mask_scale
+    )
     rest = "not of the backbone"
     entries = [
         entry._replace(ours=None, status="dropped", why=rest) if entry.ours and entry.ours not in body else entry
@@ -65,7 +67,7 @@ def convert_detector(
     source: Source,
     wanted: Mapping[str, Tensor],
     *,
-    fed: str,
+    input_format: str,
     eps: float,
     mask_scale: float,
     kept: Sequence[int],
@@ -78,7 +80,7 @@ def convert_detector(
         tensors: of the file.
         source: whose they are.
         wanted: state dict of the detector, as initialised.
-        fed: what the network was fed, a key of `arithmetic.INPUTS`.
+        input_format: what the network was fed, a key of `arithmetic.INPUT_FORMATS`.
         eps: of its batch norms.
         mask_scale: of the detector's deformable layers.
         kept: foreground classes of the file, counted from 0, that become classes 1, 2, ... of the detector.
@@ -99,7 +101,9 @@ def convert_detector(
             "leaving out --config"
         )
     ours = arrange_heads(ours, source, classes=classes, kept=kept, ratios=ratios)
-    ours = fold_backbone(ours, fed=fed, eps=eps, their_mask_scale=source.mask_scale, our_mask_scale=mask_scale)
+    ours = fold_backbone(
+        ours, input_format=input_format, eps=eps, source_mask_scale=source.mask_scale, mask_scale=mask_scale
+    )
     counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in ours]
     needed = {key: tensor for key, tensor in wanted.items() if key not in counters}
     told = {f"backbone.{key}": value for key, value in found.items()}
@@ -127,7 +131,7 @@ def classes_of(tensors: Mapping[str, Tensor], source: Source) -> int | None:
 
 
 def _map(tensors: Mapping[str, Tensor], source: Source, *, whole: bool) -> Mapped:
-    for pattern, reason, is_of_backbone in source.refusals:
+    for pattern, reason, is_of_backbone in source.unsupported:
         name = next((name for name in tensors if re.fullmatch(pattern, name)), None)
         if name is not None and (whole or is_of_backbone):
             hint = "" if is_of_backbone else ". Its backbone can be converted: leave out --config"

@@ -59,13 +59,13 @@ _RULES: list[Rule] = [
 
 DETECTRON2 = Source(
     title="detectron2",
-    sign=_BODY + r"res2\.0\.conv1\.weight",
+    signature=_BODY + r"res2\.0\.conv1\.weight",
     example="backbone.bottom_up.res2.0.conv1.weight",
     rules=_RULES,
     lateral=r"backbone\.fpn_lateral([2-5])\.weight",
     size_major=True,
     input="bgr",
-    refusals=[
+    unsupported=[
         (
             r"head\.ctrness\..*",
             "its FCOS looks from the middle of a place, torchvision's (which this project has) from its corner: the "
@@ -78,7 +78,7 @@ DETECTRON2 = Source(
             True,
         ),
     ],
-    remains=[
+    remaining_differences=[
         (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
         (".*", "images are scaled by Pillow there, with an antialiasing filter, and by PyTorch here, without"),
     ],

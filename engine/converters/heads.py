@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .arithmetic import NEVER, choose_rows, ratio_major
+from .arithmetic import ZERO_PROBABILITY_LOGIT, choose_rows, ratio_major
 from .source import Source
 
 _CLASSIFIER = r"roi_heads\.box_predictor\.(?:\d\.)?cls_score\.(?:weight|bias)"
@@ -68,7 +68,7 @@ def arrange_heads(
         elif re.fullmatch(_MASKS, key):
             tensor = choose_rows(tensor, [0] * len(foreground) if len(tensor) == 1 else foreground)
         elif match := re.fullmatch(_SIGMOIDS, key):
-            fill = NEVER if match[1] == "bias" else 0.0
+            fill = ZERO_PROBABILITY_LOGIT if match[1] == "bias" else 0.0
             tensor = choose_rows(tensor, foreground, groups=anchors, fill=fill)
         arranged[key] = tensor
     return arranged

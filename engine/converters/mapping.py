@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .arithmetic import fold_eps, fold_input, fold_mask_scale
-from .source import BODY, Dropped, Piece, Source
+from .source import BODY, Dropped, Source, TensorRule
 
 FIRST_CONVS = (f"{BODY}conv1.weight", f"{BODY}conv1.0.weight")
 
@@ -50,11 +50,11 @@ def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
         ValueError: if two of them claim one place.
     """
     layout = source.layout(tensors)
-    pieces: dict[str, list[tuple[Piece, str]]] = {}
+    pieces: dict[str, list[tuple[TensorRule, str]]] = {}
     entries, unknown = [], []
     for name in tensors:
         target = source.target(name, layout)
-        if isinstance(target, Piece):
+        if isinstance(target, TensorRule):
             pieces.setdefault(target.key, []).append((target, name))
             entries.append(Entry(name, target.key, "mapped"))
         elif isinstance(target, Dropped):
@@ -64,7 +64,7 @@ def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
     return Mapped({key: _join(key, parts, tensors) for key, parts in pieces.items()}, entries, unknown)
 
 
-def _join(key: str, parts: list[tuple[Piece, str]], tensors: Mapping[str, Tensor]) -> Tensor:
+def _join(key: str, parts: list[tuple[TensorRule, str]], tensors: Mapping[str, Tensor]) -> Tensor:
     parts = sorted(parts, key=lambda part: part[0].part)
     if len({piece.part for piece, _ in parts}) < len(parts):
         raise ValueError(f"{' and '.join(name for _, name in parts)} both claim the place of {key}")
@@ -75,25 +75,30 @@ def _join(key: str, parts: list[tuple[Piece, str]], tensors: Mapping[str, Tensor
 
 
 def fold_backbone(
-    tensors: Mapping[str, Tensor], *, fed: str, eps: float, their_mask_scale: float | None, our_mask_scale: float
+    tensors: Mapping[str, Tensor],
+    *,
+    input_format: str,
+    eps: float,
+    source_mask_scale: float | None,
+    mask_scale: float,
 ) -> dict[str, Tensor]:
     """Do the arithmetic of a backbone: input, epsilon of its norms, scale of its masks.
 
     Args:
         tensors: by our keys.
-        fed: what it was fed, a key of `arithmetic.INPUTS`.
+        input_format: what it was fed, a key of `arithmetic.INPUT_FORMATS`.
         eps: of its batch norms.
-        their_mask_scale: of its masks, None if it has none.
-        our_mask_scale: that the layers here shall have.
+        source_mask_scale: of its masks, None if it has none.
+        mask_scale: that the layers here shall have.
     """
     folded = dict(tensors)
     for key, tensor in tensors.items():
         if key in FIRST_CONVS:
-            folded[key] = fold_input(tensor, fed)
+            folded[key] = fold_input(tensor, input_format)
         elif key.startswith(BODY) and key.endswith("running_var"):
             folded[key] = fold_eps(tensor, eps)
         elif key.endswith("conv2.weight") and is_modulated(tensors.get(_offset_key(key))):
-            folded[key] = fold_mask_scale(tensor, their_mask_scale or our_mask_scale, our_mask_scale)
+            folded[key] = fold_mask_scale(tensor, source_mask_scale or mask_scale, mask_scale)
     return folded
 
 

@@ -45,13 +45,13 @@ _RULES: list[Rule] = [
 
 MMDETECTION = Source(
     title="mmdetection",
-    sign=r"backbone\.layer1\.0\.conv1\.weight",
+    signature=r"backbone\.layer1\.0\.conv1\.weight",
     example="backbone.layer1.0.conv1.weight",
     rules=_RULES,
     lateral=r"neck\.lateral_convs\.(\d)\.conv\.weight",
     # the last stage of its cascades has 0.033 and 0.067 where others have 1/30 and 1/15
     cascade_factors={2: (0.99, 0.99, 1.005, 1.005)},
-    refusals=[
+    unsupported=[
         (
             r"bbox_head\.(scales\..*|(fcos_|conv_)centerness\..*)",
             "its FCOS looks from the middle of a place and learns a factor for each level, torchvision's (which this "
@@ -70,7 +70,7 @@ MMDETECTION = Source(
             False,
         ),
     ],
-    remains=[
+    remaining_differences=[
         (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
         ("retinanet", "its P7 is made from P6 as it is, torchvision's from the positive part of P6"),
         ("cascade.*", "it averages the logits of the stages, this project their probabilities"),

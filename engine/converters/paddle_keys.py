@@ -100,13 +100,13 @@ _RULES: list[Rule] = [
 
 PADDLE = Source(
     title="PaddleDetection",
-    sign=_BODY + r"(?:res2\.res2a|res_layers\.0\.blocks\.0)\.branch2a\.conv\.weight",
+    signature=_BODY + r"(?:res2\.res2a|res_layers\.0\.blocks\.0)\.branch2a\.conv\.weight",
     example="backbone.res2.res2a.branch2a.conv.weight",
     rules=_RULES,
     lateral=r"neck\.fpn_inner_res([2-5])_sum(?:_lateral)?\.weight",
     size_major=True,
     linear_transposed=True,
-    refusals=[
+    unsupported=[
         (
             r"fcos_head\..*",
             "its FCOS looks from the middle of a place and learns a factor for each level, torchvision's (which this "
@@ -114,7 +114,7 @@ PADDLE = Source(
             False,
         ),
     ],
-    remains=[
+    remaining_differences=[
         (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
         (".*", "images are scaled by OpenCV there, by PyTorch here, both bilinear"),
     ],

@@ -1,6 +1,6 @@
 """Pickles of others, read as data: of all that a pickle can name, only what makes arrays and plain values is there.
 
-A pickle names functions and has them called. Here each name is looked up in `KNOWN` and nowhere else; nothing is
+A pickle names functions and has them called. Here each name is looked up in `ALLOWED` and nowhere else; nothing is
 imported, and even NumPy's own functions are replaced by stand-ins that take numbers and refuse the rest.
 """
 
@@ -47,7 +47,7 @@ class Array:
         self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
 
 
-class Inert:
+class IgnoredObject:
     """Stands in for objects of others that are passed over; keeps nothing, does nothing."""
 
     def __init__(self, *_: Any) -> None:
@@ -107,9 +107,9 @@ def _tuple(items: Any = ()) -> tuple:
     return tuple(items)
 
 
-def _attribute(*_: Any) -> Inert:
+def _attribute(*_: Any) -> IgnoredObject:
     """Stands in for getattr, by which mmengine's history names its own methods."""
-    return Inert()
+    return IgnoredObject()
 
 
 _NUMPY = {
@@ -123,29 +123,31 @@ _NUMPY = {
     "numpy._core.numeric._frombuffer": _frombuffer,
 }
 # all that a pickle of detectron2 or PaddlePaddle may name
-KNOWN: dict[str, Any] = _NUMPY | {
+ALLOWED: dict[str, Any] = _NUMPY | {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes,
     "builtins.tuple": _tuple,
 }
 # what a .pth may name beside what torch.load knows by itself: what training with mmdetection leaves in a checkpoint
-KNOWN_TO_TORCH: dict[str, Any] = _NUMPY | {
-    "mmengine.logging.history_buffer.HistoryBuffer": Inert,
+ALLOWED_IN_TORCH: dict[str, Any] = _NUMPY | {
+    "mmengine.logging.history_buffer.HistoryBuffer": IgnoredObject,
     "builtins.getattr": _attribute,
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what is in `KNOWN`."""
+    """Finds what is in `ALLOWED`."""
 
     renamed: ClassVar[dict[str, str]] = {"copy_reg": "copyreg", "__builtin__": "builtins"}
 
     def find_class(self, module: str, name: str) -> Any:
         path = f"{self.renamed.get(module, module)}.{name}"
-        if path not in KNOWN:
-            raise PickleError(f"it names {path}, and only arrays and plain values are read: {', '.join(sorted(KNOWN))}")
-        return KNOWN[path]
+        if path not in ALLOWED:
+            raise PickleError(
+                f"it names {path}, and only arrays and plain values are read: {', '.join(sorted(ALLOWED))}"
+            )
+        return ALLOWED[path]
 
     def persistent_load(self, pid: Any) -> Any:
         raise PickleError(f"it refers to {pid!r} outside of the file")

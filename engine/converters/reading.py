@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pickles import KNOWN_TO_TORCH, PickleError, plain, read_pickle
+from .pickles import ALLOWED_IN_TORCH, PickleError, plain, read_pickle
 
 PICKLES = (".pkl", ".pdparams")
 TORCH = (".pth", ".pt")
@@ -17,7 +17,7 @@ _NESTS = ("state_dict", "model", "model_state_dict", "module", "net")
 _PADDLE_NAMES = "StructuredToParameterName@@"
 
 
-class Foreign(NamedTuple):
+class SourceCheckpoint(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -31,7 +31,7 @@ class Foreign(NamedTuple):
     class_names: list[str] | None = None
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_source_checkpoint(path: Path) -> SourceCheckpoint:
     """Read a checkpoint as data: nothing that it names is imported or called.
 
     Args:
@@ -59,12 +59,12 @@ def read_foreign(path: Path) -> Foreign:
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"checkpoint {path} holds no tensors by name; it holds {found}")
     about = content.get("meta") if isinstance(content.get("meta"), dict) else {}
-    return Foreign(tensors, _config_text(about), _class_names(about))
+    return SourceCheckpoint(tensors, _config_text(about), _class_names(about))
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in KNOWN_TO_TORCH.items()]):
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in ALLOWED_IN_TORCH.items()]):
             return plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         # torch.load raises a dozen types, by what is broken, and then explains how to run what is inside

@@ -8,11 +8,11 @@ from .mmdetection_keys import MMDETECTION
 from .paddle_keys import PADDLE
 from .source import Source
 from .torchvision_keys import TORCHVISION
-from .wrapper_keys import DEVELOPER0HYE, SEED, YOLACT
+from .wrapper_keys import DEVELOPER0HYE, PYTORCH_DEFORM_CONV_V2, YOLACT
 
 # the first that fits: layers put into torchvision's networks are told by themselves, before the networks
 SOURCES: dict[str, Source] = {
-    "pytorch-deform-conv-v2": SEED,
+    "pytorch-deform-conv-v2": PYTORCH_DEFORM_CONV_V2,
     "developer0hye": DEVELOPER0HYE,
     "yolact": YOLACT,
     "torchvision": TORCHVISION,
@@ -22,7 +22,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def recognise(names: Iterable[str], asked: str | None = None) -> Source:
+def detect_source(names: Iterable[str], asked: str | None = None) -> Source:
     """Tell whose tensors have such names.
 
     Args:
@@ -38,7 +38,7 @@ def recognise(names: Iterable[str], asked: str | None = None) -> Source:
             raise ValueError(f"unknown source {asked!r}, known: {', '.join(SOURCES)}")
         return SOURCES[asked]
     for source in SOURCES.values():
-        if any(re.fullmatch(source.sign, name) for name in names):
+        if any(re.fullmatch(source.signature, name) for name in names):
             return source
     looked_for = [f"  - {source.title}: {source.example}" for source in SOURCES.values()]
     shown = ", ".join(sorted(names)[:3])

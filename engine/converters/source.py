@@ -10,7 +10,7 @@ from torch import Tensor
 BODY = "backbone.body."
 
 
-class Piece(NamedTuple):
+class TensorRule(NamedTuple):
     """Where a tensor goes: a key of this project's detectors, and its place among those that make it up together.
 
     Attributes:
@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
 
 # a pattern of names, and what becomes of them: a key of ours with the pattern's groups in it, or what gives one
-Rule = tuple[str, str | Dropped | Callable[[re.Match, Layout], str | Piece | Dropped]]
+Rule = tuple[str, str | Dropped | Callable[[re.Match, Layout], str | TensorRule | Dropped]]
 
 
 class Source(NamedTuple):
@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
     Attributes:
         title: its name.
-        sign: pattern of a name that tells its checkpoints.
+        signature: pattern of a name that tells its checkpoints.
         example: such a name.
         rules: patterns of names, the first that fits counts, with what becomes of the tensor.
         lateral: pattern of a lateral convolution's weight, with its number as group 1.
@@ -70,15 +70,14 @@ class Source(NamedTuple):
             first.
         linear_transposed: whether fully connected layers have weights of (inputs, outputs).
         roi_aligned: whether RoIAlign shifts by half a pixel.
-        input: what its networks are fed by default, a key of `arithmetic.INPUTS`.
+        input: what its networks are fed by default, a key of `arithmetic.INPUT_FORMATS`.
         cascade_factors: by stage of a cascade, its standard deviations of (dx, dy, dw, dh) times our weights.
-        refusals: patterns of names that stand for what cannot be converted, with the reason, and whether that is so for
-            the backbone too.
-        remains: how a converted detector still differs: patterns of our names of detectors, and the text.
+        unsupported: (pattern, reason, whether the backbone is affected too) of names that cannot be converted.
+        remaining_differences: how a converted detector still differs: patterns of our names of detectors, and the text.
     """
 
     title: str
-    sign: str
+    signature: str
     example: str
     rules: Sequence[Rule]
     lateral: str = r"(?!)"
@@ -89,8 +88,8 @@ class Source(NamedTuple):
     roi_aligned: bool = True
     input: str = "rgb_std"
     cascade_factors: Mapping[int, tuple[float, ...]] = MappingProxyType({})
-    refusals: Sequence[tuple[str, str, bool]] = ()
-    remains: Sequence[tuple[str, str]] = ()
+    unsupported: Sequence[tuple[str, str, bool]] = ()
+    remaining_differences: Sequence[tuple[str, str]] = ()
 
     def layout(self, names: Iterable[str]) -> Layout:
         """Take what names tell together."""
@@ -100,14 +99,14 @@ class Source(NamedTuple):
 
     def remaining(self, detector: str) -> list[str]:
         """Say how a converted detector still differs from what it was."""
-        return [text for pattern, text in self.remains if re.fullmatch(pattern, detector)]
+        return [text for pattern, text in self.remaining_differences if re.fullmatch(pattern, detector)]
 
-    def target(self, name: str, layout: Layout) -> Piece | Dropped | None:
+    def target(self, name: str, layout: Layout) -> TensorRule | Dropped | None:
         """Say what becomes of a tensor; None if no rule fits."""
         for pattern, rule in self.rules:
             if match := re.fullmatch(pattern, name):
                 target = rule(match, layout) if callable(rule) else rule
                 if isinstance(rule, str):
                     target = match.expand(rule)
-                return Piece(target) if isinstance(target, str) else target
+                return TensorRule(target) if isinstance(target, str) else target
         return None

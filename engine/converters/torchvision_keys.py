@@ -20,7 +20,7 @@ BACKBONE: list[Rule] = [
 
 TORCHVISION = Source(
     title="torchvision",
-    sign=r"(?:backbone\.body\.)?layer1\.0\.conv1\.weight",
+    signature=r"(?:backbone\.body\.)?layer1\.0\.conv1\.weight",
     example="layer1.0.conv1.weight or backbone.body.layer1.0.conv1.weight",
     rules=[
         *BACKBONE,
@@ -38,5 +38,7 @@ TORCHVISION = Source(
     mask_scale=None,
     background_first=True,
     roi_aligned=False,
-    remains=[(".*", "the ids that COCO leaves out are no classes here; a trained network gives them no probability")],
+    remaining_differences=[
+        (".*", "the ids that COCO leaves out are no classes here; a trained network gives them no probability")
+    ],
 )

@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor
 
-from .source import BODY, Layout, Piece, Rule, Source
+from .source import BODY, Layout, Rule, Source, TensorRule
 from .torchvision_keys import BACKBONE
 
 _CONV2 = r"(?:backbone\.(?:body\.)?)?(layer[1-4]\.\d+)\.conv2\."
@@ -19,26 +19,26 @@ def interleaved(rows: Tensor) -> Tensor:
     return torch.stack(rows.chunk(2), dim=1).flatten(0, 1)
 
 
-def _bias(match: re.Match, _: Layout) -> Piece:
+def _bias(match: re.Match, _: Layout) -> TensorRule:
     """A bias before a batch norm is the same as a mean that much lower."""
-    return Piece(f"{BODY}{match[1]}.bn2.running_mean", 1, torch.neg, added=True)
+    return TensorRule(f"{BODY}{match[1]}.bn2.running_mean", 1, torch.neg, added=True)
 
 
-def _offset(match: re.Match, _: Layout) -> Piece:
-    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}")
+def _offset(match: re.Match, _: Layout) -> TensorRule:
+    return TensorRule(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}")
 
 
-def _blocked_offset(match: re.Match, _: Layout) -> Piece:
-    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 0, interleaved)
+def _blocked_offset(match: re.Match, _: Layout) -> TensorRule:
+    return TensorRule(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 0, interleaved)
 
 
-def _mask(match: re.Match, _: Layout) -> Piece:
-    return Piece(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 1)
+def _mask(match: re.Match, _: Layout) -> TensorRule:
+    return TensorRule(f"{BODY}{match[1]}.conv2.conv_offset.{match[2]}", 1)
 
 
-SEED = Source(
+PYTORCH_DEFORM_CONV_V2 = Source(
     title="4uiiurz1/pytorch-deform-conv-v2",
-    sign=_CONV2 + r"p_conv\.weight",
+    signature=_CONV2 + r"p_conv\.weight",
     example="layer2.0.conv2.p_conv.weight",
     rules=[
         (_CONV2 + r"p_conv\.(weight|bias)", _blocked_offset),
@@ -47,12 +47,12 @@ SEED = Source(
         (_CONV2 + r"conv\.bias", _bias),
         *BACKBONE,
     ],
-    remains=[(".*", "versions of its layer before April 2019 sample at whole pixels near the border")],
+    remaining_differences=[(".*", "versions of its layer before April 2019 sample at whole pixels near the border")],
 )
 
 DEVELOPER0HYE = Source(
     title="developer0hye/PyTorch-Deformable-Convolution-v2",
-    sign=_CONV2 + r"regular_conv\.weight",
+    signature=_CONV2 + r"regular_conv\.weight",
     example="layer2.0.conv2.regular_conv.weight",
     rules=[
         (_CONV2 + r"offset_conv\.(weight|bias)", _offset),
@@ -72,7 +72,9 @@ _YOLACT_RULES: list[Rule] = [
     ),
     (
         _YOLACT + r"conv2\.bias",
-        lambda match, _: Piece(f"{BODY}layer{int(match[1]) + 1}.{match[2]}.bn2.running_mean", 1, torch.neg, added=True),
+        lambda match, _: TensorRule(
+            f"{BODY}layer{int(match[1]) + 1}.{match[2]}.bn2.running_mean", 1, torch.neg, added=True
+        ),
     ),
     (
         _YOLACT + r"((?!.*num_batches_tracked).*)",
@@ -83,7 +85,7 @@ _YOLACT_RULES: list[Rule] = [
 
 YOLACT = Source(
     title="YOLACT",
-    sign=r"backbone\.layers\.0\.0\.conv1\.weight",
+    signature=r"backbone\.layers\.0\.0\.conv1\.weight",
     example="backbone.layers.0.0.conv1.weight",
     rules=_YOLACT_RULES,
 )

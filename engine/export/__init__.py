@@ -1,6 +1,14 @@
 """Trained detectors as programs that run without this project: `torch.export` files and ONNX."""
 
 from .batches import OUTPUTS
-from .check import BOX_TOLERANCE, MASK_TOLERANCE, SCORE_TOLERANCE, Difference, Row, compare, run_beside
-from .graphs import check_exportable, graph_of, least_side, outputs_of
-from .programs import FORMATS, OLDEST_OPSET, check_requirements, export_to, load_exported
+from .check import (
+    BOX_TOLERANCE,
+    MASK_TOLERANCE,
+    SCORE_TOLERANCE,
+    CheckResult,
+    DetectionDifference,
+    check_program,
+    compare_detections,
+)
+from .graphs import build_graph, check_exportable, min_image_side, output_names
+from .programs import FORMATS, MIN_OPSET, check_requirements, export_to, load_exported

@@ -33,7 +33,7 @@ def prepare(images: Tensor, transform: nn.Module) -> Tensor:
     return pad(images, (0, -width % transform.size_divisible, 0, -height % transform.size_divisible))
 
 
-def anchors_of(generator: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
+def make_anchors(generator: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
     """Make the anchors `(A, 4)` of an image of the batch, which are those of every one."""
     return generator(ImageList(images, [tuple(images.shape[-2:])]), list(maps))[0]
 
@@ -44,13 +44,13 @@ def is_large(boxes: Tensor, least: float) -> Tensor:
     return (sides >= least).all(-1)
 
 
-def pick(values: Tensor, order: Tensor) -> Tensor:
+def gather_rows(values: Tensor, order: Tensor) -> Tensor:
     """Take rows `order` `(B, k)` of `values` `(B, n, ...)`, image by image."""
     index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
 
 
-def top_of_levels(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
+def topk_per_level(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
     """Find the best of each level, the same number of each, so that all that follows has a fixed size.
 
     Args:
@@ -77,7 +77,7 @@ def split_by_label(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.where(labels[:, None] == each, scores[:, None], ABSENT)
 
 
-def best(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> dict[str, Tensor]:
+def top_detections(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> dict[str, Tensor]:
     """Take the best detections of each image, for what `OUTPUTS` lists.
 
     Args:
@@ -89,6 +89,6 @@ def best(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> dict[str, 
     # so that there are as many to take, whatever the size of the images
     scores, order = pad(scores, (0, most), value=ABSENT).topk(most, dim=1)
     is_there = scores > ABSENT
-    boxes, labels = pick(pad(boxes, (0, 0, 0, most)), order), pick(pad(labels, (0, most)), order)
+    boxes, labels = gather_rows(pad(boxes, (0, 0, 0, most)), order), gather_rows(pad(labels, (0, most)), order)
     found = (torch.where(is_there[..., None], boxes, 0), torch.where(is_there, labels, 0), scores.clamp(min=0))
     return dict(zip(OUTPUTS, (*found, is_there.sum(1)), strict=True))

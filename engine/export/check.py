@@ -18,19 +18,19 @@ _NEAR = {"boxes": 1.0, "scores": 1e-2, MASKS: 0.1}
 _ONE_IN = 100
 
 
-class Difference(NamedTuple):
+class DetectionDifference(NamedTuple):
     """How far two sets of detections are apart.
 
     Attributes:
         detections: in the first set.
-        alone: detections of either set without a partner in the other, of the same class and in nearly the same place.
+        unmatched: number of detections in either set without a match in the other.
         box: largest difference of a side of partners, in pixels.
         score: largest difference of scores of partners.
         mask: largest difference of probabilities in masks of partners; None without masks.
     """
 
     detections: int
-    alone: int
+    unmatched: int
     box: float
     score: float
     mask: float | None = None
@@ -39,14 +39,14 @@ class Difference(NamedTuple):
     def is_small(self) -> bool:
         """Whether the two sets are the same within the tolerances, but for one detection in 100."""
         return (
-            self.alone * _ONE_IN <= self.detections
+            self.unmatched * _ONE_IN <= self.detections
             and self.box <= BOX_TOLERANCE
             and self.score <= SCORE_TOLERANCE
             and (self.mask is None or self.mask <= MASK_TOLERANCE)
         )
 
 
-def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Difference:
+def compare_detections(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> DetectionDifference:
     """Compare two sets of detections in any order.
 
     Args:
@@ -62,8 +62,8 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Difference:
     cost = torch.where(is_partner, cost, len(apart) * (1.0 + sum(cost.shape)))
     pairs = [(i, j) for i, j in zip(*linear_sum_assignment(cost.numpy()), strict=True) if is_partner[i, j]]
     largest = {key: max((distances[pair].item() for pair in pairs), default=0.0) for key, distances in apart.items()}
-    alone = sum(cost.shape) - 2 * len(pairs)
-    return Difference(len(cost), alone, largest["boxes"], largest["scores"], largest.get(MASKS))
+    unmatched = sum(cost.shape) - 2 * len(pairs)
+    return DetectionDifference(len(cost), unmatched, largest["boxes"], largest["scores"], largest.get(MASKS))
 
 
 def _distances(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _distances(ours: Tensor, theirs: Tensor) -> Tensor:
     return found
 
 
-class Row(NamedTuple):
+class CheckResult(NamedTuple):
     """One batch by both.
 
     Attributes:
@@ -90,22 +90,22 @@ class Row(NamedTuple):
     name: str
     size: tuple[int, int]
     images: int
-    difference: Difference
+    difference: DetectionDifference
     detector_s: float
     program_s: float
 
 
 @torch.inference_mode()
-def run_beside(
+def check_program(
     model: nn.Module, run: Callable[[Tensor], dict[str, Tensor]], pictures: Sequence[tuple[str, Tensor]]
-) -> list[Row]:
+) -> list[CheckResult]:
     """Run a detector and the program made of it on pictures: on each alone, and on a batch of it and its mirror image.
 
     The detector gets the pictures as they are, the program what the detector's own resizing makes of them.
 
     Args:
         model: the detector, on the CPU and in eval mode.
-        run: from images `(B, 3, H, W)` to what `graphs.outputs_of` lists.
+        run: from images `(B, 3, H, W)` to what `graphs.output_names` lists.
         pictures: names and pictures, `(3, H, W)` in [0, 1].
     """
     rows = []
@@ -120,10 +120,10 @@ def run_beside(
             program_s = time.perf_counter() - start
             size = tuple(resized.shape[-2:])
             differences = [
-                compare(theirs, _of_image(found, i, model.transform, size, tuple(picture.shape[-2:])))
+                compare_detections(theirs, _of_image(found, i, model.transform, size, tuple(picture.shape[-2:])))
                 for i, theirs in enumerate(expected)
             ]
-            rows.append(Row(name, size, len(batch), _together(differences), detector_s, program_s))
+            rows.append(CheckResult(name, size, len(batch), _together(differences), detector_s, program_s))
     return rows
 
 
@@ -151,6 +151,8 @@ def _of_image(
     return {"boxes": boxes} | {key: found[key][index, :count] for key in others}
 
 
-def _together(differences: Sequence[Difference]) -> Difference:
-    detections, alone, box, score, masks = zip(*differences, strict=True)
-    return Difference(sum(detections), sum(alone), max(box), max(score), None if None in masks else max(masks))
+def _together(differences: Sequence[DetectionDifference]) -> DetectionDifference:
+    detections, unmatched, box, score, masks = zip(*differences, strict=True)
+    return DetectionDifference(
+        sum(detections), sum(unmatched), max(box), max(score), None if None in masks else max(masks)
+    )

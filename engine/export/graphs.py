@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models import DETECTORS
 
 from .batches import MASKS, OUTPUTS
-from .layers import standardized
+from .layers import with_torchvision_operator
 
 _PROBE = 512
 
@@ -21,12 +21,12 @@ def check_exportable(detector: str) -> None:
         raise ValueError(f"{detector} cannot be exported; these can: {known}")
 
 
-def outputs_of(detector: str) -> tuple[str, ...]:
+def output_names(detector: str) -> tuple[str, ...]:
     """Name what the graph of a detector gives, in this order; see `batches.OUTPUTS` and `batches.MASKS`."""
     return (*OUTPUTS, MASKS) if DETECTORS[detector].has_masks else OUTPUTS
 
 
-def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
+def build_graph(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
     """Make the module that is exported, on a copy of the detector with torchvision's deformable convolution.
 
     Args:
@@ -35,13 +35,13 @@ def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -
         suppress: `suppression.suppress` or `suppress_as_operator`.
 
     Returns:
-        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `outputs_of` lists.
+        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `output_names` lists.
 
     Raises:
         ValueError: if there is no graph for this detector.
     """
     check_exportable(detector)
-    model = standardized(model).eval().requires_grad_(False)
+    model = with_torchvision_operator(model).eval().requires_grad_(False)
     with torch.inference_mode():
         model([torch.zeros(3, _PROBE, _PROBE)])  # RoI pooling finds its scales
     module, _, graph = DETECTORS[detector].export.partition(":")
@@ -49,7 +49,7 @@ def graph_of(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -
 
 
 @torch.inference_mode()
-def least_side(model: nn.Module) -> int:
+def min_image_side(model: nn.Module) -> int:
     """Give the shortest side that images may have in an exported program: the coarsest map has two rows then.
 
     Shapes of one are special to PyTorch, and are not covered by a program for open sizes.

@@ -8,7 +8,7 @@ from torchvision.ops import deform_conv2d
 from dcn import DeformConv2d
 
 
-class StandardDeformConv2d(nn.Module):
+class TorchvisionDeformConv2d(nn.Module):
     """A `DeformConv2d` that computes by `torchvision.ops.deform_conv2d`, with the same parameters.
 
     The project's "torchvision" backend is an operator of the project around torchvision's, which an exported program
@@ -29,11 +29,11 @@ class StandardDeformConv2d(nn.Module):
         return deform_conv2d(x, offset, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, mask)
 
 
-def standardized(model: nn.Module) -> nn.Module:
+def with_torchvision_operator(model: nn.Module) -> nn.Module:
     """Copy a model, with torchvision's operator in all of its deformable layers."""
     model = copy.deepcopy(model)
     for module in [*model.modules()]:
         for name, child in module.named_children():
             if isinstance(child, DeformConv2d):
-                setattr(module, name, StandardDeformConv2d(child))
+                setattr(module, name, TorchvisionDeformConv2d(child))
     return model

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from .batches import ABSENT, anchors_of, best, pick, prepare, split_by_label, top_of_levels
+from .batches import ABSENT, gather_rows, make_anchors, prepare, split_by_label, top_detections, topk_per_level
 
 
 class RetinaNetGraph(nn.Module):
@@ -35,14 +35,16 @@ class RetinaNetGraph(nn.Module):
         per_place = model.anchor_generator.num_anchors_per_location()
         counts = [level.shape[-2] * level.shape[-1] * n for level, n in zip(maps, per_place, strict=True)]
         scores = scores.flatten(1)
-        scores, order = top_of_levels(scores, [n * classes for n in counts], model.topk_candidates)
+        scores, order = topk_per_level(scores, [n * classes for n in counts], model.topk_candidates)
         places, labels = order // classes, order % classes
-        anchors = anchors_of(model.anchor_generator, padded, maps)[places.flatten()]
-        boxes = self.decode(pick(outputs["bbox_regression"], places).flatten(0, 1), anchors).unflatten(0, order.shape)
+        anchors = make_anchors(model.anchor_generator, padded, maps)[places.flatten()]
+        boxes = self.decode(gather_rows(outputs["bbox_regression"], places).flatten(0, 1), anchors).unflatten(
+            0, order.shape
+        )
         boxes = clip_boxes_to_image(boxes, images.shape[-2:])
 
         keep = self.suppress(boxes, split_by_label(scores, labels, classes), model.nms_thresh, ABSENT)
-        return best(boxes, torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img)
+        return top_detections(boxes, torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img)
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """Scores of all classes from the outputs of the head."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from .graphs import graph_of, least_side, outputs_of
+from .graphs import build_graph, min_image_side, output_names
 from .suppression import suppress, suppress_as_operator
 
 # DeformConv came with opset 19
-OLDEST_OPSET = 19
+MIN_OPSET = 19
 # key of what goes with the file
 METADATA = "detector"
 _METADATA_FILE = f"{METADATA}.json"
@@ -25,7 +25,7 @@ _NEEDS = ("onnx", "onnxscript", "onnxruntime")
 Run = Callable[[Tensor], dict[str, Tensor]]
 
 
-def check_requirements(path: Path, opset: int = OLDEST_OPSET) -> None:
+def check_requirements(path: Path, opset: int = MIN_OPSET) -> None:
     """Check that a file of this kind can be written here.
 
     Raises:
@@ -41,17 +41,17 @@ def check_requirements(path: Path, opset: int = OLDEST_OPSET) -> None:
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    if not MIN_OPSET <= opset <= newest:
         raise ValueError(
-            f"the opset must be {OLDEST_OPSET}, the first with DeformConv, to {newest}, the newest that the "
+            f"the opset must be {MIN_OPSET}, the first with DeformConv, to {newest}, the newest that the "
             f"installed onnx knows, got {opset}"
         )
 
 
 def export_to(
-    path: Path, detector: str, model: nn.Module, metadata: dict[str, Any], *, opset: int = OLDEST_OPSET
+    path: Path, detector: str, model: nn.Module, metadata: dict[str, Any], *, opset: int = MIN_OPSET
 ) -> Counter[str]:
-    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size from `least_side` on.
+    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size from `min_image_side` on.
 
     Args:
         path: the file; its ending tells the kind.
@@ -74,7 +74,7 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
     """Read an exported file.
 
     Returns:
-        A function from images `(B, 3, H, W)` in [0, 1] to what `outputs_of` lists, and the metadata.
+        A function from images `(B, 3, H, W)` in [0, 1] to what `output_names` lists, and the metadata.
     """
     run, metadata = FORMATS[path.suffix][1](path)
     return run, json.loads(metadata)
@@ -82,7 +82,7 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
 
 def _trace(graph: nn.Module) -> ExportedProgram:
     """Export for open sizes, and without the lines of code that led to each operation, which name files of here."""
-    least = least_side(graph.model)
+    least = min_image_side(graph.model)
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=least), 3: Dim("width", min=least)}
     example = torch.rand(2, 3, least + 31, least + 63)  # neither 0 nor 1, which would be taken as fixed
     with warnings.catch_warnings():
@@ -98,7 +98,7 @@ def _trace(graph: nn.Module) -> ExportedProgram:
 
 
 def _write_program(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
-    program = _trace(graph_of(detector, model, suppress))
+    program = _trace(build_graph(detector, model, suppress))
     torch.export.save(program, path, extra_files={_METADATA_FILE: metadata})
     return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
@@ -113,7 +113,7 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
 
     from .translations import TRANSLATIONS
 
-    program = _trace(graph_of(detector, model, suppress_as_operator))
+    program = _trace(build_graph(detector, model, suppress_as_operator))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
@@ -123,7 +123,7 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
             opset_version=opset,
             custom_translation_table=TRANSLATIONS,
             input_names=["images"],
-            output_names=outputs_of(detector),
+            output_names=output_names(detector),
         )
     proto = exported.model_proto
     _tidy(proto)

@@ -11,10 +11,20 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
 
 from models.roi_pool import AlignedRoIPool
 
-from .batches import ABSENT, MASKS, anchors_of, best, is_large, pick, prepare, split_by_label, top_of_levels
+from .batches import (
+    ABSENT,
+    MASKS,
+    gather_rows,
+    is_large,
+    make_anchors,
+    prepare,
+    split_by_label,
+    top_detections,
+    topk_per_level,
+)
 
 # torchvision's `RoIHeads.postprocess_detections` has this number in its code
-LEAST_SIDE = 1e-2
+MIN_BOX_SIDE = 1e-2
 
 
 class FasterRCNNGraph(nn.Module):
@@ -38,7 +48,7 @@ class FasterRCNNGraph(nn.Module):
         proposals, is_there = self._propose(padded, list(maps.values()), size)
         found = self._detect(maps, proposals, is_there, size)
         heads = self.model.roi_heads
-        return found | {MASKS: find_masks(heads, maps, found)} if heads.has_mask() else found
+        return found | {MASKS: predict_masks(heads, maps, found)} if heads.has_mask() else found
 
     def _propose(self, padded: Tensor, maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give proposals `(B, P, 4)` and which of them there are `(B, P)`, as `RegionProposalNetwork` does."""
@@ -50,9 +60,9 @@ class FasterRCNNGraph(nn.Module):
         objectness, deltas = objectness.reshape(batch, -1), deltas.reshape(batch, -1, 4)
 
         most = rpn.pre_nms_top_n()
-        objectness, order = top_of_levels(objectness, counts, most)
-        anchors = anchors_of(rpn.anchor_generator, padded, maps)[order.flatten()]
-        boxes = rpn.box_coder.decode_single(pick(deltas, order).flatten(0, 1), anchors).unflatten(0, order.shape)
+        objectness, order = topk_per_level(objectness, counts, most)
+        anchors = make_anchors(rpn.anchor_generator, padded, maps)[order.flatten()]
+        boxes = rpn.box_coder.decode_single(gather_rows(deltas, order).flatten(0, 1), anchors).unflatten(0, order.shape)
         boxes = clip_boxes_to_image(boxes, size)
         scores = objectness.sigmoid()
         is_there = (objectness > -torch.inf) & (scores >= rpn.score_thresh) & is_large(boxes, rpn.min_size)
@@ -62,7 +72,7 @@ class FasterRCNNGraph(nn.Module):
         keep = self.suppress(boxes, split_by_label(scores, levels, len(maps)), rpn.nms_thresh, ABSENT)
         scores = torch.where(keep.any(1), scores, ABSENT)
         scores, order = scores.topk(min(rpn.post_nms_top_n(), scores.shape[1]), dim=1)
-        return pick(boxes, order), scores > ABSENT
+        return gather_rows(boxes, order), scores > ABSENT
 
     def _detect(
         self, maps: dict[str, Tensor], proposals: Tensor, is_there: Tensor, size: tuple[int, int]
@@ -70,14 +80,14 @@ class FasterRCNNGraph(nn.Module):
         """Classify and refine proposals, and take the best, as `RoIHeads` does."""
         heads = self.model.roi_heads
         boxes, scores = self.classify(maps, proposals, size)
-        scores = torch.where(is_there[:, None] & is_large(boxes, LEAST_SIDE), scores, ABSENT)
+        scores = torch.where(is_there[:, None] & is_large(boxes, MIN_BOX_SIDE), scores, ABSENT)
 
         # every class has boxes of its own, and is thus a set with one class
         keep = self.suppress(
             boxes.flatten(0, 1), scores.flatten(0, 1)[:, None], heads.nms_thresh, heads.score_thresh
         ).reshape(scores.shape)
         labels = torch.arange(1, scores.shape[1] + 1, device=scores.device)[:, None].expand_as(scores)
-        return best(
+        return top_detections(
             boxes.flatten(1, 2),
             torch.where(keep, scores, ABSENT).flatten(1),
             labels.flatten(1),
@@ -87,8 +97,10 @@ class FasterRCNNGraph(nn.Module):
     def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
         heads = self.model.roi_heads
-        logits, codes = heads.box_predictor(heads.box_head(pool(heads.box_roi_pool, maps, regions(proposals))))
-        boxes = _decode(heads.box_coder, codes, proposals, size)[:, :, 1:].transpose(1, 2)
+        logits, box_deltas = heads.box_predictor(
+            heads.box_head(pool_rois(heads.box_roi_pool, maps, to_rois(proposals)))
+        )
+        boxes = _decode(heads.box_coder, box_deltas, proposals, size)[:, :, 1:].transpose(1, 2)
         return boxes, _split_classes(logits.softmax(-1), proposals)
 
 
@@ -100,16 +112,16 @@ class CascadeRCNNGraph(FasterRCNNGraph):
         heads = self.model.roi_heads
         probabilities = []
         for head, predictor, coder in zip(heads.box_head, heads.box_predictor, heads.box_coders, strict=True):
-            logits, codes = predictor(head(pool(heads.box_roi_pool, maps, regions(proposals))))
+            logits, box_deltas = predictor(head(pool_rois(heads.box_roi_pool, maps, to_rois(proposals))))
             probabilities.append(logits.softmax(-1))
-            proposals = _decode(coder, codes, proposals, size)[:, :, 0]
+            proposals = _decode(coder, box_deltas, proposals, size)[:, :, 0]
         scores = _split_classes(torch.stack(probabilities).mean(0), proposals)
         return proposals[:, None].expand(-1, scores.shape[1], -1, -1), scores
 
 
-def _decode(coder: BoxCoder, codes: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Move boxes `(B, P, 4)` by codes `(B * P, 4 * n)`, to `(B, P, n, 4)` within the image."""
-    moved = coder.decode_single(codes, boxes.flatten(0, 1))
+def _decode(coder: BoxCoder, box_deltas: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Move boxes `(B, P, 4)` by box_deltas `(B * P, 4 * n)`, to `(B, P, n, 4)` within the image."""
+    moved = coder.decode_single(box_deltas, boxes.flatten(0, 1))
     return clip_boxes_to_image(moved.reshape(*boxes.shape[:2], -1, 4), size)
 
 
@@ -118,7 +130,7 @@ def _split_classes(probabilities: Tensor, proposals: Tensor) -> Tensor:
     return probabilities.reshape(*proposals.shape[:2], -1)[:, :, 1:].transpose(1, 2)
 
 
-def find_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+def predict_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
     """Say how likely each part of each box belongs to its object, as `RoIHeads` does; see `batches.MASKS`.
 
     The mask head looks at the boxes that there are, and at one more of an image without any: not every runtime knows
@@ -127,21 +139,21 @@ def find_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Tensor
     labels = found["labels"]
     is_first = torch.arange(labels.shape[1], device=labels.device) == 0
     (chosen,) = torch.where(((labels > 0) | is_first).flatten())
-    pooled = pool(heads.mask_roi_pool, maps, regions(found["boxes"])[chosen])
+    pooled = pool_rois(heads.mask_roi_pool, maps, to_rois(found["boxes"])[chosen])
     every_class = heads.mask_predictor(heads.mask_head(pooled)).sigmoid()
     own = labels.flatten()[chosen]
-    part = pick(every_class, own[:, None])[:, 0] * (own > 0)[:, None, None]
+    part = gather_rows(every_class, own[:, None])[:, 0] * (own > 0)[:, None, None]
     masks = part.new_zeros((labels.numel(), *part.shape[1:])).index_put((chosen,), part)
     return masks.unflatten(0, labels.shape)
 
 
-def regions(boxes: Tensor) -> Tensor:
+def to_rois(boxes: Tensor) -> Tensor:
     """Put the number of its image before each of the boxes `(B, P, 4)`, as RoIAlign wants them, `(B * P, 5)`."""
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
     return torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
 
 
-def pool(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
+def pool_rois(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
     """Pool boxes from the levels of a pyramid that their sizes ask for.
 
     Args:

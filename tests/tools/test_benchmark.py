@@ -115,7 +115,7 @@ def test_each_training_step_runs_what_its_name_says(run_tool, tiny_config, tmp_p
             seen[name] = {(layer.backend, dtype) for layer, dtype in zip(layers, dtypes, strict=True)}
         return {name: [1.0] for name in steps}
 
-    monkeypatch.setattr(part("step"), "time_in_turns", look)
+    monkeypatch.setattr(part("step"), "time_interleaved", look)
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     config = tmp_path / "tiny_dcn.yaml"
     config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\n")

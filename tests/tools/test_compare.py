@@ -72,7 +72,7 @@ def test_differences_are_shown(run_tool, runs, tmp_path):
     for label in ("training step, s", "data wait"):
         assert len(row(out, label)) == 2
     assert row(out, "inference, ms") == ["-", "-"]
-    sentence = written["verdicts"]["dcn"]
+    sentence = written["conclusions"]["dcn"]
     assert sentence.startswith("AP of dcn is ")
     assert sentence in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 120
@@ -82,12 +82,12 @@ def test_differences_are_shown(run_tool, runs, tmp_path):
     assert written["runs"][str(dcn_run)]["figures"]["APl"] == dcn["val/APl"]
     assert written["runs"][str(plain_run)]["config"]["train.lr"] == 0.005
     assert 0 < written["runs"][str(plain_run)]["data_share"] < 1
-    assert written["settings"]["rounds"] == 100
-    assert len(written["settings"]["detected_anew"]) == 2
+    assert written["settings"]["bootstrap_samples"] == 100
+    assert len(written["settings"]["detected_now"]) == 2
 
     # the second time their detections are there
     assert run_tool(*arguments)[:2] == (0, out)
-    assert json.loads((tmp_path / "both.json").read_text())["settings"]["detected_anew"] == []
+    assert json.loads((tmp_path / "both.json").read_text())["settings"]["detected_now"] == []
 
 
 def test_report_and_seeds(run_tool, runs, tmp_path):

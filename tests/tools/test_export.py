@@ -16,12 +16,12 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 import engine.export
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.export import Difference, Row, load_exported
+from engine.export import CheckResult, DetectionDifference, load_exported
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import LAST
 from models.predictor import Predictor
 
-SAME = Difference(7, 0, 1e-5, 1e-6)
+SAME = DetectionDifference(7, 0, 1e-5, 1e-6)
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/export.md"
 
 
@@ -36,11 +36,11 @@ def shortened(monkeypatch):
         return Counter({"DeformConv": 2, "Add": 5})
 
     def arrange(difference):
-        def run_beside(model, run, pictures):
+        def check_program(model, run, pictures):
             asked.extend(pictures)
-            return [Row("a", (64, 80), 1, difference, 0.5, 0.25)]
+            return [CheckResult("a", (64, 80), 1, difference, 0.5, 0.25)]
 
-        monkeypatch.setattr(engine.export, "run_beside", run_beside)
+        monkeypatch.setattr(engine.export, "check_program", check_program)
         return asked
 
     monkeypatch.setattr(engine.export, "export_to", export_to)
@@ -75,12 +75,12 @@ def spread_run(tiny_config, formula_weights, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run_export(run_tool):
     """The tool in earnest; one detection in five may have no partner, as rounding may decide on other processors."""
-    strict = Difference.is_small.fget
+    strict = DetectionDifference.is_small.fget
 
     def run(*arguments):
         with pytest.MonkeyPatch.context() as patch:
-            few = property(lambda found: strict(found._replace(alone=max(0, found.alone - found.detections // 5))))
-            patch.setattr(Difference, "is_small", few)
+            few = property(lambda found: strict(found._replace(alone=max(0, found.unmatched - found.detections // 5))))
+            patch.setattr(DetectionDifference, "is_small", few)
             return run_tool("export", *arguments)
 
     return run
@@ -252,7 +252,7 @@ def test_a_picture_that_becomes_too_small(run_tool, dcn_run, shortened, tmp_path
     Image.new("RGB", (960, 100)).save(tmp_path / "long.png")
     code, _, err = run_tool("export", dcn_run, "a.onnx", "--check", "long.png", cwd=tmp_path)
     assert code == 2
-    assert "--check long.png: its shorter side must have at least 17 pixels when it is resized" in err
+    assert "--check long.png: the shorter side must be at least 17 pixels after resizing" in err
     assert "got 10" in err
     assert [file.name for file in tmp_path.iterdir()] == ["long.png"]
     # of the val split, such pictures are passed over: here all, so that noise is left

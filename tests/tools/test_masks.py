@@ -131,7 +131,7 @@ def test_masks_are_compared_beside_boxes(run_tool, run_folder, boxes_run, shapes
     code, out, err = run_tool("compare", tmp_path / "good", tmp_path / "moved", boxes_run, *files)
     assert (code, err) == (0, "")
     written = json.loads((tmp_path / "a.json").read_text())
-    assert not {str(tmp_path / name) for name in ("good", "moved")} & {*written["settings"]["detected_anew"]}
+    assert not {str(tmp_path / name) for name in ("good", "moved")} & {*written["settings"]["detected_now"]}
     found = written["differences"]["moved"]
     assert found["AP"]["value"] == found["AP"]["low"] == found["AP"]["high"] == 0
     for name in ("mask_AP", "mask_AP50", "mask_AP75", "mask_APs"):

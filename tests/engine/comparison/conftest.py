@@ -81,7 +81,7 @@ def made_up(val_split):
 def finish_run(tiny_config, val_split):
     """`finish_run(folder, *overrides, quality=..., state=..., records=...)` leaves there what a finished run leaves.
 
-    The weights are random; the figures, and last.detections.json, are those of made up detections, or of `results`.
+    The weights are random; the metrics, and last.detections.json, are those of made up detections, or of `results`.
     """
 
     def finish(folder: Path, *overrides, quality=0.5, results=None, state=None, records=None, weights=True) -> Path:
@@ -150,7 +150,7 @@ def mask_folders(finish_run, outlined, made_up, tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="session")
 def mask_comparison(mask_folders) -> Comparison:
     """Of these; read it, do not change it."""
-    return compare_runs(mask_folders, device="cpu", rounds=150, seed=3, pictures=2, timed_images=0)
+    return compare_runs(mask_folders, device="cpu", bootstrap_samples=150, seed=3, num_images=2, timed_images=0)
 
 
 @pytest.fixture(scope="session")
@@ -175,4 +175,4 @@ def folders(finish_run, tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="session")
 def comparison(folders) -> Comparison:
     """Of these runs; read it, do not change it."""
-    return compare_runs(folders, device="cpu", rounds=150, seed=3, pictures=4, timed_images=0)
+    return compare_runs(folders, device="cpu", bootstrap_samples=150, seed=3, num_images=4, timed_images=0)

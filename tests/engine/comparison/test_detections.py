@@ -37,12 +37,12 @@ def by_model(finish_run, val_split, tmp_path_factory):
 
 def test_detections_of_the_last_weights_are_read(finish_run, val_split, made_up, tmp_path):
     found = detect_again(finish_run(tmp_path / "run", "seed=2", quality=0.7), val_split)
-    assert not found.anew
+    assert not found.detected_now
     assert found.results == made_up(0.7, 2)
     expected = coco_metrics(val_split.raw, made_up(0.7, 2))
     assert expected["AP"] > 0.4
-    assert found.judged.figures()["AP"] == pytest.approx(expected["AP"], abs=1e-12)
-    assert found.judged.figures()["AP bar"] == pytest.approx(expected["per_class"]["bar"], abs=1e-12)
+    assert found.matched.metrics()["AP"] == pytest.approx(expected["AP"], abs=1e-12)
+    assert found.matched.metrics()["AP bar"] == pytest.approx(expected["per_class"]["bar"], abs=1e-12)
 
 
 def older(file, folder):
@@ -68,10 +68,10 @@ def test_other_files_are_replaced(finish_run, by_model, val_split, tmp_path, spo
     spoil(file, folder)
     with caplog.at_level("WARNING", log.name):
         found = detect_again(folder, val_split)
-    assert found.anew
+    assert found.detected_now
     assert len(found.results) > 20
     assert found.results == by_model(0) == json.loads(file.read_text())
-    assert found.judged.figures()["AP"] == pytest.approx(coco_metrics(val_split.raw, found.results)["AP"], abs=1e-12)
+    assert found.matched.metrics()["AP"] == pytest.approx(coco_metrics(val_split.raw, found.results)["AP"], abs=1e-12)
     # the weights are random, the AP in the checkpoint is not
     assert f"{folder}: AP 0.0" in caplog.text
     assert "on cpu, but its last evaluation found" in caplog.text
@@ -82,7 +82,7 @@ def test_what_was_written_is_read_next_time(finish_run, by_model, val_split, tmp
     state = load_checkpoint(folder / "last.pt")
     save_checkpoint(folder / "last.pt", state | {"metrics": coco_metrics(val_split.raw, by_model(0))})
     first, second = detect_again(folder, val_split), detect_again(folder, val_split)
-    assert (first.anew, second.anew) == (True, False)
+    assert (first.detected_now, second.detected_now) == (True, False)
     assert first.results == second.results
     assert not caplog.text
 
@@ -93,7 +93,7 @@ def test_an_ap_that_is_not_there_on_both_sides(finish_run, val_split, tmp_path):
     state = load_checkpoint(folder / "last.pt")
     save_checkpoint(folder / "last.pt", state | {"metrics": coco_metrics(empty, [])})
     os.utime(folder / "last.detections.json")
-    assert not detect_again(folder, val_split.__class__(**(vars(val_split) | {"raw": empty}))).anew
+    assert not detect_again(folder, val_split.__class__(**(vars(val_split) | {"raw": empty}))).detected_now
 
 
 def test_averaged_weights_count(finish_run, by_model, val_split, tmp_path):
@@ -144,14 +144,14 @@ def test_a_val_split_that_is_another(finish_run, shapes, val_split, tmp_path):
 
 def test_masks_are_read_and_judged(finish_run, mask_options, outlined, val_split, tmp_path):
     found = detect_again(finish_run(tmp_path / "run", *mask_options, results=outlined(2)), val_split)
-    assert not found.anew
+    assert not found.detected_now
     assert found.results == outlined(2)
-    expected, figures = coco_metrics(val_split.raw, outlined(2)), found.figures()
+    expected, metrics = coco_metrics(val_split.raw, outlined(2)), found.metrics()
     assert 0.1 < expected["mask_AP"] < expected["AP"] - 0.1
     for name in ("AP", "AR10", "mask_AP", "mask_AP75", "mask_APs"):
-        assert figures[name] == pytest.approx(expected[name], abs=1e-12), name
-    assert "mask_AR10" not in figures
-    assert "mask_AP bar" not in figures
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-12), name
+    assert "mask_AR10" not in metrics
+    assert "mask_AP bar" not in metrics
 
 
 def without_masks(results):
@@ -165,24 +165,24 @@ def test_files_with_other_masks_are_replaced(finish_run, mask_options, outlined,
     file.write_text(json.dumps(outlined(2) if masks == "others" else without_masks(outlined(0))))
     with caplog.at_level("WARNING", log.name):
         found = detect_again(folder, val_split)
-    assert found.anew
+    assert found.detected_now
     assert found.results == json.loads(file.read_text())
     assert found.results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
     here = coco_metrics(val_split.raw, found.results)["mask_AP"]
-    assert found.figures()["mask_AP"] == pytest.approx(here, abs=1e-12)
+    assert found.metrics()["mask_AP"] == pytest.approx(here, abs=1e-12)
     assert f"{folder}: mask AP {100 * here:.2f} of what it detects here on cpu" in caplog.text
 
 
 def test_masks_of_a_run_without_are_not_its_own(finish_run, outlined, val_split, tmp_path):
     folder = finish_run(tmp_path / "run", results=outlined(0))
     found = detect_again(folder, val_split)
-    assert found.anew
-    assert found.judged_masks is None
+    assert found.detected_now
+    assert found.matched_masks is None
     assert "segmentation" not in found.results[0]
 
 
 def test_a_run_with_masks_that_finds_nothing(finish_run, mask_options, val_split, tmp_path):
-    figures = coco_metrics(val_split.raw, [], masks=True)
-    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=[], state={"metrics": figures}), val_split)
-    assert not found.anew
-    assert found.figures()["mask_AP"] == 0.0
+    metrics = coco_metrics(val_split.raw, [], masks=True)
+    found = detect_again(finish_run(tmp_path / "run", *mask_options, results=[], state={"metrics": metrics}), val_split)
+    assert not found.detected_now
+    assert found.metrics()["mask_AP"] == 0.0

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from engine.comparison.differences import Difference, difference, verdict
-from engine.comparison.resampling import bootstrap, judge_images
+from engine.comparison.bootstrap import bootstrap, match_images
+from engine.comparison.differences import Difference, conclusion, difference
 
 
-def rounds(*values):
+def samples(*values):
     return [np.array(v, dtype=float) for v in values]
 
 
 def test_value_is_the_difference_of_means():
-    found = difference([0.3, 0.4], [0.5, 0.5, 0.8], rounds([0.3] * 9, [0.4] * 9), rounds(*[[0.6] * 9] * 3))
+    found = difference([0.3, 0.4], [0.5, 0.5, 0.8], samples([0.3] * 9, [0.4] * 9), samples(*[[0.6] * 9] * 3))
     assert found.value == pytest.approx(0.25)
 
 
@@ -69,13 +69,13 @@ def test_equal_seeds_leave_a_normal_interval_over_images():
 
 
 def test_nothing_varies():
-    same = difference([0.3], [0.3], rounds([0.3] * 5), rounds([0.3] * 5))
+    same = difference([0.3], [0.3], samples([0.3] * 5), samples([0.3] * 5))
     assert same[:5] == (0, 0, 0, 0, 0)
     assert not same.exceeds_uncertainty
-    twice = difference([0.3] * 2, [0.3] * 2, rounds(*[[0.3] * 5] * 2), rounds(*[[0.3] * 5] * 2))
+    twice = difference([0.3] * 2, [0.3] * 2, samples(*[[0.3] * 5] * 2), samples(*[[0.3] * 5] * 2))
     assert twice == Difference(*[0.0] * 7)
     assert not twice.exceeds_uncertainty
-    other = difference([0.5], [0.25], rounds([0.5] * 5), rounds([0.25] * 5))
+    other = difference([0.5], [0.25], samples([0.5] * 5), samples([0.25] * 5))
     assert other[:5] == (-0.25,) * 5
     assert other.exceeds_uncertainty
 
@@ -93,10 +93,10 @@ def test_a_figure_that_is_absent_gives_none(runs):
     assert math.isnan(difference([0.5], [0.5], absent[:1], absent[:1]).low)
 
 
-def test_rounds_without_a_figure_are_left_out():
+def test_samples_without_a_figure_are_left_out():
     base, other = [0.1, 0.2, math.nan, 0.4, 0.1], [0.2, 0.4, math.nan, 0.7, 0.2]
-    found = difference([0.2], [0.4], rounds(base), rounds(other))
-    kept = difference([0.2], [0.4], rounds([0.1, 0.2, 0.4, 0.1]), rounds([0.2, 0.4, 0.7, 0.2]))
+    found = difference([0.2], [0.4], samples(base), samples(other))
+    kept = difference([0.2], [0.4], samples([0.1, 0.2, 0.4, 0.1]), samples([0.2, 0.4, 0.7, 0.2]))
     assert found == kept
     assert not math.isnan(found.low)
 
@@ -112,12 +112,12 @@ def test_it_exceeds_its_uncertainty_if_0_is_outside(low, high, exceeds):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (([], [0.5], [], rounds([1])), "`base` needs one or more runs with rounds for each, got 0 and 0"),
-        (([0.5], [0.5], rounds([1]), []), "`other` needs .* got 1 and 0"),
-        (([0.5], [0.5], rounds([1, 2]), rounds([1])), r"the same number of rounds, got \[1, 2\]"),
+        (([], [0.5], [], samples([1])), "`base` needs at least one run, and samples for each, got 0 and 0"),
+        (([0.5], [0.5], samples([1]), []), "`other` needs .* got 1 and 0"),
+        (([0.5], [0.5], samples([1, 2]), samples([1])), r"the same number of samples, got \[1, 2\]"),
     ],
 )
-def test_runs_and_rounds_must_fit(arguments, said):
+def test_runs_and_samples_must_fit(arguments, said):
     with pytest.raises(ValueError, match=said):
         difference(*arguments)
 
@@ -137,7 +137,7 @@ def test_intervals_over_images_hold_the_truth_as_often_as_they_say():
         found = difference([base.mean()], [other.mean()], [weights @ base], [weights @ other])
         intervals.append((found.low, found.high))
         widths.append(found.high - found.low)
-    # 95 % less what 80 images and 400 rounds cost, and 3 deviations of 600 trials
+    # 95 % less what 80 images and 400 samples cost, and 3 deviations of 600 trials
     assert 0.915 < share_held(intervals, 0.03) < 0.975
     # paired: without the common difficulty
     assert np.mean(widths) == pytest.approx(2 * 1.96 * math.hypot(0.05, 0.08) / math.sqrt(images), rel=0.05)
@@ -191,20 +191,20 @@ def judged(truth, found, picked):
         for place, image in enumerate(picked, start=1)
         for box, score in found[image]
     ]
-    return judge_images(coco, results)
+    return match_images(coco, results)
 
 
 def test_intervals_of_ap_hold_the_truth_as_often_as_they_say():
     """Val sets drawn from a population whose own AP is known: 60 of 80 images."""
     rng = np.random.default_rng(0)
     truth, results = draw_population(rng, 1500)
-    population = [judged(truth, found, range(1500)).figures() for found in results]
+    population = [judged(truth, found, range(1500)).metrics() for found in results]
     intervals = {"AP": [], "AP75": []}
     for trial in range(60):
         picked = rng.integers(0, 1500, 80)
         runs = [judged(truth, found, picked) for found in results]
-        base, other = bootstrap(runs, rounds=200, seed=trial)
-        base_figures, other_figures = (run.figures() for run in runs)
+        base, other = bootstrap(runs, samples=200, seed=trial)
+        base_figures, other_figures = (run.metrics() for run in runs)
         for name, held in intervals.items():
             found = difference([base_figures[name]], [other_figures[name]], [base[name]], [other[name]])
             held.append((found.low, found.high))
@@ -215,10 +215,10 @@ def test_intervals_of_ap_hold_the_truth_as_often_as_they_say():
         assert share_held(held, gain + 0.1) < 0.6
 
 
-def sentence(low, high, *, seeds=(3, 3), value=None, figure="AP"):
+def sentence(low, high, *, seeds=(3, 3), value=None, metric="AP"):
     middle = (low + high) / 2 if value is None else value
     ends = (low, high) if min(seeds) > 1 else (None, None)
-    return verdict("plain", "dcn_234", figure, Difference(middle, low, high, low, high, *ends), *seeds)
+    return conclusion("plain", "dcn_234", metric, Difference(middle, low, high, low, high, *ends), *seeds)
 
 
 def test_verdicts_of_several_seeds():
@@ -226,7 +226,7 @@ def test_verdicts_of_several_seeds():
         "AP of dcn_234 is 3.1 higher than that of plain, 95 % interval +1.2 to +5.0 over images and 3 + 3 seeds: "
         "the difference is larger than its uncertainty."
     )
-    assert sentence(-0.05, -0.012, figure="AP75", seeds=(2, 4)) == (
+    assert sentence(-0.05, -0.012, metric="AP75", seeds=(2, 4)) == (
         "AP75 of dcn_234 is 3.1 lower than that of plain, 95 % interval -5.0 to -1.2 over images and 2 + 4 seeds: "
         "the difference is larger than its uncertainty."
     )

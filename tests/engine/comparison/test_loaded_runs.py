@@ -29,7 +29,7 @@ def test_what_a_run_left(finish_run, tmp_path):
     assert run.options["data.val.images"].endswith("/val")
     assert run.options["train.lr"] == 0.01
     assert run.options["model.backbone.dcn_v2_stages"] == []
-    assert 0.5 < run.figures["AP"] < 1
+    assert 0.5 < run.metrics["AP"] < 1
     assert run.step_s == 0.2
     assert run.data_share == pytest.approx(0.03 / 0.2)
     assert run.peak_gib == 2.0

@@ -77,7 +77,7 @@ def test_every_figure_is_told(comparison, page):
     assert f"{row}{signed(found.value)} ({interval(found.low, found.high)})" in page.text
     assert f"{percent(comparison.groups['slow'].mean('AP75'))} " in page.text
     assert "APl" not in page.text  # there is nothing large
-    for sentence in comparison.verdicts.values():
+    for sentence in comparison.conclusions.values():
         assert sentence in page.text
     for run in (run for group in comparison.groups.values() for run in group.runs):
         assert str(run.folder) in page.text
@@ -107,13 +107,13 @@ def test_plots_and_pictures(comparison, html, page):
     # two of differences, two of learning, two of precision, one for each class
     assert html.count("<svg ") == 6 + 5
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(pictures) == 3 * len(comparison.contrasts["dcn"]) > 0  # both, and the truth
+    assert len(pictures) == 3 * len(comparison.largest_differences["dcn"]) > 0  # both, and the truth
     assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in pictures)
-    one = comparison.contrasts["dcn"][0]
-    words = "fewer" if one.fewer > 0 else "more"
-    assert f"{abs(one.fewer)} {words} mistake" in page.text
-    assert f"plain: {one.base['right']} right" in page.text
-    assert f"truth: {one.base['right'] + one.base['missed']} objects" in page.text
+    one = comparison.largest_differences["dcn"][0]
+    words = "fewer" if one.fewer_errors > 0 else "more"
+    assert f"{abs(one.fewer_errors)} {words} mistake" in page.text
+    assert f"plain: {one.base['true_positive']} true positive" in page.text
+    assert f"truth: {one.base['true_positive'] + one.base['missed']} objects" in page.text
     assert f"{one.other['missed']} missed" in page.text if one.other["missed"] else True
     assert "Both make the same number of mistakes on every image." in page.text  # of slow and plain
 
@@ -142,7 +142,7 @@ def renamed(comparison, old, new):
     groups = {
         name: dataclasses.replace(
             group,
-            figures=[rename(found) for found in group.figures],
+            metrics=[rename(found) for found in group.metrics],
             curves={
                 iou: [{new if key == old else key: value for key, value in run.items()} for run in runs]
                 for iou, runs in group.curves.items()
@@ -170,7 +170,7 @@ def test_names_are_data(comparison):
         options={EVIL: [EVIL, '"<b>"', "3"]},
         **{
             part: {EVIL if name == "dcn" else name: value for name, value in getattr(changed, part).items()}
-            for part in ("differences", "verdicts", "contrasts", "contrasted")
+            for part in ("differences", "conclusions", "largest_differences", "shown_runs")
         },
         settings=changed.settings | {"annotations": EVIL, "device": EVIL},
     )
@@ -183,7 +183,7 @@ def test_names_are_data(comparison):
 
 
 def test_a_single_run(folders):
-    found = compare_runs(folders[4:], device="cpu", pictures=2, timed_images=0)
+    found = compare_runs(folders[4:], device="cpu", num_images=2, timed_images=0)
     page = Page(render_report(found))
     assert "slow" in page.text
     assert "difference" not in page.text
@@ -267,7 +267,7 @@ def test_masks(mask_comparison, comparison):
     assert "judged by the overlap of masks in place of boxes" in page.text
     # two of differences and one of masks, three of learning, two of precision, one for each class
     assert html.count("<svg ") == 8 + 5
-    assert mask_comparison.verdicts["shifted"] in page.text
+    assert mask_comparison.conclusions["shifted"] in page.text
     folders = {name: group.runs[0].folder for name, group in mask_comparison.groups.items()}
     good, boxes = (
         next(part for part in html.split("</tr>") if f'<th scope="row">{folders[name]}</th>' in part)

@@ -41,7 +41,7 @@ def test_plain_values(comparison, folders):
     difference = comparison.differences["dcn"]["AP"]
     assert found["differences"]["dcn"]["AP"] == difference._asdict() | {"exceeds_uncertainty": True}
     assert found["differences"]["slow"]["AP"]["seeds_low"] is None
-    assert found["verdicts"] == comparison.verdicts
+    assert found["conclusions"] == comparison.conclusions
     assert found["options"]["train.lr"] == {"plain": "0.005", "dcn": "0.005", "slow": "0.001"}
     assert found["settings"] == comparison.settings
 

@@ -49,7 +49,7 @@ def test_gains(study, comparison):
 def test_why_the_gain_does_not_grow(comparison, study):
     """With the deformations exchanged the gain falls; of all groups the seeds that differ most are told of."""
     dcn = comparison.groups["dcn"]
-    apart = dataclasses.replace(dcn, figures=[dcn.figures[0] | {"AP": 0.1}, dcn.figures[1] | {"AP": 0.9}])
+    apart = dataclasses.replace(dcn, metrics=[dcn.metrics[0] | {"AP": 0.1}, dcn.metrics[1] | {"AP": 0.9}])
     strong = dataclasses.replace(comparison, groups=comparison.groups | {"dcn": apart})
     (sentence,) = Study({0.0: strong, 0.5: study.comparisons[0.0]}).sentences
     assert "From one to the other that is -20.0" in sentence
@@ -80,7 +80,7 @@ def test_page(study, comparison):
         assert f"{signed(gain.value)} ({interval(gain.low, gain.high)})" in text
     assert '<a href="weak &amp; small.html">deformation &lt;0&gt;</a>' in html
     # the comparison at the strongest deformation is there too
-    for sentence in comparison.verdicts.values():
+    for sentence in comparison.conclusions.values():
         assert sentence in text
     assert not re.search(r'(?:src|href)="(?:https?:)?//', html)
     ids = re.findall(r'\bid="([^"]+)"', html)

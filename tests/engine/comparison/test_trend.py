@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.comparison.differences import Difference
-from engine.comparison.trend import Trend, explain_trend, gain_trend, say_trend
+from engine.comparison.trend import Trend, describe_trend, explain_trend, gain_trend
 
 
 def gain(value, low, high) -> Difference:
@@ -45,7 +45,7 @@ def test_the_interval_covers_the_truth():
 )
 def test_it_is_said_in_words(last, outcome):
     gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: last}
-    said = say_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.2})
+    said = describe_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.2})
     gained = f"{100 * last.value:+.1f} AP at deformation 1"
     assert said.startswith(f"dcn gains +1.0 AP at deformation 0 and {gained} over plain")
     assert f"+2 % and {100 * last.value / 0.2:+.0f} % of its AP" in said
@@ -59,7 +59,7 @@ def test_one_deformation_has_no_trend():
 
 def test_a_base_that_finds_nothing():
     gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: gain(0.02, 0.0, 0.04)}
-    said = say_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.0})
+    said = describe_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.0})
     assert said.startswith("dcn gains +1.0 AP at deformation 0 and +2.0 AP at deformation 1 over plain. From one to")
 
 

@@ -225,16 +225,16 @@ def peer() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """RGB in [0, 1], `(1, 3, 64, 96)`, float64."""
     return torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
 @pytest.fixture(scope="session")
-def fed(picture) -> dict[str, torch.Tensor]:
-    """The picture as networks are fed it here ("rgb_std") and elsewhere."""
-    normalised = (picture - MEAN) / STD
-    bgr = picture.flip(1)
+def input_images(image) -> dict[str, torch.Tensor]:
+    """The image as networks are fed it here ("rgb_std") and elsewhere."""
+    normalised = (image - MEAN) / STD
+    bgr = image.flip(1)
     return {
         "rgb_std": normalised,
         "bgr_std": normalised.flip(1),

@@ -8,10 +8,10 @@ from engine.converters.arithmetic import choose_rows, fold_eps, fold_input, fold
 
 
 @pytest.mark.parametrize("kind", ["rgb_std", "bgr_std", "bgr"])
-def test_the_first_convolution_sees_the_same(kind, fed):
+def test_the_first_convolution_sees_the_same(kind, input_images):
     weight = torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    theirs = F.conv2d(fed[kind], weight, stride=2, padding=3)
-    ours = F.conv2d(fed["rgb_std"], fold_input(weight, kind), stride=2, padding=3)
+    theirs = F.conv2d(input_images[kind], weight, stride=2, padding=3)
+    ours = F.conv2d(input_images["rgb_std"], fold_input(weight, kind), stride=2, padding=3)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Converted networks compute what the other framework's computed from the same picture."""
+"""Converted networks compute what the other framework's computed from the same image."""
 
 import pytest
 import torch
@@ -34,11 +34,11 @@ def stage_maps(network, x):
         ("paddledetection", "rgb_std", False, (3, 4), True),
     ],
 )
-def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated, peer, fed):
+def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated, peer, input_images):
     name = peer.names[key]
     state = peer.backbone(name, dcn=dcn, modulated=modulated)
-    theirs = peer.features(state, name, fed[kind], stride_in_1x1=stride_in_1x1, dcn=dcn)
-    converted = convert_backbone(state, SOURCES[key], fed=kind, eps=1e-5, mask_scale=2.0)
+    theirs = peer.features(state, name, input_images[kind], stride_in_1x1=stride_in_1x1, dcn=dcn)
+    converted = convert_backbone(state, SOURCES[key], input_format=kind, eps=1e-5, mask_scale=2.0)
     assert converted.found["name"] == "resnet50"
     assert converted.found["dcn_v2_stages"] == [*dcn]
     assert converted.found.get("modulation", modulated) == modulated
@@ -48,7 +48,7 @@ def test_a_backbone_gives_the_same_maps(key, kind, stride_in_1x1, dcn, modulated
     fc = {key: value for key, value in network.state_dict().items() if key.startswith("fc.")}
     network.load_state_dict(converted.tensors | fc)
     with torch.no_grad():
-        ours = stage_maps(network, fed["rgb_std"])
+        ours = stage_maps(network, input_images["rgb_std"])
     for our, their in zip(ours, theirs, strict=True):
         close(our, their)
 
@@ -65,7 +65,7 @@ def shapes_of_detector(peer, **options):
 
 
 @pytest.mark.parametrize("key", ["detectron2", "mmdetection", "paddledetection"])
-def test_a_detector_gives_the_same_numbers(key, peer, fed):
+def test_a_detector_gives_the_same_numbers(key, peer, input_images):
     name, kind, stages = peer.names[key], "bgr_std" if key == "detectron2" else "rgb_std", (4,)
     transposed = key == "paddledetection"
     state = peer.backbone(name, dcn=stages) | peer.heads(name, classes=CLASSES, transposed=transposed)
@@ -74,12 +74,12 @@ def test_a_detector_gives_the_same_numbers(key, peer, fed):
     kept = [3, 0, 4]  # classes may be fewer and in another order, as those of COCO among torchvision's labels
     detector = small_detector(peer, classes=len(kept), dcn_v2_stages=stages, mask_scale=2.0)
     converted = convert_detector(
-        state, source, detector.state_dict(), fed=kind, eps=1e-5, mask_scale=2.0, kept=kept, ratios=3
+        state, source, detector.state_dict(), input_format=kind, eps=1e-5, mask_scale=2.0, kept=kept, ratios=3
     )
     detector.load_state_dict(converted.tensors)
-    maps = peer.pyramid(state, name, peer.features(state, name, fed[kind], dcn=stages))
+    maps = peer.pyramid(state, name, peer.features(state, name, input_images[kind], dcn=stages))
     with torch.no_grad():
-        ours = [*detector.backbone(fed["rgb_std"]).values()]
+        ours = [*detector.backbone(input_images["rgb_std"]).values()]
         for our, their in zip(ours, maps, strict=True):
             close(our, their)
         for theirs, *outputs in zip(peer.rpn(state, name, maps), *detector.rpn.head(maps), strict=True):
@@ -105,7 +105,7 @@ def test_every_tensor_stands_in_the_account_once(peer):
     norms = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
     state |= {f"{norm}num_batches_tracked": torch.tensor(7) for norm in norms}
     wanted = shapes_of_detector(peer, dcn_v2_stages=(4,), norm="bn")
-    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
+    options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
     converted = convert_detector(state, SOURCES["mmdetection"], wanted, kept=range(CLASSES), **options)
     assert sorted(entry.source for entry in converted.entries if entry.source) == sorted(state)
     assert sorted(entry.ours for entry in converted.entries if entry.ours) == sorted(wanted)
@@ -145,7 +145,7 @@ def test_another_network_is_refused_with_what_differs(change, said, peer):
             state,
             SOURCES["mmdetection"],
             wanted,
-            fed="rgb_std",
+            input_format="rgb_std",
             eps=1e-5,
             mask_scale=2.0,
             kept=range(CLASSES),
@@ -165,7 +165,7 @@ def test_missing_unused_and_misshapen_tensors_are_named(peer):
     state["rpn_head.rpn_reg.weight"] = torch.zeros(24, peer.channels, 1, 1)
     with pytest.raises(ValueError, match="is of another network") as error:
         convert_detector(
-            state, SOURCES["mmdetection"], wanted, fed="rgb_std", eps=1e-5, mask_scale=2.0, kept=range(CLASSES)
+            state, SOURCES["mmdetection"], wanted, input_format="rgb_std", eps=1e-5, mask_scale=2.0, kept=range(CLASSES)
         )
     assert str(error.value).splitlines()[1:] == [
         "  - 1 of the config's tensors are not in the checkpoint:",
@@ -183,18 +183,18 @@ def test_half_a_backbone_is_refused(peer):
     for gone in ("backbone.bottom_up.res4.2.conv3.norm.running_mean", "backbone.bottom_up.res3.1.conv2.weight"):
         rest = {key: value for key, value in state.items() if key != gone}
         with pytest.raises(ValueError, match="no whole ResNet; 1 tensors are missing") as error:
-            convert_backbone(rest, SOURCES["detectron2"], fed="bgr", eps=1e-5, mask_scale=2.0)
+            convert_backbone(rest, SOURCES["detectron2"], input_format="bgr", eps=1e-5, mask_scale=2.0)
         assert str(error.value).splitlines()[1] in ("  - layer3.2.bn3.running_mean", "  - layer2.1.conv2.weight")
     rest = {key: value for key, value in state.items() if ".res5." not in key}
     with pytest.raises(ValueError, match=r"layer4\.0\.conv1\.weight"):
-        convert_backbone(rest, SOURCES["detectron2"], fed="bgr", eps=1e-5, mask_scale=2.0)
+        convert_backbone(rest, SOURCES["detectron2"], input_format="bgr", eps=1e-5, mask_scale=2.0)
 
 
 def test_masks_of_an_unknown_scale_are_refused():
     state = resnet("resnet18", dcn_v2_stages=(4,)).state_dict()
     with pytest.raises(ValueError, match="say by --source whose they are"):
-        convert_backbone(state, SOURCES["torchvision"], fed="rgb_std", eps=1e-5, mask_scale=2.0)
-    halved = convert_backbone(state, SOURCES["mmdetection"], fed="rgb_std", eps=1e-5, mask_scale=2.0).tensors
+        convert_backbone(state, SOURCES["torchvision"], input_format="rgb_std", eps=1e-5, mask_scale=2.0)
+    halved = convert_backbone(state, SOURCES["mmdetection"], input_format="rgb_std", eps=1e-5, mask_scale=2.0).tensors
     assert torch.equal(halved["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"] / 2)
     assert torch.equal(halved["layer3.1.conv2.weight"], state["layer3.1.conv2.weight"])
 
@@ -202,7 +202,7 @@ def test_masks_of_an_unknown_scale_are_refused():
 def test_no_more_is_written_than_the_tensors():
     """A file writes the whole memory that a tensor is a part of."""
     state = {key: torch.cat([value[None]] * 3)[1] for key, value in resnet("resnet18").state_dict().items()}
-    converted = convert_backbone(state, SOURCES["torchvision"], fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    converted = convert_backbone(state, SOURCES["torchvision"], input_format="rgb_std", eps=1e-5, mask_scale=2.0)
     for key, value in converted.tensors.items():
         assert value.untyped_storage().nbytes() == value.numel() * value.element_size(), key
         assert state[key].untyped_storage().nbytes() == 3 * value.numel() * value.element_size()

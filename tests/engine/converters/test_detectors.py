@@ -5,8 +5,8 @@ import torch
 from torchvision.models import detection
 
 from engine.converters.conversion import convert_detector
-from engine.converters.guesses import COCO
-from engine.converters.recognition import SOURCES, recognise
+from engine.converters.inferred_settings import COCO
+from engine.converters.recognition import SOURCES, detect_source
 from models import resnet
 from tests.detectors import assemble
 
@@ -39,14 +39,14 @@ def test_torchvisions_detectors_find_the_same(key, make, pyramid, outputs):
     theirs = theirs.double().eval()
     ours = assemble(key, resnet("resnet50"), 80, fpn=pyramid, **SIZES).double().eval()
     state = theirs.state_dict()
-    source = recognise(state)
+    source = detect_source(state)
     assert source is SOURCES["torchvision"]
     kept = [index - 1 for index in COCO]
-    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "ratios": 1 if key == "fcos" else 3}
+    options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "ratios": 1 if key == "fcos" else 3}
     ours.load_state_dict(convert_detector(state, source, ours.state_dict(), kept=kept, **options).tensors)
-    picture = torch.rand(3, 90, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(3, 90, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        (our,), (their,) = ours([picture]), theirs([picture])
+        (our,), (their,) = ours([image]), theirs([image])
     assert len(their["boxes"]) > 10
     assert [[*COCO][label - 1] for label in our["labels"]] == their["labels"].tolist()
     for name in their:
@@ -174,7 +174,7 @@ def test_another_pyramid_is_told(framework, peer):
         body = resnet("resnet50", dcn_v2_stages=(4,))
         fpn = {"out_channels": 64, "levels": [3, 4, 5], "extra_levels": "p6p7"}
         wanted = assemble("retinanet", body, CLASSES, fpn=fpn).state_dict()
-    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
+    options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
     asked = {"fpn.out_channels": 64, "fpn.extra_levels": "p6p7", "fpn.levels": [3, 4, 5]}
     with pytest.raises(ValueError, match="of another network") as error:
         convert_detector(state, SOURCES[framework], wanted, asked=asked, **options)
@@ -196,13 +196,13 @@ def test_another_pyramid_is_told(framework, peer):
 )
 def test_every_tensor_of_the_others_has_its_place(framework, detector, peer):
     state = shapes_of(peer, framework, detector)
-    assert recognise(state) is SOURCES[framework]
+    assert detect_source(state) is SOURCES[framework]
     pyramid = {"levels": [3, 4, 5], "extra_levels": "p6p7_from_c5"} if detector == "retinanet" else {}
     heads = {} if detector == "retinanet" else {"box_head_channels": 48}
     with torch.device("meta"):
         body, fpn = resnet("resnet50", dcn_v2_stages=(4,)), {"out_channels": 32, **pyramid}
         wanted = assemble(detector, body, CLASSES, fpn=fpn, **heads).double().state_dict()
-    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
+    options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 2.0, "kept": range(CLASSES)}
     converted = convert_detector(state, SOURCES[framework], wanted, **options)
     assert {key: value.shape for key, value in converted.tensors.items()} == {
         key: value.shape for key, value in wanted.items()

@@ -41,7 +41,7 @@ def test_names():
 def test_a_detector_without_a_pyramid_is_refused(peer):
     state = peer.backbone(peer.names["detectron2"])
     state = {key.replace("backbone.bottom_up.res5", "roi_heads.res5"): value for key, value in state.items()}
-    options = {"fed": "bgr", "eps": 1e-5, "mask_scale": 1.0}
+    options = {"input_format": "bgr", "eps": 1e-5, "mask_scale": 1.0}
     with pytest.raises(ValueError, match="of the kind C4"):
         convert_backbone(state, DETECTRON2, **options)
 
@@ -49,10 +49,10 @@ def test_a_detector_without_a_pyramid_is_refused(peer):
 def test_its_fcos_is_refused(peer):
     state = peer.backbone(peer.names["detectron2"]) | {"head.ctrness.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"holds head\.ctrness\.weight: its FCOS"):
-        convert_detector(state, DETECTRON2, {}, fed="bgr", eps=1e-5, mask_scale=1.0, kept=[])
+        convert_detector(state, DETECTRON2, {}, input_format="bgr", eps=1e-5, mask_scale=1.0, kept=[])
 
 
 def test_a_backbone_alone_is_no_detector(peer):
     state = peer.backbone(peer.names["detectron2"])
     with pytest.raises(ValueError, match="no detector's classifier that is known"):
-        convert_detector(state, DETECTRON2, {}, fed="bgr", eps=1e-5, mask_scale=1.0, kept=[])
+        convert_detector(state, DETECTRON2, {}, input_format="bgr", eps=1e-5, mask_scale=1.0, kept=[])

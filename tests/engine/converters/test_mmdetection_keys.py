@@ -51,7 +51,7 @@ def test_names():
 )
 def test_detectors_of_another_kind_are_refused_but_not_their_backbones(name, reason, peer):
     state = peer.backbone(peer.names["mmdetection"]) | {name: torch.zeros(3)}
-    options = {"fed": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
+    options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
     with pytest.raises(ValueError, match=f"holds {name}: .*{reason}.*leave out --config"):
         convert_detector(state, MMDETECTION, {}, kept=[], **options)
     assert convert_backbone(state, MMDETECTION, **options).found["name"] == "resnet50"
@@ -61,4 +61,4 @@ def test_two_tensors_for_one_place_are_refused(peer):
     state = peer.backbone(peer.names["mmdetection"])
     state["backbone.layer2.0.conv2_offset.weight"] = state["backbone.layer2.0.conv2.conv_offset.weight"]
     with pytest.raises(ValueError, match="both claim the place of"):
-        convert_backbone(state, MMDETECTION, fed="rgb_std", eps=1e-5, mask_scale=1.0)
+        convert_backbone(state, MMDETECTION, input_format="rgb_std", eps=1e-5, mask_scale=1.0)

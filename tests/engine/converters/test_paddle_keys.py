@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from engine.converters.conversion import convert_backbone
 from engine.converters.mapping import map_tensors
 from engine.converters.paddle_keys import PADDLE
-from engine.converters.recognition import recognise
+from engine.converters.recognition import detect_source
 from models import resnet
 
 NORM = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
@@ -73,8 +73,8 @@ def forward(state, x, *, copied):
 def test_the_vd_variant_gives_the_same_maps(copied, prefix):
     state = vd18(copied=copied)
     named = {prefix + key: value for key, value in state.items()}
-    assert recognise(named) is PADDLE
-    converted = convert_backbone(named, PADDLE, fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    assert detect_source(named) is PADDLE
+    converted = convert_backbone(named, PADDLE, input_format="rgb_std", eps=1e-5, mask_scale=2.0)
     assert converted.found == {"name": "resnet18_vd", "dcn_v2_stages": []}
     network = resnet("resnet18_vd").double()
     wanted = {key for key in network.state_dict() if not key.startswith("fc.")}
@@ -96,7 +96,7 @@ def test_the_plain_resnet_18_has_no_place_for_its_first_shortcut():
     with pytest.raises(
         ValueError, match=r"ResNet-18 and -34 have a convolution, res2\.res2a\.short\..* vd variants can"
     ):
-        convert_backbone(state, PADDLE, fed="rgb_std", eps=1e-5, mask_scale=2.0)
+        convert_backbone(state, PADDLE, input_format="rgb_std", eps=1e-5, mask_scale=2.0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.converters.reading import read_foreign
+from engine.converters.reading import read_source_checkpoint
 
 WEIGHT = torch.arange(6.0).reshape(2, 3)
 
@@ -29,14 +29,14 @@ WEIGHT = torch.arange(6.0).reshape(2, 3)
 )
 def test_tensors_of_pytorch(content, tmp_path):
     torch.save(content, tmp_path / "x.pth")
-    tensors = read_foreign(tmp_path / "x.pth").tensors
+    tensors = read_source_checkpoint(tmp_path / "x.pth").tensors
     assert [*tensors] == ["conv.weight"]
     assert torch.equal(tensors["conv.weight"], WEIGHT)
 
 
 def test_the_old_form_of_pytorch(tmp_path):
     torch.save({"conv.weight": WEIGHT}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
-    assert torch.equal(read_foreign(tmp_path / "x.pt").tensors["conv.weight"], WEIGHT)
+    assert torch.equal(read_source_checkpoint(tmp_path / "x.pt").tensors["conv.weight"], WEIGHT)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_old_form_of_pytorch(tmp_path):
 def test_tensors_of_numpy(suffix, content, protocol, tmp_path):
     file = tmp_path / f"x{suffix}"
     file.write_bytes(pickle.dumps(content, protocol=protocol))
-    tensors = read_foreign(file).tensors
+    tensors = read_source_checkpoint(file).tensors
     assert [*tensors] == ["conv.weight"]
     assert torch.equal(tensors["conv.weight"], WEIGHT)
 
@@ -85,18 +85,18 @@ def test_a_checkpoint_of_training_with_mmdetection(history, tmp_path, monkeypatc
     torch.save({"meta": meta, "state_dict": {"conv.weight": WEIGHT}, "message_hub": hub}, tmp_path / "x.pth")
     for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
         monkeypatch.delitem(sys.modules, name)
-    foreign = read_foreign(tmp_path / "x.pth")
-    assert torch.equal(foreign.tensors["conv.weight"], WEIGHT)
-    assert foreign.config_text == "model = dict(style='caffe')"
-    assert foreign.class_names == ["cat", "dog"]
+    checkpoint = read_source_checkpoint(tmp_path / "x.pth")
+    assert torch.equal(checkpoint.tensors["conv.weight"], WEIGHT)
+    assert checkpoint.config_text == "model = dict(style='caffe')"
+    assert checkpoint.class_names == ["cat", "dog"]
     assert "mmengine" not in sys.modules
 
 
 def test_the_meta_of_mmdetection_2(tmp_path):
     meta = {"config": "data = dict(to_rgb=False)", "CLASSES": ["cat", "dog"], "PALETTE": None}
     torch.save({"meta": meta, "state_dict": {"conv.weight": WEIGHT}}, tmp_path / "x.pth")
-    foreign = read_foreign(tmp_path / "x.pth")
-    assert (foreign.config_text, foreign.class_names) == ("data = dict(to_rgb=False)", ["cat", "dog"])
+    checkpoint = read_source_checkpoint(tmp_path / "x.pth")
+    assert (checkpoint.config_text, checkpoint.class_names) == ("data = dict(to_rgb=False)", ["cat", "dog"])
 
 
 class Named:
@@ -110,7 +110,7 @@ class Named:
 def test_tensors_of_paddlepaddle_with_their_names(protocol, tmp_path):
     file = tmp_path / "x.pdparams"
     file.write_bytes(pickle.dumps({"conv.weight": Named()}, protocol=protocol))
-    assert torch.equal(read_foreign(file).tensors["conv.weight"], WEIGHT)
+    assert torch.equal(read_source_checkpoint(file).tensors["conv.weight"], WEIGHT)
 
 
 class Evil:
@@ -127,7 +127,7 @@ def test_code_is_refused_by_name_and_not_run(suffix, tmp_path, monkeypatch):
     else:
         file.write_bytes(pickle.dumps({"model": {"conv.weight": WEIGHT.numpy()}, "meta": Evil()}))
     with pytest.raises(ValueError, match=r"it names (posix|os)\.system, and only") as error:
-        read_foreign(file)
+        read_source_checkpoint(file)
     assert str(file) in str(error.value)
     assert "add_safe_globals" not in str(error.value)
     assert [*tmp_path.iterdir()] == [file]
@@ -136,7 +136,7 @@ def test_code_is_refused_by_name_and_not_run(suffix, tmp_path, monkeypatch):
 def test_other_classes_are_refused_in_pytorch_files(tmp_path):
     torch.save({"state_dict": {"conv.weight": WEIGHT}, "meta": pytest.approx(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"it names _pytest\."):
-        read_foreign(tmp_path / "x.pth")
+        read_source_checkpoint(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_other_classes_are_refused_in_pytorch_files(tmp_path):
 def test_files_that_are_none(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_foreign(tmp_path / name)
+        read_source_checkpoint(tmp_path / name)
 
 
 def test_a_file_that_is_missing(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"resolved: {tmp_path / 'x.pth'}")):
-        read_foreign(tmp_path / "x.pth")
+        read_source_checkpoint(tmp_path / "x.pth")

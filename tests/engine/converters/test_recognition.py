@@ -2,30 +2,30 @@
 
 import pytest
 
-from engine.converters.recognition import SOURCES, recognise
+from engine.converters.recognition import SOURCES, detect_source
 from models import resnet
 
 
 @pytest.mark.parametrize("key", ["detectron2", "mmdetection", "paddledetection"])
 def test_frameworks_are_told_by_their_names(key, peer):
-    assert recognise(peer.backbone(peer.names[key], dcn=())) is SOURCES[key]
+    assert detect_source(peer.backbone(peer.names[key], dcn=())) is SOURCES[key]
 
 
 def test_torchvision_is_told_with_and_without_a_detector():
     names = [*resnet("resnet18").state_dict()]
-    assert recognise(names) is SOURCES["torchvision"]
-    assert recognise([f"backbone.body.{name}" for name in names]) is SOURCES["torchvision"]
+    assert detect_source(names) is SOURCES["torchvision"]
+    assert detect_source([f"backbone.body.{name}" for name in names]) is SOURCES["torchvision"]
 
 
 def test_whose_it_is_can_be_said():
-    assert recognise(["anything"], "yolact") is SOURCES["yolact"]
+    assert detect_source(["anything"], "yolact") is SOURCES["yolact"]
     with pytest.raises(ValueError, match="unknown source 'caffe', known: pytorch-deform-conv-v2, developer0hye"):
-        recognise(["anything"], "caffe")
+        detect_source(["anything"], "caffe")
 
 
 def test_what_was_looked_for_is_told():
     with pytest.raises(ValueError, match="not known whose checkpoint") as error:
-        recognise(["transformer.encoder.weight", "vit.patch.bias"])
+        detect_source(["transformer.encoder.weight", "vit.patch.bias"])
     message = str(error.value)
     assert all(source.title in message and source.example in message for source in SOURCES.values())
     assert "its 2 tensors" in message

@@ -57,15 +57,15 @@ def test_the_whole_detector_finds_the_same(theirs):
         state,
         TORCHVISION,
         ours.state_dict(),
-        fed="rgb_std",
+        input_format="rgb_std",
         eps=1e-5,
         mask_scale=2.0,
         kept=[index - 1 for index in IDS],
     )
     ours.load_state_dict(converted.tensors)
-    picture = torch.rand(3, 90, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(3, 90, 130, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        (our,), (their,) = ours([picture]), theirs([picture])
+        (our,), (their,) = ours([image]), theirs([image])
     assert len(their["boxes"]) > 20
     torch.testing.assert_close(our["scores"], their["scores"], rtol=1e-5, atol=1e-6)
     assert [IDS[label - 1] for label in our["labels"]] == their["labels"].tolist()
@@ -73,18 +73,18 @@ def test_the_whole_detector_finds_the_same(theirs):
     assert len({*their["labels"].tolist()}) > 5
 
 
-def test_an_epsilon_of_0_is_folded(theirs, picture):
+def test_an_epsilon_of_0_is_folded(theirs, image):
     """torchvision's own detectors on COCO have batch norms without an epsilon."""
     state = theirs.state_dict()
     state["backbone.body.bn1.running_var"] = torch.full((64,), 1e-5, dtype=torch.float64)
     network = resnet("resnet50").double()
-    converted = convert_backbone(state, TORCHVISION, fed="rgb_std", eps=0.0, mask_scale=2.0)
+    converted = convert_backbone(state, TORCHVISION, input_format="rgb_std", eps=0.0, mask_scale=2.0)
     network.load_state_dict(converted.tensors, strict=False)
-    ours = network.bn1(network.conv1(picture))
+    ours = network.bn1(network.conv1(image))
     weight, bias, mean = (
         state[f"backbone.body.bn1.{part}"].view(-1, 1, 1) for part in ("weight", "bias", "running_mean")
     )
-    x = torch.nn.functional.conv2d(picture, state["backbone.body.conv1.weight"], stride=2, padding=3)
+    x = torch.nn.functional.conv2d(image, state["backbone.body.conv1.weight"], stride=2, padding=3)
     torch.testing.assert_close(ours, (x - mean) / 1e-5**0.5 * weight + bias, rtol=1e-9, atol=1e-9)
 
 
@@ -137,7 +137,7 @@ def test_the_names_of_today_stay(head):
 
 def test_a_classifier_is_a_backbone():
     state = resnet18().state_dict()
-    converted = convert_backbone(state, TORCHVISION, fed="rgb_std", eps=1e-5, mask_scale=2.0)
+    converted = convert_backbone(state, TORCHVISION, input_format="rgb_std", eps=1e-5, mask_scale=2.0)
     network = resnet("resnet18")
     assert {*converted.tensors} == {key for key in network.state_dict() if not key.startswith("fc.")}
     assert all(torch.equal(value, state[key]) for key, value in converted.tensors.items())

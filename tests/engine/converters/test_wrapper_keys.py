@@ -7,7 +7,7 @@ from torchvision.ops import deform_conv2d
 
 from dcn import DeformConv2d
 from engine.converters.conversion import convert_backbone
-from engine.converters.recognition import recognise
+from engine.converters.recognition import detect_source
 from engine.converters.wrapper_keys import interleaved
 from models import resnet
 
@@ -46,9 +46,9 @@ def with_layers(**tensors):
 
 
 def converted_layer(state, title, mask_scale):
-    source = recognise(state)
+    source = detect_source(state)
     assert source.title == title
-    converted = convert_backbone(state, source, fed="rgb_std", eps=1e-5, mask_scale=mask_scale)
+    converted = convert_backbone(state, source, input_format="rgb_std", eps=1e-5, mask_scale=mask_scale)
     found = converted.found
     assert (found["dcn_v2_stages"], found["dcn_every"]) == ([4], 2)
     layer = DeformConv2d(512, 512, padding=1, mask_scale=mask_scale, modulation=found["modulation"]).double()
@@ -122,9 +122,9 @@ def test_yolact():
         theirs[f"backbone.{key}"] = value
     bias = torch.rand(256, generator=generator)
     theirs |= {"backbone.layers.2.2.conv2.bias": bias, "fpn.lat_layers.0.weight": torch.rand(3)}
-    source = recognise(theirs)
+    source = detect_source(theirs)
     assert source.title == "YOLACT"
-    converted = convert_backbone(theirs, source, fed="rgb_std", eps=1e-5, mask_scale=1.0)
+    converted = convert_backbone(theirs, source, input_format="rgb_std", eps=1e-5, mask_scale=1.0)
     assert (converted.found["name"], converted.found["dcn_v2_stages"], converted.found["dcn_every"]) == (
         "resnet50",
         [3],

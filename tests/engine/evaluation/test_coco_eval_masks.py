@@ -23,7 +23,7 @@ from engine.evaluation.results import check_results
 CPU = torch.device("cpu")
 WIDTH, HEIGHT = 200, 160
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
-MASK_FIGURES = [f"mask_{name}" for name in COCO_METRICS]
+MASK_METRICS = [f"mask_{name}" for name in COCO_METRICS]
 
 
 def ellipse(x, y, w, h):
@@ -121,12 +121,12 @@ def test_figures_are_those_of_pycocotools(seed, tmp_path):
     assert 0.05 < masks[0] < 0.9
     assert masks != boxes
     assert [figures[name] for name in COCO_METRICS] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
-    assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
+    assert [figures[name] for name in MASK_METRICS] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
     for category in CATEGORIES:
         alone = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm", [category["id"]])[0]
         assert figures["mask_per_class"][category["name"]] == pytest.approx(alone, abs=1e-12)
     assert coco_metrics(ground_truth, without(detections, "segmentation")).keys() == {*COCO_METRICS, "per_class"}
-    assert scalar_metrics(figures).keys() == {*COCO_METRICS, *MASK_FIGURES}
+    assert scalar_metrics(figures).keys() == {*COCO_METRICS, *MASK_METRICS}
 
 
 def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
@@ -136,7 +136,7 @@ def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
     for same in (results, [entry | {"bbox": []} for entry in results]):
         figures = coco_metrics(ground_truth, same)
         assert [figures[name] for name in COCO_METRICS] == pytest.approx(boxes, rel=1e-12, abs=0, nan_ok=True)
-        assert [figures[name] for name in MASK_FIGURES] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
+        assert [figures[name] for name in MASK_METRICS] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
     assert figures["AP"] == coco_metrics(ground_truth, detections)["AP"]
     assert match_results(ground_truth, results).evalImgs  # for the comparison of runs
 

@@ -61,7 +61,7 @@ HEADS = {
     "rpn.head.bbox_pred": 0.2,
     "box_predictor.cls_score": 0.4,
     "box_predictor.bbox_pred": 0.3,
-    # of a cascade's stages: the codes of later ones move boxes less
+    # of a cascade's stages: the box_deltas of later ones move boxes less
     **{f"box_predictor.{stage}.cls_score": 1.0 for stage in range(3)},
     **{f"box_predictor.{stage}.bbox_pred": 0.3 * (stage + 1) for stage in range(3)},
     "mask_predictor.mask_fcn_logits": 3.0,

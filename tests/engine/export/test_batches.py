@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import remove_small_boxes
 
-from engine.export.batches import ABSENT, best, is_large, pick, prepare, split_by_label, top_of_levels
-from engine.export.two_stage import pool, regions
+from engine.export.batches import ABSENT, gather_rows, is_large, prepare, split_by_label, top_detections, topk_per_level
+from engine.export.two_stage import pool_rois, to_rois
 from models.roi_pool import roi_pool
 
 
@@ -22,7 +22,7 @@ def test_prepare_is_the_transform_without_resizing():
 
 def test_top_of_levels():
     scores = torch.rand(2, 3 + 7)
-    tops, places = top_of_levels(scores, [3, 7], 4)
+    tops, places = topk_per_level(scores, [3, 7], 4)
     for i in range(2):
         first, second = sorted(scores[i, :3].tolist())[::-1], sorted(scores[i, 3:].tolist())[::-1]
         assert tops[i].tolist() == [*first, -torch.inf, *second[:4]]
@@ -34,8 +34,8 @@ def test_top_of_levels():
 def test_pick():
     values, order = torch.rand(2, 5, 4), torch.tensor([[3, 0], [1, 1]])
     expected = torch.stack([values[i][order[i]] for i in range(2)])
-    assert torch.equal(pick(values, order), expected)
-    assert torch.equal(pick(values[..., 0], order), expected[..., 0])
+    assert torch.equal(gather_rows(values, order), expected)
+    assert torch.equal(gather_rows(values[..., 0], order), expected[..., 0])
 
 
 def test_split_by_label():
@@ -52,7 +52,7 @@ def test_is_large():
 def test_best_fills_up():
     boxes = torch.arange(24.0).reshape(2, 3, 4) + 1
     scores = torch.tensor([[0.1, ABSENT, 0.3], [ABSENT] * 3])
-    found = best(boxes, scores, torch.tensor([[5, 6, 7]] * 2), 4)
+    found = top_detections(boxes, scores, torch.tensor([[5, 6, 7]] * 2), 4)
     assert found["num_detections"].tolist() == [2, 0]
     assert torch.equal(found["scores"], torch.tensor([[0.3, 0.1, 0, 0], [0.0] * 4]))
     assert found["labels"].tolist() == [[7, 5, 0, 0], [0] * 4]
@@ -72,4 +72,4 @@ def test_pool_is_the_pooling_of_lists(aligned):
     boxes[0, 0, 2:] = boxes[0, 0, :2]  # has no size
     expected = pooler(maps, list(boxes), [(96, 128)] * 2)
     assert len(pooler.map_levels(list(boxes)).unique()) == 3
-    torch.testing.assert_close(pool(pooler, maps, regions(boxes)), expected)
+    torch.testing.assert_close(pool_rois(pooler, maps, to_rois(boxes)), expected)

@@ -7,10 +7,10 @@ from engine.export import (
     BOX_TOLERANCE,
     MASK_TOLERANCE,
     SCORE_TOLERANCE,
-    Difference,
-    compare,
-    graph_of,
-    run_beside,
+    DetectionDifference,
+    build_graph,
+    check_program,
+    compare_detections,
 )
 from engine.export.suppression import suppress
 from models.transform import DetectorTransform
@@ -25,15 +25,17 @@ def some(count: int = 5) -> dict[str, torch.Tensor]:
 
 def test_order_does_not_matter():
     ours, order = some(), torch.tensor([3, 0, 4, 1, 2])
-    assert compare(ours, {key: value[order] for key, value in ours.items()}) == Difference(5, 0, 0.0, 0.0)
+    assert compare_detections(ours, {key: value[order] for key, value in ours.items()}) == DetectionDifference(
+        5, 0, 0.0, 0.0
+    )
 
 
 def test_largest_differences():
     ours, theirs = some(), some()
     theirs["boxes"][2, 1] += 0.25
     theirs["scores"][4] -= 0.005
-    found = compare(ours, theirs)
-    assert (found.detections, found.alone, found.box) == (5, 0, 0.25)
+    found = compare_detections(ours, theirs)
+    assert (found.detections, found.unmatched, found.box) == (5, 0, 0.25)
     assert abs(found.score - 0.005) < 1e-6
 
 
@@ -41,42 +43,44 @@ def test_masks():
     """Rows of 3 x 4 parts; they count as the rest does, and one that is far away makes a detection another one."""
     masks = torch.linspace(0, 1, 5 * 3 * 4).reshape(5, 3, 4)
     ours, theirs, order = some() | {"masks": masks}, some() | {"masks": masks.clone()}, torch.tensor([3, 0, 4, 1, 2])
-    assert compare(ours, {key: value[order] for key, value in ours.items()}) == Difference(5, 0, 0.0, 0.0, 0.0)
+    assert compare_detections(ours, {key: value[order] for key, value in ours.items()}) == DetectionDifference(
+        5, 0, 0.0, 0.0, 0.0
+    )
     theirs["masks"][1, 2, 0] += 0.0625
     theirs["masks"][3, 0, 1] -= 0.03125
-    found = compare(ours, theirs)
-    assert (found.alone, found.box, found.score) == (0, 0.0, 0.0)
+    found = compare_detections(ours, theirs)
+    assert (found.unmatched, found.box, found.score) == (0, 0.0, 0.0)
     assert abs(found.mask - 0.0625) < 1e-6
     for value in (0.2, torch.nan):
         theirs["masks"][1, 2, 0] = masks[1, 2, 0] + value
-        found = compare(ours, theirs)
-        assert found.alone == 2
+        found = compare_detections(ours, theirs)
+        assert found.unmatched == 2
         assert abs(found.mask - 0.03125) < 1e-6
     nothing = NONE | {"masks": torch.zeros(0, 3, 4)}
-    assert compare(ours, nothing) == Difference(5, 5, 0.0, 0.0, 0.0)
-    assert compare(nothing, ours) == Difference(0, 5, 0.0, 0.0, 0.0)
-    assert compare(nothing, nothing) == Difference(0, 0, 0.0, 0.0, 0.0)
+    assert compare_detections(ours, nothing) == DetectionDifference(5, 5, 0.0, 0.0, 0.0)
+    assert compare_detections(nothing, ours) == DetectionDifference(0, 5, 0.0, 0.0, 0.0)
+    assert compare_detections(nothing, nothing) == DetectionDifference(0, 0, 0.0, 0.0, 0.0)
 
 
 def test_detections_alone():
     ours = some()
     one_less = {key: value[1:] for key, value in ours.items()}
-    assert compare(ours, one_less).alone == compare(one_less, ours).alone == 1
+    assert compare_detections(ours, one_less).unmatched == compare_detections(one_less, ours).unmatched == 1
     other_class = ours | {"labels": ours["labels"].flip(0) % 2 + 1}
-    assert compare(ours, other_class).alone == 10
-    assert compare(ours, NONE) == Difference(5, 5, 0.0, 0.0)
-    assert compare(NONE, ours) == Difference(0, 5, 0.0, 0.0)
-    assert compare(NONE, NONE) == Difference(0, 0, 0.0, 0.0)
+    assert compare_detections(ours, other_class).unmatched == 10
+    assert compare_detections(ours, NONE) == DetectionDifference(5, 5, 0.0, 0.0)
+    assert compare_detections(NONE, ours) == DetectionDifference(0, 5, 0.0, 0.0)
+    assert compare_detections(NONE, NONE) == DetectionDifference(0, 0, 0.0, 0.0)
 
 
 def test_what_is_small():
-    assert Difference(200, 2, BOX_TOLERANCE, SCORE_TOLERANCE).is_small
-    assert Difference(0, 0, 0.0, 0.0).is_small
-    assert not Difference(200, 3, 0.0, 0.0).is_small
-    assert not Difference(200, 0, 1.01 * BOX_TOLERANCE, 0.0).is_small
-    assert not Difference(200, 0, 0.0, 1.01 * SCORE_TOLERANCE).is_small
-    assert Difference(200, 0, 0.0, 0.0, MASK_TOLERANCE).is_small
-    assert not Difference(200, 0, 0.0, 0.0, 1.01 * MASK_TOLERANCE).is_small
+    assert DetectionDifference(200, 2, BOX_TOLERANCE, SCORE_TOLERANCE).is_small
+    assert DetectionDifference(0, 0, 0.0, 0.0).is_small
+    assert not DetectionDifference(200, 3, 0.0, 0.0).is_small
+    assert not DetectionDifference(200, 0, 1.01 * BOX_TOLERANCE, 0.0).is_small
+    assert not DetectionDifference(200, 0, 0.0, 1.01 * SCORE_TOLERANCE).is_small
+    assert DetectionDifference(200, 0, 0.0, 0.0, MASK_TOLERANCE).is_small
+    assert not DetectionDifference(200, 0, 0.0, 0.0, 1.01 * MASK_TOLERANCE).is_small
 
 
 class Stub(torch.nn.Module):
@@ -109,24 +113,24 @@ def test_pictures_are_resized_for_the_program_and_mirrored_for_a_batch():
         return {"boxes": boxes, "labels": labels, "scores": scores, "num_detections": counts}
 
     dark_right = torch.linspace(0.8, 0.2, 120).expand(3, 80, 120)
-    rows = run_beside(Stub().eval(), run, [("a", dark_right)])
+    rows = check_program(Stub().eval(), run, [("a", dark_right)])
     assert [tuple(images.shape) for images in seen] == [(1, 3, 32, 48), (2, 3, 32, 48)]
     assert torch.equal(seen[1][0], seen[0][0])
     torch.testing.assert_close(seen[1][1], seen[0][0].flip(-1))
     assert [(row.name, row.size, row.images) for row in rows] == [("a", (32, 48), 1), ("a", (32, 48), 2)]
     assert [row.difference.detections for row in rows] == [1, 2]
-    assert all(row.difference.alone == 0 and row.difference.box < 1e-4 for row in rows)
+    assert all(row.difference.unmatched == 0 and row.difference.box < 1e-4 for row in rows)
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_masks_of_a_program_are_compared(name, make_detector, pictures):
     """Also of pictures that the detector resizes, where pasted masks would have other sizes; in float64."""
     model, pictures = make_detector(name), [picture.double() for picture in pictures]
-    graph = graph_of(name, model, suppress).double()
+    graph = build_graph(name, model, suppress).double()
     model.double()
     large = torch.nn.functional.interpolate(pictures[1][None], (121, 96), mode="bilinear")[0]
     before = len(model.roi_heads._forward_hooks)
-    rows = run_beside(model, graph, [("as it is", pictures[0]), ("large", large)])
+    rows = check_program(model, graph, [("as it is", pictures[0]), ("large", large)])
     assert [row.size for row in rows] == [(64, 90)] * 2 + [(80, 64)] * 2
     assert all(row.difference.is_small and row.difference.detections >= 10 for row in rows), rows
     assert all(row.difference.mask < 1e-9 for row in rows)
@@ -143,4 +147,4 @@ def test_masks_of_a_program_are_compared(name, make_detector, pictures):
             found = graph(images)
             return found | {"masks": change(found["masks"])}
 
-        assert not any(row.difference.is_small for row in run_beside(model, run, [("", large)]))
+        assert not any(row.difference.is_small for row in check_program(model, run, [("", large)]))

@@ -8,7 +8,7 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from engine.export import check_exportable, graph_of, least_side, outputs_of
+from engine.export import build_graph, check_exportable, min_image_side, output_names
 from engine.export.batches import prepare
 from engine.export.suppression import suppress, suppress_as_operator
 from models import DETECTORS
@@ -23,7 +23,7 @@ def make(make_detector):
 
     def build(name, **options):
         model = make_detector(name, **options)
-        graph = graph_of(name, model, suppress).double()
+        graph = build_graph(name, model, suppress).double()
         return model.double(), graph
 
     return build
@@ -42,7 +42,7 @@ def test_detects_what_the_detector_detects(name, options, make, images):
         batch = [picture, picture.flip(-1), picture.roll(20, -1)]
         with torch.inference_mode():
             expected, found = model(batch), graph(torch.stack(batch))
-        assert tuple(found) == outputs_of(name)
+        assert tuple(found) == output_names(name)
         assert found["boxes"].shape == (3, 40, 4)
         numbers = [len(theirs["scores"]) for theirs in expected]
         assert found["num_detections"].tolist() == numbers
@@ -66,7 +66,7 @@ def test_masks_fill_up_with_zeros(name, make_detector, choose_threshold, picture
     choose_threshold(model, [pictures[0], pictures[0].flip(-1)], some_at_most=30, some_at_least=10)
     images = torch.stack([pictures[0], pictures[0].flip(-1)])
     with torch.inference_mode():
-        found = graph_of(name, model, suppress)(images)
+        found = build_graph(name, model, suppress)(images)
     assert found["masks"].shape == (2, 40, 28, 28)
     counts = found["num_detections"].tolist()
     assert 0 < min(counts) < 40
@@ -75,7 +75,7 @@ def test_masks_fill_up_with_zeros(name, make_detector, choose_threshold, picture
         assert not found["masks"][i, count:].any()
     model.roi_heads.score_thresh = 1.0  # nothing is found
     with torch.inference_mode():
-        found = graph_of(name, model, suppress)(images)
+        found = build_graph(name, model, suppress)(images)
     assert found["masks"].shape == (2, 40, 28, 28)
     assert not any(values.any() for values in found.values())
 
@@ -124,7 +124,7 @@ def test_candidates_of_each_level_are_limited(name, make, images):
 def test_the_detector_is_left_alone(make_detector):
     model = make_detector("faster_rcnn").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    graph_of("faster_rcnn", model, suppress)
+    build_graph("faster_rcnn", model, suppress)
     assert model.training
     assert all(parameter.requires_grad for parameter in model.rpn.parameters())
     assert model.state_dict().keys() == before.keys()
@@ -143,7 +143,7 @@ def test_one_operator_in_place_of_many(make, images):
 
 def test_least_side(make_detector):
     model = make_detector("faster_rcnn")
-    assert least_side(model) == 17  # its coarsest map has a stride of 16
+    assert min_image_side(model) == 17  # its coarsest map has a stride of 16
 
 
 def test_a_detector_without_a_graph_is_refused():

@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from engine.comparison.charts import choose_classes, draw_plots
 from engine.comparison.differences import Difference
-from engine.comparison.plots import group_colours
+from engine.comparison.matplotlib_plots import group_colours
+from engine.comparison.svg_charts import choose_classes, draw_charts
 
 
 @pytest.fixture
 def draw():
     """`draw(comparison)`: all its plots."""
-    return lambda comparison: draw_plots(
+    return lambda comparison: draw_charts(
         comparison, ["AP", "AR1"], comparison.class_names[:3], group_colours([*comparison.groups]), "some-"
     )
 
@@ -65,10 +65,10 @@ def test_what_the_curves_are_of(comparison, draw):
 def test_classes_that_differ_most(comparison):
     values = {"bar": 0.1, "cross": -0.4, "star": 0.05, "tee": float("nan"), "triangle": 0.2}
     differences = {f"AP {name}": Difference(value, *[0.0] * 4, None, None) for name, value in values.items()}
-    figures = [found | {"AP tee": float("nan")} for found in comparison.groups["plain"].figures]
+    metrics = [found | {"AP tee": float("nan")} for found in comparison.groups["plain"].metrics]
     changed = dataclasses.replace(
         comparison,
-        groups=comparison.groups | {"plain": dataclasses.replace(comparison.groups["plain"], figures=figures)},
+        groups=comparison.groups | {"plain": dataclasses.replace(comparison.groups["plain"], metrics=metrics)},
         differences={"dcn": differences},
     )
     assert choose_classes(changed, 2) == ["cross", "triangle"]
@@ -83,8 +83,8 @@ def named(comparison, name, key):
     groups = {
         group: dataclasses.replace(
             found,
-            figures=[
-                {figure.replace("AP tee", f"AP {name}"): ap for figure, ap in run.items()} for run in found.figures
+            metrics=[
+                {metric.replace("AP tee", f"AP {name}"): ap for metric, ap in run.items()} for run in found.metrics
             ],
             curves={
                 iou: [{key if curve == "tee" else curve: values for curve, values in run.items()} for run in runs]
@@ -104,7 +104,7 @@ def test_a_class_called_all(comparison, draw):
 
 def test_plots_of_masks(mask_comparison):
     colours = group_colours([*mask_comparison.groups])
-    plots = draw_plots(mask_comparison, ["AP", "AR1", "mask_AP", "mask_AP75"], ["bar"], colours)
+    plots = draw_charts(mask_comparison, ["AP", "AR1", "mask_AP", "mask_AP75"], ["bar"], colours)
     assert titles(plots["differences"]) == [
         "All classes together",
         "Masks, all classes together",
@@ -118,5 +118,5 @@ def test_plots_of_masks(mask_comparison):
     assert titles(plots["learning"])[1:] == ["AP on the val split, x100", "AP of masks on the val split, x100"]
     assert [colours[name] in plots["learning"][2] for name in ("good", "shifted", "boxes")] == [True, True, False]
     alone = dataclasses.replace(mask_comparison, differences={"boxes": mask_comparison.differences["boxes"]})
-    plots = draw_plots(alone, ["AP", "mask_AP"], ["bar"], colours)
+    plots = draw_charts(alone, ["AP", "mask_AP"], ["bar"], colours)
     assert titles(plots["differences"]) == ["All classes together", "AP of each class"]

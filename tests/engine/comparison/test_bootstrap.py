@@ -13,8 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from engine.comparison import resampling
-from engine.comparison.resampling import IOUS, RECALLS, bootstrap, judge_images
+from engine.comparison.bootstrap import IOUS, RECALLS, bootstrap, match_images
 from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
 
 CATEGORIES = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "all"}]
@@ -70,9 +69,9 @@ def repeated(truth, results, counts, *, adjacent):
     return truth | {"images": pictures, "annotations": annotations}, detections
 
 
-def flat(figures):
-    return {name: figures[name] for name in COCO_METRICS} | {
-        f"AP {name}": value for name, value in figures["per_class"].items()
+def flat(metrics):
+    return {name: metrics[name] for name in COCO_METRICS} | {
+        f"AP {name}": value for name, value in metrics["per_class"].items()
     }
 
 
@@ -86,16 +85,16 @@ def assert_same(actual, expected):
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 12), tie=st.booleans())
 def test_figures_are_those_of_pycocotools(seed, images, tie):
     case = draw_case(seed, images=images, tie=tie)
-    judged = judge_images(*case)
+    judged = match_images(*case)
     assert judged.image_ids == tuple(sorted(entry["id"] for entry in case[0]["images"]))
     assert judged.class_names == ("cat", "all", "dog")
-    assert_same(judged.figures(), flat(coco_metrics(*case)))
+    assert_same(judged.metrics(), flat(coco_metrics(*case)))
 
 
 def test_the_cases_hold_what_they_promise():
     truth, results = draw_case(0, images=60)
-    figures = coco_metrics(truth, results)
-    assert all(0.1 < figures[name] < 0.9 for name in COCO_METRICS)
+    metrics = coco_metrics(truth, results)
+    assert all(0.1 < metrics[name] < 0.9 for name in COCO_METRICS)
     assert {entry["iscrowd"] for entry in truth["annotations"]} == {0, 1}
     pictures = {entry["id"] for entry in truth["images"]}
     assert pictures > {entry["image_id"] for entry in truth["annotations"]} > {e["image_id"] for e in results}
@@ -111,27 +110,27 @@ def test_no_more_than_the_best_100_detections_of_an_image_count():
         results[-1]["score"] = float(rng.random())
     counts = [sum(r["image_id"] == i["id"] and r["category_id"] == 3 for r in results) for i in truth["images"]]
     assert max(counts) > 100
-    figures = judge_images(truth, results).figures()
-    assert figures["AR1"] < figures["AR10"] < figures["AR100"]
-    assert_same(figures, flat(coco_metrics(truth, results)))
+    metrics = match_images(truth, results).metrics()
+    assert metrics["AR1"] < metrics["AR10"] < metrics["AR100"]
+    assert_same(metrics, flat(coco_metrics(truth, results)))
 
 
 def test_without_detections_figures_are_0_and_without_truth_none():
     truth, results = draw_case(2)
-    assert_same(judge_images(truth, []).figures(), flat(coco_metrics(truth, [])))
+    assert_same(match_images(truth, []).metrics(), flat(coco_metrics(truth, [])))
     empty = truth | {"annotations": []}
-    assert all(math.isnan(value) for value in judge_images(empty, results).figures().values())
-    assert all(math.isnan(value) for value in judge_images(empty, []).figures().values())
+    assert all(math.isnan(value) for value in match_images(empty, results).metrics().values())
+    assert all(math.isnan(value) for value in match_images(empty, []).metrics().values())
     crowds = truth | {"annotations": [a | {"iscrowd": 1} for a in truth["annotations"]]}
-    assert all(math.isnan(value) for value in judge_images(crowds, results).figures().values())
+    assert all(math.isnan(value) for value in match_images(crowds, results).metrics().values())
 
 
 def test_classes_of_one_name_are_told_apart():
     truth, results = draw_case(3)
     truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "cat"}, {"id": 90}]
-    judged = judge_images(truth, results)
+    judged = match_images(truth, results)
     assert judged.class_names == ("cat (3)", "cat (17)", "90")
-    assert_same(judged.figures(), flat(coco_metrics(truth, results)))
+    assert_same(judged.metrics(), flat(coco_metrics(truth, results)))
 
 
 @settings(max_examples=40)
@@ -139,7 +138,7 @@ def test_classes_of_one_name_are_told_apart():
 def test_weights_are_copies_of_images(seed, counts):
     case = draw_case(seed)
     copied = repeated(*case, counts, adjacent=False)  # scores of a class differ, so that the order of images is free
-    assert_same(judge_images(*case).figures(counts), flat(coco_metrics(*copied)))
+    assert_same(match_images(*case).metrics(counts), flat(coco_metrics(*copied)))
 
 
 @settings(max_examples=40)
@@ -152,15 +151,15 @@ def test_copies_of_equal_score_stand_together(seed, counts):
         distinct += [] if key in seen else [entry]
         seen.add(key)
     copied = repeated(truth, distinct, counts, adjacent=True)
-    assert_same(judge_images(truth, distinct).figures(counts), flat(coco_metrics(*copied)))
+    assert_same(match_images(truth, distinct).metrics(counts), flat(coco_metrics(*copied)))
 
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([0.25, 2, 8]))
 def test_only_ratios_of_weights_count(seed, factor):
-    judged = judge_images(*draw_case(seed, images=5))
+    judged = match_images(*draw_case(seed, images=5))
     weights = np.random.default_rng(seed).integers(0, 4, 5)
-    assert_same(judged.figures(factor * weights), judged.figures(weights))
+    assert_same(judged.metrics(factor * weights), judged.metrics(weights))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,7 @@ def test_only_ratios_of_weights_count(seed, factor):
 )
 def test_wrong_weights_are_refused(weights, said):
     with pytest.raises(ValueError, match=said):
-        judge_images(*draw_case(0, images=3)).figures(weights)
+        match_images(*draw_case(0, images=3)).metrics(weights)
 
 
 def accumulated(truth, results):
@@ -200,7 +199,7 @@ def test_curves_are_those_of_pycocotools(seed, level):
     if not results:
         return
     precision = accumulated(truth, results)[level, :, :, 0, -1]
-    curves = judge_images(truth, results).curves(0.5 + 0.05 * level)
+    curves = match_images(truth, results).curves(0.5 + 0.05 * level)
     assert list(curves) == ["all", "cat", "class all", "dog"]
     for curve, expected in zip([*curves.values()][1:], precision.T, strict=True):
         np.testing.assert_allclose(curve, np.where(expected > -1, expected, np.nan), atol=1e-12)
@@ -212,7 +211,7 @@ def test_curves_are_those_of_pycocotools(seed, level):
 @pytest.mark.parametrize("iou", [0.52, 0.45, 1.0, 75, math.nan])
 def test_a_curve_of_another_iou_is_refused(iou):
     with pytest.raises(ValueError, match=r"`iou` must be one of 0.50, 0.55.* 0.95, got"):
-        judge_images(*draw_case(0)).curves(iou)
+        match_images(*draw_case(0)).curves(iou)
 
 
 def worse(results, seed):
@@ -222,23 +221,23 @@ def worse(results, seed):
 
 
 @pytest.mark.parametrize("block", [1, 40, 2**20])
-def test_rounds_are_figures_on_the_same_drawn_images_for_all_runs(block, monkeypatch):
-    monkeypatch.setattr(resampling, "_BLOCK", block)
+def test_samples_are_figures_on_the_same_drawn_images_for_all_runs(block, monkeypatch):
+    monkeypatch.setattr("engine.comparison.bootstrap._BLOCK", block)
     truth, results = draw_case(4, images=9)
-    runs = [judge_images(truth, r) for r in (results, worse(results, 0), results)]
+    runs = [match_images(truth, r) for r in (results, worse(results, 0), results)]
     tracked = []
 
     def track(items):
         tracked.extend(items)
         return iter(tracked)
 
-    sampled = bootstrap(runs, rounds=30, seed=7, track=track)
+    sampled = bootstrap(runs, samples=30, seed=7, track=track)
     assert len(tracked) == len(runs) * len(CATEGORIES)
     draws = np.random.default_rng(7).multinomial(9, [1 / 9] * 9, size=30)
-    for run, figures in zip(runs, sampled, strict=True):
-        expected = [run.figures(counts) for counts in draws]
-        assert list(figures) == list(expected[0])
-        for name, values in figures.items():
+    for run, metrics in zip(runs, sampled, strict=True):
+        expected = [run.metrics(counts) for counts in draws]
+        assert list(metrics) == list(expected[0])
+        for name, values in metrics.items():
             np.testing.assert_allclose(values, [f[name] for f in expected], atol=1e-12)
     assert all(np.array_equal(sampled[0][name], sampled[2][name], equal_nan=True) for name in sampled[0])
     assert np.abs(sampled[0]["AP"] - sampled[1]["AP"]).max() > 0.01
@@ -246,11 +245,11 @@ def test_rounds_are_figures_on_the_same_drawn_images_for_all_runs(block, monkeyp
 
 
 def test_seeds_draw_other_images_and_default_to_one():
-    run = judge_images(*draw_case(5, images=9))
-    first, again, other = (bootstrap([run], rounds=20, **kw)[0]["AP"] for kw in ({}, {"seed": 0}, {"seed": 1}))
+    run = match_images(*draw_case(5, images=9))
+    first, again, other = (bootstrap([run], samples=20, **kw)[0]["AP"] for kw in ({}, {"seed": 0}, {"seed": 1}))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert bootstrap([], rounds=2) == []
+    assert bootstrap([], samples=2) == []
     assert bootstrap([run])[0]["AR10"].shape == (1000,)
 
 
@@ -262,20 +261,20 @@ def one_box_each(found):
         "categories": [{"id": 3, "name": "cat"}],
         "annotations": [box | {"id": i, "image_id": i, "area": 1500, "iscrowd": 0} for i in range(1, len(found) + 1)],
     }
-    return judge_images(truth, [box | {"image_id": i, "score": 0.5} for i, f in enumerate(found, start=1) if f])
+    return match_images(truth, [box | {"image_id": i, "score": 0.5} for i, f in enumerate(found, start=1) if f])
 
 
 def test_the_spread_is_that_of_the_formula():
     found = np.arange(50) % 10 < 3
-    recall = bootstrap([one_box_each(found)], rounds=4000)[0]["AR100"]
+    recall = bootstrap([one_box_each(found)], samples=4000)[0]["AR100"]
     assert recall.mean() == pytest.approx(0.3, abs=0.005)
     assert recall.std() == pytest.approx(math.sqrt(0.3 * 0.7 / 50), rel=0.05)
 
 
-def test_rounds_without_a_box_have_no_figure():
+def test_samples_without_a_box_have_no_figure():
     truth, results = draw_case(6, images=5)
     annotations = [{**truth["annotations"][0], "iscrowd": 0}]
-    sampled = bootstrap([judge_images(truth | {"annotations": annotations}, results)], rounds=200)[0]
+    sampled = bootstrap([match_images(truth | {"annotations": annotations}, results)], samples=200)[0]
     share = np.isnan(sampled["AP"]).mean()
     assert share == pytest.approx(0.8**5, abs=0.1)
     assert np.array_equal(np.isnan(sampled["AP"]), np.isnan(sampled["AR1"]))
@@ -283,31 +282,31 @@ def test_rounds_without_a_box_have_no_figure():
 
 def test_runs_on_different_images_or_boxes_are_refused():
     truth, results = draw_case(7, images=4)
-    run = judge_images(truth, results)
+    run = match_images(truth, results)
     fewer = truth | {"images": truth["images"][1:]}
     known = {entry["id"] for entry in fewer["images"]}
     fewer["annotations"] = [a for a in truth["annotations"] if a["image_id"] in known]
     with pytest.raises(ValueError, match="run 1 has 4 images and 3 classes, run 3 has 3 and 3"):
-        bootstrap([run, run, judge_images(fewer, [r for r in results if r["image_id"] in known])])
+        bootstrap([run, run, match_images(fewer, [r for r in results if r["image_id"] in known])])
     for change in (
         {"annotations": truth["annotations"][1:]},
         {"categories": [c | {"name": c["name"] + "s"} for c in CATEGORIES]},
     ):
         with pytest.raises(ValueError, match="or other ids, names or boxes"):
-            bootstrap([run, judge_images(truth | change, results)])
+            bootstrap([run, match_images(truth | change, results)])
 
 
-def test_too_few_images_or_rounds_are_refused():
+def test_too_few_images_or_samples_are_refused():
     with pytest.raises(ValueError, match="needs at least 2, got 1"):
-        bootstrap([judge_images(*draw_case(0, images=1))])
-    with pytest.raises(ValueError, match="`rounds` must be at least 1, got 0"):
-        bootstrap([one_box_each([True, False])], rounds=0)
+        bootstrap([match_images(*draw_case(0, images=1))])
+    with pytest.raises(ValueError, match="`samples` must be at least 1, got 0"):
+        bootstrap([one_box_each([True, False])], samples=0)
 
 
 def test_an_entry_that_is_no_result_is_refused():
     truth, results = draw_case(0)
     with pytest.raises(ValueError, match="detection 0: image_id 999 is not in the annotation file"):
-        judge_images(truth, [results[0] | {"image_id": 999}])
+        match_images(truth, [results[0] | {"image_id": 999}])
 
 
 def outlined(truth, results):
@@ -327,16 +326,16 @@ def test_masks_on_copies_of_images(seed, counts):
     case = outlined(*draw_case(seed))
     truth, results = repeated(*case, counts, adjacent=False)
     truth["images"] = [entry | {"width": 200, "height": 160} for entry in truth["images"]]
-    figures = coco_metrics(truth, results, masks=True)
-    masks = {name: figures[f"mask_{name}"] for name in COCO_METRICS} | {"per_class": figures["mask_per_class"]}
-    assert_same(judge_images(*case, "segm").figures(counts), flat(masks))
-    assert_same(judge_images(*case, "bbox").figures(counts), flat(figures))
+    metrics = coco_metrics(truth, results, masks=True)
+    masks = {name: metrics[f"mask_{name}"] for name in COCO_METRICS} | {"per_class": metrics["mask_per_class"]}
+    assert_same(match_images(*case, "segm").metrics(counts), flat(masks))
+    assert_same(match_images(*case, "bbox").metrics(counts), flat(metrics))
 
 
 def test_boxes_and_masks_are_judged_on_the_same_draws():
     case = outlined(*draw_case(4))
-    judged = [judge_images(*case, kind) for kind in ("bbox", "segm")]
-    together, apart = bootstrap(judged, rounds=20), [bootstrap([one], rounds=20)[0] for one in judged]
+    judged = [match_images(*case, kind) for kind in ("bbox", "segm")]
+    together, apart = bootstrap(judged, samples=20), [bootstrap([one], samples=20)[0] for one in judged]
     for one, other in zip(together, apart, strict=True):
         assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in other)
     assert not np.array_equal(together[0]["AP75"], together[1]["AP75"], equal_nan=True)
@@ -344,5 +343,5 @@ def test_boxes_and_masks_are_judged_on_the_same_draws():
 
 def test_masks_that_are_not_there_are_asked_for():
     truth, results = draw_case(0)
-    with pytest.raises(ValueError, match="masks cannot be evaluated: the detections have none"):
-        judge_images(outlined(truth, results)[0], results, "segm")
+    with pytest.raises(ValueError, match="masks cannot be evaluated: the detections have no masks"):
+        match_images(outlined(truth, results)[0], results, "segm")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from data import CocoDetection, eval_transform
-from engine.comparison.contrasts import by_image, choose_images, find_contrasts, mistakes
+from engine.comparison.largest_differences import by_image, choose_images, count_errors, find_largest_differences
 from engine.display.drawing import draw_ground_truth
 from engine.evaluation.error_types import draw_classified
 
@@ -72,39 +72,39 @@ def test_contrasts(val_split):
     unsure = {"image_id": ids[3], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.4}
     base = [*perfect(val_split, wrong=ids[4:5]), unsure]
     other = [*perfect(val_split), nonsense, nonsense]
-    better, worse = find_contrasts(val_split, base, other, 6)
+    better, worse = find_largest_differences(val_split, base, other, 6)
     assert (better.image_id, worse.image_id) == (ids[4], ids[1])
     assert better.file_name == val_split.raw["images"][4]["file_name"]
     assert better.base == Counter({"wrong_class": counts[ids[4]], "missed": counts[ids[4]]})
     assert better.other == Counter({"true_positive": counts[ids[4]]})
-    assert better.fewer == 2 * counts[ids[4]] == mistakes(better.base)
-    assert (worse.fewer, worse.other["false_positive"], worse.base) == (
+    assert better.fewer_errors == 2 * counts[ids[4]] == count_errors(better.base)
+    assert (worse.fewer_errors, worse.other["false_positive"], worse.base) == (
         -2,
         2,
         Counter({"true_positive": counts[ids[1]]}),
     )
-    assert [one.image_id for one in find_contrasts(val_split, base, other, 1)] == [ids[4]]
+    assert [one.image_id for one in find_largest_differences(val_split, base, other, 1)] == [ids[4]]
     # the other way round all is the other way round
-    assert [one.image_id for one in find_contrasts(val_split, other, base, 6)] == [ids[1], ids[4]]
+    assert [one.image_id for one in find_largest_differences(val_split, other, base, 6)] == [ids[1], ids[4]]
 
 
 def test_pictures(val_split):
     entry = val_split.raw["images"][2]
-    (contrast,) = find_contrasts(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
+    (difference,) = find_largest_differences(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
     image, target = CocoDetection(val_split, eval_transform())[2]
     right = {"boxes": target["boxes"], "labels": target["labels"], "scores": torch.full((len(target["labels"]),), 0.9)}
-    assert torch.equal(contrast.pictures[1], draw_classified(image, target, right, val_split.class_names))
-    assert torch.equal(contrast.truth, draw_ground_truth(image, target, val_split.class_names))
-    assert not torch.equal(contrast.pictures[0], contrast.pictures[1])
+    assert torch.equal(difference.images[1], draw_classified(image, target, right, val_split.class_names))
+    assert torch.equal(difference.ground_truth, draw_ground_truth(image, target, val_split.class_names))
+    assert not torch.equal(difference.images[0], difference.images[1])
 
 
 def test_masks_are_drawn_of_those_that_have_them(val_split, outlined):
     """One side has masks, 3 pixels beside those of the truth, of every fourth object; the other has boxes alone."""
     masked = [result | {"score": 0.9} for index, result in enumerate(outlined(3)) if index % 4 == 0]
-    contrast = find_contrasts(val_split, masked, perfect(val_split), 1)[0]
-    index = val_split.arrays.image_ids.tolist().index(contrast.image_id)
+    difference = find_largest_differences(val_split, masked, perfect(val_split), 1)[0]
+    index = val_split.arrays.image_ids.tolist().index(difference.image_id)
     image, target = CocoDetection(val_split, eval_transform(), masks=True)[index]
-    found = [result for result in masked if result["image_id"] == contrast.image_id]
+    found = [result for result in masked if result["image_id"] == difference.image_id]
     masks = [coco_mask.decode(result["segmentation"]) for result in found]
     boxes = torch.tensor([result["bbox"] for result in found]).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
@@ -116,15 +116,15 @@ def test_masks_are_drawn_of_those_that_have_them(val_split, outlined):
     }
     assert found
     drawn = draw_classified(image, target, detections, val_split.class_names)
-    assert torch.equal(contrast.pictures[0], drawn)
-    assert torch.equal(contrast.truth, draw_ground_truth(image, target, val_split.class_names))
+    assert torch.equal(difference.images[0], drawn)
+    assert torch.equal(difference.ground_truth, draw_ground_truth(image, target, val_split.class_names))
     plain = {key: value for key, value in target.items() if key != "masks"}
-    assert not torch.equal(contrast.truth, draw_ground_truth(image, plain, val_split.class_names))
+    assert not torch.equal(difference.ground_truth, draw_ground_truth(image, plain, val_split.class_names))
     # what the other found has no mask: its picture is the one without any
     all_found = plain | {"scores": torch.full((len(target["labels"]),), 0.9)}
-    assert torch.equal(contrast.pictures[1], draw_classified(image, plain, all_found, val_split.class_names))
+    assert torch.equal(difference.images[1], draw_classified(image, plain, all_found, val_split.class_names))
 
 
 def test_no_contrast_between_equals(val_split, made_up):
-    assert find_contrasts(val_split, made_up(0.5), made_up(0.5), 6) == []
-    assert mistakes(Counter({"true_positive": 3, "duplicate": 1, "missed": 2})) == pytest.approx(3)
+    assert find_largest_differences(val_split, made_up(0.5), made_up(0.5), 6) == []
+    assert count_errors(Counter({"true_positive": 3, "duplicate": 1, "missed": 2})) == pytest.approx(3)

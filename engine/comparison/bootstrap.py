@@ -1,7 +1,7 @@
-"""COCO figures of one run on other images: what AP would have been, had the images been drawn again.
+"""COCO metrics of one run on other images: what AP would have been, had the images been drawn again.
 
 pycocotools matches detections with truth image by image, and only the sums over images depend on which images there
-are. So a run is matched once, and its figures are summed again for any number of times that each image counts.
+are. So a run is matched once, and its metrics are summed again for any number of times that each image counts.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,20 +32,20 @@ class _Matches(NamedTuple):
     Attributes:
         images: `(D,)`, place of each detection's image among the image ids.
         ranks: `(D,)`, how many better ones of the class its image has.
-        right: `(10, D)`, whether it found a truth, at each IoU.
+        true_positive: `(10, D)`, whether it found a truth, at each IoU.
         counted: `(10, D)`, whether it is right or wrong, and not let pass as one in a crowd or of another area.
-        truths: `(G,)`, place of each truth's image among the image ids.
+        ground_truth: `(G,)`, place of each truth's image among the image ids.
     """
 
     images: NDArray[np.intp]
     ranks: NDArray[np.intp]
-    right: NDArray[np.bool_]
+    true_positive: NDArray[np.bool_]
     counted: NDArray[np.bool_]
-    truths: NDArray[np.intp]
+    ground_truth: NDArray[np.intp]
 
 
-class JudgedImages:
-    """The detections of one run, matched with truth by pycocotools; made by `judge_images`.
+class MatchedImages:
+    """The detections of one run, matched with truth by pycocotools; made by `match_images`.
 
     Attributes:
         image_ids: in ascending order, which is the order of weights.
@@ -57,8 +57,8 @@ class JudgedImages:
         self.class_names = tuple(class_names)
         self._matches = matches  # by class, then by area: all, small, medium, large
 
-    def figures(self, weights: ArrayLike | None = None) -> dict[str, float]:
-        """The 12 COCO figures, and "AP <class>" for every class, as fractions; NaN where there is nothing to judge by.
+    def metrics(self, weights: ArrayLike | None = None) -> dict[str, float]:
+        """The 12 COCO metrics, and "AP <class>" for every class, as fractions; NaN where there is nothing to judge by.
 
         Args:
             weights: how often each image counts, in the order of `image_ids`; None is once each, which gives what
@@ -91,16 +91,18 @@ class JudgedImages:
         curves = {}
         for name, areas in zip(self.class_names, self._matches, strict=True):
             found, envelope = _staircase(areas[0], level, column)
-            recall = found[:, 0] / max(len(areas[0].truths), 1)
+            recall = found[:, 0] / max(len(areas[0].ground_truth), 1)
             curve = np.append(envelope[:, 0], 0)[np.searchsorted(recall, RECALLS)]
-            curves["class all" if name == "all" else name] = curve if len(areas[0].truths) else np.full(101, np.nan)
+            curves["class all" if name == "all" else name] = (
+                curve if len(areas[0].ground_truth) else np.full(101, np.nan)
+            )
         stacked = np.array([*curves.values()]).reshape(-1, len(RECALLS))
         return {"all": _mean_of_present(stacked)} | curves
 
-    def same_truth(self, other: "JudgedImages") -> bool:
+    def same_ground_truth(self, other: "MatchedImages") -> bool:
         """Whether both were judged by the same images, classes and boxes, as far as can be seen."""
         return (self.image_ids, self.class_names) == (other.image_ids, other.class_names) and all(
-            np.array_equal(mine.truths, theirs.truths)
+            np.array_equal(mine.ground_truth, theirs.ground_truth)
             for areas, others in zip(self._matches, other._matches, strict=True)
             for mine, theirs in zip(areas, others, strict=True)
         )
@@ -117,9 +119,9 @@ class JudgedImages:
         return weights[:, None]
 
     def _class_scores(self, index: int, weights: Floats) -> dict[str, Floats]:
-        """Give the 12 figures of one class, `(rounds,)` each, for weights `(images, rounds)`."""
+        """Give the 12 metrics of one class, `(samples,)` each, for weights `(images, samples)`."""
         areas = self._matches[index]
-        precision = [_average_precision(area, weights) for area in areas]  # (10, rounds) each
+        precision = [_average_precision(area, weights) for area in areas]  # (10, samples) each
         recalls = [_recall(areas[0], weights, most) for most in DETECTIONS]
         recalls += [_recall(area, weights, DETECTIONS[-1]) for area in areas[1:]]
         whole = [values.mean(0) for values in precision]
@@ -127,8 +129,8 @@ class JudgedImages:
         return dict(zip(COCO_METRICS, [whole[0], *of_iou, *whole[1:], *recalls], strict=True))
 
 
-def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> JudgedImages:
-    """Match COCO results with truth, once for all of `JudgedImages`.
+def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> MatchedImages:
+    """Match COCO results with truth, once for all of `MatchedImages`.
 
     Args:
         ground_truth: a COCO instances file, as loaded.
@@ -145,11 +147,11 @@ def judge_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], ki
         [_flatten(judge, (index * areas + area) * images, images) for area in range(areas)]
         for index in range(len(category_ids))
     ]
-    return JudgedImages([int(i) for i in image_ids], class_keys(ground_truth, category_ids), matches)
+    return MatchedImages([int(i) for i in image_ids], class_keys(ground_truth, category_ids), matches)
 
 
 def bootstrap(
-    runs: Sequence[JudgedImages], *, rounds: int = 1000, seed: int = 0, track: Track = iter
+    runs: Sequence[MatchedImages], *, samples: int = 1000, seed: int = 0, track: Track = iter
 ) -> list[dict[str, Floats]]:
     """Figures of runs on images drawn again, with replacement and as many; in each round the same for all runs.
 
@@ -159,20 +161,20 @@ def bootstrap(
 
     Args:
         runs: judged by the same images, by boxes or masks. A run may be in it twice, judged by each.
-        rounds: how often images are drawn.
+        samples: how often images are drawn.
         seed: of the draw.
         track: wraps the iteration over the classes of all runs.
 
     Returns:
-        For each run what `JudgedImages.figures` gives, `(rounds,)` each; NaN in rounds without a box to judge by.
+        For each run what `MatchedImages.metrics` gives, `(samples,)` each; NaN in samples without a box to judge by.
 
     Raises:
-        ValueError: if there are fewer than 2 images or no rounds, or runs were judged by different images or boxes.
+        ValueError: if there are fewer than 2 images or no samples, or runs were judged by different images or boxes.
     """
-    if rounds < 1:
-        raise ValueError(f"`rounds` must be at least 1, got {rounds}")
+    if samples < 1:
+        raise ValueError(f"`samples` must be at least 1, got {samples}")
     for place, run in enumerate(runs[1:], start=2):
-        if not runs[0].same_truth(run):
+        if not runs[0].same_ground_truth(run):
             raise ValueError(
                 f"runs must be judged by the same images and boxes, but run 1 has {len(runs[0].image_ids)} images and "
                 f"{len(runs[0].class_names)} classes, run {place} has {len(run.image_ids)} and {len(run.class_names)}, "
@@ -183,12 +185,12 @@ def bootstrap(
     images = len(runs[0].image_ids)
     if images < 2:
         raise ValueError(f"drawing images again needs at least 2, got {images}")
-    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=rounds)
+    draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
     weights = np.ascontiguousarray(draws.T, dtype=float)
     scores: list[list[dict[str, Floats]]] = [[] for _ in runs]
     for place, index in track([(p, i) for p, run in enumerate(runs) for i in range(len(run.class_names))]):
         scores[place].append(runs[place]._class_scores(index, weights))
-    return [_summarize(own, run.class_names, rounds) for own, run in zip(scores, runs, strict=True)]
+    return [_summarize(own, run.class_names, samples) for own, run in zip(scores, runs, strict=True)]
 
 
 def _flatten(judge: COCOeval, start: int, images: int) -> _Matches:
@@ -208,9 +210,9 @@ def _flatten(judge: COCOeval, start: int, images: int) -> _Matches:
     return _Matches(
         images=np.repeat(places, counts)[order],
         ranks=np.concatenate([np.arange(count) for count in counts])[order],
-        right=matched & ~passed,
+        true_positive=matched & ~passed,
         counted=~passed,
-        truths=np.repeat(places, truths),
+        ground_truth=np.repeat(places, truths),
     )
 
 
@@ -221,9 +223,9 @@ def _staircase(matches: _Matches, level: int, weights: Floats) -> tuple[Floats, 
     taken in one step, since among right ones precision rises and its best is reached at the last.
 
     Returns:
-        Twice `(right detections, rounds)`, for weights `(images, rounds)`.
+        Twice `(right detections, samples)`, for weights `(images, samples)`.
     """
-    steps = np.flatnonzero(matches.right[level])
+    steps = np.flatnonzero(matches.true_positive[level])
     counted = matches.counted[level]
     until = np.concatenate([[0], np.cumsum(counted)[steps]])
     images = matches.images[counted][: until[-1]]
@@ -237,14 +239,14 @@ def _staircase(matches: _Matches, level: int, weights: Floats) -> tuple[Floats, 
 
 
 def _average_precision(matches: _Matches, weights: Floats) -> Floats:
-    """AP at each IoU, `(10, rounds)`: the mean of the precision at the 101 recalls; NaN where there is no truth."""
-    rounds = weights.shape[1]
-    size = max(1, _BLOCK // max(1, int(matches.right.sum(1).max())))
-    if size < rounds:
-        parts = [np.ascontiguousarray(weights[:, i : i + size]) for i in range(0, rounds, size)]
+    """AP at each IoU, `(10, samples)`: the mean of the precision at the 101 recalls; NaN where there is no truth."""
+    samples = weights.shape[1]
+    size = max(1, _BLOCK // max(1, int(matches.true_positive.sum(1).max())))
+    if size < samples:
+        parts = [np.ascontiguousarray(weights[:, i : i + size]) for i in range(0, samples, size)]
         return np.concatenate([_average_precision(matches, part) for part in parts], axis=1)
-    truths = _per_image(matches.truths, len(weights)) @ weights
-    values = np.empty((len(IOUS), rounds))
+    truths = _per_image(matches.ground_truth, len(weights)) @ weights
+    values = np.empty((len(IOUS), samples))
     for level in range(len(IOUS)):
         found, envelope = _staircase(matches, level, weights)
         # each right detection answers for the recalls that are reached by it and by none before
@@ -255,10 +257,10 @@ def _average_precision(matches: _Matches, weights: Floats) -> Floats:
 
 
 def _recall(matches: _Matches, weights: Floats, most: int) -> Floats:
-    """AR, `(rounds,)`: the share of truths found by the best `most` detections of each image, in the mean over IoUs."""
+    """Return AR `(samples,)` of the best `most` detections of each image, averaged over the IoUs."""
     best = matches.ranks < most
-    found = _per_image(matches.images[best], len(weights), matches.right[:, best].sum(0)) @ weights
-    truths = _per_image(matches.truths, len(weights)) @ weights
+    found = _per_image(matches.images[best], len(weights), matches.true_positive[:, best].sum(0)) @ weights
+    truths = _per_image(matches.ground_truth, len(weights)) @ weights
     return found / len(IOUS) / np.where(truths > 0, truths, np.nan)
 
 
@@ -266,10 +268,10 @@ def _per_image(images: NDArray[np.intp], count: int, values: NDArray | None = No
     return np.bincount(images, weights=values, minlength=count).astype(float)
 
 
-def _summarize(scores: list[dict[str, Floats]], class_names: Sequence[str], rounds: int) -> dict[str, Floats]:
+def _summarize(scores: list[dict[str, Floats]], class_names: Sequence[str], samples: int) -> dict[str, Floats]:
     """Mean over the classes that have boxes, as in COCO, and the AP of each."""
     means = {
-        name: _mean_of_present(np.array([own[name] for own in scores]).reshape(-1, rounds)) for name in COCO_METRICS
+        name: _mean_of_present(np.array([own[name] for own in scores]).reshape(-1, samples)) for name in COCO_METRICS
     }
     return means | {f"AP {name}": own["AP"] for name, own in zip(class_names, scores, strict=True)}
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.comparison.differences import Difference
-from engine.comparison.plots import COLOURS, group_colours, mean_curve, plot_curves, plot_differences, plot_gains
+from engine.comparison.matplotlib_plots import (
+    COLOURS,
+    group_colours,
+    mean_curve,
+    plot_curves,
+    plot_differences,
+    plot_gains,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = {"a": "#111213", "b": "#212223"}

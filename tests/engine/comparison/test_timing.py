@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from engine.comparison.measure import extra_memory, time_in_turns
+from engine.comparison.timing import peak_memory, time_interleaved
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def test_candidates_take_turns_after_a_round_that_does_not_count(clock):
         "slow": lambda: (calls.append("slow"), time.sleep(0.03)),
         "quick": lambda: (calls.append("quick"), time.sleep(0.01)),
     }
-    seconds = time_in_turns(candidates, rounds=3, device=CPU, turn_s=0.025)
+    seconds = time_interleaved(candidates, rounds=3, device=CPU, turn_s=0.025)
     there, back = ["slow", "quick", "quick", "quick"], ["quick", "quick", "quick", "slow"]
     assert calls == ["slow", "slow", "quick", "quick", *there, *back, *there]
     assert seconds["slow"] == pytest.approx(3 * [0.031])
@@ -25,7 +25,7 @@ def test_candidates_take_turns_after_a_round_that_does_not_count(clock):
 
 
 def test_a_turn_has_at_most_twenty_runs():
-    assert len(time_in_turns({"one": lambda: None}, rounds=2, device=CPU)["one"]) == 40
+    assert len(time_interleaved({"one": lambda: None}, rounds=2, device=CPU)["one"]) == 40
 
 
 def test_rounds_are_tracked():
@@ -36,7 +36,7 @@ def test_rounds_are_tracked():
             seen.append(number)
             yield number
 
-    time_in_turns({"one": lambda: None}, rounds=4, device=CPU, track=track)
+    time_interleaved({"one": lambda: None}, rounds=4, device=CPU, track=track)
     assert seen == [0, 1, 2, 3]
 
 
@@ -59,7 +59,7 @@ def test_memory_of_the_call_alone_is_counted(megabytes):
         return call
 
     # Pages of libraries that the system dropped and reads again are charged too: that only adds, so the least counts.
-    measured = min(extra_memory(prepare, CPU) for _ in range(5)) / 2**20
+    measured = min(peak_memory(prepare, CPU) for _ in range(5)) / 2**20
     assert measured == pytest.approx(megabytes, abs=3)
 
 
@@ -67,7 +67,7 @@ def test_memory_of_a_call_that_dies_is_unknown(capfd):
     def prepare():
         raise RuntimeError("no")
 
-    assert extra_memory(prepare, CPU) is None
+    assert peak_memory(prepare, CPU) is None
     assert "RuntimeError: no" in capfd.readouterr().err
 
 
@@ -77,4 +77,4 @@ def test_memory_of_tensors_on_a_gpu():
         before = torch.ones(100, 2**20 // 4, device="cuda")
         return lambda: torch.ones(30, 2**20 // 4, device="cuda") + before.sum()
 
-    assert extra_memory(prepare, torch.device("cuda")) / 2**20 == pytest.approx(60, abs=3)
+    assert peak_memory(prepare, torch.device("cuda")) / 2**20 == pytest.approx(60, abs=3)

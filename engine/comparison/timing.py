@@ -1,4 +1,4 @@
-"""Fair figures: candidates take turns at the clock, and each one's memory is that of a process of its own."""
+"""Fair timings: candidates take turns at the clock, and each one's memory is that of a process of its own."""
 
 import ctypes
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def time_in_turns(
+def time_interleaved(
     candidates: Mapping[str, Callable[[], Any]],
     *,
     rounds: int,
@@ -46,7 +46,7 @@ def time_in_turns(
     return seconds
 
 
-def extra_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:
+def peak_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:
     """Measure the peak of memory that a call takes beyond what was there before it, in bytes.
 
     On a GPU that is memory of tensors. On a CPU, under Linux, it is all memory of a process forked for the purpose, so

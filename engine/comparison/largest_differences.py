@@ -16,7 +16,7 @@ from ..evaluation import MISSED, TRUE_POSITIVE, classify_detections, draw_classi
 SCORE_THRESHOLD = 0.5
 
 
-class Contrast(NamedTuple):
+class ImageDifference(NamedTuple):
     """An image on which one detector makes more mistakes than the other.
 
     Attributes:
@@ -24,31 +24,31 @@ class Contrast(NamedTuple):
         file_name: of the picture.
         base: how often each error_type of `classify_detections` fell on a detection, and objects that were missed.
         other: the same of the other detector.
-        pictures: `(3, h, w)` uint8 of the base and of the other, see `draw_classified`.
-        truth: `(3, h, w)` uint8, see `draw_ground_truth`.
+        images: `(3, h, w)` uint8 of the base and of the other, see `draw_classified`.
+        ground_truth: `(3, h, w)` uint8, see `draw_ground_truth`.
     """
 
     image_id: int
     file_name: str
     base: Counter[str]
     other: Counter[str]
-    pictures: tuple[Tensor, Tensor]
-    truth: Tensor
+    images: tuple[Tensor, Tensor]
+    ground_truth: Tensor
 
     @property
-    def fewer(self) -> int:
+    def fewer_errors(self) -> int:
         """How many mistakes fewer the other makes than the base."""
-        return mistakes(self.base) - mistakes(self.other)
+        return count_errors(self.base) - count_errors(self.other)
 
 
-def find_contrasts(
+def find_largest_differences(
     split: CocoAnnotations,
     base: Sequence[Mapping[str, Any]],
     other: Sequence[Mapping[str, Any]],
     count: int,
     *,
     score_threshold: float = SCORE_THRESHOLD,
-) -> list[Contrast]:
+) -> list[ImageDifference]:
     """Find and draw the images where the numbers of mistakes of two detectors differ most.
 
     Half of them are such where the other makes fewer mistakes, half where it makes more, as far as there are any;
@@ -69,9 +69,9 @@ def find_contrasts(
     for place, image_id in enumerate(arrays.image_ids.tolist()):
         truth = [torch.from_numpy(values[arrays.span(place)]) for values in (arrays.boxes, arrays.labels)]
         found[image_id] = [_count(_tensors(split, side[image_id]), *truth) for side in sides]
-    chosen = choose_images({key: mistakes(one) - mistakes(two) for key, (one, two) in found.items()}, count)
+    chosen = choose_images({key: count_errors(one) - count_errors(two) for key, (one, two) in found.items()}, count)
     places = {image_id: place for place, image_id in enumerate(found)}
-    contrasts = []
+    shown = []
     for image_id in chosen:
         image, target = dataset[places[image_id]]
         size = image.shape[2], image.shape[1]
@@ -82,8 +82,8 @@ def find_contrasts(
         )
         name = arrays.file_name(places[image_id])
         truth = draw_ground_truth(image, target, split.class_names)
-        contrasts.append(Contrast(image_id, name, *found[image_id], (one, two), truth))
-    return contrasts
+        shown.append(ImageDifference(image_id, name, *found[image_id], (one, two), truth))
+    return shown
 
 
 def choose_images(fewer: Mapping[int, int], count: int) -> list[int]:
@@ -98,7 +98,7 @@ def choose_images(fewer: Mapping[int, int], count: int) -> list[int]:
     return better[: count - len(kept)] + kept
 
 
-def mistakes(error_types: Counter[str]) -> int:
+def count_errors(error_types: Counter[str]) -> int:
     """Count everything that is not right: wrong, double and needless detections, and missed objects."""
     return error_types.total() - error_types[TRUE_POSITIVE]
 

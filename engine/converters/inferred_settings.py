@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from .arithmetic import EPS, INPUTS
-from .reading import Foreign
+from .arithmetic import EPS, INPUT_FORMATS
+from .reading import SourceCheckpoint
 from .source import Source
 
 # torchvision's names by category id; "N/A" where COCO has none
@@ -18,40 +18,42 @@ COCO = {index: name for index, name in enumerate(_COCO) if index and name != "N/
 COCO_LABELS = len(_COCO) - 1
 
 
-def guess_input(foreign: Foreign, source: Source) -> str:
-    """Say what a network was fed, a key of `arithmetic.INPUTS`.
+def infer_input_format(checkpoint: SourceCheckpoint, source: Source) -> str:
+    """Say what a network was fed, a key of `arithmetic.INPUT_FORMATS`.
 
     detectron2 keeps the standard deviations in some of its files, mmdetection its whole config; without them it is what
     the framework's common models have.
     """
-    std = foreign.tensors.get("pixel_std")
+    std = checkpoint.tensors.get("pixel_std")
     if std is not None:
         return "bgr" if bool((std == 1).all()) else "bgr_std"
-    text = foreign.config_text
+    text = checkpoint.config_text
     if re.search(r"to_rgb\s*=\s*False", text):
         return "bgr" if re.search(r"std\s*=\s*\[\s*1\.0\s*,", text) else "bgr_std"
     return source.input
 
 
-def guess_stride_in_1x1(foreign: Foreign, fed: str) -> bool:
+def infer_stride_in_1x1(checkpoint: SourceCheckpoint, input_format: str) -> bool:
     """Whether bottlenecks have their stride in the first convolution, as those of Caffe and MSRA, which see raw BGR."""
-    has_bottlenecks = any(re.search(r"(conv3|branch2c\.conv)\.weight$", name) for name in foreign.tensors)
-    return has_bottlenecks and (fed == "bgr" or bool(re.search(r"style\s*=\s*['\"]caffe", foreign.config_text)))
+    has_bottlenecks = any(re.search(r"(conv3|branch2c\.conv)\.weight$", name) for name in checkpoint.tensors)
+    return has_bottlenecks and (
+        input_format == "bgr" or bool(re.search(r"style\s*=\s*['\"]caffe", checkpoint.config_text))
+    )
 
 
-def guess_eps(foreign: Foreign, source: Source, classes: int | None) -> float:
+def infer_eps(checkpoint: SourceCheckpoint, source: Source, classes: int | None) -> float:
     """Say the epsilon of the batch norms: torchvision's own detectors on COCO, whose norms are frozen, have none."""
-    is_frozen = not any(name.endswith("num_batches_tracked") for name in foreign.tensors)
+    is_frozen = not any(name.endswith("num_batches_tracked") for name in checkpoint.tensors)
     return 0.0 if source.background_first and classes == COCO_LABELS and is_frozen else EPS
 
 
 def choose_classes(
-    foreign: Foreign, source: Source, classes: int, file: Path | None
+    checkpoint: SourceCheckpoint, source: Source, classes: int, file: Path | None
 ) -> tuple[dict[int, str], list[int]]:
     """Name the classes of a detector.
 
     Args:
-        foreign: the checkpoint.
+        checkpoint: the checkpoint.
         source: whose it is.
         classes: how many foreground classes it has.
         file: COCO annotation JSON, or text with a name a line; None: those in the checkpoint, or COCO's if the number
@@ -63,7 +65,7 @@ def choose_classes(
     Raises:
         ValueError: if the classes are not known or do not fit.
     """
-    names = read_classes(file) if file else _default_classes(foreign, source, classes)
+    names = read_classes(file) if file else _default_classes(checkpoint, source, classes)
     if len(names) == classes:
         return names, [*range(classes)]
     if source.background_first and min(names) > 0 and max(names) <= classes:
@@ -92,8 +94,8 @@ def read_classes(file: Path) -> dict[int, str]:
     return {index: names[index] for index in sorted(names)}
 
 
-def _default_classes(foreign: Foreign, source: Source, classes: int) -> dict[int, str]:
-    given = foreign.class_names
+def _default_classes(checkpoint: SourceCheckpoint, source: Source, classes: int) -> dict[int, str]:
+    given = checkpoint.class_names
     if given and len(given) == classes and sorted(given) != sorted(COCO.values()):
         return dict(enumerate(given, start=1))
     if classes == len(COCO) or (source.background_first and classes == COCO_LABELS):
@@ -104,9 +106,11 @@ def _default_classes(foreign: Foreign, source: Source, classes: int) -> dict[int
     )
 
 
-def shown_settings(fed: str, eps: float, mask_scale: float | None, *, stride_in_1x1: bool) -> Sequence[tuple[str, str]]:
+def settings_table(
+    input_format: str, eps: float, mask_scale: float | None, *, stride_in_1x1: bool
+) -> Sequence[tuple[str, str]]:
     """Rows that tell what was taken for granted."""
-    is_bgr, is_raw = INPUTS[fed]
+    is_bgr, is_raw = INPUT_FORMATS[input_format]
     return [
         ("input", f"{'BGR' if is_bgr else 'RGB'} less the mean, {'in 0..255' if is_raw else 'over the deviations'}"),
         ("strides of stages", f"in the {'first 1x1' if stride_in_1x1 else '3x3'} convolution"),

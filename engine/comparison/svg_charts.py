@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..evaluation import MASK_PREFIX
-from .plots import Curve, plot_curves, plot_differences
-from .resampling import RECALLS
-from .result import MASK_FIGURES, Comparison, Group
+from .bootstrap import RECALLS
+from .matplotlib_plots import Curve, plot_curves, plot_differences
+from .result import MASK_METRICS, Comparison, Group
 
 _UNIT = {"x_limits": (0.0, 1.0), "y_limits": (0.0, 1.02)}
 
@@ -18,7 +18,7 @@ def choose_classes(comparison: Comparison, count: int) -> list[str]:
 
     Classes without boxes are never chosen.
     """
-    found = comparison.groups[comparison.base].figures[0]
+    found = comparison.groups[comparison.base].metrics[0]
     names = [name for name in comparison.class_names if not math.isnan(found[f"AP {name}"])]
 
     def size(name: str) -> float:
@@ -28,9 +28,9 @@ def choose_classes(comparison: Comparison, count: int) -> list[str]:
     return [name for name in names if name in kept]
 
 
-def draw_plots(
+def draw_charts(
     comparison: Comparison,
-    figures: Sequence[str],
+    metrics: Sequence[str],
     class_names: Sequence[str],
     colours: Mapping[str, str],
     prefix: str = "",
@@ -39,7 +39,7 @@ def draw_plots(
 
     Args:
         comparison: of `compare_runs`.
-        figures: to show the differences of; those of masks get a plot of their own.
+        metrics: to show the differences of; those of masks get a plot of their own.
         class_names: to show one by one.
         colours: of the groups.
         prefix: of the ids within the plots, other for each comparison on a page.
@@ -48,7 +48,7 @@ def draw_plots(
         Plots under "differences" (none for a single group), "learning", "precision" and "class_precision".
     """
     return {
-        "differences": _draw_differences(comparison, figures, class_names, colours, prefix),
+        "differences": _draw_differences(comparison, metrics, class_names, colours, prefix),
         "learning": [
             plot_curves(
                 {name: _logged(group, tag, factor) for name, group in comparison.groups.items()},
@@ -82,7 +82,7 @@ def draw_plots(
 
 
 def _draw_class(comparison: Comparison, class_name: str, colours: Mapping[str, str], name: str) -> str:
-    key = "class all" if class_name == "all" else class_name  # see `JudgedImages.curves`
+    key = "class all" if class_name == "all" else class_name  # see `MatchedImages.curves`
     groups = comparison.groups.items()
     return plot_curves(
         {group: _mean(_precision(found, 0.5, key)) for group, found in groups},
@@ -98,7 +98,7 @@ def _draw_class(comparison: Comparison, class_name: str, colours: Mapping[str, s
 
 def _draw_differences(
     comparison: Comparison,
-    figures: Sequence[str],
+    metrics: Sequence[str],
     class_names: Sequence[str],
     colours: Mapping[str, str],
     prefix: str,
@@ -106,11 +106,11 @@ def _draw_differences(
     if not comparison.differences:
         return []
     rows = {
-        "All classes together": [(name, name) for name in figures if name not in MASK_FIGURES],
+        "All classes together": [(name, name) for name in metrics if name not in MASK_METRICS],
         "Masks, all classes together": [
             (name.removeprefix(MASK_PREFIX), name)
-            for name in figures
-            if any(name in found for found in comparison.differences.values()) and name in MASK_FIGURES
+            for name in metrics
+            if any(name in found for found in comparison.differences.values()) and name in MASK_METRICS
         ],
         "AP of each class": [(name, f"AP {name}") for name in class_names],
     }
