@@ -71,7 +71,7 @@ docs: $(VENV)/.ready
 	$(PY) tools/make_docs.py
 
 site: $(VENV)/.ready-dev
-	$(PY) -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 board: $(VENV)/.ready
 	$(PY) -m tensorboard.main --logdir runs --host 127.0.0.1
