@@ -1,4 +1,4 @@
-"""Parts of predict.py: pictures read ahead, notes of what was found, files that only earlier results give way to."""
+"""Parts of predict.py: images read ahead, collected detections, and output files that never overwrite other files."""
 
 import json
 from collections import Counter, deque
@@ -19,7 +19,7 @@ from engine.display import log
 from engine.evaluation import coco_results
 
 SOFTWARE = "resnet-dcn tools/predict.py"
-# What pictures and videos are written as; others get the first suffix behind their own.
+# Formats of images and videos that the tool writes; other inputs get the first suffix after their own.
 WRITTEN = {False: (".png", ".jpg", ".jpeg"), True: (".mp4",)}
 READERS = 4
 JPEG_QUALITY = 92
@@ -27,7 +27,7 @@ JPEG_QUALITY = 92
 
 @dataclass
 class Findings:
-    """What was found so far: COCO entries of images, COCO results, and counts for each class."""
+    """Detections so far: COCO entries of images, COCO results, and counts per class."""
 
     class_names: list[str]
     category_ids: list[int]
@@ -39,7 +39,7 @@ class Findings:
     _best: dict[str, float] = field(default_factory=dict)
 
     def add(self, detections: dict[str, Any], image: Tensor, about: dict[str, Any]) -> None:
-        """Note the detections of an image; `about` goes into its entry, and may bring an id."""
+        """Add the detections of an image; `about` goes into its entry and may contain an id."""
         height, width = image.shape[1:]
         entry = {"id": len(self.images) + 1, **about, "width": width, "height": height}
         self.images.append(entry)
@@ -50,13 +50,13 @@ class Findings:
         for name, score in zip(names, detections["scores"].tolist(), strict=True):
             self._best[name] = max(score, self._best.get(name, 0.0))
 
-    def leave_out(self, path: Path, error: Exception) -> None:
-        """Note and tell that a file cannot be read."""
+    def skip(self, path: Path, error: Exception) -> None:
+        """Record a file that cannot be read, and log a warning."""
         self.unreadable.append(path)
-        log.warning("left out: %s", error)
+        log.warning("skipped: %s", error)
 
     def rows(self) -> list[tuple[str, int, int, str]]:
-        """Class, objects, images with it and best score, of the classes that were found."""
+        """Return class, number of objects, number of images and best score of each detected class."""
         found = [name for name in dict.fromkeys(self.class_names) if name in self._objects]
         return [(name, self._objects[name], self._images[name], f"{self._best[name]:.2f}") for name in found]
 
@@ -80,10 +80,10 @@ def read_ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
 
 
 def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Path]:
-    """Choose where the result of each source goes, and make the folder.
+    """Return the output file of each source, and make the folder.
 
     Raises:
-        ValueError: if that is an input, or a file that is not an earlier result.
+        ValueError: if the output file is an input, or an existing file that is not an earlier result.
     """
     sources = list(sources)
     files = {}
@@ -94,27 +94,25 @@ def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Pa
     inputs = {source.path.resolve() for source in sources}
     for source, file in files.items():
         if file.resolve() in inputs:
-            raise ValueError(f"{file} is an input, and its result would take its place: choose another --out")
-        if file.exists() and not (_is_our_video if source.is_video else _is_our_picture)(file):
-            raise ValueError(
-                f"{file} must not exist or be an earlier result, and is another file: choose another --out"
-            )
+            raise ValueError(f"the result must not overwrite the input {file}: choose another --out")
+        if file.exists() and not (_is_our_video if source.is_video else _is_our_image)(file):
+            raise ValueError(f"{file} exists and is not an earlier result of this tool: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     return files
 
 
-def write_picture(file: Path, picture: Tensor) -> None:
-    """Write a `(3, H, W)` uint8 picture that says what drew it, and make its folder."""
+def write_image(file: Path, image: Tensor) -> None:
+    """Write a `(3, H, W)` uint8 image with the name of this tool in its EXIF data, and make its folder."""
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     kind = {"format": "PNG"} if file.suffix.lower() == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as partial:
-        to_pil_image(picture).save(partial, exif=exif, **kind)
+        to_pil_image(image).save(partial, exif=exif, **kind)
 
 
 def check_json(file: Path) -> None:
-    """Raise `ValueError` unless JSON may be written to a file: it is none yet, or holds detections; make its folder."""
+    """Raise `ValueError` if the file exists and does not hold earlier results; make its folder."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         return
@@ -125,10 +123,10 @@ def check_json(file: Path) -> None:
     is_dataset = isinstance(values, dict) and (values.get("info") or {}).get("description") == SOFTWARE
     is_results = isinstance(values, list) and all(isinstance(v, dict) and "score" in v for v in values)
     if not (is_dataset or is_results):
-        raise ValueError(f"--json {file} must not exist or hold earlier results, and is another file")
+        raise ValueError(f"--json {file} exists and does not hold earlier results of this tool: choose another file")
 
 
-def _is_our_picture(file: Path) -> bool:
+def _is_our_image(file: Path) -> bool:
     try:
         with Image.open(file) as earlier:
             return earlier.getexif().get(ExifTags.Base.Software) == SOFTWARE

@@ -1,4 +1,4 @@
-"""Compare finished runs, in the terminal and as an HTML report: is one better, by how much, and how sure is that?"""
+"""Compare finished runs with confidence intervals, in the terminal and as an HTML report."""
 
 import argparse
 import textwrap
@@ -7,6 +7,8 @@ from pathlib import Path
 import _clone
 
 # isort: split
+from _arguments import add_device, add_json, current_spellings, make_parser, not_negative, split_overrides
+
 from data.files import write_json, write_text
 from engine.comparison import (
     MASK_METRICS,
@@ -24,80 +26,83 @@ EPILOG = """examples:
   python tools/compare.py runs/demo runs/demo_dcn
   python tools/compare.py runs/plain_seed* runs/dcn_seed* --html comparison.html --json comparison.json
   python tools/compare.py runs/a runs/b data.val.images=photos data.val.annotations=photos/val.json
-Runs whose configs differ in nothing but the seed are one group, and the first group is what the others are compared
-with. What counts are the last weights. Detections are read from <run>/last.detections.json where tools/eval.py, or an
-earlier comparison, left those of the same weights; else the model is run over the val split, and the file written."""
+
+Runs that differ only in the seed form a group. The first group is the baseline. The tool compares the last weights. It
+reads the detections from <run>/last.detections.json if tools/eval.py or an earlier comparison wrote them for these
+weights. Otherwise it runs the detector on the val split and writes the file."""
 WIDTH = 120
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; may be followed by key=value, as below")
-    parser.add_argument("--html", type=Path, help="write a report to this file, which needs nothing beside it")
-    parser.add_argument("--json", type=Path, help="write everything found to this file")
+    parser = make_parser(__doc__, EPILOG)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; key=value sets a config value of all runs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained HTML report to this file")
+    add_json(parser, "all results")
     parser.add_argument(
-        "--rounds", type=int, default=1000, help="how often the bootstrap draws the images again (default: %(default)s)"
+        "--bootstrap-samples",
+        type=not_negative,
+        default=1000,
+        metavar="N",
+        help="bootstrap samples of the val images, at least 100 (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     parser.add_argument(
-        "--pictures", type=int, default=6, help="pictures of each comparison in the report (default: %(default)s)"
+        "--seed", type=not_negative, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-images",
+        type=not_negative,
+        default=6,
+        metavar="N",
+        help="images per comparison in the report (default: %(default)s)",
     )
     parser.add_argument(
         "--timed-images",
-        type=int,
+        type=not_negative,
         default=8,
-        help="images to time inference with; 0: no time of inference and, on a GPU, no memory (default: %(default)s)",
+        metavar="N",
+        help="images for the inference time; 0: no inference time, and on a GPU no memory (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="to run the models on (default: a GPU if there is one)")
-    args = parser.parse_intermixed_args()
-    args.overrides = [argument for argument in args.runs if is_override(argument)]
-    args.runs = [Path(argument) for argument in args.runs if not is_override(argument)]
+    add_device(parser, "auto")
+    args = parser.parse_intermixed_args(current_spellings("compare"))
+    runs, args.overrides = split_overrides(args.runs)
+    args.runs = [Path(run) for run in runs]
     if not args.runs:
-        parser.error("name one run or more")
-    if args.rounds < 100:
-        parser.error(f"--rounds must be at least 100, for the ends of an interval, got {args.rounds}")
-    if min(args.seed, args.pictures, args.timed_images) < 0:
-        parser.error("--seed, --pictures and --timed-images must not be below 0")
+        parser.error("give at least one RUN; a folder whose name has the form key=value needs a path, as ./a=b")
+    if args.bootstrap_samples < 100:
+        parser.error(f"--bootstrap-samples must be at least 100, got {args.bootstrap_samples}")
     for file in filter(None, (args.html, args.json)):
-        above = next(place for place in file.absolute().parents if place.exists())
-        if file.is_dir() or not above.is_dir():
-            parser.error(f"--html and --json must name files that can be written, got {file}")
+        existing = next(folder for folder in file.absolute().parents if folder.exists())
+        if file.is_dir() or not existing.is_dir():
+            parser.error(f"--html and --json must be files that can be written, got {file}")
     return args
 
 
-def is_override(argument: str) -> bool:
-    """Whether an argument is a `key=value` and no folder."""
-    return "=" in argument and not Path(argument).is_dir()
-
-
 def main() -> None:
-    """Compare and show."""
+    """Compare and print."""
     args = parse_arguments()
     start_logging()
     comparison = compare_runs(
         args.runs,
         overrides=args.overrides,
         device=args.device,
-        bootstrap_samples=args.rounds,
+        bootstrap_samples=args.bootstrap_samples,
         seed=args.seed,
-        num_images=args.pictures if args.html else 0,
+        num_images=args.num_images if args.html else 0,
         timed_images=args.timed_images,
         progress=Progress(),
     )
     show(comparison)
     if args.json:
         write_json(args.json, comparison.as_json())
-        print(f"\neverything found: {args.json}")
+        print(f"\nresults: {args.json}")
     if args.html:
         write_text(args.html, render_report(comparison))
         print(f"\nreport: {args.html} (open it in a browser)")
 
 
 def show(comparison: Comparison) -> None:
-    """Print figures, costs, options and verdicts."""
+    """Print metrics, costs, options and conclusions."""
     print_figures(comparison)
     groups = comparison.groups
     rows = [
@@ -116,7 +121,7 @@ def show(comparison: Comparison) -> None:
 
 
 def print_figures(comparison: Comparison) -> None:
-    """Print the figures of each group, and beside or below them their differences to the first."""
+    """Print the metrics of each group, and next to or below them the differences from the baseline."""
     groups, differences = comparison.groups, comparison.differences
     masks = MASK_METRICS if comparison.has_masks else ()
     keys = [*COCO_METRICS, *masks, *(f"AP {name}" for name in comparison.class_names)]
@@ -130,18 +135,18 @@ def print_figures(comparison: Comparison) -> None:
     table = format_table(["", *groups, *titles], [one + two for one, two in zip(means, changes, strict=True)])
     if max(map(len, table.splitlines())) > WIDTH:
         below = format_table(
-            [f"less {comparison.base}", *differences],
+            [f"minus {comparison.base}", *differences],
             [[label, *cells] for label, cells in zip(labels, changes, strict=True)],
         )
         table = f"{format_table(['', *groups], means)}\n\n{below}"
     print(table)
     notes = ["AP and AR are x100"]
     if any(len(group.runs) > 1 for group in groups.values()):
-        notes.append("means over the seeds ± their standard deviation")
+        notes.append("mean ± standard deviation over seeds")
     if differences:
         notes.append(
-            f"in brackets the 95 % interval of a difference over {comparison.settings['images']} images"
-            " and, where both have several, seeds; * where it leaves out 0"
+            f"in brackets the 95 % confidence interval of a difference, over {comparison.settings['images']} images "
+            "and over seeds if both groups have several; * the interval excludes 0"
         )
     print(f"\n{textwrap.fill('; '.join(notes) + '.', WIDTH)}")
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint, or an existing COCO results file, by pycocotools."""
+"""Evaluate a trained detector, or a COCO results file, with pycocotools."""
 
 import argparse
 import json
@@ -8,6 +8,18 @@ from typing import Any
 import _clone
 
 # isort: split
+from _arguments import (
+    add_batch_size,
+    add_device,
+    add_json,
+    add_overrides,
+    add_weights,
+    config_values,
+    current_spellings,
+    make_parser,
+    split_overrides,
+)
+
 from data import load_annotations, read_batches
 from data.files import without_nan, write_json
 from engine.building import (
@@ -33,58 +45,84 @@ from engine.evaluation import (
 )
 from engine.inference import as_tested
 from engine.runs import load_checkpoint
-from engine.weights import check_categories, check_same_model
+from engine.weights import Trained, check_categories, check_same_model, load_trained
 from models.checkpoint import choose_weights
 
 EPILOG = """examples:
-  python tools/eval.py --config demo_dcn.yaml --checkpoint runs/demo_dcn/best.pt
-  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt --json figures.json data.num_workers=8
-  python tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/last.pt tta.flip=true   # mirror images too
-  torchrun --nproc-per-node=8 tools/eval.py --config r50_dcn.yaml --checkpoint runs/r50_dcn/best.pt
+  python tools/eval.py runs/demo_dcn
+  python tools/eval.py runs/r50_dcn/best.pt --json figures.json data.num_workers=8
+  python tools/eval.py runs/r50_dcn tta.flip=true                   # with horizontal-flip test-time augmentation
+  python tools/eval.py --config other.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
-With a checkpoint, the detections are written beside it as COCO results (or to --detections)."""
+  torchrun --nproc-per-node=8 tools/eval.py runs/r50_dcn
+
+The tool writes the detections next to the checkpoint as COCO results (or to --detections).
+--config evaluates with another config than the checkpoint's; the detector must be the same."""
+
+# options that need a model, by attribute
+MODEL_OPTIONS = {
+    "weights": "--weights",
+    "detections": "--detections",
+    "overrides": "key=value, --device or --batch-size",
+}
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EPILOG)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder (its last.pt is used) or checkpoint file")
+    add_overrides(parser, "data.num_workers=8")
+    add_device(parser)
+    add_batch_size(parser, None, "train.batch_size of the config")
+    add_weights(parser)
     parser.add_argument(
-        "--config", help="YAML file, or the name of one in configs/; that of the run is runs/<name>/config.yaml"
+        "--detections", type=Path, metavar="FILE", help="COCO results to write (default: <checkpoint>.detections.json)"
     )
-    parser.add_argument("--checkpoint", type=Path, help="a .pt file of tools/train.py")
-    parser.add_argument(
-        "--detections", type=Path, help="where to write the COCO results (default: <checkpoint>.detections.json)"
-    )
-    parser.add_argument(
-        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
-    )
-    parser.add_argument("--results", type=Path, help="COCO results file to judge, without a model")
-    parser.add_argument("--annotations", type=Path, help="COCO annotation file that --results is about")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in data.num_workers=8")
-    args = parser.parse_intermixed_args()
-    if args.results and args.weights:
-        parser.error("--weights is about a checkpoint")
-    model, file = (args.config, args.checkpoint), (args.results, args.annotations)
-    if [all(model), any(file)] != [True, False] and [all(file), any(model)] != [True, False]:
-        parser.error("give either --config and --checkpoint, or --results and --annotations")
+    add_json(parser, "all metrics")
+    parser.add_argument("--config", metavar="C", help="YAML file, or the name of a file in configs/; with --checkpoint")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint file; with --config")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to evaluate without a model")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file; with --results")
+    args = parser.parse_intermixed_args(current_spellings("eval"))
+    runs, args.overrides = split_overrides([*([args.run] if args.run else []), *args.overrides])
+    args.run = runs[0] if runs else None
+    if len(runs) > 1:
+        parser.error(f"expected one RUN and key=value, got {' and '.join(runs)}")
+    if args.batch_size:
+        args.overrides.append(f"train.batch_size={args.batch_size}")
+    args.overrides = config_values(args)
+    given = [bool(args.run), bool(args.config), bool(args.checkpoint), bool(args.results), bool(args.annotations)]
+    if given not in ([True, *[False] * 4], [False, True, True, False, False], [*[False] * 3, True, True]):
+        parser.error("give either RUN, or --config and --checkpoint, or --results and --annotations")
+    model_only = [option for name, option in MODEL_OPTIONS.items() if getattr(args, name)]
+    if args.results and model_only:
+        parser.error(f"{model_only[0]} needs a model, and --results is a file of detections")
     return args
 
 
 def main() -> None:
-    """Judge and show."""
+    """Evaluate and print."""
     args = parse_arguments()
     distributed = read_distributed_context()
     with distributed.process_group():
-        figures = judge_file(args.results, args.annotations) if args.results else judge_checkpoint(args, distributed)
+        figures = evaluate_results(args.results, args.annotations) if args.results else evaluate_run(args, distributed)
     if distributed.is_main:
         show(figures, args.json)
 
 
+def read_trained(args: argparse.Namespace) -> Trained:
+    """Read the checkpoint, with its own config or the one asked for."""
+    if args.run:
+        trained = load_trained(Path(args.run), args.overrides)
+    else:
+        config = load_config(args.config, args.overrides)
+        trained = Trained(args.checkpoint, config, load_checkpoint(args.checkpoint))
+    check_same_model(trained.state, trained.config.model_dump(mode="json"), trained.path)
+    return trained
+
+
 def show(figures: dict[str, Any], file: Path | None) -> None:
-    """Print the figures of boxes, and of masks beside them; and write them to a file if there is one."""
+    """Print the metrics of boxes and masks, and write them to a file."""
     kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
     rows = [
         (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), METRIC_MEANINGS[name]) for name in COCO_METRICS
@@ -95,29 +133,27 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
     if file:
         write_json(file, without_nan(figures))
-        print(f"\nfigures: {file}")
+        print(f"\nmetrics: {file}")
 
 
-def judge_checkpoint(args: argparse.Namespace, distributed: DistributedContext) -> dict[str, Any]:
-    """Run the model of a checkpoint over the val split, write its detections, and judge them."""
+def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> dict[str, Any]:
+    """Run the detector on the val split, write its detections, and evaluate them."""
     progress = Progress(silent=not distributed.is_main)
     with distributed.raise_together():
-        config = load_config(args.config, args.overrides)
+        path, config, state = read_trained(args)
         device = pick_device(config.device, distributed)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
-        state = load_checkpoint(args.checkpoint)
-        check_same_model(state, config.model_dump(mode="json"), args.checkpoint)
-        weights = choose_weights(state, args.weights, args.checkpoint)
+        weights = choose_weights(state, args.weights, path)
         split = read_split(
             config.data,
             "val",
             lambda items: progress.track(items, "check val images"),
             masks=config.model.spec.has_masks,
             check_images=distributed.local_rank == 0,
-            run=args.checkpoint.parent,
+            run=path.parent,
         )
-        check_categories(state, split.class_names, split.category_ids, args.checkpoint, split.path)
+        check_categories(state, split.class_names, split.category_ids, path, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
         model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
         model = as_tested(model, config)
@@ -127,33 +163,33 @@ def judge_checkpoint(args: argparse.Namespace, distributed: DistributedContext) 
         results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
     gathered = gather_results(results, split.raw, distributed)
 
-    def judge() -> dict[str, Any]:
+    def evaluate() -> dict[str, Any]:
         if unused := unused_overrides(config, args.overrides):
             print(f"{describe_unused(unused)}\n")
         if skipped := describe_skipped_check(config.data, {"val": split}):
             print(skipped)
         kind = "averaged weights" if weights == "ema" else "weights"
-        mirrored = " and their mirror images" if config.tta.flip else ""
+        flipped = ", with horizontal flip" if config.tta.flip else ""
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"
-        print(f"{args.checkpoint} ({kind} of step {state['step']}) on {images}{mirrored}, {device}")
-        detections = args.detections or args.checkpoint.with_suffix(".detections.json")
+        print(f"{path} ({kind} of step {state['step']}) on {images}{flipped}, {device}")
+        detections = args.detections or path.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
         if split.dropped_masks:
-            print(f"left out: {counted(split.dropped_masks, 'annotation')} without a mask that can be read\n")
+            print(f"skipped: {counted(split.dropped_masks, 'annotation')} without a readable mask\n")
         return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks)
 
-    return distributed.run_on_main_and_broadcast(judge)
+    return distributed.run_on_main_and_broadcast(evaluate)
 
 
-def judge_file(results: Path, annotations: Path) -> dict[str, Any]:
-    """Judge a COCO results file: its boxes, and its masks if it has any."""
+def evaluate_results(results: Path, annotations: Path) -> dict[str, Any]:
+    """Evaluate a COCO results file: the boxes, and the masks if the file has any."""
     if not results.is_file():
         raise ValueError(f"results file {results} does not exist (resolved: {results.resolve()})")
     try:
         detections = json.loads(results.read_bytes())
     except ValueError as error:
-        raise ValueError(f"results file {results} is no JSON: {error}") from None
+        raise ValueError(f"results file {results} is not valid JSON: {error}") from None
     masks = isinstance(detections, list) and has_masks(detections)
     split = load_annotations(
         annotations.parent,

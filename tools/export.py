@@ -1,4 +1,4 @@
-"""Export a trained detector to ONNX or to a torch.export program, and check it beside the detector."""
+"""Export a trained detector to ONNX or to a torch.export program, and compare both."""
 
 import argparse
 import dataclasses
@@ -12,6 +12,7 @@ import _clone
 
 # isort: split
 import torch
+from _arguments import add_overrides, add_run, add_weights, current_spellings, make_parser
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
@@ -40,67 +41,63 @@ EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.onnx
   python tools/export.py runs/demo_dcn demo_dcn.pt2 --check photo.jpg other.jpg
   python tools/export.py runs/r50_dcn/best.pt r50_dcn.onnx --opset 22 model.faster_rcnn.score_threshold=0.3
-The program takes a batch of images of one size, (B, 3, H, W) in RGB from 0 to 1, for any B, H and W, already resized
-(resize in the file's metadata says how); it normalises and pads by itself. It gives boxes (B, D, 4) in pixels
-of these images, labels (B, D) from 1, scores (B, D) and num_detections (B,), the best first; a detector of masks also
-gives masks (B, D, 28, 28), the probability in 28 x 28 parts of each box. Thresholds and D are those of the config.
-docs/tools/export.md shows how to run it, and how to paste the masks into the picture.
-Exit code 1 if the program and the detector differ; it then stays beside the asked name, as <name>.partial.<ending>."""
-# pictures of the val split to check by, where none are named
-PICTURES = 2
-# operators to tell of: not every runtime has them
+
+Input of the program: a batch of images of one size, (B, 3, H, W), RGB from 0 to 1, for any B, H and W. The images must
+be resized as the metadata `resize` describes. The program normalises and pads them.
+Output: boxes (B, D, 4) in pixels of the input, labels (B, D) from 1, scores (B, D), num_detections (B,), best first.
+Detectors with masks also return masks (B, D, 28, 28): probabilities in a grid over each box. The config sets the
+thresholds and D. docs/tools/export.md shows how to run the program, and how to paste masks into the image.
+Exit codes: 0 done, 1 program and detector differ (the file is then <name>.partial.<ending>), 2 error in the
+arguments."""
+# images of the val split to check with, without --check
+CHECK_IMAGES = 2
+# operators to report: not every runtime has them
 RARE = ("DeformConv", "RoiAlign", "NonMaxSuppression", "deform_conv2d", "roi_align", "nms")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a run, whose last.pt is used, or a .pt file")
-    parser.add_argument("out", type=Path, help="file to write, .onnx or .pt2")
-    parser.add_argument("--opset", type=int, help=f"version of ONNX's operators (default: {MIN_OPSET})")
+    parser = make_parser(__doc__, EPILOG)
+    add_run(parser)
+    parser.add_argument("out", type=Path, metavar="OUT", help="output file, .onnx or .pt2")
+    parser.add_argument("--opset", type=int, metavar="N", help=f"ONNX opset version (default: {MIN_OPSET})")
     parser.add_argument(
         "--check",
         nargs="+",
         type=Path,
         default=[],
-        metavar="PICTURE",
-        help="picture files to check the program by (default: the first of the run's val split, or else noise)",
+        metavar="IMAGE",
+        help="images to compare program and detector on (default: the first of the val split, otherwise noise)",
     )
-    parser.add_argument(
-        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="config values, as in model.faster_rcnn.score_threshold=0.3"
-    )
-    args = parser.parse_intermixed_args()
+    add_weights(parser)
+    add_overrides(parser, "model.faster_rcnn.score_threshold=0.3")
+    args = parser.parse_intermixed_args(current_spellings("export"))
     if args.opset and args.out.suffix == ".pt2":
-        parser.error("--opset is about ONNX")
+        parser.error("--opset needs an .onnx file")
     return args
 
 
 def main() -> None:
-    """Export, check, and put the file in its place."""
+    """Export, check, and rename the file to its final name."""
     args = parse_arguments()
     progress = Progress()
     opset = args.opset or MIN_OPSET
     check_requirements(args.out, opset)
-    # the program has operators of its own; the detector runs beside it on the CPU
+    # the program has standard operators; the detector runs on the CPU for comparison
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
     detector = trained.config.model.detector
     check_exportable(detector)
-    pictures = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
+    images = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
     check_size(detector, model)
-    for name, picture in pictures:
-        if not fits(model, picture):
+    for name, image in images:
+        if not fits(model, image):
             raise ValueError(
-                f"--check {name}: the shorter side must be at least {min_image_side(model)} pixels after resizing, "
-                f"for an exported {detector}; got {shorter_side(model, picture)}: give another picture, or change "
+                f"--check {name}: the shorter side must be at least {min_image_side(model)} pixels after resizing "
+                f"for an exported {detector}, got {shorter_side(model, image)}: use another image, or change "
                 "data.min_size (or data.eval_size) and data.max_size"
             )
-    pictures = pictures or find_pictures(trained, model)
+    images = images or find_images(trained, model)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = args.out.with_name(f"{args.out.stem}.partial{args.out.suffix}")
@@ -112,19 +109,19 @@ def main() -> None:
         raise
     seconds = time.perf_counter() - start
     print(f"{trained.path} (step {trained.state['step']}): {detector}, exported in {seconds:.0f} s")
-    print(f"{partial.stat().st_size / 1e6:.1f} MB, {tell_operators(operators)}")
+    print(f"{partial.stat().st_size / 1e6:.1f} MB, {describe_operators(operators)}")
     run, _ = load_exported(partial)
-    rows = check_program(model, run, progress.track(pictures, "check"))
+    rows = check_program(model, run, progress.track(images, "check"))
     show(rows)
     if not all(row.difference.is_small for row in rows):
-        print(f"\nThe program and the detector differ; it was left as {partial}")
+        print(f"\nThe program and the detector differ. The program was left in {partial}.")
         raise SystemExit(1)
     partial.replace(args.out)
-    print(f"\nwritten: {args.out}")
+    print(f"\nprogram: {args.out}")
 
 
 def check_size(detector: str, model: nn.Module) -> None:
-    """Raise `ValueError` if images are resized to less than a program can take."""
+    """Raise `ValueError` if images are resized to less than the minimum size of a program."""
     side, least = model.transform.min_size[-1], min_image_side(model)
     if side < least:
         raise ValueError(
@@ -132,38 +129,38 @@ def check_size(detector: str, model: nn.Module) -> None:
         )
 
 
-def shorter_side(model: nn.Module, picture: Tensor) -> int:
-    """Give the pixels of a picture's shorter side when the detector has resized it; `max_size` may make it small."""
-    return min(model.transform.resize(picture)[0].shape[-2:])
+def shorter_side(model: nn.Module, image: Tensor) -> int:
+    """Return the shorter side of a resized image in pixels; `max_size` may make it small."""
+    return min(model.transform.resize(image)[0].shape[-2:])
 
 
-def fits(model: nn.Module, picture: Tensor) -> bool:
-    """Say whether a program can take a picture."""
-    return shorter_side(model, picture) >= min_image_side(model)
+def fits(model: nn.Module, image: Tensor) -> bool:
+    """Whether an image is large enough for a program."""
+    return shorter_side(model, image) >= min_image_side(model)
 
 
 def to_float(image: Tensor) -> Tensor:
-    """Bring a picture of bytes to [0, 1]."""
+    """Convert a uint8 image to [0, 1]."""
     return to_dtype(image, torch.float32, scale=True)
 
 
-def find_pictures(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Read the first pictures of the val split that fit, or make noise where there are none."""
+def find_images(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Read the first images of the val split that are large enough; return noise if there are none."""
     try:
         split = read_split(trained.config.data, "val", check_images=False)
-        files = [split.image_dir / entry["file_name"] for entry in split.raw["images"][:PICTURES]]
-        pictures = [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
+        files = [split.image_dir / entry["file_name"] for entry in split.raw["images"][:CHECK_IMAGES]]
+        images = [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
     except (ValueError, OSError):
-        pictures = []
+        images = []
     side = model.transform.min_size[-1]
     random = torch.Generator().manual_seed(0)
-    noise = [(f"noise {i}", torch.rand(3, side, side + 64 * i, generator=random)) for i in range(PICTURES)]
-    fitting = [(name, picture) for name, picture in pictures if fits(model, picture)]
-    return fitting or [(name, picture) for name, picture in noise if fits(model, picture)]
+    noise = [(f"noise {i}", torch.rand(3, side, side + 64 * i, generator=random)) for i in range(CHECK_IMAGES)]
+    fitting = [(name, image) for name, image in images if fits(model, image)]
+    return fitting or [(name, image) for name, image in noise if fits(model, image)]
 
 
 def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[str, Any]:
-    """Gather what a user of the file needs to know, as plain values."""
+    """Return the metadata of the file as plain values."""
     transform = model.transform
     return {
         "detector": trained.config.model.detector,
@@ -179,17 +176,17 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
     }
 
 
-def tell_operators(operators: Counter[str]) -> str:
-    """Say how many operators there are, and of which not every runtime has."""
+def describe_operators(operators: Counter[str]) -> str:
+    """Count the operators, and those that not every runtime has."""
     rare = [f"{count} {name}" for name, count in operators.items() if any(part in name.split(".") for part in RARE)]
     return f"{sum(operators.values())} operators of {len(operators)} kinds, among them {', '.join(rare)}"
 
 
 def show(rows: Sequence[CheckResult]) -> None:
-    """Print how far program and detector are apart."""
+    """Print the differences between program and detector."""
     has_masks = rows[0].difference.mask is not None
     masks = f" masks {MASK_TOLERANCE}," if has_masks else ""
-    print(f"\ntolerance: boxes {BOX_TOLERANCE} pixels, scores {SCORE_TOLERANCE},{masks} 1 detection in 100 alone")
+    print(f"\ntolerance: boxes {BOX_TOLERANCE} pixels, scores {SCORE_TOLERANCE},{masks} 1 unmatched detection in 100")
     table = [
         (
             row.name,
@@ -206,11 +203,11 @@ def show(rows: Sequence[CheckResult]) -> None:
         for row in rows
     ]
     header = (
-        "picture",
+        "image",
         "size",
         "batch",
         "detections",
-        "alone",
+        "unmatched",
         "boxes",
         "scores",
         *(["masks"] if has_masks else []),
@@ -219,7 +216,7 @@ def show(rows: Sequence[CheckResult]) -> None:
     )
     print(format_table(header, table))
     if not any(row.difference.detections for row in rows):
-        print("Nothing was detected, so that boxes were not compared: name pictures by --check.")
+        print("Note: nothing was detected, so no boxes were compared. Choose images with --check.")
 
 
 if __name__ == "__main__":

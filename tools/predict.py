@@ -1,4 +1,4 @@
-"""Find objects in pictures and videos with a trained detector: draw them, and write them as COCO JSON."""
+"""Detect objects in images and videos with a trained detector: draw them, and write them as COCO JSON."""
 
 import argparse
 import time
@@ -11,6 +11,20 @@ from typing import Any
 import _clone
 
 # isort: split
+from _arguments import (
+    add_batch_size,
+    add_device,
+    add_json,
+    add_out,
+    add_run,
+    add_score_threshold,
+    add_weights,
+    config_values,
+    current_spellings,
+    make_parser,
+    positive,
+    split_overrides,
+)
 from _predict_files import (
     SOFTWARE,
     Findings,
@@ -18,7 +32,7 @@ from _predict_files import (
     in_words,
     plan_files,
     read_ahead,
-    write_picture,
+    write_image,
 )
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -36,73 +50,60 @@ from models.checkpoint import choose_weights
 from models.predictor import Predictor
 
 EPILOG = """examples:
-  python tools/predict.py runs/r50_dcn street.jpg                            # into runs/r50_dcn/predictions
-  python tools/predict.py runs/r50_dcn photos --out found --score 0.7        # a folder and all within it
-  python tools/predict.py runs/r50_dcn "photos/**/a*.jpg" device=cpu
-  python tools/predict.py runs/r50_dcn/best.pt clip.mp4 --batch 8 --every 5  # every 5th frame
-  python tools/predict.py runs/r50_dcn photos --json found.json --no-pictures
-  python tools/predict.py runs/r50_dcn val2017 --no-pictures --score 0 \\
-      --annotations instances_val2017.json --json results.json               # for tools/eval.py --results
-Pictures and videos keep their size and, below --out, their place in the folder that all inputs have in common. Earlier
-results are written over, other files and inputs never. A picture or video that cannot be read is named and left out,
-and the exit code is then 1; 2 is a mistake in what was asked for.
---json gives a COCO file with images, categories and annotations, each with a score; with --annotations it is a plain
-list of COCO results, with the ids of that file."""
-# Frames of a video between two lines where there is no bar.
+  python tools/predict.py runs/r50_dcn street.jpg                        # draws into runs/r50_dcn/predictions
+  python tools/predict.py runs/r50_dcn photos -o found --score-threshold 0.7
+  python tools/predict.py runs/r50_dcn "photos/**/a*.jpg" --device cpu
+  python tools/predict.py runs/r50_dcn/best.pt clip.mp4 --batch-size 8 --frame-stride 5
+  python tools/predict.py runs/r50_dcn photos --no-images --json found.json
+  python tools/predict.py runs/r50_dcn val2017 --no-images --score-threshold 0 \\
+      --annotations instances_val2017.json --json results.json           # for tools/eval.py --results
+
+Outputs keep the size of the input. Below --out they keep the path relative to the common folder of all inputs. The tool
+overwrites earlier results, and never other files or inputs. It reports and skips files that it cannot read.
+--json writes a COCO file with images, categories and annotations, each with a score. With --annotations it writes a
+list of COCO results with the image ids of that file.
+Exit codes: 0 done, 1 a file was not readable, 2 error in the arguments."""
+# Frames of a video between two log lines, without a progress bar.
 LINE_EVERY = 100
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a run, whose last.pt is used, or a .pt file")
+    parser = make_parser(__doc__, EPILOG)
+    add_run(parser)
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help='a picture, a video, a folder, or a pattern in quotes such as "photos/*.jpg"; key=value are config '
-        "values, as in device=cpu or tta.flip=true",
+        help='image, video, folder, or pattern in quotes such as "photos/*.jpg"; key=value sets a config value, for '
+        "example tta.flip=true",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <run>/predictions)")
+    add_device(parser)
+    add_batch_size(parser, 1)
+    add_score_threshold(parser, 0.5)
+    add_weights(parser)
+    add_out(parser, "<run>/predictions")
+    add_json(parser, "the detections in COCO format")
     parser.add_argument(
-        "--score", type=float, default=0.5, help="what scores less is left out (default: %(default)s; 0: nothing is)"
+        "--annotations", type=Path, metavar="FILE", help="COCO file with the image ids that --json uses"
     )
+    parser.add_argument("--no-images", action="store_true", help="do not draw images and videos")
     parser.add_argument(
-        "--batch",
-        type=int,
-        default=1,
-        metavar="N",
-        help="images that are looked at together (default: %(default)s): more are faster on a GPU and need more memory",
+        "--frame-stride", type=positive, default=1, metavar="N", help="process every N-th frame of a video (default: 1)"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is found as COCO JSON")
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO file that knows the pictures: --json takes its ids"
-    )
-    parser.add_argument("--no-pictures", action="store_true", help="draw nothing")
-    parser.add_argument(
-        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
-    )
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="look at and write every Nth frame of a video only"
-    )
-    args = parser.parse_intermixed_args()
-    args.overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
-    args.inputs = [text for text in args.inputs if text not in args.overrides]
+    args = parser.parse_intermixed_args(current_spellings("predict"))
+    args.inputs, args.overrides = split_overrides(args.inputs)
+    args.overrides = config_values(args)
     args.out = args.out or (args.run if args.run.is_dir() else args.run.parent) / "predictions"
     if not args.inputs:
-        parser.error("give at least one INPUT")
-    for option in ("batch", "every"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1, got {getattr(args, option)}")
+        parser.error("give at least one INPUT; a file whose name has the form key=value needs a path, as ./a=b.jpg")
     if args.annotations and not args.json:
-        parser.error("--annotations is about --json")
+        parser.error("--annotations needs --json")
     return args
 
 
 def main() -> None:
-    """Look, draw and write."""
+    """Detect, draw and write."""
     args = parse_arguments()
     start_logging()
     sources = find_media_files(args.inputs, exclude=args.out)
@@ -114,14 +115,14 @@ def main() -> None:
     known = read_annotations(args.annotations, sources, trained) if args.annotations else None
     if args.json:
         check_json(args.json)
-    files = {} if args.no_pictures else plan_files(sources, args.out)
-    predictor = predictor_of(trained, score_threshold=args.score, weights=args.weights)
+    files = {} if args.no_images else plan_files(sources, args.out)
+    predictor = predictor_of(trained, score_threshold=args.score_threshold, weights=args.weights)
     findings = Findings(predictor.class_names, trained.state["category_ids"])
     began = time.perf_counter()
-    pictures = [source for source in sources if not source.is_video]
-    look_at_pictures(predictor, pictures, files, findings, known, args, most_narrow=trained.config.data.max_size)
+    images = [source for source in sources if not source.is_video]
+    detect_in_images(predictor, images, files, findings, known, args, max_aspect_ratio=trained.config.data.max_size)
     for source in videos:
-        look_at_video(predictor, source, files.get(source), findings, args)
+        detect_in_video(predictor, source, files.get(source), findings, args)
     seconds = time.perf_counter() - began
     if args.json:
         write_json(args.json, findings.results if known else as_dataset(findings))
@@ -131,94 +132,96 @@ def main() -> None:
 
 
 def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
-    """Raise `ValueError` for what does not go with videos, or without any."""
+    """Raise `ValueError` for options that videos do not support, or that need videos."""
     if videos:
         load_av()
     if videos and args.annotations:
-        raise ValueError(f"--annotations knows pictures only, and {videos[0].path} is a video")
-    if args.every > 1 and not videos:
-        raise ValueError("--every is about videos, and no input is one")
+        raise ValueError(f"--annotations supports images only, got the video {videos[0].path}")
+    if args.frame_stride > 1 and not videos:
+        raise ValueError("--frame-stride needs a video, and the inputs are images")
 
 
 def read_annotations(file: Path, sources: Sequence[MediaFile], trained: Trained) -> dict[Path, dict[str, Any]]:
-    """Find the entry of an annotation file for each picture, and check that its categories are those of the run."""
+    """Return the entry of the annotation file for each image; its categories must be those of the run."""
     split: CocoAnnotations = load_annotations(file.parent, file, invalid_boxes="clip", check_images="never")
     check_categories(trained.state, split.class_names, split.category_ids, trained.path, file)
     files = [source.path for source in sources]
     return dict(zip(files, match_files(files, split.raw["images"], file), strict=True))
 
 
-def look_at_pictures(
+def detect_in_images(
     predictor: Predictor,
-    pictures: Sequence[MediaFile],
+    images: Sequence[MediaFile],
     files: dict[MediaFile, Path],
     findings: Findings,
     known: dict[Path, dict[str, Any]] | None,
     args: argparse.Namespace,
     *,
-    most_narrow: int,
+    max_aspect_ratio: int,
 ) -> None:
-    """Find objects in pictures, draw them into files, and note them."""
+    """Detect objects in images, draw them, and collect them."""
 
     def read(source: MediaFile) -> tuple[MediaFile, Tensor | ImageError]:
         try:
             image = read_image(source.path, declared_size(known[source.path]) if known else None)
-            if max(image.size) > most_narrow * min(image.size):
-                raise ImageError(f"image {source.path} is too narrow, nothing is left of it at data.max_size")
+            if max(image.size) > max_aspect_ratio * min(image.size):
+                raise ImageError(
+                    f"image {source.path} is too narrow: its shorter side would be 0 pixels at data.max_size"
+                )
             return source, pil_to_tensor(image)
         except ImageError as error:
             return source, error
 
     def readable() -> Iterator[tuple[MediaFile, Tensor]]:
-        stream = read_ahead(read, pictures)
-        for source, image in Progress().track(stream, "predict", len(pictures), unit=" images"):
+        stream = read_ahead(read, images)
+        for source, image in Progress().track(stream, "predict", len(images), unit=" images"):
             if isinstance(image, ImageError):
-                findings.leave_out(source.path, image)
+                findings.skip(source.path, image)
             else:
                 yield source, image
 
-    for batch in in_batches(readable(), args.batch):
-        found = predictor([image for _, image in batch], batch_size=args.batch)
+    for batch in in_batches(readable(), args.batch_size):
+        found = predictor([image for _, image in batch], batch_size=args.batch_size)
         for (source, image), detections in zip(batch, found, strict=True):
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
             if source in files:
-                write_picture(files[source], draw(image, detections, predictor, args))
-            line = (len(findings.images) + len(findings.unreadable), len(pictures), source.name, in_words(detections))
+                write_image(files[source], draw(image, detections, predictor, args))
+            line = (len(findings.images) + len(findings.unreadable), len(images), source.name, in_words(detections))
             log.info("%d/%d %s: %s", *line, extra={"on_bar": True})
 
 
-def look_at_video(
+def detect_in_video(
     predictor: Predictor, source: MediaFile, file: Path | None, findings: Findings, args: argparse.Namespace
 ) -> None:
-    """Find objects in the frames of a video, draw them into another, and note them."""
+    """Detect objects in the frames of a video, draw them into a video, and collect them."""
 
     def readable(frames: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
         try:
-            yield from ((index, frame) for index, frame in enumerate(frames) if index % args.every == 0)
+            yield from ((index, frame) for index, frame in enumerate(frames) if index % args.frame_stride == 0)
         except VideoError as error:
-            findings.leave_out(source.path, error)  # what came before stays
+            findings.skip(source.path, error)  # earlier frames are kept
 
     try:
         with open_video(source.path) as video:
-            drawn = video_writer(file, video.rate / args.every, SOFTWARE) if file else nullcontext()
+            drawn = video_writer(file, video.rate / args.frame_stride, SOFTWARE) if file else nullcontext()
             frames = Progress().track(video.images, source.name, video.frames, unit=" frames")
             with drawn as write:
-                for batch in in_batches(readable(frames), args.batch):
-                    found = predictor([image for _, image in batch], batch_size=args.batch)
+                for batch in in_batches(readable(frames), args.batch_size):
+                    found = predictor([image for _, image in batch], batch_size=args.batch_size)
                     for (index, image), detections in zip(batch, found, strict=True):
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)
                         if file:
                             write(draw(image, detections, predictor, args))
-                        if index % (LINE_EVERY * args.every) == 0:
+                        if index % (LINE_EVERY * args.frame_stride) == 0:
                             line = (source.name, index, video.frames or "?", in_words(detections))
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})
     except VideoError as error:
-        findings.leave_out(source.path, error)
+        findings.skip(source.path, error)
 
 
 def in_batches(items: Iterable, size: int) -> Iterator[list]:
-    """Yield lists of `size` items, the last of fewer."""
+    """Yield lists of `size` items; the last one may be shorter."""
     items = iter(items)
     while batch := [*islice(items, size)]:
         yield batch
@@ -226,11 +229,13 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
 
 def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor, args: argparse.Namespace) -> Tensor:
     """Draw detections into their image at its size."""
-    return draw_detections(image, detections, predictor.class_names, score_threshold=args.score, short_side=None)
+    return draw_detections(
+        image, detections, predictor.class_names, score_threshold=args.score_threshold, short_side=None
+    )
 
 
 def as_dataset(findings: Findings) -> dict[str, Any]:
-    """All that was found, as a COCO file by itself."""
+    """Return all detections as a complete COCO file."""
     names = zip(findings.category_ids, findings.class_names, strict=True)
     categories = [{"id": key, "name": name} for key, name in names]
     return coco_dataset(findings.images, findings.results, categories, description=SOFTWARE)
@@ -239,27 +244,31 @@ def as_dataset(findings: Findings) -> dict[str, Any]:
 def describe(
     trained: Trained, predictor: Predictor, args: argparse.Namespace, findings: Findings, seconds: float
 ) -> str:
-    """Say what was found, how fast, and where it is."""
+    """Describe the detections, the speed and the files."""
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
-    flip = ", mirror images too" if trained.config.tta.flip else ""
+    flip = ", with horizontal flip" if trained.config.tta.flip else ""
     detector = trained.config.model.detector
     own = trained.config.model.options.score_threshold
-    least = f"{args.score:g}" if args.score >= own else f"{own:g} (model.{detector}.score_threshold)"
-    lines = [f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, scores from {least}{flip}"]
+    least = (
+        f"{args.score_threshold:g}" if args.score_threshold >= own else f"{own:g} (model.{detector}.score_threshold)"
+    )
+    lines = [
+        f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, minimum score {least}{flip}"
+    ]
     rows = findings.rows()
     if rows:
-        lines += ["", format_table(("class", "objects", "images with it", "best score"), rows), ""]
+        lines += ["", format_table(("class", "objects", "images", "best score"), rows), ""]
     count = len(findings.images)
     lines.append(
         f"{counted(len(findings.results), 'object')} in {counted(count, 'image')}, {count / seconds:.1f} images/s "
-        f"with reading{'' if args.no_pictures else ', drawing'} and writing"
+        f"including reading{'' if args.no_images else ', drawing'} and writing"
     )
-    if count and not args.no_pictures:
-        lines.append(f"pictures: {args.out}")
+    if count and not args.no_images:
+        lines.append(f"images: {args.out}")
     if args.json:
         lines.append(f"COCO JSON: {args.json} ({counted(len(findings.results), 'detection')})")
     if findings.unreadable:
-        lines.append(f"not or not wholly read: {', '.join(map(str, findings.unreadable))}")
+        lines.append(f"not readable, or only in part: {', '.join(map(str, findings.unreadable))}")
     return "\n".join(lines)
 
 

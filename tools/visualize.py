@@ -1,4 +1,4 @@
-"""Draw what a trained detector finds, what its deformable layers learned, and what its units depend on."""
+"""Draw the detections of a trained detector, its sampling points, offsets, masks and receptive fields."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,6 +9,20 @@ import _clone
 
 # isort: split
 import torch
+from _arguments import (
+    add_device,
+    add_num_images,
+    add_out,
+    add_overrides,
+    add_run,
+    add_score_threshold,
+    add_weights,
+    config_values,
+    current_spellings,
+    is_override,
+    make_parser,
+    positive,
+)
 from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 from torchvision.ops import nms
@@ -27,17 +41,18 @@ from models.checkpoint import choose_weights
 
 EPILOG = """examples:
   python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split
-  python tools/visualize.py runs/demo_dcn --against runs/demo --images 12 57
+  python tools/visualize.py runs/demo_dcn --baseline runs/demo --images 12 57
   python tools/visualize.py runs/demo_dcn --images photo.jpg --pixel 120,80
-  python tools/visualize.py runs/demo_dcn device=cpu data.val.images=/data/val --count 8
-Of each image are drawn:
-  detections        against the truth: right, wrong class, duplicate, no object there, missed
-  receptive_field   which pixels a unit of the last stage depends on, by its gradient
-  sampling_points   where the last deformable layers sample, beside the regular grid
-  masks, offsets    of the last deformable layer of each stage
-The last three need deformable layers, and masks DCNv2."""
+  python tools/visualize.py runs/demo_dcn --device cpu --num-images 8 data.val.images=/data/val
+
+Figures of each image:
+- detections: ground truth and detections: true positive, wrong class, duplicate, false positive, missed
+- receptive_field: effective receptive field of a location in the last stage, by the gradient
+- sampling_points: sampling points of the last deformable layers, next to the regular grid
+- masks, offsets: mean mask and mean offset of the last deformable layer of each stage
+The last three need deformable layers; masks need DCNv2."""
 SHORT_SIDE = 480
-# IoU from which two detections are about one object.
+# Two detections with at least this IoU belong to one object.
 SAME_OBJECT = 0.5
 SOFTWARE = "resnet-dcn tools/visualize.py"
 
@@ -45,7 +60,7 @@ Pixel = tuple[float, float]
 
 
 class Subject(NamedTuple):
-    """An image to draw: `(3, H, W)` uint8, what it is called, and its target where the truth is known."""
+    """An image to draw: name, `(3, H, W)` uint8, and its target if the ground truth is known."""
 
     name: str
     image: Tensor
@@ -54,54 +69,43 @@ class Subject(NamedTuple):
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, help="folder of a run, whose last.pt is used, or a .pt file")
+    parser = make_parser(__doc__, EPILOG)
+    add_run(parser)
     parser.add_argument(
-        "--against", type=Path, metavar="RUN", help="another run, whose receptive fields are drawn beside"
+        "--baseline", type=Path, metavar="RUN", help="another run; its receptive fields are drawn next to this run's"
     )
     parser.add_argument(
         "--images",
         nargs="+",
         default=[],
         metavar="IMAGE",
-        help="ids or file names of the run's val split, or any picture files",
+        help="ids or file names of the val split, or image files",
     )
-    parser.add_argument(
-        "--count", type=int, default=4, help="images of the val split where none are named (default: %(default)s)"
-    )
+    add_num_images(parser, 4, "number of images of the val split, without --images")
     parser.add_argument(
         "--pixel",
         type=read_pixel,
         action="append",
         default=[],
         metavar="X,Y",
-        help="pixel of the image to draw sampling points for, repeatable, in place of detections",
+        help="pixel to draw sampling points for, instead of detections; repeatable",
     )
     parser.add_argument(
-        "--points",
-        type=int,
+        "--max-detections",
+        type=positive,
         default=3,
         metavar="N",
-        help="detections to draw sampling points and receptive fields for, the best first (default: %(default)s)",
+        help="draw sampling points and receptive fields of the N best detections (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: <run>/pictures)")
-    parser.add_argument(
-        "--weights", choices=("raw", "ema"), help="of a run with train.ema_decay (default: ema where there are any)"
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, help="detections below are not drawn (default: %(default)s)"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, as in device=cpu")
-    args = parser.parse_intermixed_args()
-    for option in ("count", "points"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option} must be at least 1, got {getattr(args, option)}")
-    if not 0 <= args.score_threshold <= 1:
-        parser.error(f"--score-threshold must be from 0 to 1, got {args.score_threshold}")
+    add_score_threshold(parser, 0.5)
+    add_device(parser)
+    add_weights(parser)
+    add_out(parser, "<run>/figures")
+    add_overrides(parser, "data.val.images=/data/val")
+    args = parser.parse_intermixed_args(current_spellings("visualize"))
+    args.overrides = config_values(args)
     if args.out and args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out must be a folder, and {args.out} is a file")
+        parser.error(f"--out must be a folder, got the file {args.out}")
     return args
 
 
@@ -123,54 +127,54 @@ def main() -> None:
     check_dcn_backend(trained.config.model, device)
     set_tf32(trained.config.train.tf32)
     model = restore_model(trained, weights=args.weights).to(device)
-    against = load_other(args.against, trained, args.weights, device) if args.against else None
-    subjects = find_subjects(trained, args.images, args.count, progress)
+    baseline = load_baseline(args.baseline, trained, args.weights, device) if args.baseline else None
+    subjects = find_subjects(trained, args.images, args.num_images, progress)
     for subject in subjects:
         check_pixels(args.pixel, subject)
-    folder = args.out or trained.path.parent / "pictures"
-    names = run_names(args.run, args.against)
-    # which the detector keeps to itself, and of which the legend is to say nothing else
+    folder = args.out or trained.path.parent / "figures"
+    names = run_names(args.run, args.baseline)
+    # the detector returns no detections below it, so the legend must not state a lower one
     own_threshold = trained.config.model.options.score_threshold
     rows = []
     for subject in progress.track(subjects, "draw"):
-        pictures = draw(
+        figures = draw(
             model,
             subject,
             trained.state["class_names"],
             args.pixel,
-            points=args.points,
+            max_detections=args.max_detections,
             device=device,
             score_threshold=max(args.score_threshold, own_threshold),
             names=names,
-            against=against,
+            baseline=baseline,
         )
-        for kind, picture in pictures.items():
+        for kind, figure in figures.items():
             file = folder / f"{subject.name}_{kind}.png"
-            write_picture(file, picture, trained)
-            rows.append((subject.name, kind, f"{picture.shape[2]}x{picture.shape[1]}", str(file)))
+            write_figure(file, figure, trained)
+            rows.append((subject.name, kind, f"{figure.shape[2]}x{figure.shape[1]}", str(file)))
     print(describe(trained, model, args.weights, device))
     print()
-    print(format_table(("image", "picture", "pixels", "file"), rows))
+    print(format_table(("image", "figure", "pixels", "file"), rows))
 
 
-def load_other(path: Path, trained: Trained, weights: str | None, device: torch.device) -> nn.Module:
-    """Load the model to compare with, which must know the same classes."""
+def load_baseline(path: Path, trained: Trained, weights: str | None, device: torch.device) -> nn.Module:
+    """Load the model to compare with; it must have the same classes."""
     other = load_trained(path)
     classes, theirs = trained.state["class_names"], other.state["class_names"]
     if classes != theirs:
         raise ValueError(
-            f"--against {path} must know the classes of {trained.path}, {', '.join(classes)}, got {', '.join(theirs)}"
+            f"--baseline {path} must have the classes of {trained.path}, {', '.join(classes)}, got {', '.join(theirs)}"
         )
     weights = "raw" if other.state["ema"] is None else weights
     return restore_model(other, weights=weights).to(device)
 
 
-def run_names(run: Path, against: Path | None) -> tuple[str, str | None]:
-    """Name two runs for the titles, by their folders where these differ."""
-    if against is None:
+def run_names(run: Path, baseline: Path | None) -> tuple[str, str | None]:
+    """Name two runs for the titles: by their folders, or by their paths if the folders have the same name."""
+    if baseline is None:
         return run_name(run), None
-    names = run_name(run), run_name(against)
-    return names if names[0] != names[1] else (str(run), str(against))
+    names = run_name(run), run_name(baseline)
+    return names if names[0] != names[1] else (str(run), str(baseline))
 
 
 def run_name(path: Path) -> str:
@@ -180,9 +184,9 @@ def run_name(path: Path) -> str:
 
 
 def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress: Progress) -> list[Subject]:
-    """Read the images asked for, or the first of the val split that have boxes; the split only if it is needed."""
-    place = Path(trained.config.data.val.images)
-    loose = [Path(text).is_file() and not Path(text).resolve().is_relative_to(place.resolve()) for text in wanted]
+    """Read the wanted images, or the first ones of the val split that have boxes; read the split only if needed."""
+    folder = Path(trained.config.data.val.images)
+    loose = [Path(text).is_file() and not Path(text).resolve().is_relative_to(folder.resolve()) for text in wanted]
     subjects = []
     if wanted and all(loose):
         subjects = [read_file(Path(text)) for text in wanted]
@@ -205,7 +209,7 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
     names = [subject.name for subject in subjects]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"--images must have names of their own for the files to write, got twice: {', '.join(twice)}")
+        raise ValueError(f"--images must have different names, got twice: {', '.join(twice)}")
     return subjects
 
 
@@ -217,29 +221,27 @@ def find_entry(split: CocoAnnotations, text: str) -> int:
             or Path(text).resolve() == (split.image_dir / entry["file_name"]).resolve()
         ):
             return index
-    hint = "; key=value goes before --images" if "=" in text else ""
-    raise ValueError(
-        f"--images {text} must be an id or a file name of {split.path}, or a picture file, and is none{hint}"
-    )
+    hint = "; write key=value before --images" if is_override(text) else ""
+    raise ValueError(f"--images must be ids or file names of {split.path}, or image files, got {text!r}{hint}")
 
 
 def read_entry(dataset: CocoDetection, index: int) -> Subject:
-    """Read an image of a split, with its truth."""
+    """Read an image of a split, with its ground truth."""
     image, target = dataset[index]
     return Subject(Path(dataset.arrays.file_name(index)).stem, image, target)
 
 
 def read_file(path: Path) -> Subject:
-    """Read a picture of which no truth is known."""
+    """Read an image file without ground truth."""
     return Subject(path.stem, pil_to_tensor(read_image(path)), None)
 
 
 def check_pixels(pixels: Sequence[Pixel], subject: Subject) -> None:
-    """Raise `ValueError` for a pixel that is not in an image."""
+    """Raise `ValueError` for a pixel outside of the image."""
     height, width = subject.image.shape[1:]
     for x, y in pixels:
         if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(f"--pixel {x},{y} must lie within image {subject.name}, which is {width}x{height} pixels")
+            raise ValueError(f"--pixel {x},{y} must be within image {subject.name} of {width}x{height} pixels")
 
 
 def draw(
@@ -248,13 +250,13 @@ def draw(
     class_names: Sequence[str],
     pixels: Sequence[Pixel],
     *,
-    points: int,
+    max_detections: int,
     device: torch.device,
     score_threshold: float,
     names: tuple[str, str | None],
-    against: nn.Module | None,
+    baseline: nn.Module | None,
 ) -> dict[str, Tensor]:
-    """Draw all pictures of one image, by kind; without `pixels` for the centres of the best `points` detections."""
+    """Draw all figures of one image, by kind; without `pixels`, for the centres of the best detections."""
     image = subject.image
     with torch.inference_mode():
         (found,) = model(to_device([image], [], device)[0])
@@ -265,17 +267,17 @@ def draw(
     else:
         detections = draw_predictions(model, [(image, subject.target)], class_names, device=device, **options)
     if not pixels:
-        # one for each object: of detections upon each other, whatever their class, the best
+        # one per object: the best of overlapping detections, of any class
         best = nms(found["boxes"], found["scores"], SAME_OBJECT)
-        pixels = box_centres(found["boxes"][best], points, image)
-    pictures = dcn_figures(
-        model, image, pixels, device=device, name=names[0], baseline=against, baseline_name=names[1] or ""
+        pixels = box_centres(found["boxes"][best], max_detections, image)
+    figures = dcn_figures(
+        model, image, pixels, device=device, name=names[0], baseline=baseline, baseline_name=names[1] or ""
     )
-    return {"detections": detections} | pictures
+    return {"detections": detections} | figures
 
 
-def write_picture(file: Path, picture: Tensor, trained: Trained) -> None:
-    """Write a PNG that says what drew it, in place of an earlier one only if that says the same."""
+def write_figure(file: Path, figure: Tensor, trained: Trained) -> None:
+    """Write a PNG with the name of this tool in it; overwrite only a file of this tool."""
     if file.exists():
         try:
             with Image.open(file) as earlier:
@@ -283,17 +285,17 @@ def write_picture(file: Path, picture: Tensor, trained: Trained) -> None:
         except OSError:
             is_ours = False
         if not is_ours:
-            raise ValueError(f"{file} must not exist or be of this tool, and is a file of another kind: choose --out")
+            raise ValueError(f"{file} exists and is not a file of this tool: choose another --out")
     file.parent.mkdir(parents=True, exist_ok=True)
     origin = PngImagePlugin.PngInfo()
     origin.add_text("Software", SOFTWARE)
     origin.add_text("Source", f"{trained.path} step {trained.state['step']}")
     with atomic_path(file) as partial:
-        to_pil_image(picture).save(partial, format="PNG", pnginfo=origin)
+        to_pil_image(figure).save(partial, format="PNG", pnginfo=origin)
 
 
 def describe(trained: Trained, model: nn.Module, weights: str | None, device: torch.device) -> str:
-    """Say in a line what was drawn with."""
+    """Describe the model in one line."""
     kind = "averaged weights" if choose_weights(trained.state, weights, trained.path) == "ema" else "weights"
     layers = deformable_layers(model)
     stages = ", ".join(dict.fromkeys(name.partition(".")[0] for name in layers))

@@ -194,7 +194,7 @@ def show_end(trainer: Trainer, folder: Path) -> None:
         ("resolved config", folder / CONFIG_FILE),
         ("every figure by step", folder / METRICS_FILE),
         ("curves and pictures", f"tensorboard --logdir {folder.parent}"),
-        ("AP of each class", f"python tools/eval.py --config {folder / CONFIG_FILE} --checkpoint {folder / LAST}"),
+        ("AP of each class", f"python tools/eval.py {folder}"),
     ]
     log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))
 

@@ -41,7 +41,17 @@ def runs(plain_run, dcn_run, tmp_path_factory):
 
 def test_differences_are_shown(run_tool, runs, tmp_path):
     plain_run, dcn_run = runs / "plain_s0", runs / "dcn"
-    arguments = ("compare", plain_run, dcn_run, "--timed-images", 0, "--rounds", 100, "--json", tmp_path / "both.json")
+    arguments = (
+        "compare",
+        plain_run,
+        dcn_run,
+        "--timed-images",
+        0,
+        "--bootstrap-samples",
+        100,
+        "--json",
+        tmp_path / "both.json",
+    )
     code, out, err = run_tool(*arguments)
     assert (code, err) == (0, "")
     plain, dcn = figures_of(plain_run), figures_of(dcn_run)
@@ -99,7 +109,7 @@ def test_report_and_seeds(run_tool, runs, tmp_path):
         tmp_path / "new/page.html",
         "--timed-images",
         1,
-        "--pictures",
+        "--num-images",
         2,
         "data.num_workers=0",
     )
@@ -125,10 +135,10 @@ def test_many_groups_fit_the_terminal(run_tool, runs, tmp_path):
         state["config"]["train"]["lr"] = 0.01 * (index + 1)
         save_checkpoint(folders[-1] / LAST, state)
         (folders[-1] / "last.detections.json").touch()
-    code, out, err = run_tool("compare", *folders, "--timed-images", 0, "--rounds", 100)
+    code, out, err = run_tool("compare", *folders, "--timed-images", 0, "--bootstrap-samples", 100)
     assert (code, err) == (0, "")
     assert len(row(out, "AP")) == 5
-    assert row(out, "less plain_s0") == [folder.name for folder in folders[1:]]
+    assert row(out, "minus plain_s0") == [folder.name for folder in folders[1:]]
     assert row(out, "AP", 1) == ["+0.0 (+0.0 to +0.0)"] * 4
     assert max(map(len, out.splitlines())) <= 120
 
@@ -156,13 +166,13 @@ def unfinished(plain_run, tmp_path):
         (lambda plain_run, tmp_path: "data.val.images=gone", "image folder gone does not exist"),
         (lambda plain_run, tmp_path: "data.val.image=gone", "did you mean 'data.val.images'?"),
         (lambda plain_run, tmp_path: "--device=no", "device 'no' is not available"),
-        (lambda plain_run, tmp_path: "--rounds=99", "--rounds must be at least 100"),
+        (lambda plain_run, tmp_path: "--bootstrap-samples=99", "--bootstrap-samples must be at least 100"),
         (
             lambda plain_run, tmp_path: f"--html={tmp_path}",
-            "--html and --json must name files that can be written, got /",
+            "--html and --json must be files that can be written, got /",
         ),
-        (lambda plain_run, tmp_path: f"--json={plain_run}/last.pt/a.json", "must name files that can be written"),
-        (lambda plain_run, tmp_path: "--pictures=-1", "must not be below 0"),
+        (lambda plain_run, tmp_path: f"--json={plain_run}/last.pt/a.json", "must be files that can be written"),
+        (lambda plain_run, tmp_path: "--num-images=-1", "--num-images: must be an integer of at least 0"),
     ],
 )
 def test_mistakes(run_tool, plain_run, tmp_path, make, said):
@@ -175,7 +185,7 @@ def test_mistakes(run_tool, plain_run, tmp_path, make, said):
 def test_no_run(run_tool):
     code, _, err = run_tool("compare", "data.num_workers=0")
     assert code == 2
-    assert "name one run or more" in err
+    assert "give at least one RUN" in err
 
 
 def test_help(run_tool):

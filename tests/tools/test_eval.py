@@ -47,6 +47,19 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_run_needs_no_config(judged, run_tool, plain_run, tmp_path, checkpoint):
+    run = shutil.copytree(plain_run, tmp_path / "run")
+    arguments = ["data.num_workers=0", "--batch-size", 2, "--device", "cpu", "--json", tmp_path / "figures.json"]
+    given = run / "last.pt" if checkpoint else run
+    code, out, err = run_tool("eval", *([given, *arguments] if checkpoint else [*arguments, given]))
+    assert (code, err) == (0, "")
+    expected = json.loads((judged[1] / "deep/figures.json").read_text())
+    assert json.loads((tmp_path / "figures.json").read_text()) == expected
+    assert (run / "last.detections.json").is_file()
+    assert f"{run / 'last.pt'} (weights of step 12)" in out
+
+
 def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
     (_, out, _), folder = judged
     detections = json.loads((folder / "detections.json").read_text())
@@ -57,7 +70,7 @@ def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
     code, again, err = run_tool("eval", *files, "--json", tmp_path / "again.json")
     assert (code, err) == (0, "")
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((folder / "deep/figures.json").read_text())
-    tables = [text[text.index("  figure") : text.index("\n\nfigures:")] for text in (out, again)]
+    tables = [text[text.index("  figure") : text.index("\n\nmetrics:")] for text in (out, again)]
     assert tables[0] == tables[1]
     assert not list(tmp_path.glob("*.partial"))
 
@@ -76,7 +89,7 @@ def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("3", "must be a list of detections, got int"),
         ('{"AP": 1}', "must be a list of detections, got dict"),
         (
@@ -140,12 +153,18 @@ def test_mistakes_are_told_in_one_message(run_tool, plain_run, shapes, tmp_path,
         ["--annotations", "a.json"],
         ["--config", "demo", "--checkpoint", "a.pt", "--results", "a.json"],
         ["--config", "demo", "--results", "a.json", "--annotations", "b.json"],
+        ["runs/a", "--config", "demo"],
+        ["runs/a", "--checkpoint", "a.pt"],
+        ["runs/a", "--results", "a.json", "--annotations", "b.json"],
+        ["data.num_workers=0"],
+        ["runs/a", "runs/b"],
     ],
 )
 def test_either_a_checkpoint_or_results(run_tool, arguments):
     code, _, err = run_tool("eval", *arguments)
     assert code == 2
-    assert "give either --config and --checkpoint, or --results and --annotations" in err
+    expected = "expected one RUN" if "runs/b" in arguments else "give either RUN, or --config and --checkpoint, or"
+    assert expected in err
 
 
 @pytest.fixture
@@ -224,7 +243,7 @@ def test_missing_results(run_tool, shapes, tmp_path):
 def test_help(run_tool):
     code, out, _ = run_tool("eval", "--help")
     assert code == 0
-    assert "examples:\n  python tools/eval.py --config " in out
+    assert "examples:\n  python tools/eval.py runs/demo_dcn" in out
 
 
 @pytest.fixture(scope="module")
@@ -262,4 +281,4 @@ def test_averaged_weights_that_do_not_exist(run_tool, plain_run, tiny_config):
     assert "does not contain EMA weights, because train.ema_decay was off; use --weights raw" in err
     code, _, err = run_tool("eval", "--results", "a.json", "--annotations", "b.json", "--weights", "raw")
     assert code == 2
-    assert "--weights is about a checkpoint" in err
+    assert "--weights needs a model" in err

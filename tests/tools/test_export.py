@@ -99,14 +99,14 @@ def test_a_run_to_onnx(run_export, spread_run, shapes, tmp_path):
     assert "faster_rcnn, exported in" in out
     assert " 2 DeformConv" in out
     assert out.count(picture.name) == 2  # alone, and with its mirror image
-    assert out.endswith(f"\nwritten: {file}\n")
+    assert out.endswith(f"\nprogram: {file}\n")
     assert [*file.parent.iterdir()] == [file]
     state = load_checkpoint(run / LAST)
     _, metadata = load_exported(file)
     assert metadata["class_names"] == state["class_names"]
     assert metadata["category_ids"] == state["category_ids"]
     assert (metadata["min_size"], metadata["max_size"], metadata["least_side"]) == (64, 96, 17)
-    assert metadata["resize"] == {"kind": "shortest", "sizes": [64], "max_size": 96}
+    assert metadata["resize"] == {"kind": "shortest", "sizes": [64], "max_size": 96, "eval_size": None}
     assert (metadata["detector"], metadata["weights"], metadata["step"]) == ("faster_rcnn", "raw", state["step"])
     assert metadata["normalized_inside"]["mean"] == [0.485, 0.456, 0.406]
 
@@ -188,7 +188,7 @@ def test_what_differs_is_not_put_in_place(run_tool, dcn_run, shortened, tmp_path
     code, out, _ = run_tool("export", dcn_run, file)
     assert code == 1
     assert "5.0e-01" in out
-    assert out.endswith(f"The program and the detector differ; it was left as {tmp_path / 'a.partial.onnx'}\n")
+    assert out.endswith(f"The program was left in {tmp_path / 'a.partial.onnx'}.\n")
     assert file.read_text() == "earlier"
     shortened(SAME)
     assert run_tool("export", dcn_run, file, "--opset", 20).code == 0
@@ -200,7 +200,7 @@ def test_checked_by_the_val_split_or_else_by_noise(run_tool, dcn_run, shapes, sh
     asked = shortened(SAME._replace(detections=0))
     code, out, _ = run_tool("export", dcn_run, tmp_path / "a.pt2")
     assert code == 0
-    assert "Nothing was detected" in out
+    assert "nothing was detected" in out
     names = sorted(path.name for path in (shapes / "val").iterdir())[:2]
     assert [name for name, _ in asked[1:]] == names
     assert all(picture.shape == (3, 80, 96) and 0.5 < picture.max() <= 1 for _, picture in asked[1:])
@@ -230,7 +230,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
     [
         (["a.pt"], "must end in .onnx or .pt2, got a.pt"),
         (["a.onnx", "--opset", 18], "the opset must be 19, the first with DeformConv"),
-        (["a.pt2", "--opset", 19], "--opset is about ONNX"),
+        (["a.pt2", "--opset", 19], "--opset needs an .onnx file"),
         (["a.onnx", "--check", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         (["a.onnx", "--weights", "ema"], "does not contain EMA weights"),
         (["a.onnx", "model.faster_rcnn.score=1"], "score"),

@@ -114,20 +114,29 @@ def copy_with(run_folder, shapes, folder, *, shift) -> dict:
 
 
 def test_a_run_with_masks_is_compared_and_drawn(run_tool, run_folder, boxes_run, tmp_path):
-    files = ["--html", tmp_path / "report.html", "--timed-images", 0, "--rounds", 100]
+    files = ["--html", tmp_path / "report.html", "--timed-images", 0, "--bootstrap-samples", 100]
     code, out, err = run_tool("compare", boxes_run, run_folder, *files)
     assert (code, err) == (0, "")
     shown = f"{100 * judged(run_folder)['val/mask_AP50']:.1f}"
     assert re.search(rf"^  mask AP50 +- +{shown} +-$", out, re.MULTILINE)
     assert "Mask AP" not in out
-    code, _, err = run_tool("visualize", run_folder, "--out", tmp_path, "--count", 1, "--score-threshold", 0)
+    code, _, err = run_tool("visualize", run_folder, "--out", tmp_path, "--num-images", 1, "--score-threshold", 0)
     assert (code, err) == (0, "")
     assert Image.open(tmp_path / "000001_detections.png").width > 640
 
 
 def test_masks_are_compared_beside_boxes(run_tool, run_folder, boxes_run, shapes, tmp_path):
     good, moved = (copy_with(run_folder, shapes, tmp_path / name, shift=n) for name, n in (("good", 0), ("moved", 3)))
-    files = ["--html", tmp_path / "a.html", "--json", tmp_path / "a.json", "--timed-images", 0, "--rounds", 100]
+    files = [
+        "--html",
+        tmp_path / "a.html",
+        "--json",
+        tmp_path / "a.json",
+        "--timed-images",
+        0,
+        "--bootstrap-samples",
+        100,
+    ]
     code, out, err = run_tool("compare", tmp_path / "good", tmp_path / "moved", boxes_run, *files)
     assert (code, err) == (0, "")
     written = json.loads((tmp_path / "a.json").read_text())

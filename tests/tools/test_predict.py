@@ -63,7 +63,7 @@ def as_array(file):
 
 
 def test_a_folder_of_pictures(predict, dcn_run, predictor, photos, tmp_path):
-    code, out, err = predict(dcn_run, "photos", "--score", "0", "--json", "found.json")
+    code, out, err = predict(dcn_run, "photos", "--score-threshold", "0", "--json", "found.json")
     assert (code, err) == (0, "")
     names = ["deep/er/one.bmp", "deep/one.JPG", "deep/turned.jpg", "one.png"]
     assert written(tmp_path / "out") == {"deep/er/one.bmp.png", *names[1:]}
@@ -88,9 +88,11 @@ def test_a_folder_of_pictures(predict, dcn_run, predictor, photos, tmp_path):
         images = sum(label in one["names"] for one in found)
         assert re.search(rf"^  {label} +{objects} +{images} +{best:.2f}$", out, re.MULTILINE)
     total = sum(len(one["names"]) for one in found)
-    assert re.search(rf"^{total} objects in 4 images, [\d.]+ images/s with reading, drawing and writing$", out, re.M)
+    assert re.search(
+        rf"^{total} objects in 4 images, [\d.]+ images/s including reading, drawing and writing$", out, re.M
+    )
     assert "\x1b" not in out
-    assert f"{dcn_run / 'last.pt'} (weights of step 6), cpu, scores from 0" in out
+    assert f"{dcn_run / 'last.pt'} (weights of step 6), cpu, minimum score 0" in out
 
     # the JSON as pycocotools reads it
     with contextlib.redirect_stdout(io.StringIO()):
@@ -144,9 +146,18 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
     places = [f"data.val.images={folder}", f"data.val.annotations={truth}"]
     code, out, err = run_tool("eval", *model, *outputs, *places, f"tta.flip={flip}")
     assert code == 0, err
-    assert ("and their mirror images" in out) == (flip == "true")
+    assert ("with horizontal flip" in out) == (flip == "true")
     expected = json.loads((tmp_path / "expected.json").read_text())
-    options = ["--score", "0", "--no-pictures", "--annotations", truth, "--json", "results.json", f"tta.flip={flip}"]
+    options = [
+        "--score-threshold",
+        "0",
+        "--no-images",
+        "--annotations",
+        truth,
+        "--json",
+        "results.json",
+        f"tta.flip={flip}",
+    ]
     code, out, err = predict(dcn_run, folder, *options)
     assert (code, err) == (0, "")
     assert not (tmp_path / "out").exists()
@@ -162,10 +173,17 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
 def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
     for flip in ("false", "true"):
         code, out, _ = predict(
-            dcn_run, shapes / "val", "--score", "0", "--no-pictures", "--json", f"{flip}.json", f"tta.flip={flip}"
+            dcn_run,
+            shapes / "val",
+            "--score-threshold",
+            "0",
+            "--no-images",
+            "--json",
+            f"{flip}.json",
+            f"tta.flip={flip}",
         )
         assert code == 0
-        assert ("mirror images too" in out) == (flip == "true")
+        assert ("with horizontal flip" in out) == (flip == "true")
     one, other = (json.loads((tmp_path / f"{flip}.json").read_text()) for flip in ("false", "true"))
     assert one["images"] == other["images"]
     assert len(other["annotations"]) > len(one["annotations"])
@@ -174,14 +192,14 @@ def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
 def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn_run, photos):
     option = "model.faster_rcnn.score_threshold=0.25"
     for given, told in (("0.2", r"0\.25 \(model\.faster_rcnn\.score_threshold\)"), ("0.3", r"0\.3")):
-        code, out, _ = predict(dcn_run, photos / "one.png", "--score", given, "--no-pictures", option)
+        code, out, _ = predict(dcn_run, photos / "one.png", "--score-threshold", given, "--no-images", option)
         assert code == 0
         assert "change nothing" not in out
-        assert re.search(rf"scores from {told}$", out, re.MULTILINE)
+        assert re.search(rf"minimum score {told}$", out, re.MULTILINE)
 
 
 def test_the_threshold_of_another_detector_is_told(predict, dcn_run, photos):
-    code, out, _ = predict(dcn_run, photos / "one.png", "--no-pictures", "model.fcos.score_threshold=0.6")
+    code, out, _ = predict(dcn_run, photos / "one.png", "--no-images", "model.fcos.score_threshold=0.6")
     assert code == 0
     assert "change nothing here:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
 
@@ -195,7 +213,7 @@ def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path, wi
     )
     with hook:
         code = predict(
-            dcn_run, shapes / "val", "--batch", "4", "--score", score, "--no-pictures", "--json", "f.json"
+            dcn_run, shapes / "val", "--batch-size", "4", "--score-threshold", score, "--no-images", "--json", "f.json"
         ).code
     assert (code, sizes) == (0, [4, 2])
     found = json.loads((tmp_path / "f.json").read_text())["annotations"]
@@ -211,29 +229,29 @@ def test_pictures_lie_beside_the_checkpoint(run_tool, dcn_run, photos, tmp_path)
     code, out, _ = run_tool("predict", run / "best.pt", photos / "one.png")
     assert code == 0
     assert written(run / "predictions") == {"one.png"}
-    assert f"pictures: {run / 'predictions'}" in out
+    assert f"images: {run / 'predictions'}" in out
     # nothing scores 0.5 after six steps: the picture is as it was
     assert "0 objects in 1 image," in out
     assert np.array_equal(as_array(run / "predictions/one.png"), np.array(read_image(photos / "one.png")))
     # results within the folder of inputs are no inputs
-    assert run_tool("predict", run / "best.pt", run.parent, "--no-pictures").out.count("one.png") == 1
+    assert run_tool("predict", run / "best.pt", run.parent, "--no-images").out.count("one.png") == 1
 
 
 def test_what_cannot_be_read_is_named_and_left_out(predict, dcn_run, photos, tmp_path):
     (photos / "cut.png").write_bytes((photos / "one.png").read_bytes()[:500])
     (photos / "text.jpg").write_text("no picture")
     Image.new("RGB", (1, 97)).save(photos / "thin.png")  # max_size is 96
-    code, out, _ = predict(dcn_run, "photos", "--json", "found.json", "--batch", "3")
+    code, out, _ = predict(dcn_run, "photos", "--json", "found.json", "--batch-size", "3")
     assert code == 1
-    assert "left out: image" in out
-    assert re.search(r"not or not wholly read: .*photos/cut.png, .*photos/text.jpg, .*photos/thin.png$", out)
+    assert "skipped: image" in out
+    assert re.search(r"not readable, or only in part: .*photos/cut.png, .*photos/text.jpg, .*photos/thin.png$", out)
     assert written(tmp_path / "out") == {"deep/er/one.bmp.png", "deep/one.JPG", "deep/turned.jpg", "one.png"}
     images = json.loads((tmp_path / "found.json").read_text())["images"]
     assert [entry["id"] for entry in images] == [1, 2, 3, 4]
 
 
 def test_only_earlier_results_are_written_over(predict, dcn_run, photos, tmp_path, files_of):
-    options = ["--score", "0", "--json", "found.json"]
+    options = ["--score-threshold", "0", "--json", "found.json"]
     assert predict(dcn_run, "photos", *options).code == 0
     first = files_of(tmp_path / "out")
     code, _, err = predict(dcn_run, "photos", *options)
@@ -246,10 +264,10 @@ def test_only_earlier_results_are_written_over(predict, dcn_run, photos, tmp_pat
     before = files_of(tmp_path)
     code, _, err = predict(dcn_run, "photos")
     assert code == 2
-    assert f"{tmp_path / 'out/one.png'} must not exist or be an earlier result" in err
+    assert f"{tmp_path / 'out/one.png'} exists and is not an earlier result" in err
     code, _, err = predict(dcn_run, "photos/deep", "--json", "photos/one.png")
     assert code == 2
-    assert "--json photos/one.png must not exist or hold earlier results" in err
+    assert "--json photos/one.png exists and does not hold earlier results" in err
     (tmp_path / "mine.json").write_text('{"mine": 1}')
     assert predict(dcn_run, "photos/deep", "--json", "mine.json").code == 2
     (tmp_path / "mine.json").unlink()
@@ -260,7 +278,7 @@ def test_an_input_is_never_written_over(run_tool, dcn_run, photos, files_of):
     before = files_of(photos)
     code, _, err = run_tool("predict", dcn_run, photos / "one.png", "--out", photos)
     assert code == 2
-    assert f"{photos / 'one.png'} is an input" in err
+    assert f"must not overwrite the input {photos / 'one.png'}" in err
     assert files_of(photos) == before
 
 
@@ -294,7 +312,9 @@ def frames_of(file):
 
 def test_a_video(predict, dcn_run, predictor, clip, photos, tmp_path):
     file = clip("clip.avi", 9)
-    code, out, err = predict(dcn_run, file, "photos", "--score", "0", "--batch", "4", "--json", "found.json")
+    code, out, err = predict(
+        dcn_run, file, "photos", "--score-threshold", "0", "--batch-size", "4", "--json", "found.json"
+    )
     assert (code, err) == (0, "")
     assert {"clip.avi.mp4", "photos/one.png"} <= written(tmp_path / "out")
     (rate, before), (their_rate, after) = frames_of(file), frames_of(tmp_path / "out/clip.avi.mp4")
@@ -317,7 +337,7 @@ def test_a_video(predict, dcn_run, predictor, clip, photos, tmp_path):
     assert "clip.avi, frame 0/9: " in out
 
     # an earlier result gives way, another file does not
-    assert predict(dcn_run, file, "--every", "4").code == 0
+    assert predict(dcn_run, file, "--frame-stride", "4").code == 0
     rate, after = frames_of(tmp_path / "out/clip.avi.mp4")
     assert (rate, len(after)) == (3, 3)
     assert all(np.abs(after[place] - before[4 * place]).mean() < 10 for place in range(3))
@@ -328,9 +348,9 @@ def test_a_video(predict, dcn_run, predictor, clip, photos, tmp_path):
 def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
     clip("good.mp4", 2)
     (tmp_path / "bad.mp4").write_text("no video")
-    code, out, _ = predict(dcn_run, "*.mp4", "--score", "0")
+    code, out, _ = predict(dcn_run, "*.mp4", "--score-threshold", "0")
     assert code == 1
-    assert "left out: video" in out
+    assert "skipped: video" in out
     assert written(tmp_path / "out") == {"good.mp4"}
     assert "in 2 images" in out
 
@@ -340,11 +360,11 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
     [
         (["gone.jpg"], "input gone.jpg does not exist (resolved: {place}/gone.jpg)"),
         (["nothing/*.jpg"], "input nothing/*.jpg matches no image or video (resolved: {place}/nothing/*.jpg)"),
-        (["photos", "--score", "2"], "the score threshold must be from 0 to 1, got 2.0"),
-        (["photos", "--batch", "0"], "--batch must be at least 1, got 0"),
-        (["photos", "--every", "0"], "--every must be at least 1, got 0"),
-        (["photos", "--every", "2"], "--every is about videos, and no input is one"),
-        (["photos", "--annotations", "a.json"], "--annotations is about --json"),
+        (["photos", "--score-threshold", "2"], "--score-threshold: must be a number from 0 to 1, got '2'"),
+        (["photos", "--batch-size", "0"], "--batch-size: must be an integer of at least 1, got '0'"),
+        (["photos", "--frame-stride", "0"], "--frame-stride: must be an integer of at least 1, got '0'"),
+        (["photos", "--frame-stride", "2"], "--frame-stride needs a video"),
+        (["photos", "--annotations", "a.json"], "--annotations needs --json"),
         (["photos", "--json", "f.json", "--annotations", "a.json"], "annotation file a.json does not exist"),
         (
             ["photos", "--json", "f.json", "--annotations", "val.json"],
@@ -396,7 +416,7 @@ def test_help_shows_examples(run_tool):
 def test_stopped_by_the_user_all_pictures_are_whole(start_process, dcn_run, photos, tmp_path):
     for index in range(1500):
         shutil.copy(photos / "one.png", photos / f"{index:03d}.png")
-    process = start_process(TOOL, dcn_run, "photos", "--out", "out", "--score", "0", cwd=tmp_path)
+    process = start_process(TOOL, dcn_run, "photos", "--out", "out", "--score-threshold", "0", cwd=tmp_path)
     deadline = time.monotonic() + 600
     while sum(name.endswith(".png") for name in written(tmp_path / "out")) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -426,7 +446,7 @@ def mask_run(tiny_config, tmp_path_factory):
 
 
 def test_masks_are_drawn_and_written(predict, mask_run, photos, tmp_path):
-    code, _, err = predict(mask_run, photos / "one.png", "--score", "0", "--json", "found.json")
+    code, _, err = predict(mask_run, photos / "one.png", "--score-threshold", "0", "--json", "found.json")
     assert (code, err) == (0, "")
     found = Predictor.load(mask_run, score_threshold=0)(photos / "one.png")
     with contextlib.redirect_stdout(io.StringIO()):

@@ -50,7 +50,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
             "epoch 1/2 step 1: loss ",
             "epoch 2/2 step 12: AP ",
             "done: AP ",
-            "python tools/eval.py --config runs/tiny/config.yaml --checkpoint runs/tiny/last.pt",
+            "python tools/eval.py runs/tiny",
         ):
             assert said in text
     assert "\x1b" not in out

@@ -60,20 +60,20 @@ def test_a_dcn_run(visualize, dcn_run, tmp_path, files_of):
 
 def test_a_plain_run_into_its_own_folder(run_tool, plain_run, tmp_path, elsewhere):
     run = shutil.copytree(plain_run, tmp_path / "run")
-    result = run_tool("visualize", run, "--count", "2", cwd=elsewhere)
+    result = run_tool("visualize", run, "--num-images", "2", cwd=elsewhere)
     assert result.code == 0, result.err
-    names = {path.name for path in (run / "pictures").iterdir()}
+    names = {path.name for path in (run / "figures").iterdir()}
     assert len(names) == 4
     assert {name.partition("_")[2] for name in names} == {"detections.png", "receptive_field.png"}
     assert "no deformable layers" in result.out
 
 
 def test_against_another_run_at_a_pixel(visualize, dcn_run, plain_run, photo, tmp_path):
-    result = visualize(dcn_run, "--against", plain_run, "--image", photo, "--pixel", "60,40", "--pixel", "0,0")
+    result = visualize(dcn_run, "--baseline", plain_run, "--images", photo, "--pixel", "60,40", "--pixel", "0,0")
     assert result.code == 0, result.err
     assert written(tmp_path) == {f"photo_{kind}.png" for kind in KINDS}
     beside = (tmp_path / "out/photo_receptive_field.png").read_bytes()
-    assert visualize(dcn_run, "--image", photo, "--pixel", "60,40", "--pixel", "0,0").code == 0
+    assert visualize(dcn_run, "--images", photo, "--pixel", "60,40", "--pixel", "0,0").code == 0
     assert (tmp_path / "out/photo_receptive_field.png").read_bytes() != beside
 
 
@@ -81,7 +81,7 @@ def test_points_are_drawn_for_so_many_objects(visualize, dcn_run, tmp_path):
     """A row of panels for each; the detections of this little trained model lie upon each other."""
     heights = {}
     for points in (1, 2, 500):
-        assert visualize(dcn_run, "--images", "1", "--points", points).code == 0
+        assert visualize(dcn_run, "--images", "1", "--max-detections", points).code == 0
         with Image.open(tmp_path / "out/000001_sampling_points.png") as picture:
             heights[points] = picture.height
     row = heights[2] - heights[1]
@@ -142,7 +142,7 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
     before = theirs.read_bytes()
     result = visualize(plain_run, "--images", photo)
     assert result.code == 2
-    assert "photo_receptive_field.png must not exist or be of this tool" in result.err
+    assert "photo_receptive_field.png exists and is not a file of this tool" in result.err
     assert theirs.read_bytes() == before
     theirs.write_text("no picture")
     assert visualize(plain_run, "--images", photo).code == 2
@@ -152,19 +152,19 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images", "77"], "--images 77 must be an id or a file name of"),
-        (["--images", "1", "device=cpu"], "--images device=cpu must be an id.*key=value goes before --images"),
-        (["--images", "1", "--pixel", "96,3"], "--pixel 96,3 must lie within image 000001, which is 96x80 pixels"),
-        (["--images", "1", "--pixel", "3,80"], "--pixel 3,80 must lie within"),
-        (["--images", "1", "--pixel=-1,8"], "--pixel -1,8 must lie within"),
-        (["--images", "1", "000001.png"], "must have names of their own.*got twice: 000001"),
+        (["--images", "77"], "--images must be ids or file names of .*got '77'"),
+        (["--images", "1", "device=cpu"], "--images must be ids .*got 'device=cpu'; write key=value before --images"),
+        (["--images", "1", "--pixel", "96,3"], "--pixel 96,3 must be within image 000001 of 96x80 pixels"),
+        (["--images", "1", "--pixel", "3,80"], "--pixel 3,80 must be within"),
+        (["--images", "1", "--pixel=-1,8"], "--pixel -1,8 must be within"),
+        (["--images", "1", "000001.png"], "must have different names, got twice: 000001"),
         (["--pixel", "3"], "must be X,Y as in 120,80, got '3'"),
-        (["--count", "0"], "--count must be at least 1, got 0"),
-        (["--points", "0"], "--points must be at least 1, got 0"),
-        (["--score-threshold", "2"], "--score-threshold must be from 0 to 1, got 2.0"),
-        (["--score-threshold", "nan"], "--score-threshold must be from 0 to 1, got nan"),
+        (["--num-images", "0"], "--num-images: must be an integer of at least 1, got '0'"),
+        (["--max-detections", "0"], "--max-detections: must be an integer of at least 1, got '0'"),
+        (["--score-threshold", "2"], "--score-threshold: must be a number from 0 to 1, got '2'"),
+        (["--score-threshold", "nan"], "--score-threshold: must be a number from 0 to 1, got 'nan'"),
         (["--weights", "ema"], "does not contain EMA weights"),
-        (["--against", "nowhere"], "nowhere"),
+        (["--baseline", "nowhere"], "nowhere"),
         (["model.nothing=3"], "model.nothing"),
         (["device=tpu"], "device 'tpu' is not available"),
     ],
@@ -179,13 +179,13 @@ def test_mistakes(visualize, plain_run, arguments, message, tmp_path):
 def test_a_file_in_place_of_the_folder(run_tool, plain_run, photo):
     code, _, err = run_tool("visualize", plain_run, "--out", photo)
     assert code == 2
-    assert f"--out must be a folder, and {photo} is a file" in err
+    assert f"--out must be a folder, got the file {photo}" in err
 
 
 def test_help_shows_examples(visualize):
     result = visualize("--help")
     assert result.code == 0
-    assert "python tools/visualize.py runs/demo_dcn --against runs/demo --images 12 57" in result.out
+    assert "python tools/visualize.py runs/demo_dcn --baseline runs/demo --images 12 57" in result.out
 
 
 def test_no_run_there(visualize, tmp_path):
@@ -205,9 +205,9 @@ def test_a_run_of_other_classes(visualize, run_tool, plain_run, tiny_config, sha
     other = tmp_path / "other"
     trained = run_tool("train", "--config", tiny_config, "--run-dir", other, "train.max_steps=1", *places)
     assert trained.code == 0, trained.err
-    result = visualize(plain_run, "--against", other)
+    result = visualize(plain_run, "--baseline", other)
     assert result.code == 2
-    assert f"--against {other} must know the classes of {plain_run}/last.pt" in result.err
+    assert f"--baseline {other} must have the classes of {plain_run}/last.pt" in result.err
 
 
 def test_runs_as_a_process_from_anywhere(run_process, dcn_run, photo, tmp_path):
@@ -215,7 +215,7 @@ def test_runs_as_a_process_from_anywhere(run_process, dcn_run, photo, tmp_path):
     result = run_process(tool, os.path.relpath(dcn_run, tmp_path), "--images", photo.name, cwd=tmp_path)
     try:
         assert result.code == 0, result.err
-        assert (dcn_run / "pictures/photo_masks.png").is_file()
+        assert (dcn_run / "figures/photo_masks.png").is_file()
         assert result.err == ""
     finally:
-        shutil.rmtree(dcn_run / "pictures", ignore_errors=True)
+        shutil.rmtree(dcn_run / "figures", ignore_errors=True)
