@@ -79,7 +79,9 @@ def run_export(run_tool):
 
     def run(*arguments):
         with pytest.MonkeyPatch.context() as patch:
-            few = property(lambda found: strict(found._replace(alone=max(0, found.unmatched - found.detections // 5))))
+            few = property(
+                lambda found: strict(found._replace(unmatched=max(0, found.unmatched - found.detections // 5)))
+            )
             patch.setattr(DetectionDifference, "is_small", few)
             return run_tool("export", *arguments)
 
@@ -124,7 +126,7 @@ def mask_file(run_export, mask_run, tmp_path_factory):
 def test_masks_are_checked(mask_file):
     _, out = mask_file
     assert "mask_rcnn, exported in" in out
-    assert "scores 0.0001, masks 0.001, 1 detection in 100 alone" in out
+    assert "scores 0.0001, masks 0.001, 1 unmatched detection in 100" in out
     header, _, *rows = re.search(r"^  picture .*?\n\n", out, re.DOTALL | re.MULTILINE)[0].strip().splitlines()
     assert header.split()[7] == "masks"
     assert [row.split()[2:4] for row in rows] == [["1", "20"], ["2", "40"]] * 2
