@@ -166,7 +166,7 @@ def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_p
     code, _, err = run_tool("train", *options, *more)
     assert code == 2
     assert "annotations without a valid mask: 1;" in err
-    assert "run lengths of size [96, 80], but its image has (height, width) [80, 96]" in err
+    assert "must have run lengths of size [80, 96] (height, width of its image), got [96, 80]" in err
     assert not (tmp_path / "run").exists()
     code, out, err = run_tool("train", *options, *more, "data.invalid_annotations=drop")
     assert (code, err) == (0, "")
