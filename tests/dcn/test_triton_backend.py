@@ -32,7 +32,7 @@ def build(name, capability, dtype, groups):
     constants |= {"offset_pixel": 1, "mask_pixel": 1, "output_pixel": 1}
     divisible = ("channels", "out_channels", "group_in", "group_out", "offset_group_in", "segment")
     constants |= {"HAS_BIAS": True, "NEED_IMAGES": True, "NEED_OFFSET": True, "NEED_MASK": True}
-    kernel = getattr(kernels, name)
+    kernel = getattr(triton_kernels, name)
     signature = {}
     for argument in kernel.arg_names:
         if argument in constants:
