@@ -43,7 +43,7 @@ from engine.evaluation import (
     gather_results,
     has_masks,
 )
-from engine.inference import as_tested
+from engine.inference import with_tta
 from engine.runs import load_checkpoint
 from engine.weights import Trained, check_categories, check_same_model, load_trained
 from models.checkpoint import choose_weights
@@ -156,7 +156,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         check_categories(state, split.class_names, split.category_ids, path, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
         model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
-        model = as_tested(model, config)
+        model = with_tta(model, config)
         loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", distributed=distributed)
     with distributed.raise_together():
         batches = progress.track(read_batches(loader), "evaluate", len(loader))

@@ -1,4 +1,4 @@
-"""From the data section of a config to annotations, loaders and single samples."""
+"""Build annotations, loaders and samples from the data section of a config."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -42,20 +42,22 @@ def read_split(
 
     Args:
         data: options of the data set.
-        split: which of the two.
+        split: "train" or "val".
         track: wraps the iteration over the images.
-        masks: whether the detector needs them, see `DetectorSpec`.
-        check_images: False where another process on the machine checks them, or nobody has to.
-        run: folder of the run that the split is read for; what it has checked is not checked again, see
-            `data.check_images`.
+        masks: whether the detector needs masks, see `DetectorSpec`.
+        check_images: False if another process of the machine checks the images, or no check is needed.
+        run: folder of the run; images that it has checked are not checked again, see `data.check_images`.
+
+    Returns:
+        The annotations.
 
     Raises:
-        ValueError: if something is missing or wrong, or nothing is there to learn from.
+        ValueError: if files or annotations are missing or not valid, or the split has no boxes to train on.
     """
     place = getattr(data, split)
-    # boxes of the val split are judged as they stand, so they need no mending
+    # evaluation uses the boxes of the val split as they are
     policy = data.invalid_annotations if split == "train" else "clip"
-    # a mask cannot be mended, and without it there is nothing to judge by
+    # a mask cannot be clipped, and annotations without one cannot be evaluated
     mask_policy = "raise" if data.invalid_annotations == "raise" else "drop"
     found = load_annotations(
         place.images,
@@ -69,18 +71,18 @@ def read_split(
         progress=track,
     )
     unmasked = (
-        f"; annotations without a `segmentation` that can be read, as masks need it: {found.dropped_masks}"
+        f"; annotations without a readable `segmentation`, which the detector's masks need: {found.dropped_masks}"
         if found.dropped_masks
         else ""
     )
     if not len(found.arrays.boxes) and (split == "train" or unmasked):
-        purpose = "learn from" if split == "train" else "judge by"
+        purpose = "train on" if split == "train" else "evaluate on"
         raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
     return found
 
 
 def _read_checked(run: Path) -> list[dict[str, Any]]:
-    """Stamps of the images that a run has checked; none if they cannot be read."""
+    """Return the stamps of the image folders that a run has checked; an empty list if they cannot be read."""
     try:
         stamps = json.loads((run / CHECKED_FILE).read_bytes())
     except (OSError, ValueError):
@@ -88,14 +90,14 @@ def _read_checked(run: Path) -> list[dict[str, Any]]:
     return stamps if isinstance(stamps, list) else []
 
 
-def write_checked(run: Path, splits: Iterable[CocoAnnotations]) -> None:
-    """Note in the folder of a run which images were checked, for `read_split`."""
+def write_checked_images(run: Path, splits: Iterable[CocoAnnotations]) -> None:
+    """Write the stamps of the checked image folders into a run folder, for `read_split`."""
     if stamps := [split.checked for split in splits if split.checked]:
         write_json(run / CHECKED_FILE, stamps)
 
 
 def describe_skipped_check(data: DataConfig, splits: Mapping[str, CocoAnnotations]) -> str | None:
-    """Say which splits, by name, have images that were not checked now, and why; None if there are none."""
+    """Describe which splits have images that were not checked now, and why; None if all were checked."""
     if data.check_images == "never":
         return f"images of {' and '.join(splits)} are not checked (data.check_images: never)"
     skipped = [name for name, split in splits.items() if split.check_skipped]
@@ -135,7 +137,7 @@ def build_train_loader(
     pin_memory: bool,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
-    """Build the loader of this process's share of the shuffled training steps."""
+    """Build the loader of this process's part of the shuffled training steps."""
     data, spec = config.data, config.model.spec
     jitter = data.large_scale_jitter
     resize = build_resize(spec, data.model_dump())
@@ -170,9 +172,9 @@ def build_eval_loader(
     pin_memory: bool,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
-    """Build the loader of this process's share of the images of the val split, in order.
+    """Build the loader of this process's part of the images of the val split, in order.
 
-    Its targets have no masks: a detector is judged by those of the annotation file.
+    Its targets have no masks: evaluation uses the masks of the annotation file.
     """
     return eval_loader(
         CocoDetection(annotations, eval_transform()),

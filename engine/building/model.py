@@ -1,4 +1,4 @@
-"""From the model section of a config to a detector."""
+"""Build a detector from the model section of a config."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from models.weights import LoadReport
 
 from ..config import DataConfig, ModelConfig, RunConfig
 from ..distributed import DistributedContext
-from ..weights import Source, Transfer, take_over
+from ..weights import Source, Transfer, load_matching
 
 
 def build_model(
@@ -21,15 +21,15 @@ def build_model(
 
     Args:
         model: its architecture.
-        data: gives the size that images are scaled to in evaluation.
+        data: options of the data set, for the image size in evaluation.
         num_classes: foreground classes.
         pretrained: whether to load the backbone's weights; False where a checkpoint will be loaded.
 
     Returns:
-        The detector in train mode, and what became of the pretrained weights, None without any.
+        The detector in train mode, and a report on the pretrained weights, None if none were loaded.
 
     Raises:
-        ValueError: if parts do not fit each other or the weights cannot be had.
+        ValueError: if parts do not fit together, or weights are missing.
     """
     backbone, values = model.backbone, {"model": model.model_dump(), "data": data.model_dump()}
     body = build_body(values)
@@ -37,29 +37,31 @@ def build_model(
     return build_detector(values, num_classes, body=body), report
 
 
-def build_started(
+def build_initialized_model(
     config: RunConfig, class_names: Sequence[str], source: Source | None, *, pretrained: bool = True
 ) -> tuple[nn.Module, LoadReport | Transfer | None]:
-    """Build the detector of a config with what it starts from.
+    """Build the detector of a config with its initial weights.
 
     Args:
         config: of the run.
         class_names: of its data.
-        source: weights of a whole detector, which stand in for the backbone's; None: there are none.
-        pretrained: whether to load the backbone's weights where there is no source.
+        source: weights of a whole detector, loaded instead of the backbone's weights; None: only the backbone's.
+        pretrained: whether to load the backbone's weights if `source` is None.
 
     Returns:
-        The detector in train mode, and what became of the weights, None without any.
+        The detector in train mode, and a report on the loaded weights, None if none were loaded.
 
     Raises:
-        ValueError: if parts do not fit each other, or weights cannot be had or do not fit.
+        ValueError: if parts do not fit together, or weights are missing or do not fit.
     """
     model, report = build_model(config.model, config.data, len(class_names), pretrained=pretrained and source is None)
-    return model, report if source is None else take_over(model, source, class_names, config.model_dump(mode="json"))
+    if source is not None:
+        report = load_matching(model, source, class_names, config.model_dump(mode="json"))
+    return model, report
 
 
 def check_norm(norm: str, device: torch.device, distributed: DistributedContext) -> None:
-    """Raise `ValueError` where PyTorch's synchronised batch norm cannot run."""
+    """Raise `ValueError` if PyTorch's synchronised batch norm cannot run on a device."""
     if norm == "sync_bn" and distributed.size > 1 and device.type == "cpu":
         raise ValueError(
             "model.backbone.norm sync_bn over several processes needs GPUs; on CPUs use gn, bn or frozen_bn"

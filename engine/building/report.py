@@ -1,4 +1,4 @@
-"""What a run says of itself at its start and its end."""
+"""Log messages at the start and the end of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import describe_skipped_check
 from .training import images_in_step
 
 _NAMED = 3
-PLAIN_MASK_SCALE = 2.0  # the sigmoid of a mask starts at a half
+PLAIN_MASK_SCALE = 2.0  # with this one a new deformable layer equals the plain layer: its sigmoid starts at 0.5
 
 
 def show_start(
@@ -29,7 +29,7 @@ def show_start(
     train: CocoAnnotations,
     val: CocoAnnotations,
 ) -> None:
-    """Log the device, what was replaced, what learns how fast, and what there is to learn from."""
+    """Log the device, replaced convolutions, parameter groups, batch size and data."""
     processes = trainer.distributed.size
     log.info("device: %s%s", describe(trainer.updater.device), f", {processes} processes" if processes > 1 else "")
     show_model(config, weights, replaced_convs(trainer.updater.model))
@@ -56,16 +56,16 @@ def show_start(
     for split in (train, val):
         if split.dropped_masks:
             log.warning(
-                "%s: left out %s without a mask that can be read (data.invalid_annotations: %s)",
+                "%s: skipped %s without a readable mask (data.invalid_annotations: %s)",
                 split.path,
                 counted(split.dropped_masks, "annotation"),
                 config.data.invalid_annotations,
             )
-    log.info("%s, an epoch is %d", counted(trainer.total_steps, "step"), trainer.epoch_steps)
+    log.info("%s in total, %d per epoch", counted(trainer.total_steps, "step"), trainer.epoch_steps)
 
 
 def describe_batch(config: RunConfig, processes: int) -> str:
-    """Say how many images a step has and what the learning rate is for them."""
+    """Describe the number of images per step and the scaled learning rate."""
     settings = config.train
     images = images_in_step(settings, processes)
     reference = settings.base_batch_size
@@ -77,7 +77,7 @@ def describe_batch(config: RunConfig, processes: int) -> str:
 
 
 def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: list[ReplacedConvs]) -> None:
-    """Log which convolutions are deformable, and what the detector starts from."""
+    """Log which convolutions are deformable, and the initial weights."""
     backbone = config.model.backbone
     if convs:
         header = ("layer", "level", "stride", "convs replaced", "parameters added")
@@ -103,42 +103,47 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
         )
     elif backbone.norm == "frozen_bn" and not (backbone.weights or config.model.weights):
         log.warning(
-            "backbone.norm is frozen_bn without pretrained weights, so nothing is normalised; from scratch use gn or bn"
+            "model.backbone.norm frozen_bn without pretrained weights does not normalise; from scratch use gn or bn"
         )
     frozen = range(1, backbone.frozen_stages + 1)
     if still := [stage for stage in backbone.dcn_v2_stages if stage in frozen]:
         log.warning(
-            "stages %s are deformable and frozen (model.backbone.frozen_stages %d): their offsets stay as they are",
+            "stages %s are deformable and frozen (model.backbone.frozen_stages %d): their offsets are not trained",
             still,
             backbone.frozen_stages,
         )
     if backbone.frozen_stages >= 0 and not (backbone.weights or config.model.weights):
         log.warning(
-            "model.backbone.frozen_stages %d keeps random weights, as model.backbone.weights is null",
+            "model.backbone.frozen_stages %d freezes random weights, because model.backbone.weights is null",
             backbone.frozen_stages,
         )
 
 
 def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
-    """Log what a detector took from another, and what starts otherwise than there."""
+    """Log the weights that a detector loaded from another one, and the differences."""
     rows = [
-        ("tensors taken as they are", transfer.whole, ""),
-        ("tensors taken by class", transfer.by_class, ""),
-        ("classes taken over", len(transfer.kept), _named(transfer.kept)),
-        ("classes that start anew", len(transfer.new), _named(transfer.new)),
-        ("classes of the file left out", len(transfer.dropped), _named(transfer.dropped)),
-        ("layers whose offsets start at 0", transfer.new_offsets, ""),
+        ("tensors copied", transfer.copied, ""),
+        ("tensors copied by class", transfer.copied_by_class, ""),
+        ("classes matched", len(transfer.matched_classes), _named(transfer.matched_classes)),
+        ("new classes", len(transfer.new_classes), _named(transfer.new_classes)),
+        ("classes of the file not used", len(transfer.dropped_classes), _named(transfer.dropped_classes)),
+        ("layers with new, zero offsets", transfer.new_offsets, ""),
     ]
-    log.info("start from %s (%s):\n%s", transfer.path, transfer.told, format_table(("what", "number", "names"), rows))
+    log.info(
+        "initial weights from %s (%s):\n%s",
+        transfer.path,
+        transfer.description,
+        format_table(("what", "number", "names"), rows),
+    )
     if backbone.weights:
-        log.info("model.backbone.weights %s is not read: the whole detector has weights", backbone.weights)
+        log.info("model.backbone.weights %s is not used: model.weights has the whole detector", backbone.weights)
     for key, there, here in transfer.options:
-        log.info("other than in the file: %s: %r -> %r", key, there, here)
-    for new, dropped in transfer.alike:
-        log.warning("class %r starts anew, since the file's %r is not spelt the same", new, dropped)
+        log.info("differs from the file: %s: %r -> %r", key, there, here)
+    for new, dropped in transfer.similar_classes:
+        log.warning("class %r is new: the name %r in the file has another spelling", new, dropped)
     if transfer.new_offsets and backbone.modulation and backbone.mask_scale != PLAIN_MASK_SCALE:
         log.warning(
-            "layers that become deformable give %g times what they gave, by model.backbone.mask_scale %g; %g keeps it",
+            "new deformable layers scale their output by %g (model.backbone.mask_scale %g); %g keeps the output",
             backbone.mask_scale / PLAIN_MASK_SCALE,
             backbone.mask_scale,
             PLAIN_MASK_SCALE,
@@ -148,29 +153,29 @@ def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
 def show_resumption(
     trainer: Trainer, checkpoint: Path, state: dict[str, Any], about: dict[str, Any], *, passed_over: Sequence[str]
 ) -> None:
-    """Log where a run continues, what was passed over for it, and what has changed.
+    """Log where a run resumes, which damaged checkpoints it skipped, and which options have changed.
 
     Args:
-        trainer: with the state loaded.
-        checkpoint: that the state is of.
-        state: of the checkpoint.
-        about: what this run's checkpoints say of it beside the state.
-        passed_over: what is wrong with each newer checkpoint.
+        trainer: trainer with the state loaded.
+        checkpoint: file of the state.
+        state: content of the checkpoint.
+        about: description of the run that its new checkpoints contain next to the state.
+        passed_over: error of each newer checkpoint.
     """
     for message in passed_over:
-        log.warning("passed over: %s", message)
-    log.info("going on from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
+        log.warning("skipped: %s", message)
+    log.info("resuming from %s, step %d of %d", checkpoint, trainer.step, trainer.total_steps)
     before = dict(flatten(state["config"]))
     for key, value in flatten(about["config"]):
         if before.get(key) != value:
-            log.warning("changed since then: %s: %r -> %r", key, before.get(key), value)
+            log.warning("changed since the checkpoint: %s: %r -> %r", key, before.get(key), value)
     for split, digest in about["annotations"].items():
         if state["annotations"][split] != digest:
-            log.warning("changed since then: the contents of data.%s.annotations", split)
+            log.warning("changed since the checkpoint: the content of data.%s.annotations", split)
 
 
 def show_end(trainer: Trainer, folder: Path) -> None:
-    """Log the result, what was left out, and where everything lies."""
+    """Log the result, skipped images, and the files of the run."""
     kind = "box AP" if f"{MASK_PREFIX}AP" in trainer.metrics else "AP"
     log.info(
         "done: %s after %s (best %s %s)",
@@ -182,23 +187,23 @@ def show_end(trainer: Trainer, folder: Path) -> None:
     if trainer.unreadable:
         named = _named([*trainer.unreadable], "; ")
         log.warning(
-            "left out %s that could not be read, %s in all: %s",
+            "skipped %s that could not be read, %s in total: %s",
             counted(len(trainer.unreadable), "image"),
             counted(trainer.unreadable.total(), "time"),
             named,
         )
     best = folder / BEST
     rows = [
-        ("last weights and state", folder / LAST),
-        (f"weights of the best {kind}", best if best.exists() else "where the run came from"),
+        ("last weights and training state", folder / LAST),
+        (f"weights of the best {kind}", best if best.exists() else "in the folder that the run was resumed from"),
         ("resolved config", folder / CONFIG_FILE),
-        ("every figure by step", folder / METRICS_FILE),
-        ("curves and pictures", f"tensorboard --logdir {folder.parent}"),
+        ("all metrics by step", folder / METRICS_FILE),
+        ("curves and images", f"tensorboard --logdir {folder.parent}"),
         ("AP of each class", f"python tools/eval.py {folder}"),
     ]
     log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))
 
 
 def _named(names: list[str], separator: str = ", ") -> str:
-    """The first of many names."""
+    """Join the first names of a list."""
     return separator.join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])

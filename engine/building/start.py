@@ -1,4 +1,4 @@
-"""A whole training from its config: everything is checked and built first, and only then is anything written."""
+"""Train from a config: everything is checked and built before anything is written."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,32 +30,32 @@ from ..training import MetricsLogger, NullLogger, Trainer, check_optimizer, chec
 from ..weights import (
     Transfer,
     check_categories,
+    check_initial_weights,
     check_same_model,
     check_same_optimizer,
     check_same_step,
-    check_start,
     read_source,
 )
-from .data import read_splits, write_checked
-from .model import build_started, check_dcn_backend, check_norm
+from .data import read_splits, write_checked_images
+from .model import build_initialized_model, check_dcn_backend, check_norm
 from .report import show_end, show_resumption, show_start
 from .training import build_trainer, images_in_step
 
 
 class RunResult(NamedTuple):
-    """What a training left.
+    """Result of a training.
 
     Attributes:
-        folder: of the run, with its checkpoints, log and figures.
-        figures: of the last evaluation, as fractions, see `coco_metrics`.
+        folder: run folder with checkpoints, log and metrics.
+        metrics: metrics of the last evaluation as fractions, see `coco_metrics`.
     """
 
     folder: Path
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 class _Plan(NamedTuple):
-    """A run that is checked and built, while nothing has been written."""
+    """A run that was checked and built, before anything is written."""
 
     config: RunConfig
     folder: Path
@@ -76,17 +76,17 @@ def train(
     run_dir: str | os.PathLike | None = None,
     resume: str | os.PathLike | None = None,
 ) -> RunResult:
-    """Train as tools/train.py does: check and build everything, train to the end, and log where it lies.
+    """Train as tools/train.py does: check and build everything, train, and log the result and its files.
 
     Args:
         config: a YAML file, the bare name of one in `configs/`, the same options as a mapping, or a `RunConfig`.
         overrides: `dotted.key=value`, as on the command line.
-        run_dir: folder of the run; None: `runs/<name of the config's file>`, or where the checkpoint to resume lies.
-        resume: "auto" to continue from the newest whole checkpoint of the folder if there is one, or a checkpoint's
+        run_dir: run folder; None: `runs/<name of the config's file>`, or the folder of the checkpoint to resume from.
+        resume: "auto" to continue from the newest intact checkpoint of the folder, if there is one, or a checkpoint
             file; None for a new run.
 
     Returns:
-        The folder and the last figures, the same in every process.
+        The folder and the last metrics, the same in every process.
 
     Raises:
         ValueError: if the config, the data, the folder or a checkpoint cannot be used; nothing has been written then.
@@ -99,7 +99,7 @@ def train(
         with ExitStack() as stack:
             distributed.run_on_main_and_broadcast(lambda: stack.enter_context(lock_run(plan.folder)))
             stack.enter_context(plan.trainer.stop.listen())
-            _carry_out(plan)
+            _execute(plan)
     return RunResult(plan.folder, plan.trainer.metrics)
 
 
@@ -110,7 +110,7 @@ def _prepare(
     resume: str | None,
     distributed: DistributedContext,
 ) -> _Plan:
-    """Do all that can show a mistake, the quick first.
+    """Do everything that can raise a user's error, the quick checks first.
 
     Processes communicate between the contexts of `raise_together`, not within them: there one may have failed.
     """
@@ -121,7 +121,7 @@ def _prepare(
         check_schedule(config.train.lr_schedule)
         device = pick_device(config.device, distributed)
         check_norm(config.model.backbone.norm, device, distributed)
-        check_start(config.model)
+        check_initial_weights(config.model)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)
     default = Path("runs") / Path(source).stem if isinstance(source, str | os.PathLike) else None
@@ -149,9 +149,9 @@ def _prepare(
             check_same_optimizer(state, about["config"], checkpoint)
             check_same_step(state, about["images_in_step"], checkpoint)
         torch.manual_seed(config.seed)
-        model, weights = build_started(config, names, start, pretrained=state is None)
+        model, weights = build_initialized_model(config, names, start, pretrained=state is None)
         about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    with distributed.raise_together():  # whose mistakes, of the config, all processes make alike
+    with distributed.raise_together():  # an error of the config is the same in all processes
         newest = (checkpoint, state["step"]) if state else None
         trainer = build_trainer(
             config,
@@ -170,8 +170,8 @@ def _prepare(
     return _Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer, unused)
 
 
-def _carry_out(plan: _Plan) -> None:
-    """Train by a plan, in the run folder."""
+def _execute(plan: _Plan) -> None:
+    """Train as planned, in the run folder."""
     config, folder, trainer = plan.config, plan.folder, plan.trainer
     trainer.distributed.run_on_main_and_broadcast(lambda: _open_outputs(plan))
     if plan.state is not None:
@@ -182,24 +182,24 @@ def _carry_out(plan: _Plan) -> None:
             log.warning("%s", describe_unused(plan.unused))
         trainer.metrics_logger.log_text("config", dump_config(config))
         try:
-            figures = trainer.fit()
+            metrics = trainer.fit()
         except PreemptedError as reason:
             trainer.metrics_logger.close()
-            log.warning("%s at step %d; go on by --resume auto --run-dir %s", reason, trainer.step, folder)
+            log.warning("%s at step %d; continue with --resume auto --run-dir %s", reason, trainer.step, folder)
             raise
         except (FloatingPointError, ValueError, OSError, WorkerError) as reason:
-            with suppress(OSError):  # the log may be on the disk that is full; the terminal shows the error itself
+            with suppress(OSError):  # the log may be on the full disk; the terminal shows the error
                 log.error("%s", reason, extra={"file_only": True})
             raise
         options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
-        trainer.metrics_logger.log_hparams(options, scalar_metrics(figures))
+        trainer.metrics_logger.log_hparams(options, scalar_metrics(metrics))
     trainer.metrics_logger.close()
     show_end(trainer, folder)
 
 
 def _open_outputs(plan: _Plan) -> None:
-    """Open what is written during the run, and write its config."""
+    """Open the log and the metrics, and write the config."""
     start_logging(plan.folder / LOG_FILE)
     write_text(plan.folder / CONFIG_FILE, dump_config(plan.config))
-    write_checked(plan.folder, plan.splits.values())
+    write_checked_images(plan.folder, plan.splits.values())
     plan.trainer.metrics_logger = MetricsLogger(plan.folder, plan.trainer.step)

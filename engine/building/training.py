@@ -1,4 +1,4 @@
-"""From the train section of a config to a trainer around a model."""
+"""Build a trainer for a model from the train section of a config."""
 
 import math
 from collections.abc import Callable
@@ -29,16 +29,16 @@ from ..training import (
 )
 from .data import build_eval_loader, build_train_loader, first_samples
 
-# Validation images that are drawn with truth and detections, and objects that sampling points are drawn for.
-PICTURES, PICTURE_POINTS = 4, 2
+# validation images drawn with ground truth and detections, and objects drawn with sampling points
+NUM_IMAGES, NUM_OBJECTS = 4, 2
 
 
 def build_optimization(
     config: RunConfig, model: nn.Module, *, steps_per_epoch: int, processes: int = 1
 ) -> tuple[Optimizer, Schedule]:
-    """Build the optimizer over a model, at the rates of the first step, and the schedule that goes with it.
+    """Build the optimizer of a model, with the learning rates of the first step, and its schedule.
 
-    The rates are scaled to the images in a step.
+    Learning rates are scaled to the number of images per step.
     """
     settings, spec = config.train, config.model.spec
     optimizer = build_optimizer(
@@ -72,12 +72,12 @@ def build_optimization(
 
 
 def images_in_step(settings: TrainConfig, processes: int) -> int:
-    """Count the images of one update, over all processes."""
+    """Return the number of images per step over all processes."""
     return settings.batch_size * settings.grad_accum_steps * processes
 
 
 def total_steps(settings: TrainConfig, steps_per_epoch: int) -> int:
-    """Count the updates of a whole run."""
+    """Return the number of steps of a whole run."""
     return min(settings.epochs * steps_per_epoch, settings.max_steps or math.inf)
 
 
@@ -96,21 +96,24 @@ def build_trainer(
     evaluate: Callable[[nn.Module], dict[str, Any] | None] | None = None,
     draw: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Trainer:
-    """Put loaders, optimizer, schedule, averages and evaluation around a model.
+    """Build a trainer with loaders, optimizer, schedule, EMA and evaluation.
 
     Args:
-        config: of the run.
-        model: of `build_model`, on its device.
-        train: split to learn from.
-        val: split to judge by.
-        device: that the model is on.
+        config: config of the run.
+        model: model of `build_model`, on its device.
+        train: training split.
+        val: validation split.
+        device: device of the model.
         distributed: the processes that train together.
-        stop: knows whether this process was asked to stop.
-        progress: shows what goes on.
-        save: writes a dict of state under a file name.
-        metrics_logger: takes scalars, pictures and histograms.
-        evaluate: returns the figures of a model; None: evaluates the val split.
-        draw: returns pictures of what a model does, by tag; None: of the first images of the val split.
+        stop: request to stop this process.
+        progress: progress display.
+        save: writes a state dict under a file name.
+        metrics_logger: logger of scalars, images and histograms.
+        evaluate: returns the metrics of a model; None: evaluates the val split.
+        draw: returns figures of a model by tag; None: draws the first images of the val split.
+
+    Returns:
+        The trainer.
     """
     settings = config.train
     loader = build_train_loader(config, train, pin_memory=device.type == "cuda", distributed=distributed)
@@ -151,7 +154,7 @@ def build_updater(
     device: torch.device,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Updater:
-    """Build what does the steps: optimizer, schedule and averages around a model on its device."""
+    """Build the updater of a model on its device, with optimizer, schedule and EMA."""
     settings = config.train
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -207,12 +210,12 @@ def _drawer(
     """Return the trainer's `draw`."""
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
-        shown = first_samples(config, val, PICTURES) or [CocoDetection(val, eval_transform()).dummy()]
-        pictures = {"val/detections": draw_predictions(model, shown, val.class_names, device=device)}
+        shown = first_samples(config, val, NUM_IMAGES) or [CocoDetection(val, eval_transform()).dummy()]
+        figures = {"val/detections": draw_predictions(model, shown, val.class_names, device=device)}
         image, target = next(iter(first_samples(config, val, 1, keep_images_without_boxes=False)), shown[0])
-        pixels = box_centres(target["boxes"], PICTURE_POINTS, image)
-        for name, picture in dcn_figures(model, image, pixels, device=device).items():
-            pictures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = picture
-        return pictures
+        pixels = box_centres(target["boxes"], NUM_OBJECTS, image)
+        for name, figure in dcn_figures(model, image, pixels, device=device).items():
+            figures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = figure
+        return figures
 
     return draw

@@ -1,4 +1,4 @@
-"""Trained detectors at work: restored from a checkpoint, on pictures, with flips."""
+"""Run trained detectors: restored from a checkpoint, on images, with test-time augmentation."""
 
 from .predictor import load_predictor, predictor_of
-from .restored import as_tested, restore_model
+from .restored import restore_model, with_tta

@@ -1,4 +1,4 @@
-"""Predictors with the config of their run, of which any option may be changed."""
+"""Predictors with the config of a run and overrides."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..building import check_dcn_backend
 from ..config import check_config
 from ..devices import pick_device, set_tf32
 from ..weights import Trained, load_trained
-from .restored import as_tested, restore_model
+from .restored import restore_model, with_tta
 
 
 def load_predictor(
@@ -21,17 +21,20 @@ def load_predictor(
     weights: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Predictor:
-    """Load a detector that tools/train.py trained, as the whole config of its run says.
+    """Load a detector that tools/train.py trained, with the whole config of its run.
 
     Args:
-        path: a run's folder, whose last.pt is used, or a checkpoint.
+        path: run folder, of which last.pt is used, or a checkpoint.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if there is one; None: the device of the config.
-        score_threshold: detections below are left out, as are those below the config's `score_threshold`.
-        weights: "raw" or "ema", of a run with averaged weights; None: those that the run was evaluated by.
-        overrides: `key=value` for the run's config, as in "tta.flip=true".
+        score_threshold: minimum score of detections; the config's `score_threshold` applies too.
+        weights: "raw" or "ema" (for runs with `train.ema_decay`); None: the weights that the run was evaluated with.
+        overrides: `key=value` for the config, as in "tta.flip=true".
+
+    Returns:
+        The predictor.
 
     Raises:
-        ValueError: if there is no checkpoint, or it is damaged, or something does not fit.
+        ValueError: if the checkpoint is missing or damaged, or an option does not fit.
     """
     device = [] if device is None else [f"device={device}"]
     return predictor_of(
@@ -40,11 +43,11 @@ def load_predictor(
 
 
 def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str | None = None) -> Predictor:
-    """Make a predictor of a checkpoint that was read; see `load_predictor`."""
+    """Build a predictor from a loaded checkpoint; see `load_predictor`."""
     values = set_score_threshold(trained.config.model_dump(mode="json"), score_threshold)
     config = check_config(values, str(trained.path))
     device = pick_device(config.device)
     check_dcn_backend(config.model, device)
     set_tf32(config.train.tf32)
-    model = as_tested(restore_model(trained._replace(config=config), weights=weights), config)
+    model = with_tta(restore_model(trained._replace(config=config), weights=weights), config)
     return Predictor(model, trained.state["class_names"], device=device, amp=config.train.amp)

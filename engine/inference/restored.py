@@ -1,4 +1,4 @@
-"""A detector as a run left it, rebuilt with its weights."""
+"""Rebuild the detector of a run with its weights."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from models.checkpoint import restore_detector
 
 from ..config import RunConfig
 from ..weights import Trained
-from .flipping import MirrorMerged
+from .tta import HorizontalFlipTta
 
 
 def restore_model(trained: Trained, *, weights: str | None = None) -> nn.Module:
@@ -14,16 +14,20 @@ def restore_model(trained: Trained, *, weights: str | None = None) -> nn.Module:
     return restore_detector(trained.state, trained.path, config=trained.config.model_dump(mode="json"), weights=weights)
 
 
-def as_tested(model: nn.Module, config: RunConfig) -> nn.Module:
-    """Let a detector look at images as `test` of its config says."""
+def with_tta(model: nn.Module, config: RunConfig) -> nn.Module:
+    """Add the test-time augmentation of a config to a detector.
+
+    Raises:
+        ValueError: if the config asks for `tta.flip` and the detector has no NMS.
+    """
     if not config.tta.flip:
         return model
     options = config.model.options
     if not hasattr(options, "nms_threshold"):
         raise ValueError(
-            f"tta.flip must be false for {config.model.detector}: it merges what is found in an image and its mirror "
-            "image by NMS, and this detector has none"
+            f"tta.flip must be false for {config.model.detector}: it merges detections by NMS, and this detector has "
+            "no NMS"
         )
-    return MirrorMerged(
+    return HorizontalFlipTta(
         model, nms_threshold=options.nms_threshold, detections_per_image=options.detections_per_image
     ).eval()

@@ -1,4 +1,4 @@
-"""A detector that starts from the weights of another one, whose classes may be others."""
+"""Initialise a detector from the weights of another detector, which may have other classes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from ..config import ModelConfig, check_config, is_used, keys_that_affect, optio
 from ..display import first_lines
 from ..runs import CheckpointError
 from .compatibility import model_differences
-from .trained import load_trained
+from .loading import load_trained
 
 _OFFSET = ".conv_offset."
 _COUNTER = "num_batches_tracked"
@@ -25,104 +25,109 @@ _SHOWN = 8  # tensors of a kind in an error
 
 
 class Source(NamedTuple):
-    """Weights to start from.
+    """Weights of a detector, to initialise another one.
 
     Attributes:
-        path: their file.
-        told: what they are, as in "averaged weights of step 500".
-        tensors: state dict of a detector.
-        class_names: of its labels 1, 2, ...
-        config: that it was built by, as plain values.
+        path: file of the weights.
+        description: kind of weights, as in "averaged weights of step 500".
+        tensors: state dict of the detector.
+        class_names: names of labels 1, 2, ...
+        config: config of the detector as plain values.
     """
 
     path: Path
-    told: str
+    description: str
     tensors: dict[str, Tensor]
     class_names: list[str]
     config: dict[str, Any]
 
 
 class Transfer(NamedTuple):
-    """What a detector took from another.
+    """Report on the weights that a detector loaded from another one, the source.
 
     Attributes:
-        path: the other one's file.
-        told: what its weights are, as in "averaged weights of step 500".
-        whole: how many tensors were taken as they are.
-        by_class: how many were taken row by row, for the classes that both have.
-        kept: names of the classes that were taken over.
-        new: names of those that start anew.
-        dropped: names of the other one's that have no place.
-        alike: (new, dropped) names that differ in case or in what is between their words alone.
-        new_offsets: how many deformable layers start with offsets of zero, since the other one's are plain.
-        options: (key, value there, value here) of the options of the model that are others.
+        path: file of the source.
+        description: kind of weights, as in "averaged weights of step 500".
+        copied: number of tensors that were copied whole.
+        copied_by_class: number of tensors whose rows were copied for the classes in both detectors.
+        matched_classes: names of the classes in both detectors.
+        new_classes: names of the classes that only this detector has; their rows keep their initial values.
+        dropped_classes: names of the classes that only the source has.
+        similar_classes: (new, dropped) names that differ only in case, spaces or punctuation.
+        new_offsets: number of deformable layers that are plain in the source; their offsets start at zero.
+        options: (key, value in the source, value here) of the model options that differ.
     """
 
     path: Path
-    told: str
-    whole: int
-    by_class: int
-    kept: list[str]
-    new: list[str]
-    dropped: list[str]
-    alike: list[tuple[str, str]]
+    description: str
+    copied: int
+    copied_by_class: int
+    matched_classes: list[str]
+    new_classes: list[str]
+    dropped_classes: list[str]
+    similar_classes: list[tuple[str, str]]
     new_offsets: int
     options: list[tuple[str, Any, Any]]
 
 
-def check_start(model: ModelConfig) -> None:
-    """Check that a config does not name two files to start from.
+def check_initial_weights(model: ModelConfig) -> None:
+    """Check that a config does not name two files of initial weights.
+
+    A name of torchvision's weights, as in every recipe, is allowed next to `model.weights` and is not used.
 
     Raises:
-        ValueError: if it does. One of torchvision's names is let through, as it stands in every recipe; it is not read.
+        ValueError: if `model.weights` is set and `model.backbone.weights` names a file.
     """
     backbone = model.backbone.weights
     if model.weights and backbone and is_file_name(backbone):
         raise ValueError(
-            f"model.weights {model.weights!r} holds a whole detector, its backbone too, so that model.backbone.weights "
-            f"must not name a file besides, got {backbone!r}: set one of them to null"
+            f"model.weights {model.weights!r} contains a whole detector with its backbone, so model.backbone.weights "
+            f"must not name a second file, got {backbone!r}: set one of them to null"
         )
 
 
 def read_source(weights: str) -> Source:
-    """Read the weights of a detector: of a run of this project, those that it was judged by, or converted ones.
+    """Read the weights of a trained or converted detector; EMA weights if the checkpoint has them.
 
     Args:
-        weights: a checkpoint, or the folder of a run, whose last.pt is used.
+        weights: checkpoint, or run folder, of which last.pt is used.
 
     Raises:
-        ValueError: if there are none, or the file is damaged or none of this project's.
+        ValueError: if the file is missing, damaged or not a checkpoint of this project.
     """
     try:
         path, _, state = load_trained(Path(weights))
     except CheckpointError as error:
         raise ValueError(
-            f"model.weights must name a checkpoint of tools/train.py, or what tools/convert.py --config makes of "
-            f"another framework's (a backbone alone goes to model.backbone.weights): {error}"
+            f"model.weights must name a checkpoint of tools/train.py or of tools/convert.py --config "
+            f"(use model.backbone.weights for a backbone): {error}"
         ) from error
     is_averaged = choose_weights(state, None, path) == "ema"
-    told = f"{'averaged ' * is_averaged}weights of step {state['step']}"
+    description = f"{'averaged ' * is_averaged}weights of step {state['step']}"
     if "converted_from" in state:
-        told = f"converted from {state['converted_from']}"
+        description = f"converted from {state['converted_from']}"
     tensors = state["ema"]["model"] if is_averaged else state["model"]
-    return Source(path, told, tensors, state["class_names"], state["config"])
+    return Source(path, description, tensors, state["class_names"], state["config"])
 
 
-def take_over(model: nn.Module, source: Source, class_names: Sequence[str], config: Mapping[str, Any]) -> Transfer:
-    """Load the weights of another detector of the same architecture, on the classes that both have by name.
+def load_matching(model: nn.Module, source: Source, class_names: Sequence[str], config: Mapping[str, Any]) -> Transfer:
+    """Load the weights of another detector of the same architecture; classes are matched by name.
 
-    Rows of the other classes stay as the model has them. Layers that are deformable here and plain there keep offsets
-    of zero: with `mask_scale` 2, or DCNv1, they start as the plain ones.
+    Rows of other classes keep their initial values. Layers that are deformable here and plain in the source keep
+    offsets of zero: with `mask_scale` 2, or DCNv1, they start as the plain layers.
 
     Args:
-        model: as initialised.
-        source: where to take from.
-        class_names: of the model's labels 1, 2, ...
-        config: that the model was built by, as plain values.
+        model: initialised detector.
+        source: weights to load.
+        class_names: names of the model's labels 1, 2, ...
+        config: config of the model as plain values.
+
+    Returns:
+        A report.
 
     Raises:
-        ValueError: if tensors are missing, have no place or have other shapes, or mean something else under the config;
-            nothing was loaded then.
+        ValueError: if tensors are missing, unexpected or of other shapes, or if an option gives them another meaning.
+            The model is unchanged then.
     """
     own, theirs = model.state_dict(), source.tensors
     differ = model_differences(source.config, config)
@@ -143,20 +148,20 @@ def take_over(model: nn.Module, source: Source, class_names: Sequence[str], conf
     spelt = {_plain(name): name for name in dropped}
     return Transfer(
         source.path,
-        source.told,
-        whole=len(taken) - by_class,
-        by_class=by_class,
-        kept=[name for index, name in enumerate(class_names) if index in here],
-        new=new,
-        dropped=dropped,
-        alike=[(name, spelt[_plain(name)]) for name in new if _plain(name) in spelt],
+        source.description,
+        copied=len(taken) - by_class,
+        copied_by_class=by_class,
+        matched_classes=[name for index, name in enumerate(class_names) if index in here],
+        new_classes=new,
+        dropped_classes=dropped,
+        similar_classes=[(name, spelt[_plain(name)]) for name in new if _plain(name) in spelt],
         new_offsets=sum(f"{_OFFSET}weight" in key for key in own.keys() - theirs.keys()),
         options=differ,
     )
 
 
 def _matching_classes(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Pair the places of classes of the same name; of those that stand twice in their order."""
+    """Return the index pairs of classes with the same name; repeated names are paired in order."""
     there, here = (
         {(name, names[:index].count(name)): index for index, name in enumerate(names)} for names in (theirs, ours)
     )
@@ -164,12 +169,12 @@ def _matching_classes(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[
 
 
 def _plain(name: str) -> str:
-    """A name without case, spaces and signs."""
+    """Return a name in lower case without spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.casefold())
 
 
 class _Layout(NamedTuple):
-    """How a tensor's rows are arranged: by anchor, by class, and by output of a class."""
+    """Arrangement of a tensor's rows: by anchor, then by class, then by output of a class."""
 
     anchors: int
     each: int
@@ -179,9 +184,10 @@ class _Layout(NamedTuple):
 def _layout(
     key: str, theirs: Tensor, own: Tensor, class_rows: Mapping[str, ClassRows], their_classes: int, classes: int
 ) -> _Layout | None:
-    """Return the layout of two tensors that have rows by class and else one shape.
+    """Return the row layout of two tensors that differ only in their number of classes.
 
-    None: they do not depend on the classes, or do not fit.
+    Returns:
+        None if the tensors have no rows per class, or do not fit.
     """
     kind = next((kind for pattern, kind in class_rows.items() if re.fullmatch(pattern, key)), None)
     if kind is None or own.shape[1:] != theirs.shape[1:]:
@@ -207,43 +213,43 @@ def _check_fit(
     layouts: Mapping[str, _Layout | None],
     differ: Sequence[tuple[str, Any, Any]],
 ) -> None:
-    """Raise `ValueError` with the options and tensors that differ, unless all tensors find each other."""
+    """Raise `ValueError` with the options and tensors that differ, unless the state dicts match."""
     theirs = source.tensors
     missing = [key for key in own if key not in theirs and _OFFSET not in key and not key.endswith(_COUNTER)]
     unused = [key for key in theirs if key not in own and not key.endswith(_COUNTER)]
     shapes = [key for key, layout in layouts.items() if layout is None and own[key].shape != theirs[key].shape]
     if not (missing or unused or shapes):
         return
-    lines = [f"the weights of {source.path} do not fit the config's detector:", *_told_options(differ)]
+    lines = [f"the weights of {source.path} do not fit the config's detector:", *_option_lines(differ)]
     for what, keys in (
         ("tensors have other shapes", shapes),
-        ("of the config's tensors are not in the file", missing),
-        ("of the file's tensors have no place in the config's detector", unused),
+        ("tensors of the config's detector are missing in the file", missing),
+        ("tensors of the file are unexpected in the config's detector", unused),
     ):
         if keys:
-            told = [f"{key} {_told_shapes(theirs.get(key), own.get(key))}" for key in keys]
-            lines += [f"  - {len(keys)} {what}:", *first_lines(told, _SHOWN)]
+            tensors = [f"{key} {_describe_shapes(theirs.get(key), own.get(key))}" for key in keys]
+            lines += [f"  - {len(keys)} {what}:", *first_lines(tensors, _SHOWN)]
     if any(_OFFSET in key for key in unused):
         lines.append(
-            "Deformable layers can be added to a plain detector, but not taken away: without their offsets the others "
-            f"would compute something else. Let {', and '.join(sorted(options_that_deform()))}, hold those of the file"
+            "Deformable layers can be added to a plain detector but not removed: without offsets the other weights "
+            f"would compute something else. Set {' and '.join(sorted(options_that_deform()))} to the values of the file"
         )
     raise ValueError("\n".join(lines))
 
 
 def _check_meaning(source: Source, differ: Sequence[tuple[str, Any, Any]]) -> None:
-    """Raise `ValueError` if the same tensors would compute something else by the options of the config."""
+    """Raise `ValueError` if the same tensors would compute something else with the options of the config."""
     keys, config = keys_that_affect(Affects.MEANING), check_config(source.config, str(source.path))
     wrong = [option for option in differ if option[0] in keys and is_used(config, option[0])]
     if wrong:
-        head = f"under these options of the config, the weights of {source.path} would compute something else:"
-        raise ValueError("\n".join([head, *_told_options(wrong)]))
+        head = f"with these options of the config, the weights of {source.path} would compute something else:"
+        raise ValueError("\n".join([head, *_option_lines(wrong)]))
 
 
-def _told_options(options: Sequence[tuple[str, Any, Any]]) -> list[str]:
+def _option_lines(options: Sequence[tuple[str, Any, Any]]) -> list[str]:
     return [f"  - {key}: {there!r} in the file, {here!r} in the config" for key, there, here in options]
 
 
-def _told_shapes(theirs: Tensor | None, own: Tensor | None) -> str:
-    told = {"in the file": theirs, "in the config": own}
-    return ", ".join(f"{[*tensor.shape]} {where}" for where, tensor in told.items() if tensor is not None)
+def _describe_shapes(theirs: Tensor | None, own: Tensor | None) -> str:
+    places = {"in the file": theirs, "in the config": own}
+    return ", ".join(f"{[*tensor.shape]} {where}" for where, tensor in places.items() if tensor is not None)

@@ -107,7 +107,7 @@ def test_classes_are_taken_over_by_name(done):
     for name in both:
         here, there = (state["model"]["classes.bias"][state["class_names"].index(name)] for state in (new, old))
         assert here.item() == pytest.approx(there.item(), abs=1e-6)
-    assert "tensors taken by class" in results["transfer"][1] + results["transfer"][2]
+    assert "tensors copied by class" in results["transfer"][1] + results["transfer"][2]
 
 
 def test_what_it_has_not_is_refused_or_told(done):

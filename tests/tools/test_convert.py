@@ -14,7 +14,7 @@ from engine.building.model import build_model
 from engine.config.loading import load_config
 from engine.inference.restored import restore_model
 from engine.runs.checkpoint import load_checkpoint
-from engine.weights.trained import load_trained
+from engine.weights.loading import load_trained
 from models import load_backbone_weights, resnet
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
@@ -120,12 +120,12 @@ def test_the_other_tools_take_it(converted, run_tool, shapes):
     assert (code, err) == (0, "")
     assert "(weights of step 0) on 6 images" in out
     assert "AP" in json.loads((folder / "figures.json").read_text())
-    # a training cannot go on from it, and says so
+    # training cannot resume from it
     code, _, err = run_tool(
         "train", "--config", folder / "new/ours.yaml", "--run-dir", folder / "run", "--resume", folder / "new/ours.pt"
     )
     assert code == 2
-    assert "holds weights alone, converted from mmdetection" in err
+    assert "was converted from mmdetection and contains only weights" in err
     assert f"start a new one from it by model.weights={folder / 'new/ours.pt'}" in err
 
 
@@ -135,7 +135,7 @@ def test_a_training_starts_from_it(converted, run_tool, tmp_path):
     options = ["--config", folder / "new/ours.yaml", "--run-dir", tmp_path / "run", weights, *still]
     code, out, err = run_tool("train", *options, "train.max_steps=1", "train.eval_every_epochs=9")
     assert (code, err) == (0, "")
-    assert f"start from {folder / 'new/ours.pt'} (converted from mmdetection):" in out
+    assert f"initial weights from {folder / 'new/ours.pt'} (converted from mmdetection):" in out
     theirs, ours = (load_checkpoint(file)["model"] for file in (folder / "new/ours.pt", tmp_path / "run/last.pt"))
     assert theirs.keys() == ours.keys()
     for key, tensor in ours.items():

@@ -127,7 +127,7 @@ def renamed(tmp_path, shapes) -> list[str]:
         (["data.val.images=nowhere"], "image folder nowhere does not exist (resolved: /"),
         (["device=cuda:99"], "device 'cuda:99' is not available"),
         (["model.backbone.dcn_v2_stages=[2]"], "model.backbone.dcn_v2_stages: [] in the checkpoint, [2] in the config"),
-        (renamed, "are not those of "),
+        (renamed, "differ from those of "),
         (["--json", "/proc/none/figures.json"], "/proc/none"),
     ],
 )

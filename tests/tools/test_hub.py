@@ -11,7 +11,7 @@ import torch
 
 from dcn import DeformConv2d
 from engine.inference.restored import restore_model
-from engine.weights.trained import load_trained
+from engine.weights.loading import load_trained
 from models import DETECTORS, RESNETS, load_backbone_weights, resnet
 from models.faster_rcnn import faster_rcnn
 from tests.detectors import assemble

@@ -170,4 +170,4 @@ def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_p
     assert not (tmp_path / "run").exists()
     code, out, err = run_tool("train", *options, *more, "data.invalid_annotations=drop")
     assert (code, err) == (0, "")
-    assert "val.json: left out 1 annotation without a mask that can be read (data.invalid_annotations: drop)" in out
+    assert "val.json: skipped 1 annotation without a readable mask (data.invalid_annotations: drop)" in out

@@ -127,7 +127,7 @@ def test_a_killed_process_is_replaced_by_torchrun(start_process, wait_until, hel
     (tmp_path / "go").touch()
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert re.search(r"going on from .*last\.pt, step \d+ of 12", out)
+    assert re.search(r"resuming from .*last\.pt, step \d+ of 12", out)
     expected = losses(half_run[0])
     assert losses(folder).keys() == expected.keys()
     assert list(losses(folder).values()) == pytest.approx(list(expected.values()), rel=1e-6)
@@ -145,7 +145,7 @@ def test_a_signal_to_torchrun_stops_all_with_one_checkpoint(
     out, _ = process.communicate(timeout=600)
     assert process.returncode != 0
     reached = load_checkpoint(folder / "last.pt")["step"]
-    assert f"asked to stop by SIGTERM at step {reached}; go on by --resume auto --run-dir {folder}" in out
+    assert f"asked to stop by SIGTERM at step {reached}; continue with --resume auto --run-dir {folder}" in out
     assert 2 <= reached < 12
 
     result = run_process(*TWO, TRAIN, *options, "--resume", "auto", cwd=tmp_path)

@@ -152,7 +152,11 @@ def test_a_run_of_before_the_renaming_resumes_and_old_names_warn_once(run_proces
     assert code == 0
     assert err == "warning: train.accumulate is deprecated and will be removed in 0.3.0: use train.grad_accum_steps\n"
     assert trained_steps(folder)[-2:] == [13, 14]
-    changed = [line.partition("changed since then: ")[2] for line in out.splitlines() if "changed since" in line]
+    changed = [
+        line.partition("changed since the checkpoint: ")[2]
+        for line in out.splitlines()
+        if "changed since the checkpoint" in line
+    ]
     assert {line.partition(":")[0] for line in changed} == {"train.epochs", "train.max_steps"}
     written = (folder / "config.yaml").read_text()
     assert "grad_accum_steps: 1" in written
@@ -185,8 +189,8 @@ def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, 
 
     code, out, err = run_tool("train", *options, "--resume", "auto", "train.epochs=99", f"train.max_steps={total}")
     assert (code, err) == (0, "")
-    assert f"going on from {folder / 'last.pt'}, step {reached} of {total}" in out
-    assert f"changed since then: train.max_steps: None -> {total}" in out
+    assert f"resuming from {folder / 'last.pt'}, step {reached} of {total}" in out
+    assert f"changed since the checkpoint: train.max_steps: None -> {total}" in out
     assert "images of train and val are not checked again: no file was added or removed since the last check" in out
     assert trained_steps(folder) == list(range(1, total + 1))
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
@@ -212,7 +216,7 @@ def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     out, err = process.communicate(timeout=600)
     assert (process.returncode, err) == (3, "")
     reached = load_checkpoint(folder / "last.pt")["step"]
-    assert f"asked to stop by {name} at step {reached}; go on by --resume auto --run-dir {folder}" in out
+    assert f"asked to stop by {name} at step {reached}; continue with --resume auto --run-dir {folder}" in out
     assert 3 <= reached <= 4
 
     code, _, err = run_tool("train", *options, "--resume", "auto")
@@ -320,7 +324,7 @@ def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
         (["train.optimizer=adamw"], "train.optimizer: 'sgd' in the checkpoint, 'adamw' in the config"),
         (
             ["train.grad_accum_steps=2"],
-            "was trained with 2 images in a step, so the run cannot go on with 4: choose train.batch_size x "
+            "was trained with 2 images per step, so it cannot be resumed with 4: choose train.batch_size x "
             "train.grad_accum_steps x processes = 2",
         ),
     ],
@@ -353,10 +357,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     (folder / "last.pt").write_bytes(damage((folder / "last.pt").read_bytes()))
     code, out, err = run_tool("train", *options)
     assert (code, err) == (0, "")
-    assert f"passed over: checkpoint {folder / 'last.pt'} " in out
-    assert f"going on from {folder / 'step_00000006.pt'}, step 6 of 12" in out
+    assert f"skipped: checkpoint {folder / 'last.pt'} " in out
+    assert f"resuming from {folder / 'step_00000006.pt'}, step 6 of 12" in out
     for text in (out, (folder / "train.log").read_text()):
-        assert "passed over: checkpoint" in text
+        assert "skipped: checkpoint" in text
     assert trained_steps(folder) == list(range(1, 13))
     one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -425,7 +429,7 @@ def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config
     options = ["--config", tiny_config, "--run-dir", folder, "--resume", "auto", "data.num_workers=1"]
     code, out, _ = run_tool("train", *options, f"data.train.annotations={tmp_path}/train.json")
     assert code == 0
-    assert "changed since then: the contents of data.train.annotations" in out
+    assert "changed since the checkpoint: the content of data.train.annotations" in out
     assert "data.val.annotations" not in out
 
 
@@ -446,7 +450,7 @@ def test_a_killed_loader_worker(start_process, wait_until, held, run_tool, plain
 
     code, out, err = run_tool("train", *options, "--resume", "auto")
     assert (code, err) == (0, "")
-    assert f"going on from {folder / 'last.pt'}, step 2 of 12" in out
+    assert f"resuming from {folder / 'last.pt'}, step 2 of 12" in out
     assert trained_steps(folder) == list(range(1, 13))
     one, other = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
     assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -54,20 +54,20 @@ def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_t
         torch.testing.assert_close(tensor, theirs.get(key, torch.zeros_like(tensor)), rtol=1e-5, atol=1e-6)
     step = load_checkpoint(there)["step"]
     for text in (out, (folder / "train.log").read_text()):
-        assert f"start from {there} (weights of step {step}):" in text
-        assert "other than in the file: model.backbone.dcn_v2_stages: [] -> [2]" in text
+        assert f"initial weights from {there} (weights of step {step}):" in text
+        assert "differs from the file: model.backbone.dcn_v2_stages: [] -> [2]" in text
     rows = {line[:33].strip(): line[33:].split() for line in out.splitlines()}
-    assert rows["tensors taken as they are"] == [f"{len(theirs) - 4}"]
-    assert rows["tensors taken by class"] == ["4"]
-    assert rows["classes taken over"] == ["5", "bar,", "cross,", "star,", "..."]
-    assert rows["classes that start anew"] == rows["classes of the file left out"] == ["0"]
+    assert rows["tensors copied"] == [f"{len(theirs) - 4}"]
+    assert rows["tensors copied by class"] == ["4"]
+    assert rows["classes matched"] == ["5", "bar,", "cross,", "star,", "..."]
+    assert rows["new classes"] == rows["classes of the file not used"] == ["0"]
     assert rows["layers whose offsets start at 0"] == ["2"]
     assert f"weights: {there}" in (folder / "config.yaml").read_text()
     there.unlink()
     code, out, err = run_tool("train", *options, "train.max_steps=3", "train.eval_every_epochs=9", "--resume", "auto")
     assert (code, err) == (0, "")
-    assert f"going on from {folder / 'last.pt'}, step 2 of 3" in out
-    assert "start from" not in out
+    assert f"resuming from {folder / 'last.pt'}, step 2 of 3" in out
+    assert "initial weights from" not in out
     assert len(losses(folder)) == 3
     code, out, err = run_tool("eval", "--config", folder / "config.yaml", "--checkpoint", folder / "last.pt")
     assert (code, err) == (0, "")
@@ -93,7 +93,7 @@ def test_a_start_that_does_not_fit_leaves_nothing_behind(plain_run, run_tool, ti
 @pytest.mark.parametrize(
     ("options", "said", "unsaid"),
     [
-        (["model.backbone.weights=DEFAULT"], "model.backbone.weights DEFAULT is not read", "tensors loaded"),
+        (["model.backbone.weights=DEFAULT"], "model.backbone.weights DEFAULT is not used", "tensors loaded"),
         ([DCN, "model.backbone.mask_scale=1.0"], "give 0.5 times what they gave, by model.backbone.mask_scale 1", ""),
     ],
 )
@@ -112,12 +112,12 @@ def test_two_processes_start_as_one(dcn_run, run_process, run_tool, tiny_config,
     common += ["train.eval_every_epochs=9"]
     code, out, err = run_tool("train", *common, "--run-dir", tmp_path / "one")
     assert (code, err) == (0, "")
-    assert re.search(r"^  classes that start anew +1  wedge$", out, re.MULTILINE)
+    assert re.search(r"^  new classes +1  wedge$", out, re.MULTILINE)
     assert re.search(r"^  classes of the file left out +1  cross$", out, re.MULTILINE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
     result = run_process(*launcher, *common, "--run-dir", tmp_path / "two", "train.batch_size=1", cwd=tmp_path)
     assert result.code == 0, result.err
-    assert result.out.count("start from ") == 1
+    assert result.out.count("initial weights from ") == 1
     one, two = (weights_of(tmp_path / name / "last.pt") for name in ("one", "two"))
     for key, tensor in one.items():
         torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from data import CocoDetection, eval_transform
 from engine.building.data import read_split
 from engine.inference.restored import restore_model
-from engine.weights.trained import load_trained
+from engine.weights.loading import load_trained
 
 KINDS = {"detections", "receptive_field", "sampling_points", "masks", "offsets"}
 

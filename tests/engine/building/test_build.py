@@ -16,7 +16,7 @@ from engine.building.data import (
     build_train_loader,
     describe_skipped_check,
     read_split,
-    write_checked,
+    write_checked_images,
 )
 from engine.building.model import build_model, check_dcn_backend
 from engine.building.training import build_trainer
@@ -353,7 +353,7 @@ def test_nothing_to_learn_from(tiny_config, tmp_path):
     overrides = [f"data.{split}.annotations={tmp_path / 'empty.json'}" for split in ("train", "val")]
     overrides += [f"data.val.images={config.data.train.images}", "data.keep_images_without_boxes=true"]
     config = load_config(tiny_config, overrides)
-    with pytest.raises(ValueError, match=r"empty\.json has no image with a box to learn from"):
+    with pytest.raises(ValueError, match=r"empty\.json has no image with a box to train on"):
         read_split(config.data, "train")
     assert len(read_split(config.data, "val").arrays) > 0  # to judge by, the same file is fine
 
@@ -394,7 +394,7 @@ def test_masks_are_checked_where_they_are_needed(tiny_config, damaged, name):
         assert (split.dropped_masks, split.arrays.counts[0]) == (1, whole.arrays.counts[0] - 1)
 
 
-@pytest.mark.parametrize(("name", "purpose"), [("train", "learn from"), ("val", "judge by")])
+@pytest.mark.parametrize(("name", "purpose"), [("train", "train on"), ("val", "evaluate on")])
 def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, name, purpose):
     place = getattr(load_config(tiny_config).data, name)
     raw = json.loads(Path(place.annotations).read_text())
@@ -510,7 +510,7 @@ def test_a_run_checks_its_images_once(tiny_config, shapes, tmp_path):
 
     first, skipped = read()
     assert (opened, skipped) == ([12, 6], None)
-    write_checked(tmp_path / "run", first.values())
+    write_checked_images(tmp_path / "run", first.values())
     _, skipped = read()
     assert opened == []
     assert skipped.startswith("images of train and val are not checked again: ")
@@ -523,11 +523,11 @@ def test_a_run_checks_its_images_once(tiny_config, shapes, tmp_path):
     (places["val"] / "new.png").touch()
     unseen, skipped = read(check_images=False)
     assert (opened, skipped) == ([], None), "another process checks"
-    write_checked(tmp_path / "run", unseen.values())
+    write_checked_images(tmp_path / "run", unseen.values())
     splits, skipped = read()
     assert opened == [6]
     assert skipped.startswith("images of train are not checked again: ")
-    write_checked(tmp_path / "run", splits.values())
+    write_checked_images(tmp_path / "run", splits.values())
     assert read()[1].startswith("images of train and val ")
     for content in ("[", "{}", "3", '[null, "a"]'):
         (tmp_path / "run/checked_images.json").write_text(content)

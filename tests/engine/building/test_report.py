@@ -43,7 +43,7 @@ def test_frozen_norms_without_weights_are_warned_of(overrides, warned, caplog):
     """Also where a run goes on, and nothing was loaded."""
     base = ["model.backbone.weights=null", "model.backbone.norm=frozen_bn"]
     show_model(load_config("r50_dcn.yaml", [*base, *overrides]), None, [])
-    assert ("nothing is normalised" in caplog.text) == warned
+    assert ("does not normalise" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -53,7 +53,7 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
     metrics = dict.fromkeys(COCO_METRICS, 0.25)
     show_end(SimpleNamespace(metrics=metrics, step=9, best_ap=0.5, unreadable=unreadable), tmp_path)
     assert "done: AP 25.0, AP50 25.0, AP75 25.0 after 9 steps (best AP 50.0)" in caplog.text
-    assert ("left out" in caplog.text) == bool(count)
+    assert ("skipped" in caplog.text) == bool(count)
     metrics["mask_AP"] = 0.125
     show_end(SimpleNamespace(metrics=metrics, step=9, best_ap=0.5, unreadable=Counter()), tmp_path)
     assert "done: AP 25.0, AP50 25.0, AP75 25.0, mask AP 12.5 after 9 steps (best box AP 50.0)" in caplog.text
@@ -61,7 +61,7 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
         total = count * (count + 1) // 2
         images = "1 image" if count == 1 else f"{count} images"
         times = "1 time" if total == 1 else f"{total} times"
-        assert f"left out {images} that could not be read, {times} in all: image 0.png" in caplog.text
+        assert f"skipped {images} that could not be read, {times} in total: image 0.png" in caplog.text
         assert caplog.text.count("is gone") == min(count, 3)
 
 
@@ -80,4 +80,4 @@ def test_what_is_frozen_in_vain_is_told(caplog, overrides, stages, is_random):
     show_model(load_config("r50_dcn.yaml", overrides), None, [])
     assert ("are deformable and frozen" in caplog.text) == bool(stages)
     assert f"stages {stages or ''}" in caplog.text or not stages
-    assert ("keeps random weights" in caplog.text) == is_random
+    assert ("freezes random weights" in caplog.text) == is_random

@@ -32,13 +32,13 @@ def test_a_config_that_is_no_file_and_a_run_that_continues(tiny_config, tmp_path
     config = load_config(tiny_config, ["train.epochs=1", "train.max_steps=1"])
     values = config.model_dump(mode="json")
     for source in (config, values):
-        with pytest.raises(ValueError, match="`run_dir` must name the folder of the run"):
+        with pytest.raises(ValueError, match="`run_dir` is required"):
             train(source)
     assert [*tmp_path.iterdir()] == []
     with contextlib.redirect_stdout(io.StringIO()):
         first = train(config, run_dir="mine")
         assert first.folder == Path("mine")
-        assert scalar_metrics(first.figures) == pytest.approx(
+        assert scalar_metrics(first.metrics) == pytest.approx(
             scalar_metrics(load_checkpoint(Path("mine/last.pt"))["metrics"]), nan_ok=True
         )
         with pytest.raises(ValueError, match="run folder mine is not empty"):

@@ -14,13 +14,13 @@ def test_categories():
     where = (Path("last.pt"), Path("val.json"))
     check_categories(state, ["cat", "dog"], [1, 3], *where)
     with pytest.raises(
-        CheckpointError, match=r"categories of checkpoint last.pt \(2\) are not those of val.json \(2\)"
+        CheckpointError, match=r"categories of checkpoint last.pt \(2\) differ from those of val.json \(2\)"
     ) as caught:
         check_categories(state, ["cat", "cow"], [1, 3], *where)
     assert "(3, 'dog') in the checkpoint and (3, 'cow') in the file" in str(caught.value)
     with pytest.raises(CheckpointError, match=r"\(3, 'dog'\) in the checkpoint and \(2, 'dog'\)"):
         check_categories(state, ["cat", "dog"], [1, 2], *where)
-    with pytest.raises(CheckpointError, match=r"\(2\) are not those of .* \(3\)"):
+    with pytest.raises(CheckpointError, match=r"\(2\) differ from those of .* \(3\)"):
         check_categories(state, ["cat", "dog", "hen"], [1, 3, 4], *where)
 
 
@@ -46,7 +46,7 @@ def test_another_model_is_told_key_by_key():
     with pytest.raises(CheckpointError) as caught:
         check_same_model(state, {"model": asked}, Path("last.pt"))
     assert str(caught.value).splitlines() == [
-        "last.pt is of another model than the config:",
+        "last.pt contains another model than the config describes:",
         "  - model.backbone.name: 'resnet18' in the checkpoint, 'resnet50' in the config",
         "  - model.backbone.dcn_v2_stages: [4] in the checkpoint, [] in the config",
     ]
@@ -82,7 +82,8 @@ def test_another_optimizer_is_refused():
 def test_converted_weights_have_no_optimizer():
     state = {"config": {"train": {"optimizer": "sgd"}}, "converted_from": "detectron2"}
     with pytest.raises(
-        CheckpointError, match=r"last\.pt holds weights alone, .* detectron2, .* by model\.weights=last\.pt"
+        CheckpointError,
+        match=r"last\.pt was converted from detectron2 and contains only weights, .* with model\.weights=last\.pt",
     ):
         check_same_optimizer(state, {"train": {"optimizer": "sgd"}}, Path("last.pt"))
 
@@ -92,6 +93,6 @@ def test_another_number_of_images_in_a_step_is_refused():
     with pytest.raises(CheckpointError) as caught:
         check_same_step({"images_in_step": 16}, 8, Path("last.pt"))
     assert str(caught.value) == (
-        "last.pt was trained with 16 images in a step, so the run cannot go on with 8: choose train.batch_size x "
+        "last.pt was trained with 16 images per step, so it cannot be resumed with 8: choose train.batch_size x "
         "train.grad_accum_steps x processes = 16"
     )

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from dcn import DeformConv2d
-from engine.building.model import build_model, build_started
+from engine.building.model import build_initialized_model, build_model
 from engine.config.loading import load_config
 from engine.config.options import ModelConfig, RunConfig
 from engine.runs.checkpoint import Checkpoints
 from engine.runs.folder import BEST, LAST
-from engine.weights.transfer import Source, check_start, read_source, take_over
+from engine.weights.transfer import Source, check_initial_weights, load_matching, read_source
 from models import DETECTORS
 
 SMALL = {
@@ -63,7 +63,7 @@ def source_of(config, names=THEIRS, seed=1):
 def start(config, source, names):
     """The detector that starts, one that was drawn alike and does not, and what was said."""
     model, fresh = (built(config, names, seed=2) for _ in range(2))
-    return model, fresh, take_over(model, source, names, config.model_dump(mode="json"))
+    return model, fresh, load_matching(model, source, names, config.model_dump(mode="json"))
 
 
 @torch.inference_mode()
@@ -102,8 +102,14 @@ def test_the_same_classes_give_the_same_detections(detector, tiny_config):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     assert not torch.equal(detections(fresh)["scores"], expected["scores"])
-    assert said.whole + said.by_class == len(source.tensors)
-    assert (said.kept, said.new, said.dropped, said.new_offsets, said.options) == (THEIRS, [], [], 0, [])
+    assert said.copied + said.copied_by_class == len(source.tensors)
+    assert (said.matched_classes, said.new_classes, said.dropped_classes, said.new_offsets, said.options) == (
+        THEIRS,
+        [],
+        [],
+        0,
+        [],
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,12 +135,15 @@ def test_classes_find_their_numbers_by_name(detector, names, tiny_config):
         assert len(numbers) == len(pairs) == len(names) + 1
         for label, expected in pairs:
             torch.testing.assert_close(numbers[label], expected, rtol=1e-4, atol=1e-5)
-    assert (said.kept, said.new) == ([n for n in names if n in THEIRS], [n for n in names if n not in THEIRS])
-    assert said.dropped == [name for name in THEIRS if name not in names]
-    assert said.alike == ([("Ten", "ten")] if "Ten" in names else [])
+    assert (said.matched_classes, said.new_classes) == (
+        [n for n in names if n in THEIRS],
+        [n for n in names if n not in THEIRS],
+    )
+    assert said.dropped_classes == [name for name in THEIRS if name not in names]
+    assert said.similar_classes == ([("Ten", "ten")] if "Ten" in names else [])
     own = model.state_dict()  # what has nothing to do with classes came too
-    assert said.whole == sum(torch.equal(own[key], tensor) for key, tensor in source.tensors.items()) > 40
-    assert said.by_class == len(own) - said.whole > 0
+    assert said.copied == sum(torch.equal(own[key], tensor) for key, tensor in source.tensors.items()) > 40
+    assert said.copied_by_class == len(own) - said.copied > 0
 
 
 def test_another_order_of_classes_gives_the_same_objects(detector, tiny_config):
@@ -161,7 +170,7 @@ def test_a_plain_detector_goes_on_with_deformable_layers(detector, modulation, t
     layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
     assert said.new_offsets == len(layers) == (4 if detector == "fcos" else 2)
     assert not any(layer.conv_offset.weight.any() or layer.conv_offset.bias.any() for layer in layers)
-    assert said.whole + said.by_class == len(source.tensors)
+    assert said.copied + said.copied_by_class == len(source.tensors)
     assert ("model.backbone.dcn_v2_stages", [], [2]) in said.options
     found, expected = detections(model), detections(theirs)
     assert len(expected["boxes"]) > 5
@@ -195,7 +204,7 @@ def test_of_classes_that_stand_twice_each_has_its_own(tiny_config):
     model, fresh, said = start(config, source, ["cup", "cup", "box", "cup"])
     there, here, drawn = (class_outputs(one)["roi_heads.box_predictor.cls_score"] for one in (theirs, model, fresh))
     torch.testing.assert_close(here, torch.cat([there[[0, 1, 3, 2]], drawn[4:]]))
-    assert (said.kept, said.new, said.dropped) == (["cup", "cup", "box"], ["cup"], [])
+    assert (said.matched_classes, said.new_classes, said.dropped_classes) == (["cup", "cup", "box"], ["cup"], [])
 
 
 def refusal(config_file, theirs, ours, detectors=("faster_rcnn", "faster_rcnn"), names=THEIRS) -> list[str]:
@@ -204,7 +213,7 @@ def refusal(config_file, theirs, ours, detectors=("faster_rcnn", "faster_rcnn"),
     config = configured(config_file, detectors[1], *ours)
     model, fresh = (built(config, names, seed=2) for _ in range(2))
     with pytest.raises(ValueError, match=r"there\.pt") as caught:
-        take_over(model, source, names, config.model_dump(mode="json"))
+        load_matching(model, source, names, config.model_dump(mode="json"))
     for tensor, drawn in zip(model.state_dict().values(), fresh.state_dict().values(), strict=True):
         assert torch.equal(tensor, drawn)
     return str(caught.value).splitlines()
@@ -244,14 +253,14 @@ def test_layers_of_classes_may_differ_in_classes_alone(detector, option, layer, 
 def test_a_part_that_is_missing_is_told(tiny_config):
     lines = refusal(tiny_config, [], [], ("faster_rcnn", "mask_rcnn"))
     assert "  - model.detector: 'faster_rcnn' in the file, 'mask_rcnn' in the config" in lines
-    at = lines.index("  - 12 of the config's tensors are not in the file:")
+    at = lines.index("  - 12 tensors of the config's detector are missing in the file:")
     assert lines[at + 1] == "      roi_heads.mask_head.0.0.weight [16, 64, 3, 3] in the config"
     assert lines[at + 9 :] == ["      and 4 more"]
 
 
 def test_a_part_that_has_no_place_is_told(tiny_config):
     lines = refusal(tiny_config, [], [], ("mask_rcnn", "faster_rcnn"))
-    at = lines.index("  - 12 of the file's tensors have no place in the config's detector:")
+    at = lines.index("  - 12 tensors of the file are unexpected in the config's detector:")
     assert lines[at + 1] == "      roi_heads.mask_head.0.0.weight [16, 64, 3, 3] in the file"
     assert lines[at + 9 :] == ["      and 4 more"]
 
@@ -259,9 +268,9 @@ def test_a_part_that_has_no_place_is_told(tiny_config):
 def test_deformable_layers_cannot_be_taken_away(tiny_config):
     lines = refusal(tiny_config, ["model.backbone.dcn_v2_stages=[1, 2]"], [DCN])
     assert "  - model.backbone.dcn_v2_stages: [1, 2] in the file, [2] in the config" in lines
-    assert "  - 4 of the file's tensors have no place in the config's detector:" in lines
+    assert "  - 4 tensors of the file are unexpected in the config's detector:" in lines
     assert "      backbone.body.layer1.0.conv2.conv_offset.weight [27, 64, 3, 3] in the file" in lines
-    assert lines[-1].startswith("Deformable layers can be added to a plain detector, but not taken away")
+    assert lines[-1].startswith("Deformable layers can be added to a plain detector but not removed")
 
 
 def test_other_offsets_have_other_shapes(tiny_config):
@@ -298,7 +307,7 @@ def test_options_that_change_what_weights_mean_are_refused(options, key, there, 
         common = [levels, "model.faster_rcnn.anchor_sizes=[16, 24, 32, 48, 64, 96]"]
     theirs, ours = ([*common, *(option.format(str(value).lower()) for option in options)] for value in (there, here))
     assert refusal(tiny_config, theirs, ours) == [
-        "under these options of the config, the weights of there.pt would compute something else:",
+        "with these options of the config, the weights of there.pt would compute something else:",
         f"  - {key}: {there!r} in the file, {here!r} in the config",
     ]
 
@@ -351,7 +360,7 @@ def test_the_weights_are_those_that_a_run_was_judged_by(tiny_config, tmp_path):
         ("others/last.pt", "converted from detectron2", None),
     ):
         source = read_source(str(tmp_path / place))
-        assert (source.told, source.class_names) == (told, THEIRS)
+        assert (source.description, source.class_names) == (told, THEIRS)
         assert source.path == tmp_path / (place if place.endswith(".pt") else f"{place}/last.pt")
         assert source.config == config.model_dump(mode="json")
         if tensors is not None:
@@ -359,7 +368,7 @@ def test_the_weights_are_those_that_a_run_was_judged_by(tiny_config, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_refused(tiny_config, tmp_path):
-    head = r"^model\.weights must name a checkpoint of tools/train\.py, or what tools/convert\.py --config makes .*"
+    head = r"^model\.weights must name a checkpoint of tools/train\.py or of tools/convert\.py --config .*"
     with pytest.raises(ValueError, match=head + r"none\.pt does not exist"):
         read_source(str(tmp_path / "none.pt"))
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
@@ -376,25 +385,25 @@ def test_what_is_no_checkpoint_is_refused(tiny_config, tmp_path):
 def test_two_files_to_start_from_are_refused(tiny_config):
     both = ["model.weights=runs/a/best.pt", "model.backbone.weights=./r18.pth"]
     with pytest.raises(
-        ValueError, match=r"model\.weights 'runs/a/best\.pt' holds .* got '\./r18\.pth': set one of them"
+        ValueError, match=r"model\.weights 'runs/a/best\.pt' contains .* got '\./r18\.pth': set one of them"
     ):
-        check_start(load_config(tiny_config, both).model)
+        check_initial_weights(load_config(tiny_config, both).model)
     for alone in (both[:1], both[1:], [], [both[0], "model.backbone.weights=IMAGENET1K_V1"]):
-        check_start(load_config(tiny_config, alone).model)
+        check_initial_weights(load_config(tiny_config, alone).model)
 
 
 def test_a_detector_that_starts_reads_no_weights_of_the_backbone(tiny_config):
     """Nothing is downloaded, and a file need not be there."""
     config = configured(tiny_config, "faster_rcnn", "model.backbone.weights=/nowhere/r18.pth")
     theirs, source = source_of(configured(tiny_config, "faster_rcnn"))
-    model, said = build_started(config, THEIRS, source)
+    model, said = build_initialized_model(config, THEIRS, source)
     assert_same(model.state_dict(), theirs.state_dict())
     assert model.training
     assert said.path == "there.pt"
-    model, said = build_started(config, THEIRS, None, pretrained=False)
+    model, said = build_initialized_model(config, THEIRS, None, pretrained=False)
     assert said is None
     with pytest.raises(ValueError, match=r"/nowhere/r18\.pth does not exist"):
-        build_started(config, THEIRS, None)
+        build_initialized_model(config, THEIRS, None)
 
 
 @pytest.fixture(params=DETECTORS)

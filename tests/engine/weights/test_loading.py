@@ -9,7 +9,7 @@ from engine.evaluation.coco_eval import COCO_METRICS
 from engine.inference.restored import restore_model
 from engine.runs.checkpoint import Checkpoints, load_checkpoint, save_checkpoint
 from engine.runs.folder import BEST, LAST
-from engine.weights.trained import load_trained
+from engine.weights.loading import load_trained
 from models.checkpoint import choose_weights
 
 OPTIONS = ["model.backbone.dcn_v2_stages=[2]", "train.max_steps=3", "train.lr=0.05", "seed=5"]

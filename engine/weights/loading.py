@@ -1,4 +1,4 @@
-"""What a run left: its config and weights, from the run's folder or a checkpoint."""
+"""Read the config and weights of a run from its folder or a checkpoint."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from ..runs import LAST, load_checkpoint
 
 
 class Trained(NamedTuple):
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
-        path: its file.
-        config: of the run.
-        state: everything, see `Trainer.state_dict` and `Checkpoints`.
+        path: file of the checkpoint.
+        config: config of the run, with overrides.
+        state: whole content, see `Trainer.state_dict` and `Checkpoints`; its "config" has current names.
     """
 
     path: Path
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run did all that its config asks for, and was judged."""
+        """Whether the run reached the end of its config, or stopped early, and was then evaluated."""
         state, settings = self.state, self.config.train
         done = state["epoch"] >= settings.epochs or state["step"] >= (settings.max_steps or math.inf)
         has_stopped_early = (
@@ -35,14 +35,14 @@ class Trained(NamedTuple):
 
 
 def load_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
-    """Read a checkpoint, or the last one of a run's folder.
+    """Read a checkpoint, or the last checkpoint of a run folder.
 
     Args:
-        path: a file, or a folder.
+        path: checkpoint file or run folder.
         overrides: `key=value` for the config of the run, as in `data.num_workers=0`.
 
     Raises:
-        ValueError: if there is none, or it is damaged, or an override is wrong.
+        ValueError: if the checkpoint is missing or damaged, or an override is not valid.
     """
     file = path / LAST if path.is_dir() else path
     state = load_checkpoint(file)

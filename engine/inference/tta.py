@@ -1,4 +1,4 @@
-"""A detector that looks at the mirror image too, and merges what it finds in both."""
+"""Test-time augmentation by horizontal flip."""
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,14 @@ from torchvision.tv_tensors import BoundingBoxFormat
 Detections = dict[str, Tensor]
 
 
-class MirrorMerged(nn.Module):
-    """A detector in eval mode whose detections are those of an image and of its mirror image, merged.
-
-    Both are found by the model as they would be alone. Of detections of one class that overlap, the best stays.
+class HorizontalFlipTta(nn.Module):
+    """A detector in eval mode that merges the detections of an image and of the flipped image by NMS.
 
     Args:
-        model: gives for `(3, H, W)` images a list of dicts with `boxes` (xyxy pixels of the image), `labels`, `scores`
-            and maybe `masks` `(n, 1, H, W)`.
-        nms_threshold: IoU above which the lower of two detections of a class is dropped.
-        detections_per_image: the most that are kept.
+        model: detector; maps a list of images `(3, H, W)` to a list of dicts with `boxes` (xyxy pixels of the image),
+            `labels`, `scores` and optionally `masks` `(n, 1, H, W)`.
+        nms_threshold: IoU above which the detection with the lower score of two of a class is dropped.
+        detections_per_image: maximum number of detections per image.
     """
 
     def __init__(self, model: nn.Module, *, nms_threshold: float, detections_per_image: int) -> None:
@@ -28,18 +26,18 @@ class MirrorMerged(nn.Module):
         self.detections_per_image = detections_per_image
 
     def forward(self, images: list[Tensor]) -> list[Detections]:
-        """Give detections as the model does, the best first.
+        """Return the merged detections of each image, the best first.
 
         Raises:
             RuntimeError: in train mode.
         """
         if self.training:
-            raise RuntimeError("MirrorMerged only detects: call eval() before, and train its `model` instead")
+            raise RuntimeError("HorizontalFlipTta works in eval mode only: call eval(), and train its `model` instead")
         found = self.model(images)
-        mirrored = self.model([image.flip(-1) for image in images])
+        flipped = self.model([image.flip(-1) for image in images])
         return [
             self._merge(one, flip_detections(other, image.shape[-1]))
-            for one, other, image in zip(found, mirrored, images, strict=True)
+            for one, other, image in zip(found, flipped, images, strict=True)
         ]
 
     def _merge(self, one: Detections, other: Detections) -> Detections:
@@ -48,14 +46,14 @@ class MirrorMerged(nn.Module):
         kept = kept[: self.detections_per_image]
         merged = {name: values[kept] for name, values in both.items()}
         if "masks" in one:
-            first = len(one["masks"])  # they are large: not all of both are put together
+            first = len(one["masks"])  # masks are large, so only the kept ones are stacked
             masks = [one["masks"][i] if i < first else other["masks"][i - first] for i in kept.tolist()]
             merged["masks"] = torch.stack(masks) if masks else one["masks"][:0]
         return merged
 
 
 def flip_detections(found: Detections, width: int) -> Detections:
-    """Mirror detections in an image of `width` pixels: boxes from x to `width` - x, and masks."""
+    """Flip the boxes and masks of detections horizontally in an image of `width` pixels."""
     size = (0, width)  # the height does not matter
     flipped = found | {"boxes": horizontal_flip_bounding_boxes(found["boxes"], BoundingBoxFormat.XYXY, size)}
     return flipped | {"masks": found["masks"].flip(-1)} if "masks" in found else flipped

@@ -9,8 +9,8 @@ from torchvision.ops import nms
 
 from engine.building.model import build_model
 from engine.config.loading import load_config
-from engine.inference.flipping import MirrorMerged, flip_detections
-from engine.inference.restored import as_tested
+from engine.inference.restored import with_tta
+from engine.inference.tta import HorizontalFlipTta, flip_detections
 
 HEIGHT, WIDTH = 40, 100
 
@@ -54,7 +54,7 @@ def image_with(*boxes):
 
 
 def merged(model, **options):
-    return MirrorMerged(model, **({"nms_threshold": 0.5, "detections_per_image": 100} | options)).eval()
+    return HorizontalFlipTta(model, **({"nms_threshold": 0.5, "detections_per_image": 100} | options)).eval()
 
 
 def test_boxes_and_masks_are_mirrored_at_the_width():
@@ -118,7 +118,7 @@ def test_of_what_overlaps_the_best_of_a_class_stays():
 
 
 def test_it_does_not_train():
-    model = MirrorMerged(Bright(), nms_threshold=0.5, detections_per_image=1)
+    model = HorizontalFlipTta(Bright(), nms_threshold=0.5, detections_per_image=1)
     with pytest.raises(RuntimeError, match="call eval"):
         model([image_with()])
 
@@ -144,7 +144,7 @@ def test_a_real_detector_merged_as_its_config_says(detector):
     model, config = detector
     model.double()  # where rounding suppresses no other boxes
     image = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    tested = as_tested(model, config)
+    tested = with_tta(model, config)
     assert (tested.nms_threshold, tested.detections_per_image) == (0.3, 7)
     (both,) = tested([image])
     assert len(both["boxes"]) == 7
@@ -167,13 +167,13 @@ def test_a_real_detector_merged_as_its_config_says(detector):
 
 def test_without_the_key_nothing_changes(detector, tiny_config):
     model, _ = detector
-    assert as_tested(model, load_config(tiny_config)) is model
+    assert with_tta(model, load_config(tiny_config)) is model
 
 
 def test_mixed_precision(detector):
     model, config = detector
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        (both,) = as_tested(model, config)([torch.rand(3, 70, 90)])
+        (both,) = with_tta(model, config)([torch.rand(3, 70, 90)])
     assert len(both["boxes"])
 
 
@@ -181,4 +181,4 @@ def test_a_detector_without_nms_is_not_merged():
     options = SimpleNamespace(score_threshold=0.0, detections_per_image=7)
     config = SimpleNamespace(tta=SimpleNamespace(flip=True), model=SimpleNamespace(detector="points", options=options))
     with pytest.raises(ValueError, match=r"tta\.flip must be false for points: it merges .* by NMS"):
-        as_tested(Bright(), config)
+        with_tta(Bright(), config)
