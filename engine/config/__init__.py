@@ -1,4 +1,4 @@
-"""The options of a run: what they are, how YAML files are read, and which of them change nothing."""
+"""Options of a run: definitions, loading of YAML files, and detection of unused options."""
 
 from .loading import (
     check_config,

@@ -1,4 +1,4 @@
-"""YAML files and command-line overrides to a checked `RunConfig`, every mistake reported at once."""
+"""Load YAML files and command-line overrides into a checked `RunConfig`; all errors are reported at once."""
 
 import difflib
 import os
@@ -21,7 +21,7 @@ _COMMAND_LINE = "the command line does not fit the config:"
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used; the message lists every mistake with its dotted key."""
+    """A config is not valid; the message lists every error with its dotted key."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -41,7 +41,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.012345
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that either version of YAML takes for something else."""
+    """Quotes strings that YAML 1.1 or 1.2 would read as another type."""
 
 
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
@@ -51,7 +51,7 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
     if twice is not None:
-        raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -59,15 +59,17 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 
 def load_config(source: str | os.PathLike | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file with its `base` files, apply overrides, and check the whole.
+    """Load a config file with its `base` files, apply overrides, and check the result.
 
     Args:
-        source: a file, the bare name of one in `configs/`, the options of one as a mapping (without `base`), or a
-            config.
+        source: config file, bare name of a file in `configs/`, mapping of options (without `base`), or config.
         overrides: `dotted.key=value`, the value in YAML.
 
+    Returns:
+        The config.
+
     Raises:
-        ConfigError: listing everything that is wrong.
+        ConfigError: if anything is not valid; the message lists every error.
     """
     if isinstance(source, RunConfig):
         source = source.model_dump(mode="json")
@@ -78,23 +80,23 @@ def load_config(source: str | os.PathLike | Mapping[str, Any] | RunConfig, overr
 
 
 def with_overrides(values: dict[str, Any], overrides: Sequence[str], name: str) -> RunConfig:
-    """Merge overrides into plain values with current names and check the result; `name` is for the error.
+    """Merge overrides into plain values with current names and check the result; the error contains `name`.
 
     Raises:
-        ConfigError: listing everything that is wrong.
+        ConfigError: if anything is not valid; the message lists every error.
     """
     return check_config(_merge(values, read_overrides(overrides)), name)
 
 
 def read_overrides(overrides: Sequence[str], *, is_silent: bool = False) -> dict[str, Any]:
-    """Return `dotted.key=value` overrides as nested values with current names; the last value of a key counts.
+    """Return overrides as nested values with current names; the last value of a key counts.
 
     Args:
-        overrides: values in YAML.
+        overrides: `dotted.key=value`, the value in YAML.
         is_silent: see `models.options.current_names`.
 
     Raises:
-        ConfigError: listing everything that is wrong.
+        ConfigError: if anything is not valid; the message lists every error.
     """
     values: dict[str, Any] = {}
     problems = [problem for override in overrides for problem in _apply(values, override)]
@@ -104,12 +106,12 @@ def read_overrides(overrides: Sequence[str], *, is_silent: bool = False) -> dict
 
 
 def with_current_names(values: Mapping[str, Any], name: str, *, is_silent: bool = False) -> dict[str, Any]:
-    """Return a copy of plain values with the current names of all options, see `models.options.current_names`.
+    """Return a copy of a config with the current names of all options, see `models.options.current_names`.
 
     Args:
-        values: of a config.
-        name: of their source, for the error.
-        is_silent: see there.
+        values: config as plain values.
+        name: source of the config, for the error.
+        is_silent: see `models.options.current_names`.
 
     Raises:
         ConfigError: if an option is given under an old and a current name.
@@ -123,10 +125,10 @@ def with_current_names(values: Mapping[str, Any], name: str, *, is_silent: bool 
 
 
 def check_config(values: dict[str, Any], name: str) -> RunConfig:
-    """Turn plain values into a `RunConfig`; `name` stands in the error.
+    """Build a `RunConfig` from plain values; the error contains `name`.
 
     Raises:
-        ConfigError: listing everything that is wrong.
+        ConfigError: if anything is not valid; the message lists every error.
     """
     try:
         return RunConfig.model_validate(values)
@@ -136,7 +138,7 @@ def check_config(values: dict[str, Any], name: str) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """Write a config as YAML that `load_config` reads back to an equal one."""
+    """Return a config as YAML from which `load_config` loads an equal config."""
     values = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
 
@@ -151,10 +153,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def find_config(path: str | Path) -> Path:
-    """Find a config file: as the path says, or in `configs/` for a bare name, with or without .yaml.
+    """Find a config file by its path, or in `configs/` by its bare name, with or without .yaml.
 
     Raises:
-        ConfigError: if there is none, with what there is.
+        ConfigError: if it does not exist; the message lists the files in `configs/`.
     """
     path = Path(path)
     if path.is_file():
@@ -165,15 +167,15 @@ def find_config(path: str | Path) -> Path:
                 return CONFIG_DIR / name
     known = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
     raise ConfigError(
-        f"config {path} does not exist (resolved: {path.resolve()}); in configs/ there are: {', '.join(known)}"
+        f"config {path} does not exist (resolved: {path.resolve()}); configs/ contains: {', '.join(known)}"
         f"{_guess(path.name.removesuffix('.yaml'), [name.removesuffix('.yaml') for name in known])}"
     )
 
 
 def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if file.resolve() in seen:
-        raise ConfigError(f"{file}: the chain of `base` files runs in a circle")
-    # training wrote the config of a run folder, so a warning about its names would not help
+        raise ConfigError(f"{file}: the `base` files form a cycle")
+    # training wrote the config of a run folder, so a warning about old names would not help
     is_of_run = file.name == "config.yaml" and (file.parent / "metrics.jsonl").is_file()
     values = with_current_names(_read(file), str(file), is_silent=is_of_run)
     base = values.pop("base", None)
@@ -181,9 +183,9 @@ def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{file}: `base` must name one YAML file, got {base!r}")
-    beside = file.parent / base
+    sibling = file.parent / base
     try:
-        parent = beside if beside.is_file() else find_config(base)
+        parent = sibling if sibling.is_file() else find_config(base)
     except ConfigError as error:
         raise ConfigError(f"{file}: `base`: {error}") from None
     return _merge(_read_with_bases(parent, (*seen, file.resolve())), values)
@@ -193,14 +195,14 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is no YAML: {error}") from None
+        raise ConfigError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} must hold a mapping of options, got {type(values).__name__}")
+        raise ConfigError(f"{file} must contain a mapping of options, got {type(values).__name__}")
     return values
 
 
 def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lay `values` over `base`: mappings merge, everything else replaces."""
+    """Override `base` by `values`: mappings are merged, all other values are replaced."""
     merged = dict(base)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -209,19 +211,19 @@ def _merge(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> list[str]:
-    """Set one `dotted.key=value` in place; returns what is wrong with it."""
+    """Set one `dotted.key=value` in place; return its errors."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         return [f"  - {override!r}: expected key=value, as in train.epochs=1"]
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
-        return [f"  - {dotted}: {text!r} is no YAML value: {str(error).splitlines()[0]}"]
+        return [f"  - {dotted}: {text!r} is not a valid YAML value: {str(error).splitlines()[0]}"]
     *parents, key = dotted.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            return [f"  - {dotted}: {parent!r} is no section"]
+            return [f"  - {dotted}: {parent!r} is not a section"]
     values[key] = _merge({key: values.get(key)}, {key: value})[key]
     return []
 
@@ -237,12 +239,12 @@ def _describe(problem: dict[str, Any]) -> str:
 
 
 def _is_union_member(part: str | int) -> bool:
-    """Whether a part of pydantic's place is no key but the member of a union that was tried, as in int or list[...]."""
+    """Whether a part of pydantic's location names a member of a union, as in int or list[...], and not a key."""
     return isinstance(part, str) and (part in ("int", "float", "str", "bool") or not re.fullmatch(r"\w+", part))
 
 
 def _guess(name: str, known: Sequence[str]) -> str:
-    """A "did you mean" for a misspelt name; for dotted ones the last part counts, wherever it belongs."""
+    """Return a "did you mean" for a misspelt name; for dotted names the last part counts, in any section."""
     last = name.rpartition(".")[2]
     by_last: dict[str, list[str]] = {}
     for key in known:

@@ -1,4 +1,4 @@
-"""What editors and readers need of the config: a JSON schema of its YAML files, and a page with every key."""
+"""JSON schema of config files for editors, and documentation pages with every key and every old name."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from models.options import REMOVAL, OldValue, renamed_options
 from .options import RunConfig
 from .sections import keys_of
 
-_BASE = "Another YAML file, beside this one or in configs/: this one is laid over it, section by section."
+_BASE = "Another YAML file, next to this file or in configs/, that this file overrides section by section."
 _BOUNDS = {"minimum": ">= {}", "exclusiveMinimum": "> {}", "maximum": "<= {}", "exclusiveMaximum": "< {}"}
 _HEAD = """# Every key of a config
 
@@ -17,27 +17,27 @@ Written by `make docs` from `engine/config/options.py`; do not edit this page.
 
 A config is a YAML file, as those in `configs/`. A key of a section is written below it, or on the command
 line with dots: `python tools/train.py --config r50_dcn.yaml train.batch_size=4 model.backbone.dcn_v2_stages=[3,4]`.
-Unknown keys, wrong types and numbers out of range are refused, all at once, with what was probably meant.
+Unknown keys, wrong types and numbers out of range are errors. The tool reports all of them at once, with a "did you
+mean" for misspelt keys.
 
-- `base: other.yaml` at the top lays the file over another: sections merge, everything else, lists too, replaces.
-- Numbers follow YAML 1.2: `1e-4` is a number, `off` and `no` are strings, `null` is nothing.
+- `base: other.yaml` inherits from another file: sections are merged, all other values, also lists, are replaced.
+- Values follow YAML 1.2: `1e-4` is a number, `off` and `no` are strings, `null` means no value.
 - Where the default is `required`, the file or one of its bases must give a value.
 
 ## Completion in editors
 
-`configs/schema.json` is a JSON schema of the same. The files in `configs/` name it in a
-comment,
+`configs/schema.json` is a JSON schema of these keys. The files in `configs/` name it in a comment:
 
 ```yaml
 # yaml-language-server: $schema=schema.json
 ```
 
-which is relative to the file. VS Code with the extension *YAML* of Red Hat reads that comment, and so does every editor
-that runs `yaml-language-server` (Neovim, Helix, Emacs, Zed): keys are completed, their sentences shown, typos
-underlined. Nothing else is to be set up. For files elsewhere, write the path of `schema.json` into the comment, or set
-it for a folder, in VS Code's `settings.json`: `"yaml.schemas": {"configs/schema.json": "experiments/*.yaml"}`.
+The path is relative to the file. VS Code with the extension *YAML* of Red Hat reads this comment, and so does every
+editor with `yaml-language-server` (Neovim, Helix, Emacs, Zed). The editor completes keys, shows their meaning and
+underlines errors. For files in other folders, write the path of `schema.json` into the comment, or set it in VS Code's
+`settings.json`: `"yaml.schemas": {"configs/schema.json": "experiments/*.yaml"}`.
 
-The editor knows less than the tools: what two keys must be together is checked when a tool starts.
+Note: the schema does not check combinations of keys. The tools check them at the start.
 """
 
 _RENAMED_HEAD = f"""# Renamed keys
@@ -57,9 +57,9 @@ See also the renamed [command-line options](command-line.md#renamed-options) and
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON schema (draft 7, without references) of one YAML file of a config.
+    """Return the JSON schema (draft 7, without references) of a config file.
 
-    What must be given is asked for in files without a `base` only.
+    Required keys are required only in files without a `base`.
     """
     schema = RunConfig.model_json_schema()
     inlined = _inline(schema, schema["$defs"])
@@ -75,12 +75,12 @@ def config_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """The schema as the text of its file."""
+    """Return the schema as the text of its file."""
     return json.dumps(config_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def reference_page() -> str:
-    """Markdown with a table for each section: key, type, default and meaning."""
+    """Return a Markdown page with a table for each section: key, type, default and meaning."""
     schema = RunConfig.model_json_schema()
     tree = _inline(schema, schema["$defs"])
     lines = [_HEAD]
@@ -101,7 +101,7 @@ def reference_page() -> str:
 
 
 def renamed_page() -> str:
-    """Markdown with a table of the old names of options and values."""
+    """Return a Markdown page with a table of the old names of options and values."""
     marks = {key: field.metadata for key, field in keys_of(RunConfig)}
     rows = [
         (f"`{old}`", ", ".join(f"`{key}`" for key in new), REMOVAL if is_deprecated else "always")
@@ -114,7 +114,7 @@ def renamed_page() -> str:
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:
-    """A schema with its references replaced, without pydantic's titles and the defaults of whole sections."""
+    """Return a schema without references, pydantic's titles and the defaults of whole sections."""
     if isinstance(node, list):
         return [_inline(item, definitions) for item in node]
     if not isinstance(node, dict):
@@ -130,7 +130,7 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _without_requirements(section: dict[str, Any]) -> dict[str, Any]:
-    """Take `required` out of a section and those below it; returns a schema that asks for the same."""
+    """Remove `required` from a section and its subsections; return a schema with the same requirements."""
     below = {
         key: _without_requirements(field) for key, field in section.get("properties", {}).items() if _section_of(field)
     }
@@ -141,7 +141,7 @@ def _without_requirements(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _section_of(field: dict[str, Any]) -> dict[str, Any] | None:
-    """The section that a field is, or may be beside null."""
+    """Return the section that a field contains, also as an alternative to null; None for an option."""
     return next((kind for kind in [field, *field.get("anyOf", [])] if "properties" in kind), None)
 
 
@@ -155,7 +155,7 @@ def _sections(section: dict[str, Any], name: str) -> Iterator[tuple[str, dict[st
 
 
 def _type(field: dict[str, Any]) -> str:
-    """A field's type and range in words."""
+    """Describe the type and range of a field."""
     if "anyOf" in field:
         return " or ".join(_type(kind) for kind in field["anyOf"])
     if names := field.get("enum"):
@@ -176,7 +176,7 @@ def _default(field: dict[str, Any], otherwise: str) -> str:
 
 
 def _anchor(dotted: str) -> str:
-    """What GitHub makes of a heading."""
+    """Return the anchor of a heading."""
     return dotted.replace(".", "")
 
 

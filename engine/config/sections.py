@@ -1,4 +1,4 @@
-"""Sections of a config, and what stands at their fields."""
+"""Sections of a config and their fields."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Section(BaseModel):
 
 @cache
 def section_of(options: type) -> type[Section]:
-    """Make a section of a dataclass of options, see `models.options`."""
+    """Build a section from a dataclass of options, see `models.options`."""
     kinds, docs = field_annotations(options), field_docs(options)
     defaults = options()
     fields = {
@@ -44,6 +44,6 @@ def options_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def _section_in(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a field is, or may be beside null."""
+    """Return the section that a field contains, also as an alternative to null; None for an option."""
     kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -1,7 +1,7 @@
-"""Options of a config that change nothing, since another option decides that nothing uses them.
+"""Find options of a config that nothing uses because of another option.
 
-They are told and not refused: runs that are compared differ in one option, as in r50_dcn.yaml with and without
-`model.backbone.dcn_v2_stages=[]`, and what goes with that one stays where it is.
+Unused options cause a warning, not an error, so that you can switch DCN off with `model.backbone.dcn_v2_stages=[]`
+without editing the options that belong to it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from .sections import options_of
 
 
 def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str, str]:
-    """Find options that nothing uses, among those that are not at their default.
+    """Find options without effect, among those that differ from their default.
 
     Args:
-        config: of a run.
-        overrides: `key=value` of the command line that went into it. What belongs to the other choice of a detector or
-            of a schedule counts only if it stands here: base configs bring it along.
+        config: config of a run, with the overrides.
+        overrides: `key=value` of the command line. Options of other detectors and schedules count only if they are
+            given here, because base configs may contain them.
 
     Returns:
-        By dotted key, why nothing uses it.
+        The reason by dotted key.
     """
     model, data = config.model, config.data
     changed, given = _changed(config), _keys_of(overrides)
@@ -51,12 +51,12 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
 
 
 def is_used(config: RunConfig, key: str) -> bool:
-    """Whether an option changes anything, by the marks at its field."""
+    """Whether an option has an effect, by the marks at its field."""
     return not any(_reasons(config, key, options_of(RunConfig)[key]))
 
 
 def _reasons(config: RunConfig, key: str, field: FieldInfo) -> Iterator[tuple[UsedIf, str]]:
-    """Yield each mark by which nothing uses an option, with the reason in words."""
+    """Yield each mark that makes an option unused, with the reason."""
     for mark in field.metadata:
         if not isinstance(mark, UsedIf):
             continue
@@ -67,18 +67,18 @@ def _reasons(config: RunConfig, key: str, field: FieldInfo) -> Iterator[tuple[Us
 
 
 def unused_overrides(config: RunConfig, overrides: Sequence[str]) -> dict[str, str]:
-    """Find those of the command line alone, for tools that take the config of a run."""
+    """Find unused options of the command line only, for tools that read the config of a run."""
     given = _keys_of(overrides)
     return {key: why for key, why in unused_options(config, overrides).items() if _is_given(key, given)}
 
 
 def describe_unused(unused: dict[str, str]) -> str:
-    """Say in words what `unused_options` found."""
-    return "\n".join(["these options change nothing here:", *(f"  - {key}: {why}" for key, why in unused.items())])
+    """Format the result of `unused_options`."""
+    return "\n".join(["these options have no effect:", *(f"  - {key}: {why}" for key, why in unused.items())])
 
 
 def _changed(config: RunConfig) -> set[str]:
-    """Keys whose values are not the defaults, and all of the data set."""
+    """Return the keys whose values differ from the defaults, and all keys of the data set."""
     values = dict(flatten(config.model_dump()))
     defaults = dict(flatten(RunConfig.model_construct(data=None).model_dump()))
     return {key for key, value in values.items() if value != defaults.get(key)}
@@ -89,5 +89,5 @@ def _keys_of(overrides: Sequence[str]) -> list[str]:
 
 
 def _is_given(key: str, given: Sequence[str]) -> bool:
-    """Whether the command line gives an option; the value of a mapping has keys of its own."""
+    """Whether the command line sets an option; a mapping is set by any of its keys."""
     return any(f"{other}.".startswith(f"{key}.") for other in given)

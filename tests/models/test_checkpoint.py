@@ -84,7 +84,7 @@ def test_old_names_in_plain_values_warn_and_both_names_are_an_error():
     with torch.device("meta"), pytest.warns(FutureWarning, match=r"model\.fpn\.channels is deprecated .* 0\.3\.0: use"):
         assert build_detector(old, 2).backbone.out_channels == 64
     both = {"model": {"detector": "fcos", "fpn": {"channels": 64, "out_channels": 96}}}
-    with pytest.raises(ValueError, match=r"model.fpn\.channels and model\.fpn\.out_channels are one option"):
+    with pytest.raises(ValueError, match=r"model.fpn\.channels and model\.fpn\.out_channels are the same option"):
         build_detector(both, 2)
 
 

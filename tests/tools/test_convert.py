@@ -126,7 +126,7 @@ def test_the_other_tools_take_it(converted, run_tool, shapes):
     )
     assert code == 2
     assert "was converted from mmdetection and contains only weights" in err
-    assert f"start a new one from it by model.weights={folder / 'new/ours.pt'}" in err
+    assert f"start a new run with model.weights={folder / 'new/ours.pt'}" in err
 
 
 def test_a_training_starts_from_it(converted, run_tool, tmp_path):

@@ -81,7 +81,7 @@ def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run, tmp_path):
     files = ["--config", dcn_run / "config.yaml", "data.num_workers=0", "--checkpoint", dcn_run / "best.pt"]
     code, out, _ = run_tool("eval", *files, "train.batch_size=3", "model.fcos.score_threshold=0.6")
     assert code == 0
-    assert "change nothing here:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
+    assert "these options have no effect:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
     assert f"detections: {dcn_run / 'best.detections.json'} (" in out
     assert json.loads((dcn_run / "best.detections.json").read_text())
 

@@ -201,7 +201,7 @@ def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn
 def test_the_threshold_of_another_detector_is_told(predict, dcn_run, photos):
     code, out, _ = predict(dcn_run, photos / "one.png", "--no-images", "model.fcos.score_threshold=0.6")
     assert code == 0
-    assert "change nothing here:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
+    assert "these options have no effect:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
 
 
 def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path, widest_gap):

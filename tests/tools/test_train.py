@@ -483,7 +483,7 @@ def test_the_seed_decides_the_weights(run_tool, tiny_config, tmp_path):
         result = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / str(index), *options)
         assert result.code == 0, result.err
         # what changes nothing is told; the other runs have nothing of the kind
-        told = "these options change nothing here:\n  - model.fcos.num_dcn_convs: model.detector is faster_rcnn\n"
+        told = "these options have no effect:\n  - model.fcos.num_dcn_convs: model.detector is faster_rcnn\n"
         assert (told in result.out) == ("change nothing" in result.out) == bool(index)
         weights.append(load_checkpoint(tmp_path / str(index) / "last.pt")["model"]["backbone.body.conv1.weight"])
     assert torch.equal(weights[0], weights[1])

@@ -61,7 +61,7 @@ def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_t
     assert rows["tensors copied by class"] == ["4"]
     assert rows["classes matched"] == ["5", "bar,", "cross,", "star,", "..."]
     assert rows["new classes"] == rows["classes of the file not used"] == ["0"]
-    assert rows["layers whose offsets start at 0"] == ["2"]
+    assert rows["layers with new, zero offsets"] == ["2"]
     assert f"weights: {there}" in (folder / "config.yaml").read_text()
     there.unlink()
     code, out, err = run_tool("train", *options, "train.max_steps=3", "train.eval_every_epochs=9", "--resume", "auto")
@@ -94,7 +94,7 @@ def test_a_start_that_does_not_fit_leaves_nothing_behind(plain_run, run_tool, ti
     ("options", "said", "unsaid"),
     [
         (["model.backbone.weights=DEFAULT"], "model.backbone.weights DEFAULT is not used", "tensors loaded"),
-        ([DCN, "model.backbone.mask_scale=1.0"], "give 0.5 times what they gave, by model.backbone.mask_scale 1", ""),
+        ([DCN, "model.backbone.mask_scale=1.0"], "scale their output by 0.5 (model.backbone.mask_scale 1)", ""),
     ],
 )
 def test_what_does_not_go_by_itself_is_told(options, said, unsaid, plain_run, run_tool, tiny_config, tmp_path):

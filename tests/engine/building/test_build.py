@@ -403,7 +403,7 @@ def test_a_data_set_without_masks_is_not_called_empty(tiny_config, tmp_path, nam
     (tmp_path / "boxes.json").write_text(json.dumps(raw))
     overrides = [f"data.{name}.annotations={tmp_path}/boxes.json", "data.invalid_annotations=clip"]
     data, count = load_config(tiny_config, overrides).data, len(raw["annotations"])
-    message = rf"boxes\.json has no image with a box to {purpose}; annotations without a `segmentation` .*: {count}$"
+    message = rf"has no image with a box to {purpose}; annotations without a readable `segmentation`, .*: {count}$"
     with pytest.raises(ValueError, match=message):
         read_split(data, name, masks=True)
     assert read_split(data, name).dropped_masks == 0

@@ -32,11 +32,11 @@ def test_every_config_is_quiet_with_and_without_dcn(name):
             ["model.backbone.activation_checkpointing=true"],
             {"model.backbone.activation_checkpointing": "is empty"},
         ),
-        ("r50", ["model.backbone.offset_groups=2"], {"model.backbone.offset_groups": "nothing is deformable"}),
-        ("r50", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "nothing is deformable"}),
+        ("r50", ["model.backbone.offset_groups=2"], {"model.backbone.offset_groups": "no layer is deformable"}),
+        ("r50", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "no layer is deformable"}),
         ("r50", ["model.backbone.mask_scale=2.0"], {}),
-        ("r50", ["model.dcn_backend=torch"], {"model.dcn_backend": "nothing is deformable"}),
-        ("r50", ["train.offset_lr_factor=1.0"], {"train.offset_lr_factor": "nothing is deformable"}),
+        ("r50", ["model.dcn_backend=torch"], {"model.dcn_backend": "no layer is deformable"}),
+        ("r50", ["train.offset_lr_factor=1.0"], {"train.offset_lr_factor": "no layer is deformable"}),
         ("r50_dcnv1", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "DCNv1 has no mask"}),
         # a deformable head alone uses the kind of layer, not what is said of stages
         ("fcos_r50", ["model.fcos.num_dcn_convs=1", "model.backbone.mask_scale=1.0"], {}),
@@ -113,4 +113,4 @@ def test_tools_that_take_a_config_as_it_is_are_told_of_the_command_line_alone():
 
 def test_in_words():
     shown = describe_unused({"a.b": "c is empty", "d": "e"})
-    assert shown == "these options change nothing here:\n  - a.b: c is empty\n  - d: e"
+    assert shown == "these options have no effect:\n  - a.b: c is empty\n  - d: e"
