@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import typing
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,18 @@ def test_the_site_builds():
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert Path(folder, "reference/models.html").is_file()
+
+
+def test_the_file_map_names_every_module():
+    sections = dict(re.findall(r"^## (\w+)/\n(.*?)(?=^## )", text_of("docs/development/architecture.md"), re.S | re.M))
+    rows = dict(re.findall(r"^\| `(\w+)/` \|(.*)$", sections["engine"], re.MULTILINE))
+    assert {*rows} == {path.parent.name for path in (ROOT / "engine").glob("*/__init__.py")}
+    maps = {folder: sections[folder] for folder in ("dcn", "models", "data")}
+    for folder, text in (maps | {f"engine/{name}": row for name, row in rows.items()}).items():
+        named = set(re.findall(r"`([*\w]+\.py)`", text))
+        files = {file.name for file in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        assert not {name for name in files if not any(fnmatch(name, pattern) for pattern in named)}, folder
+        assert not {pattern for pattern in named if not any(fnmatch(name, pattern) for name in files)}, folder
 
 
 class TestMigration:
