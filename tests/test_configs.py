@@ -1,6 +1,6 @@
-"""Every YAML in configs/: it loads, builds what it says, and can be trained.
+"""Every YAML in configs/ loads, builds its model, and trains.
 
-After a change that is meant to alter a model, record its numbers anew, and say why in the change:
+After an intended change of a model, record its numbers again and give the reason in the commit:
     UPDATE_GOLDEN=1 python -m pytest -k golden tests/test_configs.py tests/models tests/engine/training
 """
 

@@ -218,7 +218,7 @@ def test_what_becomes_of_unreadable_images(tiny_config, shapes, tmp_path, policy
             assert len(batch.unreadable) == 1
 
 
-def test_training_pictures_are_made_as_the_config_says(tiny_config):
+def test_training_images_follow_the_config(tiny_config):
     split = read_split(load_config(tiny_config).data, "train")
 
     def images(*overrides):
@@ -355,11 +355,11 @@ def test_nothing_to_learn_from(tiny_config, tmp_path):
     config = load_config(tiny_config, overrides)
     with pytest.raises(ValueError, match=r"empty\.json has no image with a box to train on"):
         read_split(config.data, "train")
-    assert len(read_split(config.data, "val").arrays) > 0  # to judge by, the same file is fine
+    assert len(read_split(config.data, "val").arrays) > 0  # the same file is valid for evaluation
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_missing_data_set_says_where_to_get_it(tiny_config, split):
+def test_the_error_about_a_missing_data_set_has_the_download_hint(tiny_config, split):
     config = load_config(tiny_config, [f"data.{split}.images=nowhere"])
     with pytest.raises(
         DatasetError, match=r"nowhere does not exist \(resolved: /.*to get it: python tools/make_shapes.py"
@@ -436,7 +436,7 @@ def test_masks_are_read_for_the_detectors_that_need_them(tiny_config, monkeypatc
         assert [("masks" in target) for _, target in drawn] == [has_masks] * 4
 
 
-def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
+def test_figures_show_readable_images(tiny_config, shapes, tmp_path):
     folder = shutil.copytree(shapes / "val", tmp_path / "val")
     config = load_config(tiny_config, [f"data.val.images={folder}", "data.on_unreadable_image=skip"])
     train, val = (read_split(config.data, split) for split in ("train", "val"))
@@ -459,7 +459,7 @@ def test_pictures_are_drawn_of_what_can_be_read(tiny_config, shapes, tmp_path):
         trainer.draw(model)
 
 
-def test_a_dcn_network_has_pictures_of_its_own(tiny_config, monkeypatch, tmp_path):
+def test_a_dcn_network_has_additional_figures(tiny_config, monkeypatch, tmp_path):
     raw = json.loads(Path(load_config(tiny_config).data.val.annotations).read_text())
     empty = raw["images"][0]["id"]
     raw["annotations"] = [entry for entry in raw["annotations"] if entry["image_id"] != empty]

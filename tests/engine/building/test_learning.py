@@ -28,7 +28,7 @@ COMMON = {
     "train.epochs": 1000,
     "train.max_steps": 80,
 }
-# What is better for maps of strides 4, 8 and 16, and objects of 20 to 40 pixels; each takes what it knows of it.
+# Options for levels with strides 4, 8 and 16 and objects of 20 to 40 pixels; each detector takes the options it has.
 OPTIONS = {
     "anchor_sizes": [12, 24, 48],
     "scales_per_octave": 2,
@@ -92,12 +92,12 @@ def test_it_learns_what_it_sees(detector, dcn, tiny_config, shapes):
     if dcn:
         options |= {key: 1 for key in options_that_deform() if key.startswith(f"model.{detector}.")}
     losses, (before, after) = train(tiny_config, shapes, detector, options)
-    # Rounding changes the course after a few steps, so bounds lie far outside of what several seeds reach.
+    # Rounding changes the losses after a few steps, so the bounds are far from the results of several seeds.
     first, last = (fmean(numbers["loss"] for numbers in part) for part in (losses[:4], losses[-10:]))
     assert last < 0.85 * first
     assert before["AP50"] < 0.05
     assert after["AP50"] > 0.1
     if spec.has_masks:
-        assert fmean(numbers["loss_mask"] for numbers in losses[-10:]) < 0.62, "ln 2 = 0.69 says nothing"
+        assert fmean(numbers["loss_mask"] for numbers in losses[-10:]) < 0.62, "ln 2 = 0.69 is the loss of a constant"
         assert before["mask_AP50"] < 0.02
         assert after["mask_AP50"] > 0.03

@@ -1,4 +1,4 @@
-"""What a run says of itself that the tests of the tools do not show."""
+"""Log messages at the start and the end of a run that the tests of the tools do not cover."""
 
 import logging
 from collections import Counter
@@ -40,14 +40,14 @@ def test_the_batch_and_its_rate(overrides, processes, said):
     ],
 )
 def test_frozen_norms_without_weights_are_warned_of(overrides, warned, caplog):
-    """Also where a run goes on, and nothing was loaded."""
+    """Also for a resumed run, for which no weights are loaded."""
     base = ["model.backbone.weights=null", "model.backbone.norm=frozen_bn"]
     show_model(load_config("r50_dcn.yaml", [*base, *overrides]), None, [])
     assert ("does not normalise" in caplog.text) == warned
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
+def test_skipped_images_are_reported_at_the_end(tmp_path, caplog, count):
     caplog.set_level(logging.INFO, logger=log.name)
     unreadable = Counter({f"image {n}.png is gone": n + 1 for n in range(count)})
     metrics = dict.fromkeys(COCO_METRICS, 0.25)
@@ -76,7 +76,7 @@ def test_what_was_left_out_is_told_at_the_end(tmp_path, caplog, count):
         (["model.backbone.frozen_stages=-1", "model.backbone.weights=null"], None, False),
     ],
 )
-def test_what_is_frozen_in_vain_is_told(caplog, overrides, stages, is_random):
+def test_frozen_deformable_stages_cause_warnings(caplog, overrides, stages, is_random):
     show_model(load_config("r50_dcn.yaml", overrides), None, [])
     assert ("are deformable and frozen" in caplog.text) == bool(stages)
     assert f"stages {stages or ''}" in caplog.text or not stages

@@ -1,4 +1,4 @@
-"""YAML, bases, overrides, and what a person reads after a mistake."""
+"""YAML, bases, overrides, and error messages."""
 
 import re
 
@@ -35,7 +35,7 @@ def problems(file, overrides=()) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def test_all_mistakes_are_told_at_once(write):
+def test_all_errors_are_reported_at_once(write):
     file = write(
         LEAST
         + """
@@ -139,7 +139,7 @@ def test_words_of_yaml_1_1_are_no_numbers_and_no_booleans(write, text):
     assert f"got {value!r}" in "\n".join(problems(write(text)))
 
 
-def test_a_key_given_twice_is_refused(write):
+def test_a_repeated_key_is_an_error(write):
     text = "\n".join(problems(write(LEAST + "train:\n  lr: 0.1\n  epochs: 2\n  lr: 0.2\n")))
     assert "key 'lr' is given twice" in text
     assert "line 3" in text
@@ -186,21 +186,21 @@ def test_bases_merge_mappings_and_replace_lists(write):
     assert config.seed == 5
 
 
-def test_a_base_lies_beside_its_file_or_in_configs(write):
+def test_a_base_is_next_to_its_file_or_in_configs(write):
     write(LEAST + "seed: 3", "demo.yaml")
     assert load_config(write("base: demo.yaml")).seed == 3
     shipped = load_config(write("base: demo_dcn.yaml"))
     assert shipped == load_config(CONFIG_DIR / "demo_dcn.yaml")
 
 
-def test_a_circle_of_bases_is_told(write):
+def test_a_cycle_of_bases_is_an_error(write):
     write("base: b.yaml", "a.yaml")
     file = write("base: a.yaml", "b.yaml")
     assert "form a cycle" in problems(file)[0]
     assert "form a cycle" in problems(write("base: run.yaml"))[0]
 
 
-def test_a_missing_base_is_told_with_the_file_that_wants_it(write):
+def test_the_error_about_a_missing_base_names_its_file(write):
     (line,) = problems(write("base: demo_dnc.yaml"))
     assert line.startswith(f"{write('base: demo_dnc.yaml')}: `base`: config demo_dnc.yaml does not exist (resolved: /")
     assert line.endswith("did you mean 'demo_dcn'?")
@@ -232,7 +232,7 @@ def test_overrides(write):
     assert load_config(file, ["train.lr=1e-3", "train.lr=1e-2"]).train.lr == 0.01
 
 
-def test_overrides_that_are_none(write):
+def test_overrides_that_are_not_valid(write):
     overrides = [
         "train",
         "=3",
@@ -295,7 +295,7 @@ def test_what_is_dumped_loads_to_the_same(tmp_path):
 
 
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-# what the two versions of YAML read in different ways, besides any text
+# texts that YAML 1.1 and 1.2 read in different ways
 WORDS = st.sampled_from(
     ["1e5", "1.5e3", "1e-4", "off", "no", "012", "1:30", "~", "null", "", " a ", "#", "0x1", "<<", "=", "5."]
 )

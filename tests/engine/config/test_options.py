@@ -42,7 +42,7 @@ def test_nothing_changes_after_the_check():
         config.train.lr = 1.0
 
 
-RANGES = [  # key, values that are refused, values that are taken
+RANGES = [  # key, invalid values, valid values
     ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
     ("device", [0, None], ["cuda:1"]),
     ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
@@ -108,13 +108,13 @@ def test_ranges():
             assert found == value, key
 
 
-def test_every_option_says_once_what_it_affects():
-    """It decides which checkpoints fit, which weights are taken over, and which runs are seeds of one config."""
+def test_every_option_has_one_affects_mark():
+    """The mark decides which checkpoints fit, which weights are loaded, and which runs are seeds of one config."""
     for key, field in options_of(RunConfig).items():
         assert [isinstance(mark, Affects) for mark in field.metadata].count(True) == 1, key
 
 
-def test_names_of_tables_that_lie_higher():
+def test_choices_are_the_keys_of_their_tables():
     choices = {
         key: [*mark.names]
         for key, field in options_of(RunConfig).items()

@@ -150,7 +150,7 @@ def test_a_file_with_a_base_needs_nothing_else(validator, values):
 
 
 def test_it_agrees_with_the_check_of_the_config(validator):
-    """The schema and the check refuse the same values of each key: of a wrong type or out of range."""
+    """The schema and the check reject the same values of each key: wrong types and values out of range."""
     disagreed = []
     for key, _, _ in FIELDS:
         place = validator.schema
@@ -175,7 +175,7 @@ def test_it_agrees_with_the_check_of_the_config(validator):
 
 
 def test_the_schema_needs_no_references():
-    """Some editors follow none beside other keys."""
+    """Some editors do not resolve references next to other keys."""
     assert "$ref" not in schema_text()
     assert "$defs" not in schema_text()
     assert config_schema()["properties"]["base"]["type"] == "string"

@@ -24,7 +24,7 @@ PLACE = {"images": "a", "annotations": "b"}
 LEAST = {"data": {"train": PLACE, "val": PLACE}}
 MARKS = {key: field.metadata for key, field in keys_of(RunConfig)}
 RENAMED = renamed_options(MARKS)
-# valid values that are not the defaults, for options with a rule of their own
+# valid values that are not the defaults, for options that need a certain type
 VALUES = {
     "data.source": "here",
     "data.invalid_boxes": "drop",

@@ -38,14 +38,14 @@ def test_every_config_is_quiet_with_and_without_dcn(name):
         ("r50", ["model.dcn_backend=torch"], {"model.dcn_backend": "no layer is deformable"}),
         ("r50", ["train.offset_lr_factor=1.0"], {"train.offset_lr_factor": "no layer is deformable"}),
         ("r50_dcnv1", ["model.backbone.mask_scale=1.0"], {"model.backbone.mask_scale": "DCNv1 has no mask"}),
-        # a deformable head alone uses the kind of layer, not what is said of stages
+        # a deformable head alone uses the options of layers, not those of stages
         ("fcos_r50", ["model.fcos.num_dcn_convs=1", "model.backbone.mask_scale=1.0"], {}),
         (
             "fcos_r50",
             ["model.fcos.num_dcn_convs=1", "model.backbone.dcn_every=2"],
             {"model.backbone.dcn_every": "empty"},
         ),
-        # what was not chosen, where the command line says it
+        # options of other choices, given on the command line
         ("r50", ["model.fcos.nms_threshold=0.4"], {"model.fcos.nms_threshold": "model.detector is faster_rcnn"}),
         ("r50", ["model.fcos={nms_threshold: 0.4}"], {"model.fcos.nms_threshold": "is faster_rcnn"}),
         ("r50", ["model.fcos.nms_threshold=0.6"], {}),
@@ -92,19 +92,19 @@ def test_old_names_of_the_command_line_count_as_current_ones():
 def test_a_pyramid_is_unused_by_detectors_without_one(monkeypatch):
     monkeypatch.setitem(DETECTORS, "fcos", replace(DETECTORS["fcos"], uses_fpn=False))
     overrides = ["model.fpn.out_channels=64"]
-    config = load_config("fcos_r50", overrides)  # which has levels of its own
+    config = load_config("fcos_r50", overrides)  # fcos_r50 sets the levels
     assert unused_options(config, overrides) == {"model.fpn.out_channels": "fcos has no feature pyramid"}
     assert unused_options(config) == {}
 
 
-def test_a_file_is_told_of_what_it_says_but_not_of_heads_that_its_base_brings(tmp_path):
+def test_unused_options_of_a_file_exclude_other_detectors_of_its_base(tmp_path):
     file = tmp_path / "mine.yaml"
     said = "model: {detector: fcos, backbone: {dcn_every: 3}, mask_rcnn: {mask_head_channels: 64}}"
     file.write_text(f"base: {find_config('r50.yaml')}\n{said}\n")
     assert set(unused_options(load_config(file))) == {"model.backbone.dcn_every"}
 
 
-def test_tools_that_take_a_config_as_it_is_are_told_of_the_command_line_alone():
+def test_unused_overrides_are_those_of_the_command_line():
     overrides = ["model.backbone.dcn_every=2", "model.fcos.score_threshold=0.5"]
     config = load_config("r50.yaml", overrides)
     assert set(unused_overrides(config, overrides[1:])) == {"model.fcos.score_threshold"}

@@ -75,7 +75,7 @@ def test_it_gives_what_the_model_gives(run, direct, files, weights):
     assert found["boxes"][:, [1, 3]].max() <= 80
 
 
-def test_the_judged_weights_are_the_default_and_a_file_is_as_good_as_a_folder(run, files):
+def test_the_evaluated_weights_are_the_default_for_a_file_and_a_folder(run, files):
     one = load_predictor(run, score_threshold=0)
     other = load_predictor(str(run / LAST), weights="ema", score_threshold=0)
     assert_same(one(files[0]), other(str(files[0])))

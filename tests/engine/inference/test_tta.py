@@ -1,4 +1,4 @@
-"""Detections of an image and its mirror image, merged: by detectors whose answers are known, and by real ones."""
+"""Merged detections of an image and the flipped image: with known detections, and with real detectors."""
 
 from types import SimpleNamespace
 
@@ -93,7 +93,7 @@ def test_one_who_sees_the_left_half_finds_both_sides():
 
 
 class Scripted(nn.Module):
-    """Gives one answer, then another."""
+    """Returns one result, then another."""
 
     def __init__(self, *answers):
         super().__init__()
@@ -104,7 +104,7 @@ class Scripted(nn.Module):
 
 
 def test_of_what_overlaps_the_best_of_a_class_stays():
-    # in the mirror image at 100 - x: the first again, shifted by a pixel, with a better score
+    # in the flipped image at 100 - x: the first again, shifted by a pixel, with a better score
     one = found([[10, 0, 30, 20], [50, 0, 70, 20]], [1, 2], [0.5, 0.9])
     mirrored = found([[69, 0, 89, 20], [30, 0, 50, 20]], [1, 1], [0.6, 0.8])
     (both,) = merged(Scripted(one, mirrored))([torch.zeros(3, 20, 100)])
@@ -140,7 +140,7 @@ def detector(tiny_config):
 
 
 @torch.inference_mode()
-def test_a_real_detector_merged_as_its_config_says(detector):
+def test_a_real_detector_is_merged_by_its_config(detector):
     model, config = detector
     model.double()  # where rounding suppresses no other boxes
     image = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

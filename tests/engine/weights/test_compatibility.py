@@ -24,7 +24,7 @@ def test_categories():
         check_categories(state, ["cat", "dog", "hen"], [1, 3, 4], *where)
 
 
-def test_another_model_is_told_key_by_key():
+def test_the_error_about_another_model_lists_the_keys():
     saved = {
         "detector": "faster_rcnn",
         "dcn_backend": "auto",
@@ -39,9 +39,9 @@ def test_another_model_is_told_key_by_key():
         "rpn_pre_nms_top_n_test": 50,
         "rpn_post_nms_top_n_test": 50,
     }
-    # nor is it another model that looks at mirror images too
+    # test-time augmentation does not change the model
     check_same_model(state, {"model": asked, "tta": {"flip": True}}, Path("last.pt"))
-    check_same_model(state, {"model": asked}, Path("last.pt"))  # how it is computed, started or judged may differ
+    check_same_model(state, {"model": asked}, Path("last.pt"))  # backend, initial weights and thresholds may differ
     asked["backbone"] = asked["backbone"] | {"name": "resnet50", "dcn_v2_stages": []}
     with pytest.raises(CheckpointError) as caught:
         check_same_model(state, {"model": asked}, Path("last.pt"))
@@ -72,7 +72,7 @@ def test_options_that_a_checkpoint_does_not_know_have_their_defaults():
     ]
 
 
-def test_another_optimizer_is_refused():
+def test_another_optimizer_is_an_error():
     state = {"config": {"train": {"optimizer": "sgd", "lr": 0.1}}}
     check_same_optimizer(state, {"train": {"optimizer": "sgd", "lr": 0.2}}, Path("last.pt"))
     with pytest.raises(CheckpointError, match="'sgd' in the checkpoint, 'adamw' in the config"):
@@ -88,7 +88,7 @@ def test_converted_weights_have_no_optimizer():
         check_same_optimizer(state, {"train": {"optimizer": "sgd"}}, Path("last.pt"))
 
 
-def test_another_number_of_images_in_a_step_is_refused():
+def test_another_number_of_images_per_step_is_an_error():
     check_same_step({"images_in_step": 16}, 16, Path("last.pt"))
     with pytest.raises(CheckpointError) as caught:
         check_same_step({"images_in_step": 16}, 8, Path("last.pt"))

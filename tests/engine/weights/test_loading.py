@@ -1,4 +1,4 @@
-"""A restored detector against the trainer's own, from a folder or a file, and what is refused."""
+"""A restored detector equals the trainer's detector, from a folder or a file; errors."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_raw_and_averaged_weights_are_those_of_the_trainer(finish, tmp_path):
     trained = load_trained(tmp_path)
     assert_same_outputs(restore_model(trained, weights="raw"), raw)
     assert_same_outputs(restore_model(trained, weights="ema"), average)
-    assert_same_outputs(restore_model(trained), average)  # the ones that were judged
+    assert_same_outputs(restore_model(trained), average)  # the evaluated weights
     model = restore_model(trained)
     assert not model.training
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
@@ -66,7 +66,7 @@ def test_without_an_average_the_weights_are_the_raw_ones(finish, tmp_path):
         restore_model(trained, weights="ema")
 
 
-def test_a_folder_stands_for_its_last_checkpoint(finish, tmp_path):
+def test_a_folder_means_its_last_checkpoint(finish, tmp_path):
     trainer = finish(tmp_path, OPTIONS)
     state = load_checkpoint(tmp_path / LAST)
     for tensor in state["model"].values():
@@ -95,7 +95,7 @@ def test_the_config_is_that_of_the_run_with_overrides(finish, tiny_config, tmp_p
     assert torch.equal(model.rpn.head.conv[0][0].weight, restore_model(plain).rpn.head.conv[0][0].weight)
 
 
-def test_pretrained_weights_are_not_looked_for(finish, tmp_path):
+def test_pretrained_weights_are_not_loaded(finish, tmp_path):
     trainer = finish(tmp_path, OPTIONS)
     gone = load_trained(tmp_path, ["model.backbone.weights=/nowhere/resnet18.pth"])
     assert_same_outputs(restore_model(gone), trainer.updater.model)
@@ -110,11 +110,11 @@ def test_pretrained_weights_are_not_looked_for(finish, tmp_path):
         (0, 3, 3, 0, ["train.epochs=9", "train.max_steps=4"], False),
         (1, 3, 3, 2, ["train.epochs=9", "train.early_stopping_patience=2"], True),
         (1, 3, 3, 1, ["train.epochs=9", "train.early_stopping_patience=2"], False),
-        (1, 3, 2, 0, ["train.epochs=1"], False),  # not judged since
+        (1, 3, 2, 0, ["train.epochs=1"], False),  # not evaluated since
         (1, 3, None, 0, ["train.epochs=1"], False),
     ],
 )
-def test_a_run_is_finished_when_all_was_done_and_judged(
+def test_a_run_is_finished_after_its_last_evaluation(
     tiny_config, tmp_path, epoch, step, judged, stale, options, finished
 ):
     config = load_config(tiny_config, ["train.max_steps=null", *options]).model_dump(mode="json")
@@ -131,11 +131,11 @@ def test_a_trainer_that_ended_and_its_checkpoint_agree(finish, tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "ema", "chosen"), [(None, None, "raw"), (None, {}, "ema"), ("raw", {}, "raw")])
-def test_weights_by_default_are_the_judged_ones(asked, ema, chosen, tmp_path):
+def test_default_weights_are_the_evaluated_ones(asked, ema, chosen, tmp_path):
     assert choose_weights({"ema": ema}, asked, tmp_path) == chosen
 
 
-def test_what_is_no_checkpoint_or_damaged_is_refused(finish, tmp_path):
+def test_missing_and_damaged_checkpoints_are_errors(finish, tmp_path):
     with pytest.raises(ValueError, match=rf"{tmp_path / LAST} does not exist"):
         load_trained(tmp_path)
     with pytest.raises(ValueError, match=r"none\.pt does not exist"):

@@ -1,4 +1,4 @@
-"""A detector that starts from another's weights computes what that one does, class by class, or says why it cannot."""
+"""A detector with another detector's weights computes the same for each matched class; errors."""
 
 import copy
 from functools import cache
@@ -61,7 +61,7 @@ def source_of(config, names=THEIRS, seed=1):
 
 
 def start(config, source, names):
-    """The detector that starts, one that was drawn alike and does not, and what was said."""
+    """Return the detector with loaded weights, an equally initialised one without them, and the report."""
     model, fresh = (built(config, names, seed=2) for _ in range(2))
     return model, fresh, load_matching(model, source, names, config.model_dump(mode="json"))
 
@@ -74,7 +74,7 @@ def detections(model):
 
 @torch.inference_mode()
 def class_outputs(model) -> dict[str, torch.Tensor]:
-    """What the last layers say of each label, `(labels, numbers)`, in the order in which torchvision reads them."""
+    """Return the outputs of the last layers by label, `(labels, numbers)`, in torchvision's order."""
     layers = {
         name: module for name, module in model.named_modules() if name.endswith(LAST_LAYERS) and "rpn" not in name
     }
@@ -161,7 +161,7 @@ def test_another_order_of_classes_gives_the_same_objects(detector, tiny_config):
 
 @pytest.mark.parametrize("modulation", [True, False])
 @pytest.mark.parametrize("detector", ["mask_rcnn", "cascade_rcnn", "retinanet", "fcos"])
-def test_a_plain_detector_goes_on_with_deformable_layers(detector, modulation, tiny_config):
+def test_a_plain_detector_continues_with_deformable_layers(detector, modulation, tiny_config):
     plain = configured(tiny_config, detector)
     theirs, source = source_of(plain)
     added = [DCN, f"model.backbone.modulation={str(modulation).lower()}", "model.dcn_backend=torch"]
@@ -219,7 +219,7 @@ def refusal(config_file, theirs, ours, detectors=("faster_rcnn", "faster_rcnn"),
     return str(caught.value).splitlines()
 
 
-def test_other_shapes_are_told_with_the_options(tiny_config):
+def test_the_error_about_shapes_lists_the_options(tiny_config):
     lines = refusal(tiny_config, ["model.fpn.out_channels=32"], [])
     assert lines == [
         "the weights of there.pt do not fit the config's detector:",
@@ -250,7 +250,7 @@ def test_layers_of_classes_may_differ_in_classes_alone(detector, option, layer, 
     assert any(line.startswith(f"      {layer} [") for line in lines[3:])
 
 
-def test_a_part_that_is_missing_is_told(tiny_config):
+def test_missing_tensors_are_an_error(tiny_config):
     lines = refusal(tiny_config, [], [], ("faster_rcnn", "mask_rcnn"))
     assert "  - model.detector: 'faster_rcnn' in the file, 'mask_rcnn' in the config" in lines
     at = lines.index("  - 12 tensors of the config's detector are missing in the file:")
@@ -258,14 +258,14 @@ def test_a_part_that_is_missing_is_told(tiny_config):
     assert lines[at + 9 :] == ["      and 4 more"]
 
 
-def test_a_part_that_has_no_place_is_told(tiny_config):
+def test_unexpected_tensors_are_an_error(tiny_config):
     lines = refusal(tiny_config, [], [], ("mask_rcnn", "faster_rcnn"))
     at = lines.index("  - 12 tensors of the file are unexpected in the config's detector:")
     assert lines[at + 1] == "      roi_heads.mask_head.0.0.weight [16, 64, 3, 3] in the file"
     assert lines[at + 9 :] == ["      and 4 more"]
 
 
-def test_deformable_layers_cannot_be_taken_away(tiny_config):
+def test_deformable_layers_cannot_be_removed(tiny_config):
     lines = refusal(tiny_config, ["model.backbone.dcn_v2_stages=[1, 2]"], [DCN])
     assert "  - model.backbone.dcn_v2_stages: [1, 2] in the file, [2] in the config" in lines
     assert "  - 4 tensors of the file are unexpected in the config's detector:" in lines
@@ -297,7 +297,7 @@ def test_group_norms_are_no_batch_norms(tiny_config):
         (["model.fpn.extra_levels={}"], "model.fpn.extra_levels", "p6p7_from_c5", "p6p7"),
     ],
 )
-def test_options_that_change_what_weights_mean_are_refused(options, key, there, here, tiny_config):
+def test_options_that_change_the_meaning_of_weights_are_errors(options, key, there, here, tiny_config):
     """The pyramid of the last is as wide as its last stage, so that all shapes are the same."""
     common = []
     if "stride" in key:
@@ -318,7 +318,7 @@ def test_a_mask_scale_without_masks_means_nothing(tiny_config):
     assert said.options == [("model.backbone.mask_scale", 2.0, 1.0)]
 
 
-def test_options_that_may_differ_are_told(tiny_config):
+def test_options_that_may_differ_are_reported(tiny_config):
     _, source = source_of(configured(tiny_config, "faster_rcnn"))
     options = ["model.faster_rcnn.anchor_sizes=[8, 16, 32]", "model.backbone.frozen_stages=1", "train.lr=1e-4"]
     options += ["model.faster_rcnn.score_threshold=0.1", "model.weights=there.pt"]
@@ -346,7 +346,7 @@ def assert_same(tensors, expected):
     assert all(torch.equal(tensors[key], tensor) for key, tensor in expected.items())
 
 
-def test_the_weights_are_those_that_a_run_was_judged_by(tiny_config, tmp_path):
+def test_the_weights_are_those_that_a_run_was_evaluated_with(tiny_config, tmp_path):
     config = configured(tiny_config, "fcos")
     raw, _ = saved(tmp_path / "plain", config, LAST, 4)
     best, _ = saved(tmp_path / "plain", config, BEST, 2)
@@ -367,7 +367,7 @@ def test_the_weights_are_those_that_a_run_was_judged_by(tiny_config, tmp_path):
             assert_same(source.tensors, tensors)
 
 
-def test_what_is_no_checkpoint_is_refused(tiny_config, tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_an_error(tiny_config, tmp_path):
     head = r"^model\.weights must name a checkpoint of tools/train\.py or of tools/convert\.py --config .*"
     with pytest.raises(ValueError, match=head + r"none\.pt does not exist"):
         read_source(str(tmp_path / "none.pt"))
@@ -382,7 +382,7 @@ def test_what_is_no_checkpoint_is_refused(tiny_config, tmp_path):
         read_source(str(tmp_path / "run"))
 
 
-def test_two_files_to_start_from_are_refused(tiny_config):
+def test_two_files_of_initial_weights_are_an_error(tiny_config):
     both = ["model.weights=runs/a/best.pt", "model.backbone.weights=./r18.pth"]
     with pytest.raises(
         ValueError, match=r"model\.weights 'runs/a/best\.pt' contains .* got '\./r18\.pth': set one of them"
