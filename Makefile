@@ -1,12 +1,12 @@
-# make demo   trains a plain and a DCN detector on drawn shapes and compares them
-# make study  what DCN gains: five networks, three seeds, shapes deformed or not (SIZE=gpu: larger ones)
-# make cards  a plain and a DCN detector on photographs of playing cards
-# make test   the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: the slow ones too
-# make lint   ruff, and import-linter: who may import whom
-# make docs   docs/reference/{config,renamed}.md and configs/schema.json, after a change of the options
-# make site   the documentation as web pages in site/; a broken link is an error
-# make board  TensorBoard of all runs, for this machine only
-# Both install into .venv first. PYTHON=python3.12 chooses the Python, CPU=1 the smaller CPU-only torch.
+# make demo   train a plain and a DCN detector on generated shapes, evaluate and compare them
+# make study  measure the gain of DCN: five networks, three seeds, with and without deformation (SIZE=gpu: larger)
+# make cards  train a plain and a DCN detector on photographs of playing cards
+# make test   run the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: all tests
+# make lint   run ruff and import-linter
+# make docs   update docs/reference/{config,renamed}.md and configs/schema.json after a change of the options
+# make site   build the documentation site in site/; a broken link is an error
+# make board  start TensorBoard for all runs, for this machine only
+# Each target installs the requirements into .venv first. PYTHON=python3.12 selects a Python, CPU=1 the CPU-only torch.
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,11 +41,11 @@ datasets/shapes/annotations/val.json: | $(VENV)/.ready
 demo: $(VENV)/.ready datasets/shapes/annotations/val.json
 	$(PY) tools/train.py --config demo.yaml --resume auto
 	$(PY) tools/train.py --config demo_dcn.yaml --resume auto
-	$(PY) tools/eval.py --config runs/demo/config.yaml --checkpoint runs/demo/last.pt --json runs/demo/figures.json
-	$(PY) tools/eval.py --config runs/demo_dcn/config.yaml --checkpoint runs/demo_dcn/last.pt --json runs/demo_dcn/figures.json
-	$(PY) tools/visualize.py runs/demo_dcn --against runs/demo
+	$(PY) tools/eval.py runs/demo --json runs/demo/figures.json
+	$(PY) tools/eval.py runs/demo_dcn --json runs/demo_dcn/figures.json
+	$(PY) tools/visualize.py runs/demo_dcn --baseline runs/demo
 	$(PY) tools/compare.py runs/demo runs/demo_dcn --html runs/demo.html
-	@echo "curves and pictures: make board"
+	@echo "curves and images: make board"
 
 study: $(VENV)/.ready
 	$(PY) tools/study.py --size $(SIZE)
@@ -53,7 +53,7 @@ study: $(VENV)/.ready
 cards: $(VENV)/.ready
 	$(PY) tools/train.py --config cards.yaml --resume auto
 	$(PY) tools/train.py --config cards_dcn.yaml --resume auto
-	$(PY) tools/visualize.py runs/cards_dcn --against runs/cards
+	$(PY) tools/visualize.py runs/cards_dcn --baseline runs/cards
 	$(PY) tools/compare.py runs/cards runs/cards_dcn --html runs/cards.html
 
 test: $(VENV)/.ready-dev

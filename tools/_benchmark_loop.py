@@ -1,4 +1,4 @@
-"""`benchmark.py loop` and `health`: what the trainer adds to a bare training step, and watching to the trainer's."""
+"""`benchmark.py loop` and `health`: the cost of the trainer over a bare step, and of the offset statistics."""
 
 import argparse
 import contextlib
@@ -35,14 +35,14 @@ from engine.runs import LAST, LOG_FILE, Checkpoints
 from engine.training import Intervals, MetricsLogger, Trainer
 from models import build_resize
 
-# Batches that the steps take in turn; read before, since no loader is measured.
+# Batches that the steps use in turn; read in advance, because the loader is not measured.
 BATCHES = 4
-# Images as large as some configs want would take minutes to draw; the loader scales them.
+# Larger images would take minutes to generate; the loader scales these.
 LARGEST_SIDE = 320
-# Steps that do the same work have the same loss, up to the order in which a GPU adds numbers up.
+# Steps with the same work have the same loss, up to the summation order of a GPU.
 LOSS_TOLERANCE = 0.01
 NEVER = 10**9
-# Rates so small that a detector stays as it is, whatever its config. The bare step has no schedule and does not clip.
+# The rate is so small that no detector changes. The bare step has neither a schedule nor gradient clipping.
 OVERRIDES = [
     "model.backbone.weights=null",
     "data.download_hint=null",
@@ -60,7 +60,7 @@ OVERRIDES = [
 
 
 def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time turns of the trainer's own steps and of bare ones, then parts of what the trainer does."""
+    """Time turns of the trainer's steps and of bare steps, then parts of the trainer."""
     with running(args, device) as (config, trainer, batches):
         model = copy.deepcopy(trainer.updater.model)
         optimizer, _ = build_optimization(config, model, steps_per_epoch=trainer.epoch_steps)
@@ -69,7 +69,7 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
         check_same_work(trainer, bare, batches[0])
         pair = (lambda batch: trainer.train_step(iter([batch])), bare)
         trainer_s, bare_s, figures = time_pair("turn", *pair, batches, device, rounds=args.rounds, steps=args.steps)
-        # the lines that the trainer writes every `log_every_steps` steps: a median would leave them out
+        # the log lines of every `log_every_steps` steps: a median would ignore them
         figures |= time_parts(loop_parts(trainer, batches[0]), device)
     settings = config.train
     figures |= {
@@ -85,28 +85,32 @@ def benchmark_loop(args: argparse.Namespace, device: torch.device) -> dict[str, 
     figures["overhead_share"] = figures["turn_share"] + figures["line_share"]
     rows = [
         ("bare step, s", f"{bare_s:.4f}", f"median of {args.rounds} turns"),
-        ("trainer's step, s", f"{trainer_s:.4f}", "without lines"),
-        ("more in a turn", percent(figures["turn_share"]), quartiles(figures, "turn")),
-        ("lines", percent(figures["line_share"]), f"{ms(figures['line_s'])}, one in {settings.log_every_steps} steps"),
+        ("trainer's step, s", f"{trainer_s:.4f}", "without log lines"),
+        ("overhead of a turn", percent(figures["turn_share"]), quartiles(figures, "turn")),
+        (
+            "log lines",
+            percent(figures["line_share"]),
+            f"{ms(figures['line_s'])}, every {settings.log_every_steps} steps",
+        ),
         ("overhead", percent(figures["overhead_share"]), "both"),
-        ("norm of gradient", ms(figures["norm_s"]), "within overhead"),
+        ("gradient norm", ms(figures["norm_s"]), "within overhead"),
         ("record", ms(figures["record_s"]), "within overhead"),
         (
             "checkpoints",
             percent(figures["checkpoint_share"]),
-            f"{ms(figures['checkpoint_s'])}, one in {settings.checkpoint_every_steps} steps, not in overhead",
+            f"{ms(figures['checkpoint_s'])}, every {settings.checkpoint_every_steps} steps, not in overhead",
         ),
     ]
-    print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
+    print(f"\n{args.config}\n{format_table(('what', 'value', ''), rows)}")
     return figures
 
 
 def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time the trainer's steps, all recorded, with its deformable layers watched and not; then the figures alone."""
+    """Time recorded steps of the trainer with and without layer statistics, then the statistics alone."""
     with running(args, device) as (config, trainer, batches):
         layers = len(deformable_layers(trainer.updater.model))
         if not layers:
-            raise ValueError(f"{args.config} has no DCN stages to watch, choose one with model.backbone.dcn_v2_stages")
+            raise ValueError(f"{args.config} has no deformable stages: set model.backbone.dcn_v2_stages")
         trainer.intervals = Intervals(1, NEVER, NEVER, NEVER)
         health, nothing = trainer.health, Health(None, total_steps=NEVER, warmup_steps=0)
 
@@ -117,7 +121,7 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         pair = (lambda batch: step_under(health, batch), lambda batch: step_under(nothing, batch))
         _, step_s, figures = time_pair("watched", *pair, batches, device, rounds=args.rounds)
         figures |= time_parts(health_parts(trainer, health, batches[0]), device)
-    # where the difference drowns in the noise of the steps, the figures' own time counts
+    # if the difference is smaller than the noise of the steps, the time of the statistics alone counts
     watched_s = max(figures["watched_share"] * step_s, figures["figures_s"])
     by_config = {"share": config.train, "default_share": Intervals()}
     figures |= {
@@ -132,21 +136,21 @@ def benchmark_health(args: argparse.Namespace, device: torch.device) -> dict[str
         added_s = watched_s / intervals.log_every_steps + figures["histograms_s"] / intervals.images_every_steps
         figures[name] = added_s / step_s
     rows = [
-        ("step, s", f"{step_s:.4f}", f"median of {args.rounds}, not watched"),
-        ("watched step, more", percent(figures["watched_share"]), quartiles(figures, "watched")),
-        ("figures", ms(figures["figures_s"]), f"of {layers} layers, within a watched step"),
+        ("step, s", f"{step_s:.4f}", f"median of {args.rounds}, without statistics"),
+        ("overhead of a recorded step", percent(figures["watched_share"]), quartiles(figures, "watched")),
+        ("statistics", ms(figures["figures_s"]), f"of {layers} layers, part of a recorded step"),
         ("histograms", ms(figures["histograms_s"]), ""),
     ]
-    for label, (name, intervals) in zip(("share of the run", "by default"), by_config.items(), strict=True):
-        often = f"a record in {intervals.log_every_steps} steps, histograms in {intervals.images_every_steps}"
+    for label, (name, intervals) in zip(("fraction of the run", "with defaults"), by_config.items(), strict=True):
+        often = f"statistics every {intervals.log_every_steps} steps, histograms every {intervals.images_every_steps}"
         rows.append((label, percent(figures[name]), often))
-    print(f"\n{args.config}\n{format_table(('what', 'figure', ''), rows)}")
+    print(f"\n{args.config}\n{format_table(('what', 'value', ''), rows)}")
     return figures
 
 
 @contextlib.contextmanager
 def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[RunConfig, Trainer, list[Batch]]]:
-    """Put a run together as tools/train.py does, and read a few batches of drawn images.
+    """Build a run as tools/train.py does, and read a few batches of generated images.
 
     Its bar, lines and log are written, but not seen, and nothing is due.
     """
@@ -187,7 +191,7 @@ def running(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[Ru
 
 
 def read_config(args: argparse.Namespace, folder: Path) -> RunConfig:
-    """Read the config, for the data set that will lie in `folder`."""
+    """Read the config for the data set in `folder`."""
     places = [
         f"data.{split}.{key}={folder / place}"
         for split in ("train", "val")
@@ -197,7 +201,7 @@ def read_config(args: argparse.Namespace, folder: Path) -> RunConfig:
 
 
 def draw_data(config: RunConfig, folder: Path) -> None:
-    """Draw as many images as the steps take, of the size that the config scales to, but not very large."""
+    """Generate the images of the steps, in the size of the config, up to a maximum."""
     side = build_resize(config.model.spec, config.data.model_dump()).eval_side
     height = max(64, min(LARGEST_SIDE, side))
     count = BATCHES * images_in_step(config.train, 1)
@@ -205,7 +209,7 @@ def draw_data(config: RunConfig, folder: Path) -> None:
 
 
 def check_same_work(trainer: Trainer, bare: Callable[[Batch], torch.Tensor], batch: Batch) -> None:
-    """End where the trainer's step and the bare one have other losses: their times say nothing of each other."""
+    """Raise `RuntimeError` if the trainer's step and the bare step have different losses: they do different work."""
     ours, theirs = trainer.updater([batch]).numbers["loss"], bare(batch).item()
     if not abs(ours - theirs) <= LOSS_TOLERANCE * abs(theirs):
         raise RuntimeError(f"not the same work: the trainer's loss is {ours:.6g}, that of a bare step {theirs:.6g}")
@@ -221,7 +225,7 @@ def time_pair(
     rounds: int,
     steps: int = 1,
 ) -> tuple[float, float, dict[str, float]]:
-    """Time turns of some steps of two kinds on the same batches.
+    """Time turns of two kinds of steps on the same batches.
 
     Returns:
         Median seconds of a step of each kind, and how much more the first takes: the differences of the turns of a
@@ -246,14 +250,14 @@ def time_pair(
 
 
 def time_parts(parts: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
-    """Give the median seconds of each part."""
+    """Return the median seconds of each part."""
     return {
         name: statistics.median(seconds) for name, seconds in time_interleaved(parts, rounds=5, device=device).items()
     }
 
 
 def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """Give the norm of the gradient and the record, both in every step; a line in log, metrics and terminal; a save."""
+    """Return calls of the gradient norm and the record (each step), a log line, and a checkpoint."""
     record = trainer.updater([batch])
     gradients = [p.grad for p in trainer.updater.model.parameters() if p.grad is not None]
 
@@ -270,7 +274,7 @@ def loop_parts(trainer: Trainer, batch: Batch) -> dict[str, Callable[[], Any]]:
 
 
 def health_parts(trainer: Trainer, health: Health, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """Give calls that log the figures and the histograms of a pass, beside the gradients of the last step."""
+    """Return calls that log the statistics and the histograms of a pass, with the gradients of the last step."""
     images, targets = to_device(batch.images, batch.targets, trainer.updater.device)
     with torch.no_grad(), capture_sampling(trainer.updater.model) as seen:
         trainer.updater.model(images, targets)
@@ -286,16 +290,16 @@ def health_parts(trainer: Trainer, health: Health, batch: Batch) -> dict[str, Ca
 
 
 def percent(share: float) -> str:
-    """Show a share."""
+    """Format a fraction as a percentage."""
     return f"{100 * share:.2f} %"
 
 
 def ms(seconds: float) -> str:
-    """Show a short time."""
+    """Format a time in milliseconds."""
     return f"{1000 * seconds:.2f} ms"
 
 
 def quartiles(figures: dict[str, float], name: str) -> str:
-    """Show between which shares half of the rounds are."""
+    """Format the quartiles of the rounds."""
     low, high = (percent(figures[f"{name}_share_{end}"]) for end in ("low", "high"))
     return f"half of the rounds: {low} to {high}"

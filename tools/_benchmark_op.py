@@ -16,8 +16,8 @@ from engine.comparison import peak_memory, time_interleaved
 from engine.display import Progress, format_table
 
 LEGEND = """\
-fwd: forward; f+b: forward and backward; faster: than torchvision's operator; /conv2d: over the time of F.conv2d;
-MB: peak of memory beyond the inputs; share: of torchvision's"""
+fwd: forward; f+b: forward and backward; faster: speedup over torchvision; /conv2d: time relative to F.conv2d;
+MB: peak memory without the inputs; ratio: memory relative to torchvision"""
 CONTROL, PEER = "F.conv2d", "torchvision"
 # Stage of ResNet-50: stride and channels of its 3x3 convolutions.
 STAGES = {"C3": (8, 128), "C4": (16, 256), "C5": (32, 512)}
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of its input and output, `(B, C, H, W)`; images are padded to a multiple of 32, as in detection."""
+        """Shape of input and output, `(B, C, H, W)`; images are padded to a multiple of 32, as in detection."""
         stride, channels = STAGES[self.stage]
         return self.batch, channels, *(math.ceil(n / 32) * 32 // stride for n in read_size(self.size))
 
@@ -44,28 +44,28 @@ def read_size(text: str) -> tuple[int, int]:
     """Read "HxW".
 
     Raises:
-        ValueError: if it is not of that form, or less than 32 pixels.
+        ValueError: if the text has another form, or a side is below 32 pixels.
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) >= 32 for part in parts):
-        raise ValueError(f"an image size must be HxW with both from 32 on, as in 800x1333, got {text!r}")
+        raise ValueError(f"an image size must be HxW with both sides at least 32, for example 800x1333, got {text!r}")
     return int(parts[0]), int(parts[1])
 
 
 def choose_backends(names: list[str] | None, probe: Tensor) -> list[str]:
-    """Backends to measure: those asked for, or all that can run; says which cannot, and why.
+    """Return the backends to measure: the requested ones, or all available ones; print the unavailable ones.
 
     Raises:
-        ValueError: if one that was asked for does not exist or cannot run.
+        ValueError: if a requested backend does not exist or is not available.
     """
     for name in names or []:
         if name not in BACKENDS:
             raise ValueError(f"unknown DCN backend {name!r}, known: {', '.join(BACKENDS)}")
         if (reason := BACKENDS[name].unavailable_reason(probe)) is not None:
-            raise ValueError(f"DCN backend {name!r} cannot run here: {reason}")
+            raise ValueError(f"DCN backend {name!r} is not available: {reason}")
     for name, backend in BACKENDS.items():
         if not names and (reason := backend.unavailable_reason(probe)) is not None:
-            print(f"without {name}: {reason}")
+            print(f"skipped {name}: {reason}")
     return names or [name for name, backend in BACKENDS.items() if backend.unavailable_reason(probe) is None]
 
 
@@ -90,7 +90,7 @@ def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[s
     }
     wrong = {name: error for name in track(backends, "check") if (error := find_error(name, device, dtype))}
     for name, error in wrong.items():
-        print(f"WRONG RESULTS of {name}: {error}; its speed is not shown")
+        print(f"WRONG RESULTS of {name}: {error}; no speed is shown")
 
     rows = []
     for case in track(cases, "time"):
@@ -122,7 +122,7 @@ def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[s
 
 
 def make_tensors(shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Draw input, weight, offset, mask and the output's gradient of a 3x3 convolution that keeps the shape."""
+    """Generate input, weight, offset, mask and output gradient of a 3x3 convolution that keeps the shape."""
     generator = torch.Generator(device).manual_seed(0)
     batch, channels, *size = shape
 
@@ -139,17 +139,17 @@ def make_tensors(shape: tuple[int, int, int, int], device: torch.device, dtype: 
 
 
 def compute(name: str, input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    """Convolve by a backend, by torchvision's own function, or plainly as the control."""
+    """Run the convolution of a backend, of torchvision, or the plain one as the control."""
     if name == CONTROL:
         return F.conv2d(input, weight.to(input.dtype), padding=1)
-    if name == PEER:  # which knows no half precision; this is what it does under autocast
+    if name == PEER:  # supports no half precision; under autocast it does this
         output = torchvision_deform_conv2d(input.float(), offset, weight, padding=1, mask=mask)
         return output.to(input.dtype)
     return deform_conv2d(input, offset, weight, padding=1, mask=mask, backend=name)
 
 
 def bind(name: str, tensors: dict[str, Tensor], *, backward: bool) -> Callable[[], Any]:
-    """Make the call to measure."""
+    """Return the call to measure."""
     arguments = {key: tensors[key] for key in DEFORMABLE}
     wanted = [tensors[key] for key in (DEFORMABLE[:2] if name == CONTROL else DEFORMABLE)]
 
@@ -166,7 +166,7 @@ def bind(name: str, tensors: dict[str, Tensor], *, backward: bool) -> Callable[[
 def prepare_call(
     case: Case, name: str, device: torch.device, dtype: torch.dtype, *, backward: bool
 ) -> Callable[[], Callable[[], Any]]:
-    """Make what `peak_memory` takes: warms up on a small shape, then gives the call on the case's."""
+    """Return the argument of `peak_memory`: it warms up on a small shape, then returns the call on the case's shape."""
 
     def prepare() -> Callable[[], Any]:
         bind(name, make_tensors((1, 32, 8, 8), device, dtype), backward=backward)()
@@ -190,7 +190,8 @@ def find_error(name: str, device: torch.device, dtype: torch.dtype) -> str | Non
             error = ((a.detach().double().cpu() - b.detach()).abs().max() / b.detach().abs().max()).item()
             if not error <= tolerance:
                 return (
-                    f"{key} of {channels} channels is off by {error:.1e} of its largest number, allowed {tolerance:.1e}"
+                    f"{key} of {channels} channels differs by {error:.1e} relative to the largest value, "
+                    f"tolerance {tolerance:.1e}"
                 )
     return None
 
@@ -200,7 +201,7 @@ def show_operator(rows: list[dict[str, Any]]) -> None:
     header = ["stage", "shape", "backend"]
     for name in ("fwd", "f+b"):
         header += [f"{name} ms", "faster", "/conv2d"]
-    header += ["fwd MB", "share", "f+b MB", "share"]
+    header += ["fwd MB", "ratio", "f+b MB", "ratio"]
     lines = []
     for row in rows:
         line = [row["stage"], row["shape"], row["backend"]]
@@ -215,5 +216,5 @@ def show_operator(rows: list[dict[str, Any]]) -> None:
 
 
 def divide(part: int | None, whole: int | None) -> float | None:
-    """Ratio, None where a figure is missing."""
+    """Return the ratio, or None if a value is missing."""
     return part / whole if part is not None and whole else None

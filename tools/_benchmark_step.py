@@ -24,16 +24,16 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
     overrides = [
         f"data.min_size={min(height, width)}",
         f"data.max_size={max(height, width)}",
-        f"train.batch_size={args.batch}",
+        f"train.batch_size={args.batch_size}",
         "model.backbone.weights=null",
         "train.lr=1.0e-6",
     ]
     config = load_config(args.config, overrides)
     if not config.model.backbone.dcn_v2_stages:
-        raise ValueError(f"{args.config} has no DCN stages to measure, choose one with model.backbone.dcn_v2_stages")
+        raise ValueError(f"{args.config} has no deformable stages: set model.backbone.dcn_v2_stages")
     backends = choose_backends(args.backends, torch.empty(0, dtype=DTYPES[args.amp], device=device))
     if not args.backends:
-        backends.remove("reference")  # which would hold gigabytes
+        backends.remove("reference")  # it would need gigabytes
     plain = [f"{key}={value}" for key, value in options_that_deform().items()]
     variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
     batch = make_batch(args.batch, (height, width), device)
@@ -56,7 +56,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
         }
         for name, time in times.items()
     ]
-    print(f"\n{args.config}, images {args.size}, batch {args.batch}")
+    print(f"\n{args.config}, images {args.size}, batch {args.batch_size}")
     print(
         format_table(
             ("model", "step, s", "images/s", "over plain", "faster than torchvision"),
@@ -76,7 +76,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
 
 
 def make_batch(count: int, size: tuple[int, int], device: torch.device) -> tuple[list[Tensor], list[dict]]:
-    """Draw images of noise with eight boxes each."""
+    """Generate noise images with eight boxes each."""
     generator = torch.Generator().manual_seed(0)
     height, width = size
     images, targets = [], []
@@ -96,7 +96,7 @@ def make_batch(count: int, size: tuple[int, int], device: torch.device) -> tuple
 def make_step(
     config: RunConfig, batch: tuple[list[Tensor], list[dict]], device: torch.device, amp: str
 ) -> Callable[[], Any]:
-    """Build a detector with offsets away from zero, and give its training step."""
+    """Build a detector with offsets away from zero, and return its training step."""
     torch.manual_seed(0)
     model, _ = build_model(config.model, config.data, 80, pretrained=False)
     for module in model.modules():
@@ -111,7 +111,7 @@ def make_step(
 def bare_step(
     model: nn.Module, optimizer: Optimizer, device: torch.device, amp: str
 ) -> Callable[[list[Tensor], list[dict]], Tensor]:
-    """Give a step of forward, backward and optimizer and nothing else; it returns the loss."""
+    """Return a function that runs forward, backward and the optimizer, and returns the loss."""
     scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
 
     def step(images: list[Tensor], targets: list[dict]) -> Tensor:

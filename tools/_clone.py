@@ -1,4 +1,4 @@
-"""Lets the tools run from a plain clone: finds packages, checks torchvision, shows mistakes without a traceback."""
+"""Makes the tools work from a plain clone: import path, check of torchvision, errors without a traceback."""
 
 import os
 import sys
@@ -10,14 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-MISTAKE = 2
-_GOES_ON = {"train": "; it goes on by --resume auto", "download_coco": "; the same command goes on where it was"}
-_MISMATCH = """torch {torch} and torchvision {torchvision} do not belong together: {problem}.
-The wheels on PyPI are a CUDA pair, those of PyTorch's CPU index a CPU pair; torch of one and torchvision of the other
-fail. Install both from one place:
+USER_ERROR = 2
+_HOW_TO_RESUME = {"train": "; resume with --resume auto", "download_coco": "; run the same command again to resume"}
+_MISMATCH = """torch {torch} and torchvision {torchvision} do not match: {problem}.
+PyPI has a CUDA pair, PyTorch's CPU index a CPU pair. Install both packages from the same index:
   pip install --force-reinstall torch torchvision
   pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu
-The second is smaller, and for the CPU only."""
+The second is smaller and CPU-only."""
 
 
 def _version(package: str) -> str:
@@ -30,7 +29,7 @@ def _version(package: str) -> str:
 
 
 def check_torchvision() -> None:
-    """Stop with an explanation where torchvision's operators do not fit the installed torch."""
+    """Exit with an explanation if torchvision's operators do not match the installed torch."""
     problem = None
     try:
         import torch
@@ -39,8 +38,8 @@ def check_torchvision() -> None:
         if torch.cuda.is_available() and torch.ops.torchvision._cuda_version() == -1:
             problem = "torch sees a GPU, but this torchvision was built for the CPU only"
     except ModuleNotFoundError as error:
-        print(f"{error}; install what is needed: pip install -r {ROOT / 'requirements.txt'}", file=sys.stderr)
-        raise SystemExit(MISTAKE) from None
+        print(f"{error}; install the requirements: pip install -r {ROOT / 'requirements.txt'}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
     except (RuntimeError, ImportError, AttributeError) as error:
         problem = str(error).splitlines()[0]
     if problem:
@@ -48,7 +47,7 @@ def check_torchvision() -> None:
             _MISMATCH.format(torch=_version("torch"), torchvision=_version("torchvision"), problem=problem),
             file=sys.stderr,
         )
-        raise SystemExit(MISTAKE)
+        raise SystemExit(USER_ERROR)
 
 
 def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *stream: object) -> None:
@@ -60,11 +59,10 @@ def _show_warning(message: Warning | str, category: type, filename: str, lineno:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool's `main`: a user's mistake ends with a message and exit code 2, anything else with 1.
+    """Run a tool's `main`: a user's error ends with a message and exit code 2, any other error with 1.
 
-    A mistake is a `ValueError` raised by this project's own checks, or a file that cannot be read or written. What may
-    befall a sound training (a loss that is not finite, a loader's worker that dies) needs no traceback either; a bug
-    has one.
+    A user's error is a `ValueError` raised by this project's checks, or a file that cannot be read or written. A loss
+    that is not finite and a dead worker process have no traceback either. A bug has one.
     """
     from data import WorkerError
     from engine.distributed import OtherProcessError
@@ -73,41 +71,41 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except OtherProcessError:
-        raise SystemExit(1) from None  # that one tells
+        raise SystemExit(1) from None  # the other process reports the error
     except (ValueError, OSError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
             raise
-        _complain(error)
-        raise SystemExit(MISTAKE) from None
+        _report(error)
+        raise SystemExit(USER_ERROR) from None
     except (FloatingPointError, WorkerError) as error:
-        _complain(error)
+        _report(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         if _rank() == "0":
-            hint = _GOES_ON.get(Path(sys.argv[0]).stem, "")
+            hint = _HOW_TO_RESUME.get(Path(sys.argv[0]).stem, "")
             print(f"\nstopped by the user{hint}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def _complain(error: Exception) -> None:
+def _report(error: Exception) -> None:
     process = "" if _rank() == "0" else f"process {_rank()}: "
     print(f"{process}error: {_message(error)}", file=sys.stderr)
 
 
 def _rank() -> str:
-    """Number of this process among those that torchrun started."""
+    """Rank of this process under torchrun."""
     return os.environ.get("RANK", "0")
 
 
 def _is_ours(error: ValueError) -> bool:
-    """Whether the error was raised in this clone, or by it in a loader's worker process, and not by a library."""
+    """Whether this project raised the error, here or in a worker process of a loader, and not a library."""
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     in_clone = raised_in.is_relative_to(ROOT) and "site-packages" not in raised_in.parts
     return in_clone or type(error).__module__.split(".")[0] in ("data", "models", "engine", "dcn")
 
 
 def _message(error: Exception) -> str:
-    # torch puts the worker's whole traceback before the message of what a worker raised
+    # torch prefixes the message of a worker with the whole traceback
     return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
 
 

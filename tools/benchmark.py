@@ -1,14 +1,14 @@
-"""Measure speed on this machine: of deformable convolution, a training step, the training loop, or of watching it."""
+"""Measure the speed of the operator, the training step, the training loop and the offset statistics."""
 
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import _clone
 
 # isort: split
 import torch
+from _arguments import add_device, add_json, current_spellings, make_parser, positive
 from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
@@ -19,92 +19,93 @@ from engine.devices import describe, pick_device
 
 EPILOG = """examples:
   python tools/benchmark.py op
-  python tools/benchmark.py op --sizes 800x1216 --batches 1 --backends torch torchvision --json op.json
-  python tools/benchmark.py op --device cuda --amp bf16 --batches 16
+  python tools/benchmark.py op --sizes 800x1216 --batch-sizes 1 --backends torch torchvision --json op.json
+  python tools/benchmark.py op --device cuda --amp bf16 --batch-sizes 16
   python tools/benchmark.py train
   python tools/benchmark.py train --config r101_dcn.yaml --size 800x1344 --device cuda --amp bf16
   python tools/benchmark.py loop --json loop.json
   python tools/benchmark.py health
-Times are medians of runs in turns. Let nothing else run meanwhile."""
-OP = "Time the operator on the shapes of a ResNet-50, after a check that its results are right."
-TRAIN = "Time a detector's training step, plain and with each backend, on random images and boxes."
-LOOP = """Measure what the training loop costs beyond the training itself.
+Times are medians of interleaved runs. Note: run nothing else on the machine at the same time."""
+OP = "Time the operator on the shapes of a ResNet-50, after a check of its results."
+OP_EPILOG = """examples:
+  python tools/benchmark.py op
+  python tools/benchmark.py op --sizes 800x1216 --batch-sizes 1 --backends torch torchvision --json op.json
+  python tools/benchmark.py op --device cuda --amp bf16 --batch-sizes 16"""
+TRAIN = "Time the training step of a detector, plain and with each backend, on random images and boxes."
+TRAIN_EPILOG = """examples:
+  python tools/benchmark.py train
+  python tools/benchmark.py train --config r101_dcn.yaml --size 800x1344 --device cuda --amp bf16"""
+LOOP = """Measure the overhead of the training loop.
 
-The trainer's steps against bare forward, backward and optimizer.step() on equal models and the same batches: rounds of
-one turn each, the order changing; the overhead is the median difference of the two turns of a round. Then parts of what
-the trainer does by themselves, and a checkpoint. What a run waits for its data stands in its own log."""
+The tool compares the trainer's steps with bare forward, backward and optimizer.step() on equal models and the same
+batches. Each round has one turn of each kind, in changing order. The overhead is the median difference of the two
+turns of a round. Then the tool times parts of the trainer alone, and a checkpoint. It does not measure the wait for
+data: the log of a run shows it."""
 LOOP_EPILOG = """examples:
   python tools/benchmark.py loop
   python tools/benchmark.py loop --steps 2 --rounds 60 --json loop.json
   python tools/benchmark.py loop --config r50_dcn.yaml --device cuda --amp bf16
-With the defaults it takes 2 minutes on two CPU cores. Let nothing else run meanwhile."""
-HEALTH = """Measure what it costs to watch the deformable layers of a run, for the log of offsets, masks and gradients.
+With the defaults it takes 2 minutes on two CPU cores. Note: run nothing else on the machine at the same time."""
+HEALTH = """Measure the cost of the offset, mask and gradient statistics of a run.
 
-The trainer's steps, all of them recorded, with the layers watched and without: rounds of one step each on the same
-images, the order changing; the cost is the median difference of the two steps of a round. Then the figures and the
-histograms by themselves; where the difference drowns in the noise of the steps, the figures' own time counts."""
+The tool compares recorded steps of the trainer with and without the statistics. Each round has one step of each kind
+on the same images, in changing order. The cost is the median difference of the two steps of a round. Then the tool
+times the statistics and the histograms alone. If the difference is smaller than the noise, the time of the statistics
+alone counts."""
 HEALTH_EPILOG = """examples:
   python tools/benchmark.py health
   python tools/benchmark.py health --config r50_dcn.yaml --device cuda --amp bf16
-With the defaults it takes a minute on two CPU cores. Let nothing else run meanwhile."""
+With the defaults it takes a minute on two CPU cores. Note: run nothing else on the machine at the same time."""
 COMMANDS = {"op": benchmark_operator, "train": benchmark_step, "loop": benchmark_loop, "health": benchmark_health}
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", "cuda:1" (default: %(default)s)')
+    add_device(common, "auto")
     common.add_argument("--amp", choices=DTYPES, default="off", help="mixed precision (default: %(default)s)")
-    common.add_argument("--threads", type=positive, help="threads of the CPU (default: torch's choice)")
-    common.add_argument("--json", type=Path, help="write all figures to this file")
+    common.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's default)")
+    add_json(common, "all measurements")
     backends = argparse.ArgumentParser(add_help=False)
     backends.add_argument(
         "--backends",
         nargs="+",
         metavar="NAME",
-        help=f"of {', '.join(BACKENDS)} (default: all that can run here; train leaves out reference)",
+        help=f"{', '.join(BACKENDS)} (default: all available ones; train omits reference)",
     )
 
     def command(name: str, parents: list[argparse.ArgumentParser], about: str, **texts: str) -> Callable:
         raw = argparse.RawDescriptionHelpFormatter
-        return commands.add_parser(name, parents=parents, help=about, formatter_class=raw, **texts).add_argument
+        added = commands.add_parser(name, parents=parents, help=about, formatter_class=raw, allow_abbrev=False, **texts)
+        return added.add_argument
 
-    add = command("op", [backends, common], "the operator alone", description=OP)
+    add = command("op", [backends, common], "the operator", description=OP, epilog=OP_EPILOG)
     sizes = ["800x1333", "512x512"]
-    add("--sizes", nargs="+", default=sizes, metavar="HxW", help="of the images (default: %(default)s)")
-    add("--batches", nargs="+", type=positive, default=[1, 2], metavar="N", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=7, help="turns of each candidate (default: %(default)s)")
+    add("--sizes", nargs="+", default=sizes, metavar="HxW", help=f"image sizes (default: {' '.join(sizes)})")
+    add("--batch-sizes", nargs="+", type=positive, default=[1, 2], metavar="N", help="batch sizes (default: 1 2)")
+    add("--rounds", type=positive, default=7, metavar="N", help="timed rounds (default: %(default)s)")
 
-    add = command("train", [backends, common], "a whole training step", description=TRAIN)
-    add("--config", default="r50_dcn.yaml", help="with DCN stages (default: %(default)s)")
-    add("--size", default="512x512", metavar="HxW", help="of the images (default: %(default)s)")
-    add("--batch", type=positive, default=2, metavar="N", help="(default: %(default)s)")
-    add("--rounds", type=positive, default=5, help="turns of each candidate (default: %(default)s)")
+    add = command("train", [backends, common], "the training step", description=TRAIN, epilog=TRAIN_EPILOG)
+    add("--config", default="r50_dcn.yaml", metavar="C", help="config with DCN stages (default: %(default)s)")
+    add("--size", default="512x512", metavar="HxW", help="image size (default: %(default)s)")
+    add("--batch-size", type=positive, default=2, metavar="N", help="images per step (default: %(default)s)")
+    add("--rounds", type=positive, default=5, metavar="N", help="timed rounds (default: %(default)s)")
 
     add = command("loop", [common], "the training loop", description=LOOP, epilog=LOOP_EPILOG)
-    add("--config", default="demo_dcn.yaml", help="of the run (default: %(default)s)")
-    add("--steps", type=positive, default=5, help="of a turn (default: %(default)s)")
-    add("--rounds", type=positive, default=20, help="turns of each kind (default: %(default)s)")
+    add("--config", default="demo_dcn.yaml", metavar="C", help="config of the run (default: %(default)s)")
+    add("--steps", type=positive, default=5, metavar="N", help="steps per turn (default: %(default)s)")
+    add("--rounds", type=positive, default=20, metavar="N", help="turns of each kind (default: %(default)s)")
 
-    add = command("health", [common], "watching the deformable layers", description=HEALTH, epilog=HEALTH_EPILOG)
-    add("--config", default="demo_dcn.yaml", help="with DCN stages (default: %(default)s)")
-    add("--rounds", type=positive, default=50, help="steps of each kind (default: %(default)s)")
-    return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """Read a whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
+    add = command("health", [common], "the offset statistics", description=HEALTH, epilog=HEALTH_EPILOG)
+    add("--config", default="demo_dcn.yaml", metavar="C", help="config with DCN stages (default: %(default)s)")
+    add("--rounds", type=positive, default=50, metavar="N", help="steps of each kind (default: %(default)s)")
+    return parser.parse_args(current_spellings("benchmark"))
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure and print."""
     args = parse_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -114,7 +115,7 @@ def main() -> None:
     figures |= COMMANDS[args.command](args, device)
     if args.json:
         write_text(args.json, json.dumps(figures, indent=1))
-        print(f"\nfigures: {args.json}")
+        print(f"\nmeasurements: {args.json}")
 
 
 if __name__ == "__main__":

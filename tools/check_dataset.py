@@ -1,4 +1,4 @@
-"""Look at a data set in COCO format before training on it: everything that would hurt, and what is in it."""
+"""Check a COCO-format data set before training: errors, likely problems and statistics."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from typing import Any
 import _clone
 
 # isort: split
+from _arguments import add_json, add_num_images, add_overrides, current_spellings, make_parser
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
@@ -20,127 +21,126 @@ from engine.display import COLOURS, PLAIN, Progress, counted, draw_sample_grid, 
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml
-  python tools/check_dataset.py --config r50_dcn.yaml --json check.json --sheet ""
-  python tools/check_dataset.py --images photos --annotations photos/instances.json --sheet photos.png
-Exit codes: 0 nothing that training refuses, 1 errors were found, 2 a mistake in what was asked for."""
+  python tools/check_dataset.py --config r50_dcn.yaml --json check.json --contact-sheet ""
+  python tools/check_dataset.py --images photos --annotations photos/instances.json --contact-sheet photos.png
+Exit codes: 0 no errors, 1 errors that stop training, 2 error in the arguments."""
 NAMED = 5
-KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of the sheet
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of the contact sheet
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", help="YAML file, or the name of one in configs/; both of its splits are checked")
-    parser.add_argument("--images", type=Path, help="folder of the pictures, without a config")
-    parser.add_argument("--annotations", type=Path, help="COCO annotation file, without a config")
+    parser = make_parser(__doc__, EPILOG)
     parser.add_argument(
-        "--sheet",
+        "--config", metavar="C", help="YAML file, or the name of a file in configs/; the tool checks both splits"
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="image folder; with --annotations")
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file; with --images")
+    parser.add_argument(
+        "--contact-sheet",
+        metavar="FILE",
         default="check_dataset.png",
-        help='where to draw samples with their boxes, "" for nowhere (default: %(default)s)',
+        help='image of samples with their boxes, "" for none (default: %(default)s)',
     )
-    parser.add_argument("--samples", type=int, default=12, help="pictures of each split to draw (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write everything found to this file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="config values, as in data.train.images=photos"
-    )
-    args = parser.parse_intermixed_args()
-    place = (args.images, args.annotations)
-    if bool(args.config) == any(place) or any(place) != all(place):
+    add_num_images(parser, 12, "samples per split on the contact sheet")
+    add_json(parser, "all findings")
+    add_overrides(parser, "data.train.images=photos")
+    args = parser.parse_intermixed_args(current_spellings("check_dataset"))
+    split = (args.images, args.annotations)
+    if bool(args.config) == any(split) or any(split) != all(split):
         parser.error("give either --config, or --images and --annotations")
-    if args.sheet and Path(args.sheet).suffix.lower() not in KINDS:
-        parser.error(f"--sheet must end with one of {', '.join(KINDS)}, got {args.sheet}")
-    if args.samples < 1:
-        parser.error(f"--samples must be at least 1, got {args.samples}")
+    if args.contact_sheet and Path(args.contact_sheet).suffix.lower() not in FORMATS:
+        parser.error(f"--contact-sheet must end with one of {', '.join(FORMATS)}, got {args.contact_sheet}")
     return args
 
 
 def main() -> None:
-    """Check each split, then both together, and show."""
+    """Check each split, then both together, and print the findings."""
     args = parse_arguments()
     if args.config:
         config = load_config(args.config, args.overrides)
         splits = {"train": config.data.train, "val": config.data.val}
         masks = config.model.spec.has_masks
-        places = {name: (split.images, split.annotations) for name, split in splits.items()}
+        files = {name: (split.images, split.annotations) for name, split in splits.items()}
     else:
-        places = {"data": (args.images, args.annotations)}
+        files = {"data": (args.images, args.annotations)}
         masks = False
     progress = Progress()
     found = {
         name: inspect_dataset(
-            *place, masks=masks, progress=lambda items, name=name: progress.track(items, f"check {name} images")
+            *split, masks=masks, progress=lambda items, name=name: progress.track(items, f"check {name} images")
         )
-        for name, place in places.items()
+        for name, split in files.items()
     }
     if args.config and not len(found["train"].usable.arrays.boxes):
-        found["train"].errors.append(Problem("splits to learn from that have no box", [places["train"][1]]))
+        found["train"].errors.append(Problem("train split without a box", [files["train"][1]]))
     common = compare_splits(
         [inspection.usable for inspection in found.values()], lambda items: progress.track(items, "compare images")
     )
     for split, inspection in found.items():
-        print(f"\n{split}: {places[split][1]}")
+        print(f"\n{split}: {files[split][1]}")
         show(inspection)
     if any(common):
         print()
         show_problems(*common)
-    if args.sheet:
-        draw(found, Path(args.sheet), args.samples)
-    refused = [problem for inspection in found.values() for problem in inspection.errors] + common[0]
-    errors = sum(len(problem.found) for problem in refused)
+    if args.contact_sheet:
+        draw(found, Path(args.contact_sheet), args.num_images)
+    errors = [problem for inspection in found.values() for problem in inspection.errors] + common[0]
+    count = sum(len(problem.found) for problem in errors)
     if args.json:
-        figures = {split: as_json(inspection) for split, inspection in found.items()}
-        everything = figures | {"together": [listed(p) for p in chain(*common)], "errors": errors}
+        splits = {split: as_json(inspection) for split, inspection in found.items()}
+        everything = splits | {"together": [listed(p) for p in chain(*common)], "errors": count}
         write_text(args.json, json.dumps(everything, indent=1))
-        print(f"everything found: {args.json}")
-    print(f"\n{counted(errors, 'error')}: training refuses this data set" if errors else "\nno errors")
-    if errors:
+        print(f"findings: {args.json}")
+    print(f"\n{counted(count, 'error')}: training stops on this data set" if count else "\nno errors")
+    if count:
         raise SystemExit(1)
 
 
 def show(inspection: Inspection) -> None:
-    """Print what was found in one split."""
+    """Print the findings of one split."""
     show_problems(inspection.errors, inspection.warnings)
     boxes = sum(row["boxes"] for row in inspection.classes.values())
     images = inspection.boxes_per_image.total()
     print(
-        f"\n{counted(images, 'image')}, {counted(boxes, 'box')} to learn from ({boxes / max(images, 1):.1f} an image, "
-        f"at most {max(inspection.boxes_per_image, default=0)}), {inspection.masks:,} of them with a mask, "
+        f"\n{counted(images, 'image')}, {counted(boxes, 'box')} to train on ({boxes / max(images, 1):.1f} per image, "
+        f"at most {max(inspection.boxes_per_image, default=0)}), {inspection.masks:,} with a mask, "
         f"{counted(inspection.crowd, 'crowd region')}\n"
     )
-    rows = [(name, row["images"], row["boxes"], share(row["boxes"], boxes)) for name, row in inspection.classes.items()]
+    rows = [
+        (name, row["images"], row["boxes"], percentage(row["boxes"], boxes)) for name, row in inspection.classes.items()
+    ]
     print(format_table(("class", "images", "boxes", ""), rows))
-    limits = {"small": "area < 32^2", "medium": "area < 96^2", "large": "from 96^2 on"}
-    rows = [(name, limits[name], count, share(count, boxes)) for name, count in inspection.box_sizes.items()]
+    limits = {"small": "area < 32^2", "medium": "area < 96^2", "large": "area >= 96^2"}
+    rows = [(name, limits[name], count, percentage(count, boxes)) for name, count in inspection.box_sizes.items()]
     print(f"\n{format_table(('boxes', 'pixels', 'count', ''), rows)}")
     sizes = inspection.image_sizes.most_common(NAMED)
-    rows = [("not stated" if size is None else f"{size[0]}x{size[1]}", n, share(n, images)) for size, n in sizes]
+    rows = [("not declared" if size is None else f"{size[0]}x{size[1]}", n, percentage(n, images)) for size, n in sizes]
     if len(inspection.image_sizes) > NAMED:
         rest = images - sum(count for _, count in sizes)
-        rows.append((f"{len(inspection.image_sizes) - NAMED} more", rest, share(rest, images)))
+        rows.append((f"{len(inspection.image_sizes) - NAMED} more", rest, percentage(rest, images)))
     print(f"\n{format_table(('image size', 'count', ''), rows)}")
 
 
 def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> None:
-    """Print each kind of mistake with its first places."""
+    """Print each kind of problem with the first locations."""
     palette = COLOURS if wants_colour(sys.stdout) else PLAIN
     for kind, colour, problems in (("error", palette.error, errors), ("warning", palette.warning, warnings)):
         for problem in problems:
             print(f"{colour}{kind}{palette.reset}: {problem.what}: {len(problem.found):,}{problem.hint}")
-            for place in problem.found[:NAMED]:
-                print(f"    {place}")
+            for location in problem.found[:NAMED]:
+                print(f"    {location}")
             if len(problem.found) > NAMED:
                 print(f"    and {len(problem.found) - NAMED:,} more")
 
 
-def share(part: int, whole: int) -> str:
-    """A bar of up to 20 characters, and the percentage."""
+def percentage(part: int, whole: int) -> str:
+    """Return a bar of up to 20 characters, and the percentage."""
     return f"{'#' * round(20 * part / max(whole, 1)):20} {part / max(whole, 1):>6.1%}"
 
 
 def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
-    """Draw samples spread over each split, those with boxes first, and with masks where every box has one."""
+    """Draw samples spread over each split: images with boxes, and masks if every box has one."""
     samples = []
     names: list[str] = []
     for inspection in found.values():
@@ -154,26 +154,26 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
                 continue
         names = max(names, inspection.usable.class_names, key=len)
     if not samples:
-        print("\nno picture could be drawn")
+        print("\nnote: no sample could be drawn")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
-        to_pil_image(draw_sample_grid(samples, names)).save(partial, format=KINDS[path.suffix.lower()])
-    print(f"\nsamples with their boxes: {path}")
+        to_pil_image(draw_sample_grid(samples, names)).save(partial, format=FORMATS[path.suffix.lower()])
+    print(f"\ncontact sheet: {path}")
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Up to `count` numbers below `length`, far from each other."""
+    """Return up to `count` indices below `length`, evenly spread."""
     return [length * step // count for step in range(count)] if length > count else list(range(length))
 
 
 def listed(problem: Problem) -> dict[str, Any]:
-    """A problem as JSON."""
+    """Convert a problem to JSON."""
     return {"what": problem.what, "count": len(problem.found), "found": problem.found}
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
-    """What was found in one split, as JSON."""
+    """Convert the findings of one split to JSON."""
     return {
         "errors": [listed(problem) for problem in inspection.errors],
         "warnings": [listed(problem) for problem in inspection.warnings],

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of mmdetection, detectron2, PaddleDetection, torchvision or others into this project's."""
+"""Convert a checkpoint of mmdetection, detectron2, PaddleDetection, torchvision or another project."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ import _clone
 
 # isort: split
 import torch
+from _arguments import add_json, add_overrides, current_spellings, make_parser
 
 from data.files import atomic_path, write_json, write_text
 from engine.building import build_model
@@ -36,57 +37,64 @@ from engine.devices import git_revision
 from engine.display import counted, format_table
 from engine.runs import save_checkpoint
 
-MASK_SCALE = 2.0  # of a backbone's deformable layers by default, as in the config
+MASK_SCALE = 2.0  # default of a backbone, as in the config
 
 EPILOG = """examples:
-  python tools/convert.py faster_rcnn_r50_fpn_mdconv.pth weights/mdconv.pth                   # the backbone alone
+  python tools/convert.py faster_rcnn_r50_fpn_mdconv.pth weights/mdconv.pth                   # the backbone only
   python tools/train.py --config r50_dcn.yaml model.backbone.weights=weights/mdconv.pth
   python tools/convert.py model_final.pkl weights/d2.pt --config r50_dcn.yaml model.backbone.modulation=false
-  python tools/eval.py --config weights/d2.yaml --checkpoint weights/d2.pt
-With --config the whole detector is converted, and beside OUT the config that goes with it is written, as d2.yaml here.
-docs/tools/convert.md tells what each framework does differently."""
+  python tools/eval.py weights/d2.pt
+
+With --config the tool converts the whole detector, and writes its config next to OUT, here weights/d2.yaml.
+docs/tools/convert.md describes the differences between the frameworks."""
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path, metavar="SOURCE", help="a .pth, .pt, .pkl or .pdparams file")
+    parser = make_parser(__doc__, EPILOG)
+    parser.add_argument("checkpoint", type=Path, metavar="SOURCE", help=".pth, .pt, .pkl or .pdparams file")
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write; must not exist")
-    parser.add_argument("--config", help="YAML file of the same detector; without it the backbone is converted")
-    parser.add_argument("--source", choices=[*SOURCES], help="whose it is (default: told by its names)")
     parser.add_argument(
-        "--input",
+        "--config", metavar="C", help="YAML file of the same detector (without it: convert the backbone)"
+    )
+    parser.add_argument(
+        "--source", choices=[*SOURCES], help="source of the checkpoint (default: detected from the parameter names)"
+    )
+    parser.add_argument(
+        "--input-format",
         choices=[*INPUT_FORMATS],
-        help="what the network was fed, less the mean: RGB or BGR over ImageNet's deviations, or BGR in 0..255 "
-        "(default: as the file says, or as is common in the framework)",
+        help="input of the source network after subtracting the mean: RGB or BGR divided by ImageNet's standard "
+        "deviations, or BGR in 0..255 (default: as the file states, otherwise the framework's default)",
     )
     parser.add_argument(
-        "--bn-eps", type=float, help="epsilon of its batch norms (default: 1e-5; torchvision on COCO: 0)"
+        "--bn-eps", type=float, metavar="X", help="epsilon of the batch norms (default: 1e-5; torchvision on COCO: 0)"
     )
-    parser.add_argument("--mask-scale", type=float, help="of a backbone's deformable layers here (default: 2)")
-    parser.add_argument("--classes", type=Path, help="COCO annotation JSON, or a text with a class a line")
-    parser.add_argument("--report", type=Path, help="write what became of each tensor to this JSON file")
-    parser.add_argument("--verbose", action="store_true", help="show what became of each tensor")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values, with --config")
-    args = parser.parse_intermixed_args()
+    parser.add_argument(
+        "--mask-scale", type=float, metavar="X", help="mask_scale of the converted backbone (default: 2)"
+    )
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="COCO annotation file, or a text file with one class per line"
+    )
+    add_json(parser, "the mapping of each tensor")
+    parser.add_argument("--verbose", action="store_true", help="print the mapping of each tensor")
+    add_overrides(parser, "model.backbone.modulation=false, with --config")
+    args = parser.parse_intermixed_args(current_spellings("convert"))
     if not args.config and (args.overrides or args.classes):
-        parser.error("key=value and --classes are about a detector: give --config")
+        parser.error("key=value and --classes need a detector: give --config")
     if args.out.suffix in (".yaml", ".yml"):
-        parser.error(f"OUT is for weights, as in weights.pt, got {args.out}")
+        parser.error(f"OUT must be a weights file, for example weights.pt, got {args.out}")
     if args.config and args.mask_scale is not None:
         parser.error("with --config, write model.backbone.mask_scale=...")
     return args
 
 
 def main() -> None:
-    """Read, convert, write, tell."""
+    """Read, convert, write and report."""
     args = parse_arguments()
-    check_numbers_and_places(args)
+    check_arguments(args)
     checkpoint = read_source_checkpoint(args.checkpoint)
     source = detect_source(checkpoint.tensors, args.source)
-    input_format = args.input or infer_input_format(checkpoint, source)
+    input_format = args.input_format or infer_input_format(checkpoint, source)
     classes = classes_of(checkpoint.tensors, source)
     eps = infer_eps(checkpoint, source, classes) if args.bn_eps is None else args.bn_eps
     if args.config:
@@ -101,15 +109,15 @@ def main() -> None:
     print("\n" + "\n".join(hints))
 
 
-def check_numbers_and_places(args: argparse.Namespace) -> None:
-    """Raise `ValueError` for what cannot be meant or written, before minutes of reading."""
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `ValueError` for values out of range and files that cannot be written, before the checkpoint is read."""
     for file in [args.out, args.out.with_suffix(".yaml")] if args.config else [args.out]:
         if file.exists():
-            raise ValueError(f"{file} exists already: remove it, or choose another OUT")
-    for file in filter(None, (args.out, args.report)):
-        place = next(parent for parent in file.absolute().parents if parent.exists())
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise ValueError(f"{file} must lie in a folder that can be written to, and {place} is none")
+            raise ValueError(f"{file} exists: remove it, or choose another OUT")
+    for file in filter(None, (args.out, args.json)):
+        folder = next(parent for parent in file.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"{file} must be in a writable folder, got {folder}")
     if args.mask_scale is not None and not 0 < args.mask_scale < float("inf"):
         raise ValueError(f"--mask-scale must be a positive number, got {args.mask_scale}")
     if args.bn_eps is not None and not 0 <= args.bn_eps < 1:
@@ -123,7 +131,7 @@ def write_backbone(
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
     converted = convert_backbone(checkpoint.tensors, source, input_format=input_format, eps=eps, mask_scale=mask_scale)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    # where open fails, torch.save itself raises a RuntimeError that names no file
+    # a failing open names the file; torch.save alone raises a RuntimeError without it
     with atomic_path(args.out) as partial, partial.open("wb") as sink:
         torch.save(converted.tensors, sink)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
@@ -133,7 +141,7 @@ def write_backbone(
     options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
     options |= {"norm": "frozen_bn", "weights": str(weights)}
     shown = [f"  model.backbone.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
-    hints = [f"backbone: {args.out}; it goes with", *(line.replace('"', "") for line in shown)]
+    hints = [f"backbone: {args.out}; use it with", *(line.replace('"', "") for line in shown)]
     return converted, hints, stride_in_1x1
 
 
@@ -151,8 +159,8 @@ def write_detector(
     model = config.model
     if classes is None:
         raise ValueError(
-            f"{args.checkpoint} of {source.title} holds no classifier of a detector that is known: leave out --config "
-            "to convert its backbone"
+            f"{args.checkpoint} of {source.title} does not contain the classifier of a known detector: omit --config "
+            "to convert the backbone"
         )
     names, kept = choose_classes(checkpoint, source, classes, args.classes)
     detector, _ = build_model(model, config.data, len(names), pretrained=False)
@@ -178,7 +186,7 @@ def write_detector(
         "step": 0,
         "epoch": 0,
         "model": converted.tensors,
-        # what a training would have left beside the weights
+        # the other entries of a training checkpoint
         "ema": None,
         "optimizer": None,
         "metrics": None,
@@ -189,18 +197,18 @@ def write_detector(
     save_checkpoint(args.out, state)
     yaml = args.out.with_suffix(".yaml")
     write_text(yaml, dump_config(config))
-    remains = [f"  - {text}" for text in source.remaining(model.detector)]
+    remaining = [f"  - {text}" for text in source.remaining(model.detector)]
     hints = [
         f"detector of {counted(len(names), 'class')}: {args.out}",
         f"config: {yaml}",
-        *(["what still differs:", *remains] if remains else []),
-        f"judge it: python tools/eval.py --config {yaml} --checkpoint {args.out}",
+        *(["remaining differences:", *remaining] if remaining else []),
+        f"evaluate: python tools/eval.py {args.out}",
     ]
     return converted, hints, model.backbone.stride_in_1x1
 
 
 def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Source, input_format: str) -> RunConfig:
-    """Read the config, and set what goes with the source where the command line does not say otherwise."""
+    """Read the config, and set the options that the source needs, unless the command line sets them."""
     config = load_config(args.config, args.overrides)
     model = config.model
     values: dict[str, Any] = {
@@ -210,8 +218,8 @@ def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Sour
     }
     if hasattr(getattr(model, model.detector, None), "roi_aligned"):
         values[f"model.{model.detector}.roi_aligned"] = source.roi_aligned
-    said = {override.partition("=")[0] for override in args.overrides}
-    forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in said]
+    given = {override.partition("=")[0] for override in args.overrides}
+    forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in given]
     return with_overrides(config.model_dump(mode="json"), forced, str(args.config))
 
 
@@ -221,7 +229,7 @@ def has_masks(converted: Converted) -> bool:
 
 
 def show(args: argparse.Namespace, source: Source, converted: Converted, settings: Any) -> None:
-    """Print what became of the tensors, and write it to a file if there is one."""
+    """Print how the tensors were mapped, and write it to a file if asked for."""
     entries = converted.entries
     if args.verbose:
         rows = [(entry.status, entry.source or "-", entry.ours or "-", entry.why) for entry in entries]
@@ -230,12 +238,12 @@ def show(args: argparse.Namespace, source: Source, converted: Converted, setting
     rows = [(status, what, number) for (status, what), number in counts.items()]
     rows.sort(key=lambda row: (row[0] != "mapped", row[0]))
     print(format_table(("status", "what", "tensors"), rows) + "\n")
-    print(format_table(("taken for granted", "value"), settings))
-    if args.report:
+    print(format_table(("assumed setting", "value"), settings))
+    if args.json:
         totals = Counter(entry.status for entry in entries)
         lines = [entry._asdict() for entry in entries]
         write_json(
-            args.report,
+            args.json,
             {
                 "source": source.title,
                 "settings": dict(settings),
@@ -246,7 +254,7 @@ def show(args: argparse.Namespace, source: Source, converted: Converted, setting
 
 
 def part_of(key: str) -> str:
-    """Name the part of a network that a key of ours belongs to."""
+    """Return the part of the network that a parameter belongs to."""
     if ".conv_offset." in key:
         return "offsets and masks"
     parts = {"backbone.fpn": "pyramid", "backbone.": "backbone", "rpn": "RPN", "roi_heads": "RoI heads", "head": "head"}

@@ -1,4 +1,4 @@
-"""Draw the synthetic COCO-format data set: bent, sheared, turned and scaled shapes."""
+"""Generate the synthetic COCO-format data set: bent, sheared, rotated and scaled shapes."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import _clone
 
 # isort: split
+from _arguments import add_out, current_spellings, make_parser, not_negative, positive
+
 from data.synthetic import write_shapes
 from engine.display import Progress
 
@@ -16,43 +18,50 @@ EPILOG = """examples:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__, EPILOG)
+    add_out(parser, Path("datasets/shapes"))
+    parser.add_argument(
+        "--train-images", type=positive, default=800, metavar="N", help="training images (default: %(default)s)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("datasets/shapes"), help="folder to write (default: %(default)s)"
+        "--val-images", type=positive, default=200, metavar="N", help="validation images (default: %(default)s)"
     )
-    parser.add_argument("--train", type=int, default=800, help="training images (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=200, help="validation images (default: %(default)s)")
-    parser.add_argument("--width", type=int, default=192, help="of an image in pixels (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=160, help="of an image in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--width", type=positive, default=192, metavar="N", help="image width in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--height", type=positive, default=160, metavar="N", help="image height in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--deformation",
         type=float,
         default=0.5,
-        help="0: only turned and scaled, 1: strongly bent (default: %(default)s)",
+        metavar="X",
+        help="0: shapes are rotated and scaled only, 1: strongly bent (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: %(default)s)")
-    return parser.parse_args()
+    parser.add_argument(
+        "--seed", type=not_negative, default=0, metavar="N", help="random seed; same seed, same bytes (default: 0)"
+    )
+    return parser.parse_args(current_spellings("make_shapes"))
 
 
 def main() -> None:
-    """Draw, unless the folder holds something already."""
+    """Generate the images, unless the folder is not empty."""
     args = parse_arguments()
     if args.out.exists() and any(args.out.iterdir()):
-        raise ValueError(f"{args.out} is not empty; remove it, or choose another folder by --out")
+        raise ValueError(f"{args.out} is not empty: remove it, or choose another folder with --out")
     progress = Progress()
     write_shapes(
         args.out,
-        train=args.train,
-        val=args.val,
+        train=args.train_images,
+        val=args.val_images,
         width=args.width,
         height=args.height,
         deformation=args.deformation,
         seed=args.seed,
         progress=lambda items: progress.track(items, "draw"),
     )
-    print(f"{args.train} train and {args.val} val images in {args.out}")
+    print(f"{args.train_images} train and {args.val_images} val images in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Repeat the study of what DCN gains: networks with and without it, several seeds, on shapes deformed more and more."""
+"""Repeat the study of the gain of DCN: networks with and without DCN, several seeds, increasing deformation."""
 
 import argparse
 import json
@@ -14,6 +14,7 @@ import _clone
 
 # isort: split
 import torch
+from _arguments import add_out, add_overrides, current_spellings, make_parser, positive
 
 from data.files import write_json, write_text
 from data.synthetic import write_shapes
@@ -26,13 +27,13 @@ from engine.weights import load_trained
 EPILOG = """examples:
   python tools/study.py                          # sized for CPUs: 21 runs of 5 minutes on one core each
   python tools/study.py --jobs 8 --deformations 0 0.4 0.8
-  python tools/study.py --size gpu               # ResNet-50 on larger pictures
+  python tools/study.py --size gpu               # ResNet-50 on larger images
   python tools/study.py --out runs/trial --data datasets/trial --seeds 0 train.max_steps=20
-A second call goes on where the first was stopped: finished runs are kept."""
+Run the same command again to continue an interrupted study. Finished runs are kept."""
 
 
 class Size(NamedTuple):
-    """How large a study is: the config of its plain network, and the pictures to draw."""
+    """Size of a study: the config of the plain network, and the images to generate."""
 
     config: str
     train: int
@@ -42,7 +43,7 @@ class Size(NamedTuple):
 
 
 class Network(NamedTuple):
-    """One of the networks that are compared; the first is the one that the others are compared with."""
+    """A network of the comparison; the first one is the baseline."""
 
     dcn_v2_stages: list[int]
     modulation: bool
@@ -74,24 +75,33 @@ class Run(NamedTuple):
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__, EPILOG)
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="size of networks and images (default: cpu)")
+    add_out(parser, Path("runs/study"), what="folder of the runs and reports")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path("datasets/study"),
+        help="folder of the generated data sets (default: %(default)s)",
     )
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="of networks and pictures (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the runs and reports")
-    parser.add_argument("--data", type=Path, default=Path("datasets/study"), help="folder of what is drawn")
     parser.add_argument(
         "--deformations",
         nargs="+",
         type=float,
         default=[0.0, 0.8],
-        metavar="D",
-        help="0: shapes only turned and scaled, 1: strongly bent; all networks are trained on the last, two on the "
+        metavar="X",
+        help="0: shapes are rotated and scaled only, 1: strongly bent; all networks train on the largest, two on the "
         "others (default: 0 0.8)",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="S", help="(default: 0 1 2)")
     parser.add_argument(
-        "--jobs", type=int, help="trainings at a time (default: one for each CPU core, or one if there is a GPU)"
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="training seeds (default: 0 1 2)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=positive,
+        metavar="N",
+        help="trainings at the same time (default: one per CPU core, or one on a GPU)",
     )
     parser.add_argument(
         "--networks",
@@ -99,32 +109,38 @@ def parse_arguments() -> argparse.Namespace:
         choices=NETWORKS,
         default=[*NETWORKS],
         metavar="NAME",
-        help=f"of {', '.join(NETWORKS)}; the first is what the others are compared with (default: all)",
+        help=f"{', '.join(NETWORKS)}; the first is the baseline (default: all)",
     )
-    parser.add_argument("--train", type=int, help="training images to draw (default: the size's)")
-    parser.add_argument("--val", type=int, help="validation images to draw (default: the size's)")
-    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap over images (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values for all runs")
-    args = parser.parse_intermixed_args()
-    if any(number is not None and number < 1 for number in (args.jobs, args.train, args.val)):
-        parser.error("--jobs, --train and --val must be at least 1")
+    sizes = " or ".join(f"{size.train} for {name}" for name, size in SIZES.items())
+    parser.add_argument("--train-images", type=positive, metavar="N", help=f"training images (default: {sizes})")
+    sizes = " or ".join(f"{size.val} for {name}" for name, size in SIZES.items())
+    parser.add_argument("--val-images", type=positive, metavar="N", help=f"validation images (default: {sizes})")
+    parser.add_argument(
+        "--bootstrap-samples",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="bootstrap samples of the val images (default: %(default)s)",
+    )
+    add_overrides(parser, "train.max_steps=20, for all runs")
+    args = parser.parse_intermixed_args(current_spellings("study"))
     for option in ("seeds", "networks"):
         if len(values := getattr(args, option)) != len({*values}):
             parser.error(f"--{option} must differ, got {values}")
     size = SIZES[args.size]
-    args.size = size._replace(train=args.train or size.train, val=args.val or size.val)
+    args.size = size._replace(train=args.train_images or size.train, val=args.val_images or size.val)
     return args
 
 
 def main() -> None:
-    """Draw the data, train what is not trained yet, compare."""
+    """Generate the data, train the missing runs, compare."""
     args = parse_arguments()
     start_logging()
     progress = Progress()
-    load_config(args.size.config, args.overrides)  # shows mistakes before anything is drawn
+    load_config(args.size.config, args.overrides)  # reports errors before any work starts
     levels = sorted(set(args.deformations))
     plans = {level: plan_runs(args, level, everything=level == levels[-1]) for level in levels}
-    by_seed = zip(*plans.values(), strict=True)  # so that a study that was stopped has whole comparisons
+    by_seed = zip(*plans.values(), strict=True)  # an interrupted study then has complete comparisons
     missing = [run for plan in by_seed for runs in plan for run in runs if not is_finished(run)]
     jobs = args.jobs or (1 if torch.cuda.is_available() else torch.get_num_threads())
     for level in levels:
@@ -134,7 +150,7 @@ def main() -> None:
         {
             level: compare_runs(
                 [run.folder for runs in zip(*plan, strict=True) for run in runs],
-                bootstrap_samples=args.rounds,
+                bootstrap_samples=args.bootstrap_samples,
                 progress=progress,
             )
             for level, plan in plans.items()
@@ -145,7 +161,7 @@ def main() -> None:
 
 
 def show(study: Study) -> None:
-    """Print AP and gains at each deformation, and what can be said of them."""
+    """Print AP and gains at each deformation, and the conclusions."""
     names = [*study.strongest.groups]
     rows = []
     for level, comparison in study.comparisons.items():
@@ -162,7 +178,7 @@ def show(study: Study) -> None:
 
 
 def write(study: Study, out: Path) -> None:
-    """Write the reports, and all figures as JSON."""
+    """Write the reports, and all results as JSON."""
     links = {}
     for level, comparison in study.comparisons.items():
         file = out / f"{name_of(level)}.html"
@@ -170,19 +186,19 @@ def write(study: Study, out: Path) -> None:
         links[f"deformation {level:g}"] = file.name
     write_text(out / "study.html", render_study(study, links))
     write_json(out / "study.json", study.as_json())
-    print(f"\neverything found: {out / 'study.json'}\nreport: {out / 'study.html'} (open it in a browser)")
+    print(f"\nresults: {out / 'study.json'}\nreport: {out / 'study.html'} (open it in a browser)")
 
 
 def name_of(level: float) -> str:
-    """Name of the folders of one deformation."""
+    """Return the name of the folders of one deformation."""
     return f"deformation_{level:g}"
 
 
 def draw(folder: Path, size: Size, level: float, progress: Progress) -> None:
-    """Draw the data set of one deformation, unless it lies there.
+    """Generate the data set of one deformation, unless it exists.
 
     Raises:
-        ValueError: if another one lies there.
+        ValueError: if the folder holds another data set.
     """
     file = folder / "annotations/val.json"
     if not file.is_file():
@@ -201,22 +217,22 @@ def draw(folder: Path, size: Size, level: float, progress: Progress) -> None:
     if found != (size.val, size.width, size.height):
         raise ValueError(
             f"{folder} must hold {size.val} validation images of {size.width}x{size.height} pixels for this size of "
-            f"the study, but has {found[0]} of {found[1]}x{found[2]}: remove it, or choose another folder by --data"
+            f"the study, but has {found[0]} of {found[1]}x{found[2]}: remove it, or choose another folder with --data"
         )
 
 
 def plan_runs(args: argparse.Namespace, level: float, *, everything: bool) -> list[list[Run]]:
-    """Plan the runs on one deformation, a list for each seed."""
+    """Return the runs on one deformation, a list per seed."""
     data, out = args.data / name_of(level), args.out / name_of(level)
-    places = [f"data.{split}.images={data / split}" for split in ("train", "val")]
-    places += [f"data.{split}.annotations={data / 'annotations' / f'{split}.json'}" for split in ("train", "val")]
+    files = [f"data.{split}.images={data / split}" for split in ("train", "val")]
+    files += [f"data.{split}.annotations={data / 'annotations' / f'{split}.json'}" for split in ("train", "val")]
     return [
         [
             Run(
                 out / f"{name}_seed{seed}",
                 args.size.config,
                 [
-                    *places,
+                    *files,
                     f"seed={seed}",
                     f"model.backbone.dcn_v2_stages={network.dcn_v2_stages}",
                     f"model.backbone.modulation={str(network.modulation).lower()}",
@@ -232,16 +248,16 @@ def plan_runs(args: argparse.Namespace, level: float, *, everything: bool) -> li
 
 
 def train(runs: list[Run], jobs: int, progress: Progress) -> None:
-    """Train runs, several at a time.
+    """Train runs, several at the same time.
 
     Raises:
-        ValueError: if one fails, with its last words; those under way are stopped, and can be gone on with.
+        ValueError: if one fails, with its last lines; the other runs are stopped and can be resumed.
     """
     if not runs:
         return
     on_gpu = torch.cuda.is_available()
     cores = torch.get_num_threads()
-    print(f"{len(runs)} trainings, {jobs} at a time; each has its log in its folder, as {runs[0].folder / 'train.log'}")
+    print(f"{len(runs)} trainings, {jobs} at the same time; logs: {runs[0].folder / 'train.log'}")
     threads = {} if on_gpu else {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
     processes: list[subprocess.Popen] = []
 
@@ -255,11 +271,11 @@ def train(runs: list[Run], jobs: int, progress: Progress) -> None:
             stderr=subprocess.PIPE,
         )
         processes.append(process)
-        said = process.communicate()[1]
+        errors = process.communicate()[1]
         if process.returncode:
-            last = "\n".join(said.strip().splitlines()[-_LAST_LINES:])
+            last = "\n".join(errors.strip().splitlines()[-_LAST_LINES:])
             raise ValueError(f"the training in {run.folder} ended with exit code {process.returncode}:\n{last}")
-        for file in (run.folder / BEST, *step_files(run.folder).values()):  # last.pt is all that a study reads
+        for file in (run.folder / BEST, *step_files(run.folder).values()):  # a study reads only last.pt
             file.unlink(missing_ok=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -275,17 +291,18 @@ def train(runs: list[Run], jobs: int, progress: Progress) -> None:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether a run is done and judged.
+    """Whether a run is finished and evaluated.
 
     Raises:
-        ValueError: if another one lies in its folder, as with other overrides.
+        ValueError: if the folder holds a run with other options.
     """
     if not (run.folder / LAST).is_file():
         return False
     trained = load_trained(run.folder)
     if trained.config != load_config(run.config, run.overrides):
         raise ValueError(
-            f"{run.folder} holds a run of other options than this study's: remove it, or choose another folder by --out"
+            f"{run.folder} holds a run with other options than this study: remove it, or choose another folder "
+            "with --out"
         )
     return trained.is_finished
 

@@ -23,7 +23,7 @@ OP = (
     "cpu",
     "--sizes",
     "64x90",
-    "--batches",
+    "--batch-sizes",
     "1",
     "--rounds",
     "2",

@@ -27,7 +27,7 @@ def broken(shapes, tmp_path):
 
 def test_a_good_set(run_tool, tiny_config, tmp_path):
     code, out, err = run_tool(
-        "check_dataset", "--config", tiny_config, "--json", "found.json", "--samples", 5, cwd=tmp_path
+        "check_dataset", "--config", tiny_config, "--json", "found.json", "--num-images", 5, cwd=tmp_path
     )
     assert (code, err) == (0, "")
     assert "\nno errors\n" in out
@@ -49,7 +49,15 @@ def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken
         for split in ("train", "val")
     ]
     code, out, err = run_tool(
-        "check_dataset", "--config", tiny_config, "--json", "found.json", "--sheet", "", *overrides, cwd=tmp_path
+        "check_dataset",
+        "--config",
+        tiny_config,
+        "--json",
+        "found.json",
+        "--contact-sheet",
+        "",
+        *overrides,
+        cwd=tmp_path,
     )
     assert (code, err) == (1, "")
     assert out.endswith("2 errors: training refuses this data set\n")
@@ -77,7 +85,7 @@ def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monk
     sheets = {}
     for has_masks, kind in ((False, "warnings"), (True, "errors")):
         monkeypatch.setitem(DETECTORS, "faster_rcnn", replace(DETECTORS["faster_rcnn"], has_masks=has_masks))
-        code, out, err = run_tool("check_dataset", *options, "--sheet", f"{kind}.png", cwd=tmp_path)
+        code, out, err = run_tool("check_dataset", *options, "--contact-sheet", f"{kind}.png", cwd=tmp_path)
         assert (code, err) == (int(kind == "errors"), "")
         count = len(raw["annotations"])
         boxes = count - (kind == "errors")
@@ -98,7 +106,7 @@ def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monk
 
 def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
     options = ["--images", shapes / "val", "--annotations", shapes / "annotations/val.json"]
-    code, out, _ = run_tool("check_dataset", *options, "--sheet", tmp_path / "new/sheet.png")
+    code, out, _ = run_tool("check_dataset", *options, "--contact-sheet", tmp_path / "new/sheet.png")
     assert code == 0
     assert f"samples with their boxes: {tmp_path}/new/sheet.png" in out
     assert (tmp_path / "new/sheet.png").is_file()
@@ -113,10 +121,10 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
         (["--images", "nowhere", "--annotations", "b"], "image folder nowhere does not exist (resolved: /"),
         (["--config", "demo.yaml", "data.mni=3"], "data.mni: unknown key"),
         (
-            ["--config", "demo.yaml", "--sheet", "a.pgn"],
+            ["--config", "demo.yaml", "--contact-sheet", "a.pgn"],
             "--sheet must end with one of .png, .jpg, .jpeg, .webp, got a.",
         ),
-        (["--config", "demo.yaml", "--samples", "0"], "--samples must be at least 1, got 0"),
+        (["--config", "demo.yaml", "--num-images", "0"], "--samples must be at least 1, got 0"),
     ],
 )
 def test_mistakes(run_tool, tmp_path, arguments, message):
@@ -138,7 +146,7 @@ def test_what_training_refuses_of_a_whole_config_is_an_error(run_tool, tiny_conf
     code, _, err = run_tool("train", "--config", tiny_config, option, cwd=tmp_path)
     assert code == 2
     assert ("differ in [(77, 'cow')]" if "other" in mistake else "no image with a box") in err
-    sheet = ["--sheet", "new/a.jpg", "--json", "new/a.json"]
+    sheet = ["--contact-sheet", "new/a.jpg", "--json", "new/a.json"]
     code, out, err = run_tool("check_dataset", "--config", tiny_config, option, *sheet, cwd=tmp_path)
     assert (code, err) == (1, "")
     said = (

@@ -89,7 +89,7 @@ def converted(run_tool, checkpoint, tiny_config, shapes, tmp_path_factory):
     """What the tool said, and the folder that it wrote into."""
     folder = tmp_path_factory.mktemp("ours")
     classes = ["--classes", shapes / "annotations/train.json"]
-    report = ["--report", folder / "report.json"]
+    report = ["--json", folder / "report.json"]
     result = run_tool("convert", checkpoint, folder / "new/ours.pt", "--config", tiny_config, *classes, *report, DCN)
     return result, folder
 
@@ -197,7 +197,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
     state = resnet("resnet18", norm="bn").state_dict()
     torch.save(state, tmp_path / "theirs.pth")
     files = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
-    code, out, _ = run_tool("convert", *files, "--input", "bgr", "--bn-eps", "0.001")
+    code, out, _ = run_tool("convert", *files, "--input-format", "bgr", "--bn-eps", "0.001")
     assert code == 0
     assert re.search(r"^  input +BGR less the mean, in 0\.\.255$", out, re.MULTILINE)
     ours = torch.load(tmp_path / "ours.pth", weights_only=True)
@@ -220,7 +220,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
         (["--source", "detectron2"], "the checkpoint of detectron2 holds no whole ResNet"),
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
         (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
-        (["--report", "{classes}/x.json"], r"x\.json must lie in a folder that can be .*train\.json is none"),
+        (["--json", "{classes}/x.json"], r"x\.json must lie in a folder that can be .*train\.json is none"),
         (["model.fpn.out_channels=3"], "give --config"),
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],

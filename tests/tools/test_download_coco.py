@@ -134,7 +134,7 @@ def test_a_part_of_it_elsewhere(run_tool, server, tmp_path):
 @needs_curl
 def test_it_gives_up_and_keeps_what_came(run_tool, server, tmp_path, capfd):
     server.cuts = [300, *([0] * 99)]
-    options = ("--splits", "val", "--what", "images")
+    options = ("--splits", "val", "--parts", "images")
     code, _, err = load(run_tool, server, tmp_path, *options)
     whole = server.files["zips/val2017.zip"]
     assert code == 2

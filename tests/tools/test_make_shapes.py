@@ -6,7 +6,7 @@ import pytest
 
 
 def test_it_writes_a_data_set(run_tool, tmp_path):
-    options = ["--train", 2, "--val", 1, "--width", 96, "--height", 64, "--seed", 3]
+    options = ["--train-images", 2, "--val-images", 1, "--width", 96, "--height", 64, "--seed", 3]
     code, out, err = run_tool("make_shapes", "--out", tmp_path / "a", *options)
     assert (code, err) == (0, "")
     assert out == f"2 train and 1 val images in {tmp_path / 'a'}\n"
@@ -34,9 +34,9 @@ def test_a_folder_that_holds_something_is_left_alone(run_tool, tmp_path):
     ("options", "said"),
     [
         (["--deformation", 2], "`deformation` must be from 0 to 1, got 2.0"),
-        (["--train", 0], "each split must have at least 1 image"),
+        (["--train-images", 0], "each split must have at least 1 image"),
         (["--width", 10], "each side at least 64 pixels"),
-        (["--train", "many"], "invalid int value: 'many'"),
+        (["--train-images", "many"], "invalid int value: 'many'"),
     ],
 )
 def test_numbers_out_of_range(run_tool, tmp_path, options, said):

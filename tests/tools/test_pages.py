@@ -41,6 +41,14 @@ def test_the_page_names_the_options(options_of, tool):
 
 
 def test_options_are_seen(options_of):
-    assert options_of("make_shapes") == {"--out", "--train", "--val", "--width", "--height", "--deformation", "--seed"}
+    assert options_of("make_shapes") == {
+        "--out",
+        "--train-images",
+        "--val-images",
+        "--width",
+        "--height",
+        "--deformation",
+        "--seed",
+    }
     assert {"--backends", "--sizes", "--steps", "--rounds"} <= options_of("benchmark")
     assert options_of("make_docs") == set()

@@ -30,8 +30,22 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(run_tool, folder):
     """A study of two networks, one seed and two deformations."""
-    options = ["--out", "runs", "--data", "data", "--train", 4, "--val", 3, "--seeds", 1, "--deformations", 1, 0]
-    options += ["--networks", "plain", "dcnv2_234", "--jobs", 2, "--rounds", 100]
+    options = [
+        "--out",
+        "runs",
+        "--data",
+        "data",
+        "--train-images",
+        4,
+        "--val-images",
+        3,
+        "--seeds",
+        1,
+        "--deformations",
+        1,
+        0,
+    ]
+    options += ["--networks", "plain", "dcnv2_234", "--jobs", 2, "--bootstrap-samples", 100]
     return lambda *more: run_tool("study", *options, *FAST, *more, cwd=folder)
 
 
@@ -110,7 +124,20 @@ def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder)
 
 
 def test_a_training_that_fails_is_told(run_tool, tmp_path):
-    options = ["--out", "runs", "--data", "data", "--train", 4, "--val", 3, "--deformations", 0, "--seeds", 0]
+    options = [
+        "--out",
+        "runs",
+        "--data",
+        "data",
+        "--train-images",
+        4,
+        "--val-images",
+        3,
+        "--deformations",
+        0,
+        "--seeds",
+        0,
+    ]
     code, _, err = run_tool("study", *options, "--jobs", 1, "train.optimizer=adam", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: the training in runs/deformation_0/plain_seed0 ended with exit code 2:\n")
