@@ -76,7 +76,7 @@ def benchmark_operator(args: argparse.Namespace, device: torch.device) -> dict[s
     backends = choose_backends(args.backends, torch.empty(0, dtype=dtype, device=device))
     names = [CONTROL, PEER, *(name for name in backends if name != PEER)]
     cases = [
-        Case(*read) for size in args.sizes for read in ((size, n, stage) for n in args.batches for stage in STAGES)
+        Case(*read) for size in args.sizes for read in ((size, n, stage) for n in args.batch_sizes for stage in STAGES)
     ]
     for case in cases:
         read_size(case.size)

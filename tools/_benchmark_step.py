@@ -36,7 +36,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
         backends.remove("reference")  # it would need gigabytes
     plain = [f"{key}={value}" for key, value in options_that_deform().items()]
     variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
-    batch = make_batch(args.batch, (height, width), device)
+    batch = make_batch(args.batch_size, (height, width), device)
     steps = {
         name: make_step(load_config(args.config, overrides + extra), batch, device, args.amp)
         for name, extra in Progress().track(variants.items(), "build")
@@ -50,7 +50,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
         {
             "model": name,
             "step_s": time,
-            "images_per_s": args.batch / time,
+            "images_per_s": args.batch_size / time,
             "over_plain": time / times["plain"],
             "speedup": None if peer is None or name == "plain" else peer / time,
         }
@@ -72,7 +72,7 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
             ],
         )
     )
-    return {"config": args.config, "size": args.size, "batch": args.batch, "rounds": args.rounds, "rows": rows}
+    return {"config": args.config, "size": args.size, "batch": args.batch_size, "rounds": args.rounds, "rows": rows}
 
 
 def make_batch(count: int, size: tuple[int, int], device: torch.device) -> tuple[list[Tensor], list[dict]]:

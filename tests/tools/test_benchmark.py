@@ -80,7 +80,7 @@ def test_no_speed_of_a_wrong_result_is_shown(run_tool, monkeypatch, tmp_path, wr
     code, out, _ = run_tool(*OP, "--json", tmp_path / "op.json")
     assert code == 1
     name = "output" if wrong == "output" else "input"
-    assert f"WRONG RESULTS of torch: {name} of 128 channels is off by 1.0e-03 of its largest number" in out
+    assert f"WRONG RESULTS of torch: {name} of 128 channels differs by 1.0e-03 relative to the largest value" in out
     assert not re.search(r"1x128x8x12 +torch ", out)
     assert not (tmp_path / "op.json").exists()
 
@@ -92,7 +92,7 @@ def test_no_speed_of_nan_is_shown(run_tool, monkeypatch):
     monkeypatch.setitem(dcn.BACKENDS, "torch", Backend(run, lambda *tensors: None))
     code, out, _ = run_tool(*OP)
     assert code == 1
-    assert "WRONG RESULTS of torch: output of 128 channels is off by nan" in out
+    assert "WRONG RESULTS of torch: output of 128 channels differs by nan" in out
 
 
 def test_half_precision_is_measured(run_tool):
@@ -132,7 +132,7 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         "--backends", "torch", "torchvision", "--json", tmp_path / "train.json",
     )  # fmt: skip
     assert code == 2
-    assert "has no DCN stages to measure" in err
+    assert "has no deformable stages" in err
 
     config = tmp_path / "tiny_dcn.yaml"
     config.write_text(f"base: {tiny_config}\nmodel: {{backbone: {{dcn_v2_stages: [2]}}}}\n")
@@ -154,17 +154,20 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("op", "--sizes", "800"), "an image size must be HxW with both from 32 on, as in 800x1333, got '800'"),
+        (
+            ("op", "--sizes", "800"),
+            "an image size must be HxW with both sides at least 32, for example 800x1333, got '800'",
+        ),
         (("op", "--sizes", "512x512", "20x99"), "got '20x99'"),
         (("train", "--size", "0x512"), "got '0x512'"),
         (("op", "--backends", "cuda"), "unknown DCN backend 'cuda', known: torch, torchvision, triton, reference"),
-        (("op", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
+        (("op", "--rounds", "0"), "argument --rounds: must be an integer of at least 1, got '0'"),
         (("train", "--config", "nothing.yaml"), "nothing.yaml"),
         (("loop", "--config", "nothing.yaml"), "nothing.yaml"),
-        (("loop", "--steps", "0"), "argument --steps: must be a whole number from 1 on, got '0'"),
+        (("loop", "--steps", "0"), "argument --steps: must be an integer of at least 1, got '0'"),
         (("loop", "--device", "nowhere"), "device 'nowhere' is not available"),
-        (("health", "--config", "demo.yaml"), "demo.yaml has no DCN stages to watch"),
-        (("health", "--rounds", "0"), "argument --rounds: must be a whole number from 1 on, got '0'"),
+        (("health", "--config", "demo.yaml"), "demo.yaml has no deformable stages"),
+        (("health", "--rounds", "0"), "argument --rounds: must be an integer of at least 1, got '0'"),
         ((), "the following arguments are required: command"),
     ],
 )
@@ -180,7 +183,7 @@ def test_a_backend_that_cannot_run_says_why(run_tool, monkeypatch):
     monkeypatch.setattr(dcn.triton_backend, "HAS_TRITON", True)
     code, _, err = run_tool("benchmark", "op", "--device", "cpu", "--backends", "triton")
     assert code == 2
-    assert "DCN backend 'triton' cannot run here: it runs on GPUs only" in err
+    assert "DCN backend 'triton' is not available: it runs on GPUs only" in err
 
 
 def test_loop_figures_fit_each_other(run_tool, tiny_config, tmp_path, monkeypatch):
@@ -244,6 +247,6 @@ def test_health_figures_fit_each_other(run_tool, tiny_config, tmp_path):
         added_s = figures["watched_s"] / log_every_steps + figures["histograms_s"] / images_every_steps
         assert figures[name] == pytest.approx(added_s / figures["step_s"])
     assert re.search(
-        rf"share of the run +{100 * figures['share']:.2f} % +a record in 10 steps, histograms in 1000", out
+        rf"fraction of the run +{100 * figures['share']:.2f} % +statistics every 10 steps, histograms every 1000", out
     )
-    assert re.search(rf"by default +{100 * figures['default_share']:.2f} % +a record in 50 steps", out)
+    assert re.search(rf"with defaults +{100 * figures['default_share']:.2f} % +statistics every 50 steps", out)

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_listed_with_an_exit_code(run_tool, tiny_config, broken
         cwd=tmp_path,
     )
     assert (code, err) == (1, "")
-    assert out.endswith("2 errors: training refuses this data set\n")
+    assert out.endswith("2 errors: training stops on this data set\n")
     found = json.loads((tmp_path / "found.json").read_text())
     kinds = {problem["what"]: problem["count"] for problem in found["train"]["errors"]}
     assert kinds == {f"images missing in {broken}/train": 1, "invalid boxes (x, y, width, height)": 1}
@@ -89,8 +89,8 @@ def test_masks_that_cannot_be_read(run_tool, tiny_config, shapes, tmp_path, monk
         assert (code, err) == (int(kind == "errors"), "")
         count = len(raw["annotations"])
         boxes = count - (kind == "errors")
-        assert f"6 images, {boxes} boxes to learn from" in out
-        assert f"{count - 1} of them with a mask, 0 crowd regions" in out
+        assert f"6 images, {boxes} boxes to train on" in out
+        assert f"{count - 1} with a mask, 0 crowd regions" in out
         found = json.loads((tmp_path / "found.json").read_text())
         (problem,) = (p for p in found["val"][kind] if p["what"] == "annotations without a valid mask")
         assert problem["count"] == 1
@@ -108,7 +108,7 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
     options = ["--images", shapes / "val", "--annotations", shapes / "annotations/val.json"]
     code, out, _ = run_tool("check_dataset", *options, "--contact-sheet", tmp_path / "new/sheet.png")
     assert code == 0
-    assert f"samples with their boxes: {tmp_path}/new/sheet.png" in out
+    assert f"contact sheet: {tmp_path}/new/sheet.png" in out
     assert (tmp_path / "new/sheet.png").is_file()
 
 
@@ -122,9 +122,9 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
         (["--config", "demo.yaml", "data.mni=3"], "data.mni: unknown key"),
         (
             ["--config", "demo.yaml", "--contact-sheet", "a.pgn"],
-            "--sheet must end with one of .png, .jpg, .jpeg, .webp, got a.",
+            "--contact-sheet must end with one of .png, .jpg, .jpeg, .webp, got a.",
         ),
-        (["--config", "demo.yaml", "--num-images", "0"], "--samples must be at least 1, got 0"),
+        (["--config", "demo.yaml", "--num-images", "0"], "--num-images: must be an integer of at least 1"),
     ],
 )
 def test_mistakes(run_tool, tmp_path, arguments, message):
@@ -149,11 +149,9 @@ def test_what_training_refuses_of_a_whole_config_is_an_error(run_tool, tiny_conf
     sheet = ["--contact-sheet", "new/a.jpg", "--json", "new/a.json"]
     code, out, err = run_tool("check_dataset", "--config", tiny_config, option, *sheet, cwd=tmp_path)
     assert (code, err) == (1, "")
-    said = (
-        "categories that are not in all splits: 1" if "other" in mistake else "splits to learn from that have no box: 1"
-    )
+    said = "categories that are not in all splits: 1" if "other" in mistake else "train split without a box: 1"
     assert f"error: {said}\n" in out
-    assert "\n1 error: training refuses this data set" in out
+    assert "\n1 error: training stops on this data set" in out
     assert json.loads((tmp_path / "new/a.json").read_text())["errors"] == 1
     with Image.open(tmp_path / "new/a.jpg") as drawn:
         assert drawn.format == "JPEG"

@@ -53,7 +53,7 @@ def test_errors_that_end_with_a_message(clone, capsys, error, code, said):
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("train.py", "\nstopped by the user; it goes on by --resume auto\n"),
+        ("train.py", "\nstopped by the user; resume with --resume auto\n"),
         ("eval.py", "\nstopped by the user\n"),
         ("train.py/eval.py", "\nstopped by the user\n"),
     ],
@@ -109,7 +109,7 @@ def test_a_torchvision_of_another_torch_is_explained(run_process, tmp_path):
     assert "Traceback" not in result.err
     first, *rest = result.err.splitlines()
     assert first.startswith(f"torch {version('torch')} and torchvision {version('torchvision')} ")
-    assert first.endswith("do not belong together: operator torchvision::nms does not exist.")
+    assert first.endswith("do not match: operator torchvision::nms does not exist.")
     text = " ".join(rest)
     assert "pip install --force-reinstall torch torchvision" in text
     assert "--index-url https://download.pytorch.org/whl/cpu" in text

@@ -220,7 +220,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
         (["--source", "detectron2"], "the checkpoint of detectron2 holds no whole ResNet"),
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
         (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
-        (["--json", "{classes}/x.json"], r"x\.json must lie in a folder that can be .*train\.json is none"),
+        (["--json", "{classes}/x.json"], r"x\.json must be in a writable folder, got .*train\.json"),
         (["model.fpn.out_channels=3"], "give --config"),
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],
@@ -241,7 +241,7 @@ def test_mistakes_end_with_code_2_and_write_nothing(
 def test_weights_are_no_yaml(run_tool, checkpoint, tmp_path):
     code, _, err = run_tool("convert", checkpoint, tmp_path / "ours.yaml")
     assert code == 2
-    assert "OUT is for weights" in err
+    assert "OUT must be a weights file" in err
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -251,7 +251,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(run_tool, tiny_c
     given = ["--config", tiny_config] if whole else []
     code, _, err = run_tool("convert", "missing.pth", "taken/deep/ours.pt", *given, cwd=tmp_path)
     place = tmp_path / "taken"
-    message = f"taken/deep/ours.pt must lie in a folder that can be written to, and {place} is none"
+    message = f"taken/deep/ours.pt must be in a writable folder, got {place}"
     assert (code, err) == (2, f"error: {message}\n")
     assert [*tmp_path.iterdir()] == [place]
 
@@ -268,7 +268,7 @@ def test_nothing_is_overwritten(run_tool, checkpoint, tiny_config, tmp_path):
     for name, arguments in (("ours.pt", []), ("ours.yaml", ["--config", tiny_config])):
         (tmp_path / name).write_text("precious")
         code, _, err = run_tool("convert", checkpoint, tmp_path / "ours.pt", *arguments)
-        assert (code, err) == (2, f"error: {tmp_path / name} exists already: remove it, or choose another OUT\n")
+        assert (code, err) == (2, f"error: {tmp_path / name} exists: remove it, or choose another OUT\n")
         assert (tmp_path / name).read_text() == "precious"
         (tmp_path / name).unlink()
 

@@ -100,10 +100,10 @@ def test_all_of_it_goes_on_where_it_was_cut_off(run_tool, server, tmp_path):
     assert server.asked == [("annotations_trainval2017.zip", 50)] + [("val2017.zip", n) for n in (0, 100, 200_100)] + [
         ("train2017.zip", 0)
     ]
-    assert re.search(r"annotations_trainval2017.zip +0\.00 +0\.00 +goes on\n *val2017.zip .*\n *train2017.zip ", out)
-    assert re.search(r"\n0\.00 GB to download, which takes up to 0\.\d+ GB in datasets/coco; [\d.]+ GB are free", out)
+    assert re.search(r"annotations_trainval2017.zip +0\.00 +0\.00 +resumes\n *val2017.zip .*\n *train2017.zip ", out)
+    assert re.search(r"\n0\.00 GB to download; needs up to 0\.\d+ GB in datasets/coco, [\d.]+ GB are free", out)
     last = out.splitlines()[-4:]
-    assert last[0] == "train: all 3 pictures of datasets/coco/annotations/instances_train2017.json are in " + (
+    assert last[0] == "train: all 3 images of datasets/coco/annotations/instances_train2017.json are in " + (
         "datasets/coco/train2017"
     )
     assert last[3] == "then: python tools/train.py --config r50_dcn.yaml"
@@ -113,7 +113,7 @@ def test_all_of_it_goes_on_where_it_was_cut_off(run_tool, server, tmp_path):
     (root / "train2017" / NAMES["train"][1]).rename(root / "train2017/other.jpg")
     code, _, err = load(run_tool, server, tmp_path)
     assert code == 2
-    assert f"1 of the 3 pictures of datasets/coco/{INSTANCES[0]} are not in datasets/coco/train2017, the first" in err
+    assert f"1 of the 3 images of datasets/coco/{INSTANCES[0]} are not in datasets/coco/train2017, the first" in err
     (root / "train2017/other.jpg").unlink()
     code, _, err = load(run_tool, server, tmp_path)
     assert code == 2
@@ -172,7 +172,7 @@ def test_what_is_refused_before_anything_is_asked_for(run_tool, server, tmp_path
     code, _, err = load(run_tool, server, tmp_path, "--splits", "val")
     assert code == 2
     urls = f"{server.address}/annotations/annotations_trainval2017.zip {server.address}/zips/val2017.zip"
-    assert f"or put these files into datasets/coco and give the same command again: {urls}\n" in err
+    assert f"or put these files into datasets/coco and run the same command again: {urls}\n" in err
     asked = []
     usage = namedtuple("Usage", "total used free")(9, 9, 10_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage)

@@ -26,7 +26,7 @@ def test_a_folder_that_holds_something_is_left_alone(run_tool, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     code, out, err = run_tool("make_shapes", "--out", tmp_path)
     assert (code, out) == (2, "")
-    assert err == f"error: {tmp_path} is not empty; remove it, or choose another folder by --out\n"
+    assert err == f"error: {tmp_path} is not empty: remove it, or choose another folder with --out\n"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -34,9 +34,9 @@ def test_a_folder_that_holds_something_is_left_alone(run_tool, tmp_path):
     ("options", "said"),
     [
         (["--deformation", 2], "`deformation` must be from 0 to 1, got 2.0"),
-        (["--train-images", 0], "each split must have at least 1 image"),
+        (["--train-images", 0], "--train-images: must be an integer of at least 1, got '0'"),
         (["--width", 10], "each side at least 64 pixels"),
-        (["--train-images", "many"], "invalid int value: 'many'"),
+        (["--train-images", "many"], "must be an integer of at least 1, got 'many'"),
     ],
 )
 def test_numbers_out_of_range(run_tool, tmp_path, options, said):

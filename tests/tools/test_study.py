@@ -149,7 +149,7 @@ def test_a_training_that_fails_is_told(run_tool, tmp_path):
     [
         (["--networks", "dcnv3"], "invalid choice: 'dcnv3'"),
         (["--seeds", "x"], "invalid int value: 'x'"),
-        (["--jobs", 0], "--jobs, --train and --val must be at least 1"),
+        (["--jobs", 0], "must be an integer of at least 1"),
         (["--seeds", 0, 0], "--seeds must differ, got [0, 0]"),
         (["train.epochs"], "expected key=value"),
     ],
