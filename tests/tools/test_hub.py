@@ -130,6 +130,8 @@ load("fcos", 3, backbone={"name": "resnet18", "dcn_v2_stage": [3]})
 load("fcos", 3, backbone="resnet18")
 load("fcos", 3, fpn={"chanels": 64})
 load("fcos", 3, xyz=1)
+load("fcos", 3, backbone={"name": "resnet18"}, fpn={"channels": 64}, dcn_convs=1)
+load("fcos", 3, dcn_convs=1, num_dcn_convs=2)
 """
     )
     assert out[0] == (
@@ -150,3 +152,6 @@ load("fcos", 3, xyz=1)
         "ValueError: unknown option 'chanels' of `fpn`, did you mean 'out_channels'? known: levels, "
     )
     assert out[8].startswith("ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, num_dcn_convs, ")
+    assert out[9] == "loaded"  # by old names
+    both = "model.fcos.dcn_convs and model.fcos.num_dcn_convs are the same option: set only model.fcos.num_dcn_convs"
+    assert out[10] == f"ValueError: {both}"
