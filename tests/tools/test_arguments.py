@@ -62,7 +62,8 @@ def test_an_old_spelling_does_the_same(run_tool, tmp_path):
     new = run_tool("make_shapes", "-o", tmp_path / "new", "--train-images", 2, "--val-images=1", *sizes)
     assert (old.code, new.code, new.err) == (0, 0, "")
     assert [line.split()[1] for line in old.err.splitlines()] == ["--train", "--val"]
-    read = [{file.name: file.read_bytes() for file in (tmp_path / name).rglob("*.*")} for name in ("old", "new")]
+    folders = tmp_path / "old", tmp_path / "new"
+    read = [{file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")} for folder in folders]
     assert len(read[0]) == 5
     assert read[0] == read[1]
 

@@ -113,7 +113,7 @@ def test_all_of_it_goes_on_where_it_was_cut_off(run_tool, server, tmp_path):
     (root / "train2017" / NAMES["train"][1]).rename(root / "train2017/other.jpg")
     code, _, err = load(run_tool, server, tmp_path)
     assert code == 2
-    assert f"1 of the 3 images of datasets/coco/{INSTANCES[0]} are not in datasets/coco/train2017, the first" in err
+    assert f"1 of the 3 images of datasets/coco/{INSTANCES[0]} are missing in datasets/coco/train2017, first" in err
     (root / "train2017/other.jpg").unlink()
     code, _, err = load(run_tool, server, tmp_path)
     assert code == 2
