@@ -1,11 +1,11 @@
-# make demo   train a plain and a DCN detector on generated shapes, evaluate and compare them
-# make study  measure the gain of DCN: five networks, three seeds, with and without deformation (SIZE=gpu: larger)
-# make cards  train a plain and a DCN detector on photographs of playing cards
-# make test   run the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: all tests
-# make lint   run ruff and import-linter
-# make docs   update docs/reference/{config,renamed}.md and configs/schema.json after a change of the options
-# make site   build the documentation site in site/; a broken link is an error
-# make board  start TensorBoard for all runs, for this machine only
+# - make demo: train a plain and a DCN detector on generated shapes, evaluate and compare them
+# - make study: measure the gain of DCN: five networks, three seeds, with and without deformation (SIZE=gpu: larger)
+# - make cards: train a plain and a DCN detector on photographs of playing cards
+# - make test: run the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: all tests
+# - make lint: run ruff and import-linter
+# - make docs: update docs/reference/{config,renamed}.md and configs/schema.json after a change of the options
+# - make site: build the documentation site in site/; a broken link is an error
+# - make board: start TensorBoard for all runs, for this machine only
 # Each target installs the requirements into .venv first. PYTHON=python3.12 selects a Python, CPU=1 the CPU-only torch.
 
 PYTHON ?= python3
