@@ -30,7 +30,7 @@ def without_code(text: str) -> str:
 
 
 def anchors(page: str) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", without_code(text_of(page)), re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
@@ -45,9 +45,9 @@ def broken_links(page: str) -> list[str]:
         target = (pages.ROOT / page).parent / path if path else pages.ROOT / page
         name = target.resolve().relative_to(pages.ROOT).as_posix()
         if not target.exists():
-            broken.append(f"{link}: there is no {name}")
+            broken.append(f"{link}: {name} does not exist")
         elif anchor and anchor not in anchors(name):
-            broken.append(f"{link}: {name} has no such heading")
+            broken.append(f"{link}: {name} lacks this heading")
     return broken
 
 
@@ -62,7 +62,7 @@ def test_broken_links_are_found(tmp_path, monkeypatch):
     (tmp_path / "a.md").write_text(
         "# A `b`: c?\n[1](a.md#a-b-c) [2](#a-b-c) [3](x.md) [4](#d)\n```\n[5](y.md)\n# d\n```\n"
     )
-    assert broken_links("a.md") == ["x.md: there is no x.md", "#d: a.md has no such heading"]
+    assert broken_links("a.md") == ["x.md: x.md does not exist", "#d: a.md lacks this heading"]
 
 
 @pytest.mark.parametrize("page", PAGES)
