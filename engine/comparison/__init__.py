@@ -1,4 +1,4 @@
-"""Runs compared: accuracy with its uncertainty, cost, curves and images."""
+"""Comparison of finished runs: accuracy with its uncertainty, cost, curves and images."""
 
 from .compare import compare_runs
 from .report import cost_rows, mean_and_spread, render_report, with_interval

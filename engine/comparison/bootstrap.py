@@ -1,7 +1,7 @@
-"""COCO metrics of one run on other images: what AP would have been, had the images been drawn again.
+"""Bootstrap of COCO metrics over images.
 
-pycocotools matches detections with truth image by image, and only the sums over images depend on which images there
-are. So a run is matched once, and its metrics are summed again for any number of times that each image counts.
+pycocotools matches detections with the ground truth image by image. Only the sums over images depend on the set of
+images. So each run is matched once, and its metrics are computed again for any weights of the images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,24 +17,24 @@ from ..evaluation import COCO_METRICS, class_keys, match_results
 Track = Callable[[Iterable], Iterable]
 Floats = NDArray[np.float64]
 
-# IoUs and recalls as pycocotools has them, bit by bit
+# IoU thresholds and recalls, bit-identical to pycocotools
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-# of all areas, how many of an image's best detections count; of the areas small, medium, large it is the last
+# maximum detections per image for all areas; small, medium and large use the last
 DETECTIONS = (1, 10, 100)
-# numbers that one step of a computation holds, of 8 bytes
+# float64 numbers per block of a computation
 _BLOCK = 2**20
 
 
 class _Matches(NamedTuple):
-    """Detections of one class, in the order of their scores, and truth, as far as both are in one range of areas.
+    """Detections of one class in descending order of scores, and ground truth, of one range of areas.
 
     Attributes:
-        images: `(D,)`, place of each detection's image among the image ids.
-        ranks: `(D,)`, how many better ones of the class its image has.
-        true_positive: `(10, D)`, whether it found a truth, at each IoU.
-        counted: `(10, D)`, whether it is right or wrong, and not let pass as one in a crowd or of another area.
-        ground_truth: `(G,)`, place of each truth's image among the image ids.
+        images: `(D,)`, index of the image of each detection in the image ids.
+        ranks: `(D,)`, number of detections of the class in the same image with a higher score.
+        true_positive: `(10, D)`, whether the detection is a true positive at each IoU.
+        counted: `(10, D)`, whether the detection is counted; matches with crowds and other areas are ignored.
+        ground_truth: `(G,)`, index of the image of each ground-truth object in the image ids.
     """
 
     images: NDArray[np.intp]
@@ -45,11 +45,11 @@ class _Matches(NamedTuple):
 
 
 class MatchedImages:
-    """The detections of one run, matched with truth by pycocotools; made by `match_images`.
+    """Detections of one run, matched with the ground truth by pycocotools; made by `match_images`.
 
     Attributes:
-        image_ids: in ascending order, which is the order of weights.
-        class_names: as in the `per_class` of `coco_metrics`.
+        image_ids: image ids in ascending order, which is the order of weights.
+        class_names: class names of `per_class` in `coco_metrics`.
     """
 
     def __init__(self, image_ids: Sequence[int], class_names: Sequence[str], matches: Sequence[Sequence[_Matches]]):
@@ -58,31 +58,30 @@ class MatchedImages:
         self._matches = matches  # by class, then by area: all, small, medium, large
 
     def metrics(self, weights: ArrayLike | None = None) -> dict[str, float]:
-        """The 12 COCO metrics, and "AP <class>" for every class, as fractions; NaN where there is nothing to judge by.
+        """Return the 12 COCO metrics and "AP <class>" of every class, as fractions; NaN without ground truth.
 
         Args:
-            weights: how often each image counts, in the order of `image_ids`; None is once each, which gives what
-                `coco_metrics` gives. Whole numbers give what pycocotools gives where the images stand in the file so
-                many times; among equal scores, the copies of one detection then stand together.
+            weights: weight of each image, in the order of `image_ids`. None: 1 each, equal to `coco_metrics`. Integer
+                weights equal pycocotools on a file with that many copies of each image; copies of a detection are
+                adjacent among equal scores.
 
         Raises:
-            ValueError: if there is not one finite weight of at least 0 for each image.
+            ValueError: if the weights are not finite, at least 0, and one for each image.
         """
         column = self._column(weights)
         scores = [self._class_scores(index, column) for index in range(len(self.class_names))]
         return {name: float(values[0]) for name, values in _summarize(scores, self.class_names, 1).items()}
 
     def curves(self, iou: float) -> dict[str, Floats]:
-        """Precision at the 101 `RECALLS` of COCO, of each class by name and, under "all", in the mean of them.
+        """Return precision at the 101 `RECALLS` of COCO for each class, and the mean over classes as "all".
 
-        A class without boxes has NaN, and is not in the mean. A class that is itself named "all" is given as
-        "class all".
+        A class without boxes is NaN and is not part of the mean. The key of a class named "all" is "class all".
 
         Args:
-            iou: one of 0.50, 0.55 ... 0.95.
+            iou: IoU threshold, one of 0.50, 0.55 ... 0.95.
 
         Raises:
-            ValueError: if it is another.
+            ValueError: if `iou` has another value.
         """
         level = int(np.argmin(np.abs(IOUS - iou)))
         if not abs(IOUS[level] - iou) < 1e-6:
@@ -100,7 +99,7 @@ class MatchedImages:
         return {"all": _mean_of_present(stacked)} | curves
 
     def same_ground_truth(self, other: "MatchedImages") -> bool:
-        """Whether both were judged by the same images, classes and boxes, as far as can be seen."""
+        """Whether both have the same images, classes and number of boxes per image."""
         return (self.image_ids, self.class_names) == (other.image_ids, other.class_names) and all(
             np.array_equal(mine.ground_truth, theirs.ground_truth)
             for areas, others in zip(self._matches, other._matches, strict=True)
@@ -119,7 +118,7 @@ class MatchedImages:
         return weights[:, None]
 
     def _class_scores(self, index: int, weights: Floats) -> dict[str, Floats]:
-        """Give the 12 metrics of one class, `(samples,)` each, for weights `(images, samples)`."""
+        """Return the 12 metrics of one class, `(samples,)` each, for weights `(images, samples)`."""
         areas = self._matches[index]
         precision = [_average_precision(area, weights) for area in areas]  # (10, samples) each
         recalls = [_recall(areas[0], weights, most) for most in DETECTIONS]
@@ -130,12 +129,12 @@ class MatchedImages:
 
 
 def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> MatchedImages:
-    """Match COCO results with truth, once for all of `MatchedImages`.
+    """Match COCO results with the ground truth.
 
     Args:
-        ground_truth: a COCO instances file, as loaded.
-        results: COCO results, see `engine.evaluator.detect`.
-        kind: what is judged: "bbox" for boxes, "segm" for masks.
+        ground_truth: content of a COCO instances file.
+        results: COCO results, see `engine.evaluation.detect`.
+        kind: "bbox" for boxes, "segm" for masks.
 
     Raises:
         ValueError: see `coco_metrics`.
@@ -153,30 +152,30 @@ def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], ki
 def bootstrap(
     runs: Sequence[MatchedImages], *, samples: int = 1000, seed: int = 0, track: Track = iter
 ) -> list[dict[str, Floats]]:
-    """Figures of runs on images drawn again, with replacement and as many; in each round the same for all runs.
+    """Compute metrics on bootstrap samples: the images are resampled with replacement, equally for all runs.
 
-    Differences of runs can thus be taken round by round: what is hard about an image is so for both. A bootstrap over
-    few images is too sure of itself, by a factor of about `sqrt(1 - 1 / images)`.
+    The differences between runs are paired: an image that is hard for both runs cancels out.
+    Note: with few images the intervals are too narrow, by a factor of about `sqrt(1 - 1 / images)`.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 
     Args:
-        runs: judged by the same images, by boxes or masks. A run may be in it twice, judged by each.
-        samples: how often images are drawn.
-        seed: of the draw.
+        runs: runs matched on the same images, by boxes or masks. A run may occur twice, once for each.
+        samples: number of bootstrap samples.
+        seed: random seed.
         track: wraps the iteration over the classes of all runs.
 
     Returns:
-        For each run what `MatchedImages.metrics` gives, `(samples,)` each; NaN in samples without a box to judge by.
+        `MatchedImages.metrics` of each run, `(samples,)` each; NaN in samples without ground truth.
 
     Raises:
-        ValueError: if there are fewer than 2 images or no samples, or runs were judged by different images or boxes.
+        ValueError: if there are fewer than 2 images or no samples, or if the runs have different images or boxes.
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}")
     for place, run in enumerate(runs[1:], start=2):
         if not runs[0].same_ground_truth(run):
             raise ValueError(
-                f"runs must be judged by the same images and boxes, but run 1 has {len(runs[0].image_ids)} images and "
+                f"all runs must have the same images and boxes, but run 1 has {len(runs[0].image_ids)} images and "
                 f"{len(runs[0].class_names)} classes, run {place} has {len(run.image_ids)} and {len(run.class_names)}, "
                 "or other ids, names or boxes"
             )
@@ -184,7 +183,7 @@ def bootstrap(
         return []
     images = len(runs[0].image_ids)
     if images < 2:
-        raise ValueError(f"drawing images again needs at least 2, got {images}")
+        raise ValueError(f"the bootstrap needs at least 2 images, got {images}")
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=samples)
     weights = np.ascontiguousarray(draws.T, dtype=float)
     scores: list[list[dict[str, Floats]]] = [[] for _ in runs]
@@ -194,7 +193,7 @@ def bootstrap(
 
 
 def _flatten(judge: COCOeval, start: int, images: int) -> _Matches:
-    """Put the matches of one class and area, which `COCOeval.evaluate` left image by image, in the order of scores."""
+    """Sort the matches of one class and area, which `COCOeval.evaluate` stores per image, by score."""
     found = [(place, entry) for place, entry in enumerate(judge.evalImgs[start : start + images]) if entry is not None]
     if not found:
         nothing, none = np.zeros(0, dtype=np.intp), np.zeros((len(IOUS), 0), dtype=bool)
@@ -202,7 +201,7 @@ def _flatten(judge: COCOeval, start: int, images: int) -> _Matches:
     entries = [entry for _, entry in found]
     places = np.array([place for place, _ in found])
     counts = [len(entry["dtScores"]) for entry in entries]
-    # as COCOeval.accumulate sorts: among equal scores the image of the smaller id first
+    # same order as COCOeval.accumulate: among equal scores, the smaller image id first
     order = np.argsort(-np.concatenate([entry["dtScores"] for entry in entries]), kind="mergesort")
     passed = np.concatenate([entry["dtIgnore"] for entry in entries], axis=1)[:, order].astype(bool)
     matched = np.concatenate([entry["dtMatches"] for entry in entries], axis=1)[:, order] != 0
@@ -217,19 +216,20 @@ def _flatten(judge: COCOeval, start: int, images: int) -> _Matches:
 
 
 def _staircase(matches: _Matches, level: int, weights: Floats) -> tuple[Floats, Floats]:
-    """Walk down the right detections at one IoU: truths found so far, and the best precision from there on.
+    """Compute the precision-recall staircase at the true positives of one IoU.
 
-    Between them nothing happens to either: a wrong detection only lowers the precision. Copies of one detection are
-    taken in one step, since among right ones precision rises and its best is reached at the last.
+    Only true positives change recall or the precision envelope. Copies of a detection are one step, because precision
+    rises among true positives and its maximum is at the last copy.
 
     Returns:
-        Twice `(right detections, samples)`, for weights `(images, samples)`.
+        Cumulative true positives and the precision envelope, `(true positives, samples)` each, for weights `(images,
+        samples)`.
     """
     steps = np.flatnonzero(matches.true_positive[level])
     counted = matches.counted[level]
     until = np.concatenate([[0], np.cumsum(counted)[steps]])
     images = matches.images[counted][: until[-1]]
-    # row s adds up the detections after right one s - 1, up to s itself
+    # row s sums the detections after true positive s - 1, up to s
     between = csr_array((np.ones(len(images)), images, until), shape=(len(steps), len(weights)))
     seen = np.cumsum(between @ weights, axis=0)
     found = np.cumsum(weights[matches.images[steps]], axis=0)
@@ -239,7 +239,7 @@ def _staircase(matches: _Matches, level: int, weights: Floats) -> tuple[Floats, 
 
 
 def _average_precision(matches: _Matches, weights: Floats) -> Floats:
-    """AP at each IoU, `(10, samples)`: the mean of the precision at the 101 recalls; NaN where there is no truth."""
+    """Return AP at each IoU, `(10, samples)`: mean precision at the 101 recalls; NaN without ground truth."""
     samples = weights.shape[1]
     size = max(1, _BLOCK // max(1, int(matches.true_positive.sum(1).max())))
     if size < samples:
@@ -249,7 +249,7 @@ def _average_precision(matches: _Matches, weights: Floats) -> Floats:
     values = np.empty((len(IOUS), samples))
     for level in range(len(IOUS)):
         found, envelope = _staircase(matches, level, weights)
-        # each right detection answers for the recalls that are reached by it and by none before
+        # each true positive covers the recalls that are reached by it first
         reached = np.searchsorted(RECALLS, found / np.where(truths > 0, truths, 1), side="right")
         answered = np.diff(reached, axis=0, prepend=0)
         values[level] = np.einsum("sr,sr->r", envelope, answered) / len(RECALLS)
@@ -269,7 +269,7 @@ def _per_image(images: NDArray[np.intp], count: int, values: NDArray | None = No
 
 
 def _summarize(scores: list[dict[str, Floats]], class_names: Sequence[str], samples: int) -> dict[str, Floats]:
-    """Mean over the classes that have boxes, as in COCO, and the AP of each."""
+    """Return the mean over the classes with boxes, as in COCO, and the AP of each class."""
     means = {
         name: _mean_of_present(np.array([own[name] for own in scores]).reshape(-1, samples)) for name in COCO_METRICS
     }
@@ -277,7 +277,7 @@ def _summarize(scores: list[dict[str, Floats]], class_names: Sequence[str], samp
 
 
 def _mean_of_present(values: Floats) -> Floats:
-    """Mean over the first axis without NaN; NaN where there is nothing else."""
+    """Return the mean over the first axis without NaN; NaN if all values are NaN."""
     present = ~np.isnan(values)
     count = present.sum(0)
     return np.where(present, values, 0).sum(0) / np.where(count > 0, count, np.nan)

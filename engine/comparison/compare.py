@@ -1,4 +1,4 @@
-"""Compares finished runs by what they detect on the val split that they share."""
+"""Comparison of finished runs by their detections on a common val split."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from .largest_differences import SCORE_THRESHOLD, find_largest_differences
 from .loaded_runs import Run, group_runs, option_differences, read_run
 from .result import MASK_METRICS, Comparison, Costs, Group
 
-# IoUs of the precision-recall curves
+# IoU thresholds of the precision-recall curves
 CURVE_IOUS = (0.5, 0.75)
 
 
@@ -35,26 +35,26 @@ def compare_runs(
     timed_images: int = 8,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare finished runs by what their last weights detect on their common val split.
+    """Compare finished runs by the detections of their last weights on their common val split.
 
     Args:
-        folders: of the runs; seeds of one config become a group, and the first of these is the base.
-        overrides: `key=value` laid over all configs, as in `data.val.images=photos`.
-        device: to detect on and to time, "auto" for a GPU if there is one.
-        bootstrap_samples: of the bootstrap over images.
-        seed: of the bootstrap.
-        num_images: images to show for each comparison, 0 for none.
-        timed_images: images of the val split to time inference with; 0 leaves time and GPU memory of inference out.
-        progress: shows how far it is.
+        folders: run folders. Runs that differ only in the seed form a group; the first group is the base.
+        overrides: `key=value` overrides of all configs, such as `data.val.images=photos`.
+        device: device of detection and timing; "auto" selects a GPU if there is one.
+        bootstrap_samples: number of bootstrap samples of the images.
+        seed: random seed of the bootstrap.
+        num_images: number of images to show for each comparison, 0 for none.
+        timed_images: number of val images to time inference with; 0 skips inference time and GPU memory.
+        progress: progress bar.
 
     Raises:
-        ValueError: if a run is not finished or stands twice, runs are of different val splits, or that is missing.
+        ValueError: if a run is not finished or is given twice, or if the runs have different or missing val splits.
     """
     progress = progress or Progress(silent=True)
     grouped = group_runs([read_run(folder, overrides) for folder in folders])
     target = pick_device(device)
     runs = [run for group in grouped.values() for run in group]
-    # with masks, if one of them is judged by these
+    # one run with masks is enough to need the masks of the split
     reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
     split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
     pairs = _pairs(grouped)
@@ -62,7 +62,7 @@ def compare_runs(
     detected: dict[Path, Detected] = {}
     for run in runs:
         found = detect_with(run, split, device=target, track=progress.track)
-        # those of all runs on all of COCO would fill the memory
+        # the detections of all runs on COCO would not fit into memory
         kept = [entry for entry in found.results if run.folder in shown and entry["score"] >= SCORE_THRESHOLD]
         detected[run.folder] = found._replace(results=kept)
     costs = _measure_costs(grouped, split, target, timed_images, progress)
@@ -94,7 +94,7 @@ def compare_runs(
 
 
 def _say(base: str, other: str, found: Mapping[str, Difference], base_seeds: int, other_seeds: int) -> str:
-    """What the difference in AP shows, and behind it that in AP of masks, where both have them."""
+    """Return the conclusion about AP, and about mask AP if both groups have masks."""
     metrics = {"AP": "AP", "Mask AP": MASK_METRICS[0]}
     return " ".join(
         conclusion(base, other, name, found[metric], base_seeds, other_seeds)
@@ -104,7 +104,7 @@ def _say(base: str, other: str, found: Mapping[str, Difference], base_seeds: int
 
 
 def _circumstances(split: CocoAnnotations, device: torch.device, detected: Mapping[Path, Detected]) -> dict[str, Any]:
-    """What the comparison was made on."""
+    """Return the environment of the comparison: device, revision, data."""
     return {
         "device": describe(device),
         "revision": git_revision(),
@@ -117,7 +117,7 @@ def _circumstances(split: CocoAnnotations, device: torch.device, detected: Mappi
 
 
 def _pairs(grouped: Mapping[str, list[Run]]) -> dict[str, tuple[Run, Run]]:
-    """For each other group a run of the base and one of its own: of the same seed if there are such."""
+    """Return a run of the base and a run of each other group, with the same seed if possible."""
     base, *others = grouped.values()
     pairs = {}
     for name, runs in zip([*grouped][1:], others, strict=True):
@@ -140,7 +140,7 @@ def _group(runs: list[Run], detected: Mapping[Path, Detected], costs: Costs) -> 
 def _differences(
     groups: Mapping[str, Group], detected: Mapping[Path, Detected], samples: int, seed: int, progress: Progress
 ) -> dict[str, dict[str, Difference]]:
-    """What the other groups have more than the first, by name and metric."""
+    """Return the differences of the other groups to the first, by group name and metric."""
     if len(groups) < 2:
         return {}
     folders = [run.folder for group in groups.values() for run in group.runs]
@@ -150,7 +150,7 @@ def _differences(
         [*boxes.values(), *masks.values()],
         samples=samples,
         seed=seed,
-        track=lambda items: progress.track(items, "draw images again"),
+        track=lambda items: progress.track(items, "bootstrap"),
     )
     of_masks = dict(zip(masks, drawn[len(boxes) :], strict=True))
     by_folder = {
@@ -179,7 +179,7 @@ def _measure_costs(
     timed_images: int,
     progress: Progress,
 ) -> dict[str, Costs]:
-    """Read off what training cost, count what an image costs, and time the first run of each group."""
+    """Return logged training costs, FLOPs, and the inference time of the first run of each group."""
     dataset = CocoDetection(split, eval_transform())
     count = max(1, min(timed_images, len(dataset)))
     images = [dataset[len(dataset) * index // count][0] for index in range(count)]

@@ -1,4 +1,4 @@
-"""What a detector costs at inference: time and memory for an image, each measured fairly."""
+"""Inference cost of a detector: time and memory per image."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -21,18 +21,18 @@ def time_inference(
     rounds: int = ROUNDS,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, list[float]]:
-    """Time detectors in turns on the same images, one image at a time.
+    """Time detectors in interleaved rounds on the same images, one image at a time.
 
     Args:
-        models: by name, in eval mode; on `device` afterwards.
+        models: detectors by name, in eval mode; moved to `device`.
         images: uint8 `(3, h, w)`.
-        device: to run on.
-        amps: mixed precision of each, see `autocast`.
-        rounds: turns of each.
+        device: device to run on.
+        amps: mixed precision of each detector, see `autocast`.
+        rounds: number of rounds.
         track: wraps the iteration over the rounds.
 
     Returns:
-        Seconds for an image, means over the images, of every round.
+        Seconds per image of every round, averaged over the images.
     """
     inputs, _ = to_device(list(images), [], device)
 
@@ -50,16 +50,16 @@ def time_inference(
 def inference_memory(
     models: Mapping[str, nn.Module], image: Tensor, *, device: torch.device, amps: Mapping[str, str]
 ) -> dict[str, int]:
-    """Measure the most GPU memory that detectors take for one image, beyond what is there before, in bytes.
+    """Measure the peak GPU memory of detectors for one image in bytes, without the weights.
 
     Args:
-        models: by name, in eval mode, on `device`.
+        models: detectors by name, in eval mode, on `device`.
         image: uint8 `(3, h, w)`.
-        device: to run on.
-        amps: mixed precision of each, see `autocast`.
+        device: device to run on.
+        amps: mixed precision of each detector, see `autocast`.
 
     Returns:
-        Bytes by name; nothing where the device is no GPU.
+        Bytes by name; empty if the device is not a GPU.
     """
     if device.type != "cuda":
         return {}
@@ -67,6 +67,6 @@ def inference_memory(
     found = {}
     for name, model in models.items():
         with torch.inference_mode(), autocast(device, amps[name]):
-            model(inputs)  # what is set up once, as kernels, is not the image's
+            model(inputs)  # one-time set-up, such as kernels, does not count
             found[name] = peak_memory(lambda model=model: lambda: model(inputs), device)
     return found

@@ -1,4 +1,4 @@
-"""What finished runs detect on their val split: as read from beside the checkpoint, or by the model run now."""
+"""Detections of finished runs on their val split: read from a file next to the checkpoint, or computed."""
 
 import json
 import math
@@ -27,18 +27,18 @@ Track = Callable[..., Iterable]
 Value = TypeVar("Value")
 
 _SAME_AP = 1e-6
-# Beyond this, another device or amp does not explain that the AP is not that of the run's last evaluation.
+# A larger difference to the AP of the last evaluation is not explained by another device or amp.
 _OTHER_AP = 0.005
 
 
 class Detected(NamedTuple):
-    """What a run detects on its val split.
+    """Detections of a run on its val split.
 
     Attributes:
-        results: COCO results, as `detect` gives them.
-        judged: their boxes, judged image by image.
-        matched_masks: their masks, None of a detector without.
-        detected_now: whether the model was run for it now.
+        results: COCO results of `detect`.
+        matched: boxes, matched with the ground truth.
+        matched_masks: masks, matched with the ground truth; None for detectors without masks.
+        detected_now: whether the detections were computed now.
     """
 
     results: list[dict[str, Any]]
@@ -47,51 +47,48 @@ class Detected(NamedTuple):
     detected_now: bool
 
     def metrics(self) -> dict[str, float]:
-        """See `with_masks`."""
+        """Return the metrics of boxes and masks, see `with_masks`."""
         return with_masks(self.matched.metrics(), self.matched_masks and self.matched_masks.metrics())
 
 
 def with_masks(boxes: Mapping[str, Value], masks: Mapping[str, Value] | None) -> dict[str, Value]:
-    """Figures of boxes, and beside them those of `MASK_METRICS`, where there are masks."""
+    """Merge metrics of boxes with `MASK_METRICS`, if there are masks."""
     found = {} if masks is None else {name: masks[name.removeprefix(MASK_PREFIX)] for name in MASK_METRICS}
     return {**boxes, **found}
 
 
 def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> CocoAnnotations:
-    """Read the val split that a run was judged on, from where its config says.
+    """Read the val split of a run, from the paths in its config.
 
     Raises:
-        ValueError: if it is missing, with how to say where it is, or is not what the runs were judged on.
+        ValueError: if the files are missing or are not the files that the run was evaluated on.
     """
     try:
         split = read_split(run.config.data, "val", track, masks=run.config.model.spec.has_masks, run=run.folder)
     except DatasetError as error:
         raise DatasetError(
-            f"{error}; that is where the config of {run.folder} says; to say where the val split is, add "
+            f"{error}; this path comes from the config of {run.folder}. To use other paths, add "
             "data.val.images=DIR data.val.annotations=FILE"
         ) from None
     if split.sha256 != run.annotations["val"]:
         raise ValueError(
-            f"annotation file {split.path} is not the one that {run.folder} was judged on: its SHA-256 must begin with "
+            f"{run.folder} was evaluated on another annotation file than {split.path}: the SHA-256 must begin with "
             f"{run.annotations['val'][:12]}, got {split.sha256[:12]}"
         )
     return split
 
 
 def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track: Track) -> Detected:
-    """Find what the last weights of a run detect, the averaged ones where there are any.
+    """Return the detections of the last weights of a run (EMA weights if the run has them).
 
-    The file that `tools/eval.py` leaves beside the checkpoint is used, if it is newer and has the AP that the
-    checkpoint tells. Otherwise the model is run over the split, and the file written.
+    The function reads the file that `tools/eval.py` writes next to the checkpoint, if the file is newer and has the AP
+    of the checkpoint. Otherwise it runs the model on the split and writes the file, or logs a warning if it cannot.
 
     Args:
-        run: whose config says how images are fed to the model.
-        split: of `read_val_split`.
-        device: to run the model on.
+        run: finished run.
+        split: result of `read_val_split`.
+        device: device to run the model on.
         track: `track(items, label, total)` wraps a long iteration.
-
-    Returns:
-        What it detects; where the file cannot be written a warning is logged.
     """
     checkpoint = run.folder / LAST
     file = checkpoint.with_suffix(".detections.json")
@@ -107,7 +104,7 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
     for name, (here, last) in _aps(found, run).items():
         if abs(here - last) > _OTHER_AP:
             log.warning(
-                "%s: %s %.2f of what it detects here on %s, but its last evaluation found %.2f (x100)",
+                "%s: %s is %.2f on %s, but was %.2f in the last evaluation of the run (x100)",
                 run.folder,
                 name.replace("_", " "),
                 100 * here,
@@ -116,8 +113,8 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
             )
     try:
         write_json(file, results)
-    except OSError as error:  # the folder may be another's
-        log.warning("%s cannot be written, and next time the model runs again: %s", file, error.strerror)
+    except OSError as error:  # the folder may be read-only
+        log.warning("%s cannot be written, so the next comparison runs the model again: %s", file, error.strerror)
     return found
 
 
@@ -133,13 +130,13 @@ def _match(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, d
 
 
 def _aps(found: Detected, run: Run) -> dict[str, tuple[float, float]]:
-    """AP of boxes, and where there are any of masks: of what was found, and of the run's last evaluation."""
+    """Return box AP and mask AP, each from these detections and from the last evaluation of the run."""
     metrics = found.metrics()
     return {name: (metrics[name], run.metrics[name]) for name in ("AP", f"{MASK_PREFIX}AP") if name in metrics}
 
 
 def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Detected | None:
-    """What an earlier evaluation of a checkpoint left, None if it is not certain to be about these weights."""
+    """Read the detections of an earlier evaluation; return None unless they belong to these weights."""
     try:
         if file.stat().st_mtime < checkpoint.stat().st_mtime:
             return None

@@ -8,23 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-# Of all intervals: the share of repetitions of the whole experiment in which they hold the truth.
+# Coverage of all intervals: fraction of repeated experiments whose interval contains the true difference.
 CONFIDENCE = 0.95
 
 
 class Difference(NamedTuple):
-    """How much larger a metric is in one group of runs than in another, with 95 % intervals; NaN without a metric.
+    """Difference of a metric between two groups of runs, with 95 % intervals; NaN if the metric is undefined.
 
     Attributes:
-        value: mean of the other group less mean of the base.
-        low: lower end of the interval by which it is judged: over images and seeds together; over images alone where
-            one of the groups has a single run.
-        high: its upper end.
-        images_low: lower end over images: had the same networks been judged by other images of the kind.
-        images_high: its upper end.
-        seeds_low: lower end over seeds: had the networks been trained again and judged by the same images; None where
-            one of the groups has a single run.
-        seeds_high: its upper end, or None.
+        value: mean of the other group minus mean of the base.
+        low: lower end of the main interval: over images and seeds, or over images only if a group has a single run.
+        high: upper end of the main interval.
+        images_low: lower end over images: the same networks evaluated on other images of this kind.
+        images_high: upper end over images.
+        seeds_low: lower end over seeds: the networks trained again and evaluated on the same images. None if a group
+            has a single run.
+        seeds_high: upper end over seeds, or None.
     """
 
     value: float
@@ -37,7 +36,7 @@ class Difference(NamedTuple):
 
     @property
     def exceeds_uncertainty(self) -> bool:
-        """Whether 0 is outside of the interval."""
+        """Whether the main interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -47,23 +46,23 @@ def difference(
     base_samples: Sequence[NDArray[np.float64]],
     other_samples: Sequence[NDArray[np.float64]],
 ) -> Difference:
-    """Compare a metric of two groups of runs, each of one recipe with as many seeds as it has runs.
+    """Compare a metric of two groups of runs; the runs of a group differ only in their seed.
 
-    Images: percentiles of the difference of the groups' means over the samples of the bootstrap, in each of which all
-    runs are judged by the same images. Seeds: Welch's t interval over the runs. Both: the variances of the two are
-    added, and t has Welch and Satterthwaite's degrees of freedom for the seeds' part and infinitely many for the
-    images'. What a seed does to single images is thus in both parts, so that the interval is rather too wide.
+    Over images: percentiles of the difference of the group means over the samples of a paired bootstrap. Over seeds:
+    Welch's t interval over the runs. Over both: the variances are added. Student's t then has Welch-Satterthwaite
+    degrees of freedom for the seeds and infinitely many for the images.
+    Note: the effect of a seed on single images is part of both variances, so the combined interval is slightly wide.
     Sources: Welch, Biometrika 34, 1947; Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
 
     Args:
-        base: the metric of each run of the base.
-        other: of each run of the other group.
-        base_samples: for each run of the base the metric in each round of `bootstrap`, `(samples,)`; samples with NaN,
-            where no box of a class was drawn, are left out.
-        other_samples: the same of the other group, from the same call of `bootstrap`.
+        base: metric of each run of the base.
+        other: metric of each run of the other group.
+        base_samples: for each run of the base, the metric in each sample of `bootstrap`, `(samples,)`. NaN samples (no
+            box of the class was drawn) are skipped.
+        other_samples: the same for the other group, from the same call of `bootstrap`.
 
     Raises:
-        ValueError: if a group is empty, or the samples do not fit the runs or each other.
+        ValueError: if a group is empty, or the numbers of samples and runs do not match.
     """
     sizes = {len(samples) for samples in [*base_samples, *other_samples]}
     for name, runs, samples in (("base", base, base_samples), ("other", other, other_samples)):
@@ -90,7 +89,7 @@ def difference(
 def _t_interval(
     value: float, base: Sequence[float], other: Sequence[float], known_variance: float = 0.0
 ) -> tuple[float, float]:
-    """Welch's interval about a difference of means, with a further variance that counts as known."""
+    """Return Welch's interval of a difference of means, with an additional known variance."""
     parts = [float(np.var(runs, ddof=1)) / len(runs) for runs in (base, other)]
     variance = sum(parts) + known_variance
     guessed = sum(part**2 / (len(runs) - 1) for part, runs in zip(parts, (base, other), strict=True))
@@ -102,40 +101,33 @@ def _t_interval(
 def conclusion(
     base_name: str, other_name: str, metric: str, difference: Difference, base_seeds: int, other_seeds: int
 ) -> str:
-    """Say in one sentence what a difference shows and what it does not.
+    """Describe a difference and what it shows, in two or three sentences.
 
     Args:
-        base_name: of the base group.
-        other_name: of the other.
-        metric: as in "AP50".
-        difference: of the metric, as fractions.
-        base_seeds: how many runs the base has.
-        other_seeds: how many the other has.
+        base_name: name of the base group.
+        other_name: name of the other group.
+        metric: name of the metric, such as "AP50".
+        difference: difference of the metric, as fractions.
+        base_seeds: number of runs of the base.
+        other_seeds: number of runs of the other group.
     """
     if math.isnan(difference.low):
-        return f"{metric} of {other_name} and {base_name} cannot be compared: there is no box to judge by."
+        return f"{metric} of {other_name} and {base_name} cannot be compared: the val split has no box for this metric."
     size = f"{abs(100 * difference.value):.1f}"
     word = "higher" if difference.value > 0 else "lower"
-    relation = f"{size} {word} than that of {base_name}" if float(size) else f"that of {base_name} to a tenth"
-    shown = f"{metric} of {other_name} is {relation}"
-    interval = f"95 % interval {_signed(difference.low)} to {_signed(difference.high)}"
-    if difference.seeds_low is not None:
-        outcome = (
-            "the difference is larger than its uncertainty."
-            if difference.exceeds_uncertainty
-            else "not larger than its uncertainty; nothing is shown."
-        )
-        return f"{shown}, {interval} over images and {base_seeds} + {other_seeds} seeds: {outcome}"
+    relation = f"{size} {word} than that of {base_name}" if float(size) else f"equal to that of {base_name} within 0.1"
+    sources = f"images and {base_seeds} + {other_seeds} seeds" if difference.seeds_low is not None else "images only"
+    interval = f"95 % interval {_signed(difference.low)} to {_signed(difference.high)} over {sources}"
     outcome = (
-        "larger than the choice of images explains"
+        "The difference is larger than its uncertainty."
         if difference.exceeds_uncertainty
-        else "not larger than its uncertainty; nothing is shown"
+        else "The difference is not larger than its uncertainty."
     )
+    sentences = f"{metric} of {other_name} is {relation} ({interval}). {outcome}"
+    if difference.seeds_low is not None:
+        return sentences
     seeds = "one seed each" if base_seeds == other_seeds == 1 else f"{base_seeds} + {other_seeds} seeds"
-    return (
-        f"{shown}, {interval} over images alone: {outcome}; {seeds}, so training's own chance is not in it, and other "
-        "seeds may change it."
-    )
+    return f"{sentences} Note: with {seeds}, the interval does not include the variance between seeds."
 
 
 def _signed(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Counts the floating-point operations of a network, deformable layers included."""
+"""FLOPs of a network, including deformable layers."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcn import BACKENDS, DeformConv2d
 
-# Of one value read between four pixels: 4 multiplications and 3 additions, and 1 multiplication by the mask.
+# Operations per bilinear sample: 4 multiplications and 3 additions, and 1 multiplication by the mask.
 INTERPOLATION, MODULATION = 7, 1
 
 
@@ -20,11 +20,10 @@ class Flops(NamedTuple):
     """Floating-point operations of one forward pass.
 
     Attributes:
-        total: of the whole model.
-        parts: of its children by name, those of a child `backbone` one by one, as in `backbone.body`, `backbone.fpn`,
-            `rpn`, `roi_heads`; without those of which nothing is counted. They add up to the total, but for what a
-            model computes outside of its children.
-        deformable: of the deformable convolutions, and of the `conv_offset` of those that predict their own offsets.
+        total: FLOPs of the whole model.
+        parts: FLOPs of its children by name, such as `backbone.body`, `backbone.fpn`, `rpn`, `roi_heads`. Children
+            without counted operations are skipped. The sum is the total, minus operations outside of the children.
+        deformable: FLOPs of the deformable convolutions, including `conv_offset` of layers that predict offsets.
     """
 
     total: int
@@ -34,18 +33,19 @@ class Flops(NamedTuple):
 
 @torch.inference_mode()
 def count_flops(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Flops:
-    """Count the operations of one inference pass, which is run; the model is left in the mode it was in.
+    """Count the FLOPs of one inference pass, by running it; the train or eval mode of the model is restored.
 
-    A multiplication and an addition are 2 operations, as in PyTorch's `FlopCounterMode`, which counts convolutions and
-    matrix products and nothing else: not norms, activations, pooling, RoIAlign, NMS, nor the sigmoid of a mask. A
-    deformable convolution is, whatever its backend, `2 * B * N * (C / groups) * K * Ho * Wo` for its product, as the
-    plain one, and for sampling 8 (DCNv1: 7) for each of the `B * C * K * Ho * Wo` values that it reads by bilinear
-    interpolation; the places and the four weights, which all channels of an offset group share, are left out. The
-    boxes that a detector's head looks at, and so its part, depend on the image.
+    A multiplication and an addition are 2 FLOPs, as in PyTorch's `FlopCounterMode`. Convolutions and matrix products
+    are counted; norms, activations, pooling, RoIAlign, NMS and the sigmoid of masks are not.
+
+    FLOPs of a deformable convolution are the same for all backends. Its product counts as for the plain convolution:
+    `2 * B * N * (C / groups) * K * Ho * Wo`. Each of the `B * C * K * Ho * Wo` bilinear samples counts 8 (DCNv1: 7).
+    Sampling locations and bilinear weights, shared by all channels of an offset group, are not counted.
+    Note: the FLOPs of a box head depend on the number of proposals, and so on the image.
 
     Args:
-        model: a detector, or any network.
-        images: what it takes: a list of `(3, H, W)`, or a batch, on its device.
+        model: a detector or any network.
+        images: input on the device of the model: a list of `(3, H, W)`, or a batch.
     """
     operators = _operators()
     was_training = model.training
@@ -78,7 +78,7 @@ def count_flops(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Flops:
 
 @contextmanager
 def _countable(model: nn.Module) -> Iterator[None]:
-    """Within this context layers of the "reference" backend, whose plain operations would be counted, take another."""
+    """Switch layers of the "reference" backend to "auto", because PyTorch would count its plain operations."""
     layers = [layer for layer in model.modules() if isinstance(layer, DeformConv2d) and layer.backend == "reference"]
     for layer in layers:
         layer.backend = "auto"
@@ -90,7 +90,7 @@ def _countable(model: nn.Module) -> Iterator[None]:
 
 
 def _operators() -> dict:
-    """The operators of deformable convolution with their formulas."""
+    """Return the operators of deformable convolution with their formulas."""
     ours = [getattr(torch.ops.resnet_dcn, f"deform_conv2d_{name}") for name in BACKENDS if name != "reference"]
     return dict.fromkeys(ours, _count_ours) | {torch.ops.torchvision.deform_conv2d: _count_torchvision}
 
@@ -106,7 +106,7 @@ def _count_torchvision(input, weight, offset, mask, bias, *numbers, out_shape, *
 def deform_conv2d_flops(
     input_shape: Sequence[int], weight_shape: Sequence[int], output_shape: Sequence[int], *, modulation: bool
 ) -> int:
-    """Count the operations of `dcn.deform_conv2d` by its shapes; see `count_flops`.
+    """Count the FLOPs of `dcn.deform_conv2d` from its shapes; see `count_flops`.
 
     Args:
         input_shape: (B, C, H, W).

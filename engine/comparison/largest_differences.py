@@ -1,4 +1,4 @@
-"""The images on which two detectors differ most, to both sides."""
+"""Images with the largest differences between two detectors, in both directions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ SCORE_THRESHOLD = 0.5
 
 
 class ImageDifference(NamedTuple):
-    """An image on which one detector makes more mistakes than the other.
+    """An image on which one detector has more errors than the other.
 
     Attributes:
-        image_id: of the annotation file.
-        file_name: of the picture.
-        base: how often each error_type of `classify_detections` fell on a detection, and objects that were missed.
-        other: the same of the other detector.
-        images: `(3, h, w)` uint8 of the base and of the other, see `draw_classified`.
+        image_id: image id in the annotation file.
+        file_name: file name of the image.
+        base: detections of the base by match type, see `classify_detections`, and missed objects.
+        other: the same for the other detector.
+        images: drawings of base and other, `(3, h, w)` uint8, see `draw_classified`.
         ground_truth: `(3, h, w)` uint8, see `draw_ground_truth`.
     """
 
@@ -37,7 +37,7 @@ class ImageDifference(NamedTuple):
 
     @property
     def fewer_errors(self) -> int:
-        """How many mistakes fewer the other makes than the base."""
+        """Errors of the base minus errors of the other detector."""
         return count_errors(self.base) - count_errors(self.other)
 
 
@@ -49,18 +49,17 @@ def find_largest_differences(
     *,
     score_threshold: float = SCORE_THRESHOLD,
 ) -> list[ImageDifference]:
-    """Find and draw the images where the numbers of mistakes of two detectors differ most.
+    """Find and draw the images with the largest difference in the number of errors.
 
-    Half of them are such where the other makes fewer mistakes, half where it makes more, as far as there are any;
-    within each half the largest difference comes first, and among equals the smaller image id. What counts are boxes;
-    masks are drawn too, of a detector that has them, and of the truth where one of the two has.
+    If possible, one half are images where the other detector has fewer errors, one half where it has more. Each half
+    is sorted by difference, then by image id. Errors are counted on boxes. Masks are drawn if a detector has them.
 
     Args:
-        split: what is to be found; with masks if one of the detectors has them.
-        base: COCO results of one detector.
-        other: of the other.
-        count: images to give at most.
-        score_threshold: detections below do not count and are not drawn.
+        split: annotations; with masks if one of the detectors has masks.
+        base: COCO results of the base.
+        other: COCO results of the other detector.
+        count: maximum number of images.
+        score_threshold: detections with a lower score are ignored.
     """
     dataset = CocoDetection(split, eval_transform(), masks=any(has_masks(results) for results in (base, other)))
     sides = [by_image(split, results, score_threshold) for results in (base, other)]
@@ -87,9 +86,9 @@ def find_largest_differences(
 
 
 def choose_images(fewer: Mapping[int, int], count: int) -> list[int]:
-    """Choose `count` image ids by how many mistakes fewer the other makes: first the best, then the worst.
+    """Return at most `count` image ids with the largest differences: first positive ones, then negative ones.
 
-    Where one side has less than its half, the other fills up; images without a difference are never chosen.
+    If one direction has too few images, the other direction fills up. Images without a difference are skipped.
     """
     better = sorted((key for key, value in fewer.items() if value > 0), key=lambda key: (-fewer[key], key))
     worse = sorted((key for key, value in fewer.items() if value < 0), key=lambda key: (fewer[key], key))
@@ -99,14 +98,14 @@ def choose_images(fewer: Mapping[int, int], count: int) -> list[int]:
 
 
 def count_errors(error_types: Counter[str]) -> int:
-    """Count everything that is not right: wrong, double and needless detections, and missed objects."""
+    """Count wrong classes, duplicates, false positives and missed objects."""
     return error_types.total() - error_types[TRUE_POSITIVE]
 
 
 def by_image(
     split: CocoAnnotations, results: Iterable[Mapping[str, Any]], score_threshold: float = 0.0
 ) -> dict[int, list[Mapping[str, Any]]]:
-    """Give each image of a split its COCO results with so high a score, also where it has none."""
+    """Group COCO results of at least this score by image id; images without results have an empty list."""
     entries: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in split.arrays.image_ids.tolist()}
     for result in results:
         if result["score"] >= score_threshold:
@@ -115,7 +114,7 @@ def by_image(
 
 
 def _tensors(split: CocoAnnotations, found: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Turn results of one image into `boxes` (xyxy), `labels` and `scores`."""
+    """Convert results of one image to `boxes` (xyxy), `labels` and `scores`."""
     label = {category_id: index for index, category_id in enumerate(split.category_ids, start=1)}
     boxes = torch.tensor([entry["bbox"] for entry in found], dtype=torch.float32).reshape(-1, 4)
     return {
@@ -126,7 +125,7 @@ def _tensors(split: CocoAnnotations, found: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _masks(found: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> dict[str, Tensor]:
-    """The `masks` of results of one image of (width, height), if they have any."""
+    """Return the `masks` of the results of one image of size (width, height), if they have masks."""
     if not has_masks(found):
         return {}
     return {"masks": torch.from_numpy(decode_masks([entry["segmentation"] for entry in found], size))}

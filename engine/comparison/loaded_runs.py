@@ -1,4 +1,4 @@
-"""What finished runs left, and which of them are seeds of one config."""
+"""Finished runs, read from their folders and grouped by config."""
 
 import json
 import re
@@ -23,13 +23,14 @@ class Run:
     """A finished run, without its weights.
 
     Attributes:
-        folder: as it was named.
-        config: of the run, with what the command line put over it, as paths of the data.
-        options: of the run as it was trained, by dotted key, without those of detectors that it is not; those that came
-            after it have their defaults.
-        metrics: of `coco_metrics` for its last weights, as its last evaluation found them.
-        parameters: of the model.
-        steps: updates done. images_in_step: of one update, over all processes.
+        folder: run folder, as given.
+        config: config of the run with the overrides of the command line, such as data paths.
+        options: options of the training by dotted key, without sections of other detectors. Options that are newer than
+            the run have their defaults.
+        metrics: `coco_metrics` of the last weights, from the last evaluation.
+        parameters: number of parameters.
+        steps: number of optimizer steps.
+        images_in_step: images per optimizer step, over all processes.
         annotations: SHA-256 of the annotation file of "train" and "val".
         records: lines of metrics.jsonl.
     """
@@ -46,7 +47,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of everything random in the run."""
+        """Random seed of the run."""
         return self.options["seed"]
 
     @property
@@ -56,21 +57,21 @@ class Run:
 
     @property
     def data_share(self) -> float:
-        """Median wait for data over the median step."""
+        """Median wait for data, as a fraction of the median step."""
         return median(self.curve("time/data_s")[1]) / self.step_s
 
     @property
     def peak_gib(self) -> float:
-        """Most memory that training took, see `peak_memory_gib`."""
+        """Peak memory of training, see `peak_memory_gib`."""
         return max(self.curve("memory/peak_gib")[1])
 
     def curve(self, tag: str) -> tuple[list[int], list[float]]:
-        """Steps and values at which a scalar was logged; where it was not finite it is left out."""
+        """Return steps and values of a logged scalar; values that are not finite are skipped."""
         points = [(line["step"], line[tag]) for line in self.records if line.get(tag) is not None]
         return [step for step, _ in points], [value for _, value in points]
 
     def as_json(self) -> dict[str, Any]:
-        """What it is and what came of it, in plain values."""
+        """Return options and results as plain values."""
         return {
             "config": self.options,
             "figures": self.metrics,
@@ -83,36 +84,36 @@ class Run:
 
 
 def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
-    """Read what a finished run left.
+    """Read a finished run.
 
     Args:
-        folder: of the run.
-        overrides: `key=value` laid over its config for what is done with it now, as in `data.val.images=photos`.
+        folder: run folder.
+        overrides: `key=value` overrides of its config, such as `data.val.images=photos`.
 
     Raises:
-        ValueError: if the folder holds no finished run.
+        ValueError: if the folder does not contain a finished run.
     """
     if folder.is_file():
-        raise ValueError(f"{folder} must be the folder of a run, with its {LAST} and {METRICS_FILE}, and is a file")
+        raise ValueError(f"{folder} must be a run folder with {LAST} and {METRICS_FILE}, got a file")
     trained = load_trained(folder / LAST, overrides)
     path, state = trained.path, trained.state
     file = folder / METRICS_FILE
     if not file.is_file():
         raise ValueError(
-            f"{file} does not exist (resolved: {file.resolve()}): a run folder must hold it and {path.name}"
+            f"{file} does not exist (resolved: {file.resolve()}): a run folder must contain it and {path.name}"
         )
     records = read_metrics(file)
     if state["metrics"] is None or not any("time/step_s" in line for line in records):
-        raise ValueError(f"{folder} was not evaluated yet, or logged no step; finish it by --resume auto")
+        raise ValueError(f"{folder} has no evaluation or no logged step; finish the run with --resume auto")
     if state["last_eval_step"] != state["step"]:
         raise ValueError(
             f"{folder} is at step {state['step']}, but was last evaluated at step {state['last_eval_step']}; "
-            "finish it by --resume auto"
+            "finish the run with --resume auto"
         )
     if not trained.is_finished:
         log.warning(
-            "%s ended at step %d, before the end that its config asks for, and is compared as it is; --resume auto "
-            "finishes it",
+            "%s ended at step %d, before the end of its schedule; the comparison uses this state (--resume auto "
+            "finishes the run)",
             folder,
             state["step"],
         )
@@ -130,17 +131,17 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Put seeds of one config together, in the order of the first of each; by the name that their folders share.
+    """Group runs that differ only in the seed, in the order given, by the common part of their folder names.
 
     Raises:
-        ValueError: if a run stands twice, by folder or by config and seed, or not all were judged on one val split.
+        ValueError: if a run is given twice (same folder, or same config and seed), or val splits differ.
     """
     for run in runs[1:]:
         if run.annotations["val"] != runs[0].annotations["val"]:
             raise ValueError(
-                f"{runs[0].folder} and {run.folder} were judged on different annotation files "
-                f"({runs[0].options['data.val.annotations']} and {run.options['data.val.annotations']}, by their "
-                "SHA-256); only runs of one val split can be compared"
+                f"{runs[0].folder} and {run.folder} were evaluated on different annotation files "
+                f"({runs[0].options['data.val.annotations']} and {run.options['data.val.annotations']}, by SHA-256); "
+                "compare runs with the same val split"
             )
     alike: dict[str, list[Run]] = {}
     for run in runs:
@@ -150,17 +151,17 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         for run in group:
             if run.seed in by_seed:
                 raise ValueError(
-                    f"{by_seed[run.seed].folder} and {run.folder} have one config and one seed ({run.seed}): that is "
-                    "the same run twice; give other seeds, or leave one out"
+                    f"{by_seed[run.seed].folder} and {run.folder} have the same config and seed ({run.seed}), so they "
+                    "are the same run twice; use another seed, or remove one of them"
                 )
             by_seed[run.seed] = run
     return dict(zip(_names([*alike.values()]), alike.values(), strict=True))
 
 
 def option_differences(groups: dict[str, list[Run]]) -> dict[str, list[str]]:
-    """The options that are not the same in all runs but for the seed, as JSON, by dotted key and in each group.
+    """Return the options that differ between groups, except the seed: JSON values of each group by dotted key.
 
-    A run that has no such option, as one of another detector, has a "-".
+    A run without the option, for example of another detector, has "-".
     """
     runs = [run for group in groups.values() for run in group]
     found = {}
@@ -175,7 +176,7 @@ def option_differences(groups: dict[str, list[Run]]) -> dict[str, list[str]]:
 
 
 def _used_options(config: RunConfig) -> dict[str, Any]:
-    """All options by dotted key, but for the sections of other detectors, which change nothing in this one."""
+    """Return all options by dotted key, without the sections of other detectors."""
     values = config.model_dump(mode="json")
     for name in DETECTORS:
         if name != config.model.detector:
@@ -184,14 +185,14 @@ def _used_options(config: RunConfig) -> dict[str, Any]:
 
 
 def _what_is_learned(run: Run) -> str:
-    """What runs of one config have in common: all but the seed, and places, for which the files' SHA-256 count."""
+    """Return a key that is equal for runs of one config: all except the seed; SHA-256 instead of data paths."""
     irrelevant = keys_that_affect(Affects.NOTHING)
     options = {key: value for key, value in run.options.items() if key not in irrelevant}
     return json.dumps([options, run.annotations, run.images_in_step], sort_keys=True)
 
 
 def _names(groups: list[list[Run]]) -> list[str]:
-    """A name for each group: short, or where two would be the same, with the folder before it."""
+    """Return a name for each group: short, or with the parent folder if two would be equal."""
     short = [_name(group) for group in groups]
     whole = [f"{group[0].folder.parent / name}" for group, name in zip(groups, short, strict=True)]
     names: list[str] = []

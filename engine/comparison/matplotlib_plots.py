@@ -1,4 +1,4 @@
-"""Plots of a comparison as SVG to stand within a page: text stays text, and takes the page's colours."""
+"""Plots drawn with matplotlib, as SVG for an HTML page: text stays text and uses the colours of the page."""
 
 import io
 import re
@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from .differences import Difference
 
-# Told apart by people with any kind of colour vision, and seen on white and on black; the base is the grey one.
+# Distinguishable with any colour vision, on white and on black; the base is grey.
 COLOURS = ("#7d8590", "#2a86c8", "#d55e00", "#009e73", "#b565a0", "#a88700")
-# Stand for the page's colours while matplotlib draws, which takes none by name of CSS.
+# Placeholders for CSS colours of the page, which matplotlib does not accept.
 _INK, _FAINT, _PAPER = "#010203", "#040506", "#070809"
 _CSS = {
     _INK: "currentColor",
@@ -46,18 +46,18 @@ _STYLE = {
     "xtick.labelcolor": _INK,
     "ytick.labelcolor": _INK,
     "text.color": _INK,
-    "text.parse_math": False,  # names are data, and may hold a $
+    "text.parse_math": False,  # names are user data and may contain a $
 }
 _INCH = 72  # points of SVG
 _SIZE = (4.6, 2.9)  # inches of a plot of curves
 _WIDTH = 4.9  # inches of a plot of differences
-_LETTERS = 12  # that stand side by side on an inch
+_LETTERS = 12  # characters per inch
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def group_colours(names: Sequence[str]) -> dict[str, str]:
-    """Give each group its colour, the same in all plots."""
+    """Return the colour of each group, the same in all plots."""
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
 
 
@@ -73,17 +73,17 @@ def plot_curves(
     y_limits: tuple[float, float] | None = None,
     size: tuple[float, float] = _SIZE,
 ) -> str:
-    """Draw each run's curve thin, and the mean of each group thick.
+    """Draw a thin curve for each run, and a thick curve for the mean of each group.
 
     Args:
         groups: curves `(x, y)` of the runs of each group.
-        colours: of the groups.
-        name: tells the plots of a page apart.
-        title: over the plot.
-        x_label: under it.
-        dashed: further curves of the groups, drawn dashed.
-        x_limits: of the axis; None: as the curves need.
-        y_limits: the same.
+        colours: colour of each group.
+        name: unique id of the plot on the page.
+        title: title.
+        x_label: label of the x axis.
+        dashed: additional curves of the groups, drawn with dashed lines.
+        x_limits: limits of the x axis; None: automatic.
+        y_limits: limits of the y axis; None: automatic.
         size: width and height in inches; text is 9 points high.
     """
     with mpl.rc_context(_STYLE):
@@ -106,7 +106,7 @@ def plot_curves(
 
 
 def mean_curve(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
-    """Average curves where all of them have a point."""
+    """Average curves at the x values that all of them have."""
     points = [dict(zip(x, y, strict=True)) for x, y in curves]
     shared = [x for x in points[0] if all(x in found for found in points)] if points else []
     return shared, [float(np.mean([found[x] for found in points])) for x in shared]
@@ -120,14 +120,14 @@ def plot_differences(
     title: str,
     x_label: str,
 ) -> str:
-    """Draw differences with their intervals below each other: filled dots where one is larger than its uncertainty.
+    """Draw one row of differences and intervals per label; a dot is filled if the interval excludes 0.
 
     Args:
-        rows: from top to bottom, a label and the difference of each group in fractions; shown x100.
-        colours: of the groups.
-        name: tells the plots of a page apart.
-        title: over the plot.
-        x_label: under it.
+        rows: label and difference of each group as fractions, from top to bottom; shown x100.
+        colours: colour of each group.
+        name: unique id of the plot on the page.
+        title: title.
+        x_label: label of the x axis.
     """
     groups = [*dict.fromkeys(group for _, row in rows for group in row)]
     row_height = 0.22 if len(groups) < 3 else 0.1 * len(groups)
@@ -158,21 +158,21 @@ def plot_gains(
     title: str,
     x_label: str,
 ) -> str:
-    """Draw how differences change with a number, each with its interval: filled dots as in `plot_differences`.
+    """Draw differences with intervals over a numeric x axis; dots are filled as in `plot_differences`.
 
     Args:
-        gains: by group, the difference in fractions at each number; shown x100.
-        colours: of the groups.
-        name: tells the plots of a page apart.
-        title: over the plot.
-        x_label: under it.
+        gains: difference at each x value as fractions, by group; shown x100.
+        colours: colour of each group.
+        name: unique id of the plot on the page.
+        title: title.
+        x_label: label of the x axis.
     """
     with mpl.rc_context(_STYLE):
         figure, axes = _start(_SIZE)
         places = sorted({place for found in gains.values() for place in found})
         step = (places[-1] - places[0]) / 60 if places else 0.0
         for index, (group, found) in enumerate(gains.items()):
-            shift = step * (index - (len(gains) - 1) / 2)  # intervals beside each other can be told apart
+            shift = step * (index - (len(gains) - 1) / 2)  # so that intervals do not overlap
             x = [place + shift for place in found]
             axes.plot(x, [100 * one.value for one in found.values()], color=colours[group], linewidth=1.2, zorder=2)
             for place, one in zip(x, found.values(), strict=True):
@@ -202,7 +202,7 @@ def _draw_dot(axes: Axes, x: float, y: float, colour: str, face: str) -> None:
 
 
 def _clipped(text: str, inches: float) -> str:
-    """A text that could leave its plot, cut short."""
+    """Shorten a text that would not fit into the plot."""
     most = int(_LETTERS * inches)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -217,12 +217,12 @@ def _start(size: tuple[float, float]) -> tuple[Figure, Any]:
 
 
 def _finish(figure: Figure, name: str, title: str) -> str:
-    """The `<svg>` element alone, its ids made unlike those of other plots, as wide as the page lets it be."""
+    """Return the `<svg>` element with unique ids and a responsive width."""
     with mpl.rc_context({"svg.hashsalt": name}):
         target = io.StringIO()
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = target.getvalue()
-    # what is told of the file is of no use within a page, and its style would hold for all of that
+    # remove the metadata, and the style, which would apply to the whole page
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for stand_in, colour in _CSS.items():

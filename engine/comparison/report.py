@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML file that needs nothing beside it."""
+"""HTML report of a comparison: one self-contained file."""
 
 import base64
 import io
@@ -29,20 +29,20 @@ from .matplotlib_plots import group_colours
 from .result import MASK_METRICS, Comparison, Costs, Group
 from .svg_charts import choose_classes, draw_charts
 
-# Classes that plots show; the table has all.
+# Number of classes in the plots; the table lists all classes.
 PLOTTED_CLASSES = 24
 JPEG_QUALITY = 88
 
 
 def render_report(comparison: Comparison) -> str:
-    """Render a comparison as a whole HTML page, which loads nothing from anywhere."""
+    """Render a comparison as a self-contained HTML page."""
     return templates().get_template("report.html.j2").render(report_parts(comparison))
 
 
 def templates() -> Environment:
-    """The templates: `page.html.j2` is the frame of any page, `comparison.html.j2` the sections on one comparison.
+    """Return the templates: `page.html.j2` is the frame of a page, `comparison.html.j2` has the sections.
 
-    Everything that is put in is escaped, as names of classes and folders are data; plots are put in by `|safe`.
+    All values are escaped because names of classes and folders are user data. Plots are inserted with `|safe`.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -57,11 +57,11 @@ def templates() -> Environment:
 
 
 def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
-    """Everything that `comparison.html.j2` shows.
+    """Return the values that `comparison.html.j2` shows.
 
     Args:
-        comparison: of `compare_runs`.
-        prefix: of the ids of its plots, other for each comparison on a page.
+        comparison: result of `compare_runs`.
+        prefix: prefix of the ids in the plots, unique for each comparison on a page.
     """
     names = [*comparison.groups]
     colours = group_colours(names)
@@ -93,37 +93,37 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
 
 
 def signed(fraction: float | None) -> str:
-    """A difference x100 with its sign, "-" for one that does not exist."""
+    """Format a difference x100 with its sign, "-" if it is undefined."""
     if fraction is None or not math.isfinite(fraction):
         return "-"
     return f"{round(100 * fraction, 1) + 0.0:+.1f}"  # + 0.0: no minus before a zero
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """The ends of an interval x100, as in "+1.0 to +4.6"; "-" for one that does not exist."""
+    """Format an interval x100, such as "+1.0 to +4.6", "-" if it is undefined."""
     return "-" if "-" in (signed(low), signed(high)) else f"{signed(low)} to {signed(high)}"
 
 
 def with_interval(difference: Difference) -> str:
-    """A difference x100 with its interval, and a star where that leaves out 0; "-" for one that does not exist."""
+    """Format a difference x100 with its interval, and a star if the interval excludes 0; "-" if undefined."""
     star = " *" if difference.exceeds_uncertainty else ""
     shown = f"{signed(difference.value)} ({interval(difference.low, difference.high)}){star}"
     return "-" if math.isnan(difference.value) else shown
 
 
 def mean_and_spread(group: Group, metric: str) -> str:
-    """A metric of a group x100, and with several seeds their standard deviation after a ±."""
+    """Format a metric of a group x100, with ± standard deviation for several seeds."""
     spread = group.spread(metric)
     return percent(group.mean(metric)) + ("" if math.isnan(spread) else f" ± {percent(spread)}")
 
 
 def ratio(value: float | None, base: float | None) -> str:
-    """How many times the base a cost is, as in "1.16x"; nothing where one of them is not known."""
+    """Format the ratio of a cost to the base, such as "1.16x"; empty if one of them is unknown."""
     return f"{value / base:.2f}x" if value is not None and base else ""
 
 
 def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """The costs of groups as rows: name, explanation, and for each group the value and how many times the first."""
+    """Return the costs as rows: name, explanation, and for each group the value and its ratio to the first."""
 
     def row(name: str, about: str, values: Sequence[float | None], form: str) -> tuple:
         shown = ["-" if value is None else format(value, form) for value in values]
@@ -136,23 +136,23 @@ def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, st
     inference_s = [one.inference_s for one in costs]
     waits = [(f"{one.data_share:.1%}", "") for one in costs]
     rows = [
-        row("parameters", "of the model", [one.parameters for one in costs], ",d"),
-        row("GFLOPs", "of one image", times([one.flops for one in costs], 1e-9), ",.2f"),
+        row("parameters", "number", [one.parameters for one in costs], ",d"),
+        row("GFLOPs", "per image", times([one.flops for one in costs], 1e-9), ",.2f"),
         row(
             "GFLOPs, deformable",
-            "of these, in deformable layers",
+            "part of GFLOPs",
             times([one.deformable_flops for one in costs], 1e-9),
             ",.2f",
         ),
         row("training step, s", "median, as logged", [one.step_s for one in costs], ".3f"),
-        ("data wait", "share of the step", waits),
+        ("data wait", "fraction of the step", waits),
         row("training memory, GiB", "peak, as logged", [one.training_gib for one in costs], ".2f"),
-        row("inference, ms", "for an image, median", times(inference_s, 1e3), ".1f"),
+        row("inference, ms", "per image, median", times(inference_s, 1e3), ".1f"),
         row("inference, images/s", "one at a time", [s and 1 / s for s in inference_s], ".1f"),
     ]
     if any(one.inference_gib is not None for one in costs):
         memory_mib = times([one.inference_gib for one in costs], 1024)
-        rows.append(row("inference memory, MiB", "peak on the GPU beyond weights", memory_mib, ".0f"))
+        rows.append(row("inference memory, MiB", "GPU peak without weights", memory_mib, ".0f"))
     return rows
 
 
@@ -173,13 +173,13 @@ def _headline(comparison: Comparison, other: str) -> dict[str, Any]:
 
 
 def _metric_rows(comparison: Comparison) -> dict[str, str]:
-    """The COCO metrics for which there are boxes, and what they are over."""
+    """Return the COCO metrics that are defined for this val split, with their meaning."""
     found = comparison.groups[comparison.base].metrics[0]
     return {name: METRIC_MEANINGS[name] for name in COCO_METRICS if not math.isnan(found[name])}
 
 
 def _mask_rows(comparison: Comparison) -> dict[str, str]:
-    """The metrics of masks that a group has, and what they are over."""
+    """Return the mask metrics of the groups, with their meaning."""
     return {
         name: METRIC_MEANINGS[name.removeprefix(MASK_PREFIX)]
         for name in MASK_METRICS
@@ -188,7 +188,7 @@ def _mask_rows(comparison: Comparison) -> dict[str, str]:
 
 
 def _shown(difference: ImageDifference) -> dict[str, Any]:
-    """A difference with its counts in words and its pictures within the page."""
+    """Return an image difference with counts as text and embedded images."""
     return {
         "file_name": difference.file_name,
         "fewer_errors": difference.fewer_errors,

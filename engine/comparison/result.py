@@ -1,4 +1,4 @@
-"""What a comparison of runs found: groups of seeds, and how each differs from the first."""
+"""Result of a comparison: groups of runs, and their differences to the first group."""
 
 import math
 import statistics
@@ -15,21 +15,23 @@ from .differences import Difference
 from .largest_differences import ImageDifference
 from .loaded_runs import Run
 
-# Those that masks are compared by: AP, over all IoUs, at two of them, and by size
+# Mask metrics of a comparison: AP over all IoUs, at two IoUs, and by size
 MASK_METRICS = tuple(f"{MASK_PREFIX}{name}" for name in COCO_METRICS[:6])
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a group costs; of its runs the mean, of memory the most.
+    """Cost of a group: means over its runs, and maxima for memory.
 
     Attributes:
-        parameters: of the model.
-        flops: of one image, the first of the val split. deformable_flops: of these, in deformable layers.
-        step_s: median seconds of a training step. data_share: share of it that waited for data.
+        parameters: number of parameters.
+        flops: FLOPs of the first image of the val split.
+        deformable_flops: FLOPs of the deformable layers, part of `flops`.
+        step_s: median seconds of a training step.
+        data_share: fraction of the training step that waited for data.
         training_gib: peak memory of training.
-        inference_s: median seconds for an image, None where it was not timed.
-        inference_gib: peak GPU memory for an image beyond the weights, None on a CPU and where nothing was timed.
+        inference_s: median seconds per image, None if inference was not timed.
+        inference_gib: peak GPU memory of one image without the weights, None on a CPU or if inference was not timed.
     """
 
     parameters: int
@@ -44,13 +46,13 @@ class Costs:
 
 @dataclass(frozen=True)
 class Group:
-    """Seeds of one config.
+    """Runs that differ only in the seed.
 
     Attributes:
-        runs: one for each seed.
-        metrics: of each run, see `MatchedImages.metrics`; of a detector with masks those of `MASK_METRICS` too.
-        curves: by IoU and of each run, see `MatchedImages.curves`.
-        costs: of the group.
+        runs: one run for each seed.
+        metrics: metrics of each run, see `MatchedImages.metrics`; with `MASK_METRICS` for detectors with masks.
+        curves: precision-recall curves of each run by IoU, see `MatchedImages.curves`.
+        costs: cost of the group.
     """
 
     runs: list[Run]
@@ -59,26 +61,26 @@ class Group:
     costs: Costs
 
     def values(self, metric: str) -> list[float]:
-        """A metric of each run; one of masks is NaN of a detector without."""
+        """Return a metric of each run; mask metrics are NaN for detectors without masks."""
         if metric in MASK_METRICS and not self.has_masks:
             return [math.nan] * len(self.runs)
         return [found[metric] for found in self.metrics]
 
     @property
     def has_masks(self) -> bool:
-        """Whether its detector gives masks."""
+        """Whether the detector predicts masks."""
         return MASK_METRICS[0] in self.metrics[0]
 
     def mean(self, metric: str) -> float:
-        """Mean of a metric over the runs."""
+        """Return the mean of a metric over the runs."""
         return statistics.fmean(self.values(metric))
 
     def spread(self, metric: str) -> float:
-        """Standard deviation of a metric over the runs, NaN for a single one."""
+        """Return the standard deviation of a metric over the runs, NaN for a single run."""
         return float(np.std(self.values(metric), ddof=1)) if len(self.runs) > 1 else math.nan
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return the group as plain values."""
         return {
             "runs": [str(run.folder) for run in self.runs],
             "seeds": [run.seed for run in self.runs],
@@ -92,17 +94,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, and how each differs from the first.
+    """Groups of runs, and the differences of each group to the first.
 
     Attributes:
-        groups: by name; the first is the base.
-        class_names: that were judged, as in "AP <class>" of the metrics.
-        differences: by the other group's name and metric; those of masks where both have them.
-        conclusions: a sentence on each other group, and where both have masks another on these.
-        options: the options that differ, as JSON, by key and in each group.
-        largest_differences: images on which base and other differ most, by the other's name.
-        shown_runs: folders of the two runs that these are of.
-        settings: what the comparison was made with and on.
+        groups: groups by name; the first is the base.
+        class_names: evaluated classes, as in the metrics "AP <class>".
+        differences: differences by group name and metric; mask metrics if both groups have masks.
+        conclusions: conclusion about each group, with a second one about masks if both groups have them.
+        options: different options by key, as JSON for each group.
+        largest_differences: images with the largest differences to the base, by group name.
+        shown_runs: folders of the two runs in these images, by group name.
+        settings: settings and environment of the comparison.
     """
 
     groups: dict[str, Group]
@@ -116,16 +118,16 @@ class Comparison:
 
     @property
     def base(self) -> str:
-        """Name of the group that the others are compared with."""
+        """Name of the group that all others are compared with."""
         return next(iter(self.groups))
 
     @property
     def has_masks(self) -> bool:
-        """Whether there are metrics of masks."""
+        """Whether there are mask metrics."""
         return any(group.has_masks for group in self.groups.values())
 
     def as_json(self) -> dict[str, Any]:
-        """All but pictures and curves in plain values, None in place of NaN."""
+        """Return everything except images and curves as plain values, with None for NaN."""
         runs = [run for group in self.groups.values() for run in group.runs]
         found = {
             "runs": {str(run.folder): run.as_json() for run in runs},

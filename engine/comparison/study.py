@@ -1,4 +1,4 @@
-"""A study: the same networks compared at several deformations of what they are shown."""
+"""Study: the same networks compared at several deformations of the objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ METRIC = "AP"
 
 @dataclass(frozen=True)
 class Study:
-    """What a study found.
+    """Result of a study.
 
     Attributes:
-        comparisons: by deformation, in rising order; groups have the same names in all, and the same first one.
+        comparisons: comparisons by deformation, in ascending order. Groups have the same names and the same base.
     """
 
     comparisons: dict[float, Comparison]
 
     @property
     def strongest(self) -> Comparison:
-        """The comparison at the strongest deformation, which has all networks."""
+        """Comparison at the strongest deformation, which has all networks."""
         return self.comparisons[max(self.comparisons)]
 
     @property
     def gains(self) -> dict[str, dict[float, Difference]]:
-        """How much more AP than the base each network has, by name and deformation."""
+        """Difference of AP to the base, by network name and deformation."""
         return {
             name: {
                 level: comparison.differences[name][METRIC]
@@ -44,7 +44,7 @@ class Study:
 
     @property
     def sentences(self) -> list[str]:
-        """What can be said of each network that was trained at several deformations, and why it is so."""
+        """Trend of each network that was trained at several deformations, with possible reasons."""
         base = self.strongest.base
         base_ap = {level: comparison.groups[base].mean(METRIC) for level, comparison in self.comparisons.items()}
         found = []
@@ -61,7 +61,7 @@ class Study:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return the study as plain values."""
         gains = {
             name: {f"{level:g}": found._asdict() for level, found in gains.items()}
             for name, gains in self.gains.items()
@@ -74,11 +74,11 @@ class Study:
 
 
 def render_study(study: Study, links: Mapping[str, str]) -> str:
-    """Render a study as a whole HTML page: how gains change, then the comparison at the strongest deformation.
+    """Render a study as an HTML page: trend of the gains, then the comparison at the strongest deformation.
 
     Args:
-        study: what to show.
-        links: titles and addresses of other reports.
+        study: the study.
+        links: titles and relative addresses of the reports of each deformation.
     """
     parts = report_parts(study.strongest)
     colours = group_colours([*study.strongest.groups])
@@ -99,7 +99,7 @@ def render_study(study: Study, links: Mapping[str, str]) -> str:
             several,
             colours,
             name="study-gain",
-            title=f"AP more than {study.strongest.base}, x100, with 95 % intervals",
+            title=f"Difference of AP to {study.strongest.base}, x100, with 95 % intervals",
             x_label="deformation of the shapes",
         ),
     ]

@@ -1,4 +1,4 @@
-"""The plots of a comparison."""
+"""Charts of the HTML report: selects the curves of a comparison and draws them as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ _UNIT = {"x_limits": (0.0, 1.0), "y_limits": (0.0, 1.02)}
 
 
 def choose_classes(comparison: Comparison, count: int) -> list[str]:
-    """Choose the classes whose AP differs most, of a single group the first ones; in the order of the file.
+    """Return the `count` classes with the largest differences of AP, in the order of the annotation file.
 
-    Classes without boxes are never chosen.
+    A single group has no differences: its first classes are returned. Classes without boxes are skipped.
     """
     found = comparison.groups[comparison.base].metrics[0]
     names = [name for name in comparison.class_names if not math.isnan(found[f"AP {name}"])]
@@ -35,17 +35,17 @@ def draw_charts(
     colours: Mapping[str, str],
     prefix: str = "",
 ) -> dict[str, list[str]]:
-    """Draw all plots as SVG.
+    """Draw all charts as SVG.
 
     Args:
-        comparison: of `compare_runs`.
-        metrics: to show the differences of; those of masks get a plot of their own.
-        class_names: to show one by one.
-        colours: of the groups.
-        prefix: of the ids within the plots, other for each comparison on a page.
+        comparison: result of `compare_runs`.
+        metrics: metrics whose differences are shown; mask metrics get a separate chart.
+        class_names: classes that get a chart each.
+        colours: colour of each group.
+        prefix: prefix of the ids in the SVG, unique for each comparison on a page.
 
     Returns:
-        Plots under "differences" (none for a single group), "learning", "precision" and "class_precision".
+        Charts under "differences" (empty for a single group), "learning", "precision" and "class_precision".
     """
     return {
         "differences": _draw_differences(comparison, metrics, class_names, colours, prefix),
@@ -60,7 +60,7 @@ def draw_charts(
             for tag, title, factor in (
                 ("train/loss", "Training loss", 1),
                 ("val/AP", "AP on the val split, x100", 100),
-                *([("val/mask_AP", "AP of masks on the val split, x100", 100)] if comparison.has_masks else []),
+                *([("val/mask_AP", "Mask AP on the val split, x100", 100)] if comparison.has_masks else []),
             )
         ],
         "precision": [
@@ -68,7 +68,7 @@ def draw_charts(
                 {name: _precision(group, iou, "all") for name, group in comparison.groups.items()},
                 colours,
                 name=f"{prefix}precision-{100 * iou:.0f}",
-                title=f"Precision at IoU {iou:.2f}, mean of the classes",
+                title=f"Precision at IoU {iou:.2f}, mean over classes",
                 x_label="recall",
                 **_UNIT,
             )
@@ -106,8 +106,8 @@ def _draw_differences(
     if not comparison.differences:
         return []
     rows = {
-        "All classes together": [(name, name) for name in metrics if name not in MASK_METRICS],
-        "Masks, all classes together": [
+        "All classes": [(name, name) for name in metrics if name not in MASK_METRICS],
+        "Masks, all classes": [
             (name.removeprefix(MASK_PREFIX), name)
             for name in metrics
             if any(name in found for found in comparison.differences.values()) and name in MASK_METRICS

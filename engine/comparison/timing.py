@@ -1,4 +1,4 @@
-"""Fair timings: candidates take turns at the clock, and each one's memory is that of a process of its own."""
+"""Interleaved timing of candidates, and peak memory in a separate process."""
 
 import ctypes
 import math
@@ -21,19 +21,19 @@ def time_interleaved(
     turn_s: float = 0.1,
     track: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, list[float]]:
-    """Time candidates in turns, so that a busy neighbour or a warm processor falls on all alike.
+    """Time candidates in interleaved rounds, so that other load on the machine affects all of them equally.
 
-    A round begins with the candidate that the one before ended with.
+    Every second round runs in reverse order.
 
     Args:
-        candidates: what to time, by name.
-        rounds: turns of each, after one that warms up and does not count.
-        device: that the candidates run on.
-        turn_s: a candidate that takes less repeats within its turn, up to 20 times.
+        candidates: functions to time, by name.
+        rounds: number of timed rounds, after one warm-up run.
+        device: device that the candidates run on.
+        turn_s: minimum seconds per turn; a faster candidate repeats up to 20 times.
         track: wraps the iteration over the rounds.
 
     Returns:
-        Seconds of every counted run.
+        Seconds of every timed run, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     repeats = {}
@@ -47,17 +47,17 @@ def time_interleaved(
 
 
 def peak_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) -> int | None:
-    """Measure the peak of memory that a call takes beyond what was there before it, in bytes.
+    """Measure the peak memory of a call in bytes, without the memory that was allocated before it.
 
-    On a GPU that is memory of tensors. On a CPU, under Linux, it is all memory of a process forked for the purpose, so
-    that nothing may have run on several threads in this one: a forked child lacks them and would wait for ever.
+    On a GPU this is the memory of tensors. On a CPU under Linux it is the memory of a forked process.
+    Note: fork on a CPU before anything has run on several threads here; the child has no threads and would block.
 
     Args:
-        prepare: makes what the call needs, warms up what the memory shall not be charged with, and gives the call.
-        device: that the call runs on.
+        prepare: allocates inputs, warms up, and returns the call to measure.
+        device: device that the call runs on.
 
     Returns:
-        Bytes, or None where the system cannot tell.
+        Bytes, or None if the system cannot measure it.
     """
     if device.type == "cuda":
         call = prepare()
@@ -83,7 +83,7 @@ def peak_memory(prepare: Callable[[], Callable[[], Any]], device: torch.device) 
 
 def _measure_in_child(prepare: Callable[[], Callable[[], Any]], sender: Connection) -> None:
     call = prepare()
-    # Memory that was freed before, by the parent too, would serve the call unseen.
+    # return freed memory to the system, or else the call would reuse it without raising the peak
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak = now
     before = _peak_kib()
@@ -92,7 +92,7 @@ def _measure_in_child(prepare: Callable[[], Callable[[], Any]], sender: Connecti
 
 
 def _peak_kib() -> int:
-    """Most memory of this process since its peak was reset."""
+    """Return the peak memory of this process since the last reset, in KiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 

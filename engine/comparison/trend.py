@@ -1,4 +1,4 @@
-"""How the gain of a network changes with the deformation of what it is shown."""
+"""Trend of the gain of a network over the deformation of the objects."""
 
 import math
 from collections.abc import Mapping
@@ -8,12 +8,14 @@ from .differences import Difference
 
 
 class Trend(NamedTuple):
-    """How much larger a gain is at the strongest deformation than at the weakest, with a 95 % interval.
+    """Change of a gain from the weakest to the strongest deformation, with a 95 % interval.
 
     Attributes:
-        weakest: deformation. strongest: the other.
-        value: gain at the strongest less that at the weakest.
-        low: lower end of the interval. high: upper end.
+        weakest: weakest deformation.
+        strongest: strongest deformation.
+        value: gain at the strongest minus gain at the weakest deformation.
+        low: lower end of the interval.
+        high: upper end of the interval.
     """
 
     weakest: float
@@ -24,16 +26,16 @@ class Trend(NamedTuple):
 
 
 def gain_trend(gains: Mapping[float, Difference]) -> Trend:
-    """Compare the gains at the ends of a range of deformations, each found on images and by runs of its own.
+    """Compare the gains at the weakest and the strongest deformation, which have separate images and runs.
 
-    The interval of a difference of two independent estimates is put together of theirs as in Zou and Donner (Statistics
-    in Medicine 27, 2008): their distances to the nearer ends add up by squares.
+    The interval of the difference of two independent estimates follows Zou and Donner (Statistics in Medicine 27,
+    2008): the distances to the ends of the two intervals are added in quadrature.
 
     Args:
-        gains: at two or more deformations.
+        gains: gains by deformation, two or more.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if there are fewer than two deformations.
     """
     if len(gains) < 2:
         raise ValueError(f"a trend needs gains at two deformations or more, got {sorted(gains)}")
@@ -46,13 +48,13 @@ def gain_trend(gains: Mapping[float, Difference]) -> Trend:
 
 
 def explain_trend(trend: Trend, base: str, base_ap: Mapping[float, float], spread: float) -> str:
-    """Say why a gain does not grow, as far as the runs tell; nothing where it does.
+    """List possible reasons why a gain does not grow; return an empty text if it grows.
 
     Args:
-        trend: of the gain.
+        trend: trend of the gain.
         base: name of the base.
         base_ap: mean AP of the base at each deformation.
-        spread: the largest standard deviation of AP over the seeds of a network, NaN with one seed each.
+        spread: largest standard deviation of AP over the seeds of a network, NaN with one seed each.
     """
     if trend.low > 0:
         return ""
@@ -60,39 +62,39 @@ def explain_trend(trend: Trend, base: str, base_ap: Mapping[float, float], sprea
     first, last = base_ap[trend.weakest], base_ap[trend.strongest]
     if last < first:
         reasons.append(
-            f"AP of {base} itself goes from {100 * first:.1f} to {100 * last:.1f}, and where less is found, the same "
-            "help shows in fewer points"
+            f"AP of {base} drops from {100 * first:.1f} to {100 * last:.1f}, and at a low AP the same relative gain is "
+            "a smaller difference"
         )
     if spread > abs(trend.value) / 2:
         reasons.append(
-            f"seeds of one network differ by a standard deviation of up to {100 * spread:.1f}, beside which a change "
-            f"of {100 * abs(trend.value):.1f} does not stand out; more of them would tell"
+            f"the standard deviation over seeds is up to {100 * spread:.1f}, too large to resolve a change of "
+            f"{100 * abs(trend.value):.1f} with this number of seeds"
         )
     if math.isnan(spread):
-        reasons.append("with one seed each, training's own chance cannot be told from it")
-    return f"Why: {'; '.join(reasons)}." if reasons else "Why that is so, these runs do not tell."
+        reasons.append("with one seed each, the variance between seeds is unknown")
+    return f"Possible reasons: {'; '.join(reasons)}." if reasons else "These runs do not show the reason."
 
 
 def describe_trend(name: str, base: str, gains: Mapping[float, Difference], base_ap: Mapping[float, float]) -> str:
-    """Say in words whether the gain of a network over the base grows with the deformation.
+    """Describe whether the gain of a network over the base grows with the deformation.
 
     Args:
-        name: of the network.
+        name: name of the network.
         base: name of the base.
-        gains: in AP, as fractions, at each deformation.
+        gains: gain in AP at each deformation, as fractions.
         base_ap: mean AP of the base at each deformation.
     """
     trend = gain_trend(gains)
     ends = (trend.weakest, trend.strongest)
     points = " and ".join(f"{100 * gains[end].value:+.1f} AP at deformation {end:g}" for end in ends)
-    shares = ""
+    relative = ""
     if all(base_ap[end] > 0 for end in ends):
-        shares = f", {' and '.join(f'{100 * gains[end].value / base_ap[end]:+.0f} %' for end in ends)} of its AP"
-    interval = f"{100 * trend.value:+.1f}, 95 % interval {100 * trend.low:+.1f} to {100 * trend.high:+.1f}"
+        relative = f" ({' and '.join(f'{100 * gains[end].value / base_ap[end]:+.0f} %' for end in ends)} of its AP)"
+    interval = f"{100 * trend.value:+.1f} (95 % interval {100 * trend.low:+.1f} to {100 * trend.high:+.1f})"
     if trend.low > 0:
-        outcome = "it grows with the deformation by more than its uncertainty"
+        outcome = "The gain grows with the deformation by more than its uncertainty."
     elif trend.high < 0:
-        outcome = "it falls with the deformation by more than its uncertainty"
+        outcome = "The gain falls with the deformation by more than its uncertainty."
     else:
-        outcome = "within its uncertainty, so neither growth nor fall is shown"
-    return f"{name} gains {points} over {base}{shares}. From one to the other that is {interval}: {outcome}."
+        outcome = "The change of the gain is not larger than its uncertainty."
+    return f"{name} gains {points} over {base}{relative}. The gain changes by {interval}. {outcome}"

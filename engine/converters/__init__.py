@@ -1,4 +1,4 @@
-"""Weights of other frameworks: how they are recognised, renamed and checked."""
+"""Conversion of checkpoints of other frameworks: detection of the source, renaming and checks."""
 
 from .arithmetic import INPUT_FORMATS
 from .conversion import Converted, classes_of, convert_backbone, convert_detector

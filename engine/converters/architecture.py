@@ -1,4 +1,4 @@
-"""What network tensors are of, told by their shapes, in the words of the config."""
+"""Architecture of a network, inferred from tensor shapes, as config values."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 from .mapping import is_modulated
 from .source import BODY
 
-# blocks of the four stages, and the shape of the first 3x3 convolution of a bottleneck (None: basic blocks)
+# number of blocks of the four stages, and shape of the first 3x3 convolution of a bottleneck (None: basic blocks)
 _NETWORKS: dict[tuple[tuple[int, ...], tuple[int, int] | None], str] = {
     ((2, 2, 2, 2), None): "resnet18",
     ((3, 4, 6, 3), None): "resnet34",
@@ -25,13 +25,13 @@ _NETWORKS: dict[tuple[tuple[int, ...], tuple[int, int] | None], str] = {
 
 
 def describe_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Say what backbone tensors are of.
+    """Infer the backbone from its tensors.
 
     Args:
-        tensors: by our keys.
+        tensors: tensors by the keys of this project.
 
     Returns:
-        Values by the names of `model.backbone` in the config; `name` is None for a network that is not known.
+        Values of `model.backbone` in the config; `name` can be None (an unknown network).
     """
     blocks: dict[int, set[int]] = {}
     deformable: dict[int, set[int]] = {}
@@ -62,7 +62,7 @@ def describe_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def describe_pyramid(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Say what the pyramid of a detector's tensors is, by the names of `model.fpn` in the config."""
+    """Infer the feature pyramid of a detector from its tensors, as values of `model.fpn` in the config."""
     output = tensors.get("backbone.fpn.layer_blocks.0.0.weight")
     if output is None:
         return {}
@@ -72,7 +72,7 @@ def describe_pyramid(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _every(deformable: Mapping[int, set[int]], blocks: Mapping[int, set[int]]) -> int | None:
-    """Every how many blocks, counted back from the last of a stage, is deformable; None if they follow no such rule."""
+    """Return n if every n-th block, counted from the last of each stage, is deformable; None without such an n."""
     for step in range(1, max(map(len, blocks.values())) + 1):
         if all(found == {*range(max(blocks[stage]), -1, -step)} for stage, found in deformable.items()):
             return step
@@ -80,7 +80,7 @@ def _every(deformable: Mapping[int, set[int]], blocks: Mapping[int, set[int]]) -
 
 
 def missing_in_backbone(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys without which a ResNet is none: of each convolution, its norm's, and of the stem and all four stages."""
+    """Return missing keys of a ResNet: convolutions with their norms, the stem, and all four stages."""
     wanted = {f"{BODY}bn1.weight"}
     wanted |= {f"{BODY}layer{stage}.0.conv1.weight" for stage in (1, 2, 3, 4)}
     for key in tensors:

@@ -1,4 +1,4 @@
-"""A whole conversion: a file's tensors to a backbone's weights, or to those of a detector."""
+"""Conversion of a checkpoint to the weights of a backbone or of a detector."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from .heads import arrange_heads, count_classes, transpose_linear
 from .mapping import Entry, Mapped, fold_backbone, is_modulated, map_tensors
 from .source import BODY, Source
 
-SHOWN = 6  # names of a kind in an error
+SHOWN = 6  # maximum number of names per kind in an error
 
 
 class Converted(NamedTuple):
-    """What came out.
+    """Result of a conversion.
 
     Attributes:
-        tensors: by our keys: of the backbone alone without "backbone.body.", or of the whole detector.
-        entries: what became of each tensor of the file, and which of ours are new.
-        found: the backbone in the words of the config, see `describe_backbone`.
+        tensors: tensors by the keys of this project; keys of a backbone are without "backbone.body.".
+        entries: mapping of each tensor of the file, and new tensors.
+        found: backbone as config values, see `describe_backbone`.
     """
 
     tensors: dict[str, Tensor]
@@ -33,17 +33,17 @@ class Converted(NamedTuple):
 def convert_backbone(
     tensors: Mapping[str, Tensor], source: Source, *, input_format: str, eps: float, mask_scale: float
 ) -> Converted:
-    """Take the backbone out of a checkpoint.
+    """Convert the backbone of a checkpoint.
 
     Args:
-        tensors: of the file.
-        source: whose they are.
-        input_format: what the network was fed, a key of `arithmetic.INPUT_FORMATS`.
-        eps: of its batch norms.
-        mask_scale: that deformable layers here shall have.
+        tensors: tensors of the file.
+        source: source framework.
+        input_format: input format of the network, a key of `arithmetic.INPUT_FORMATS`.
+        eps: epsilon of its batch norms.
+        mask_scale: mask scale of the converted deformable layers.
 
     Raises:
-        ValueError: if there is no whole ResNet in it, or one that cannot be converted.
+        ValueError: if the checkpoint does not contain a complete ResNet, or a ResNet that is not supported.
     """
     mapped = _map(tensors, source, whole=False)
     body = {key: tensor for key, tensor in mapped.tensors.items() if key.startswith(BODY)}
@@ -51,7 +51,7 @@ def convert_backbone(
     folded = fold_backbone(
         body, input_format=input_format, eps=eps, source_mask_scale=source.mask_scale, mask_scale=mask_scale
     )
-    rest = "not of the backbone"
+    rest = "not part of the backbone"
     entries = [
         entry._replace(ours=None, status="dropped", why=rest) if entry.ours and entry.ours not in body else entry
         for entry in mapped.entries
@@ -74,21 +74,21 @@ def convert_detector(
     ratios: int = 3,
     asked: Mapping[str, Any] | None = None,
 ) -> Converted:
-    """Turn a checkpoint into the weights of a detector of the same architecture.
+    """Convert a checkpoint to the weights of a detector with the same architecture.
 
     Args:
-        tensors: of the file.
-        source: whose they are.
-        wanted: state dict of the detector, as initialised.
-        input_format: what the network was fed, a key of `arithmetic.INPUT_FORMATS`.
-        eps: of its batch norms.
-        mask_scale: of the detector's deformable layers.
+        tensors: tensors of the file.
+        source: source framework.
+        wanted: state dict of the initialised detector.
+        input_format: input format of the network, a key of `arithmetic.INPUT_FORMATS`.
+        eps: epsilon of its batch norms.
+        mask_scale: mask scale of the detector's deformable layers.
         kept: foreground classes of the file, counted from 0, that become classes 1, 2, ... of the detector.
-        ratios: aspect ratios of the detector's anchors.
-        asked: options of the detector that the file's may differ in, as in "backbone.name"; told where it does.
+        ratios: number of aspect ratios of the detector's anchors.
+        asked: config values of the detector, such as "backbone.name", to compare with the checkpoint in errors.
 
     Raises:
-        ValueError: if the file's detector is another one, with all that differs, or cannot be converted.
+        ValueError: if the architecture differs, with all differences, or if the detector is not supported.
     """
     mapped = _map(tensors, source, whole=True)
     ours = transpose_linear(mapped.tensors) if source.linear_transposed else mapped.tensors
@@ -97,8 +97,8 @@ def convert_detector(
     classes = count_classes(ours, source)
     if classes is None:
         raise ValueError(
-            f"the checkpoint of {source.title} holds no detector's classifier that is known: convert its backbone, by "
-            "leaving out --config"
+            f"the {source.title} checkpoint does not contain a known classifier of a detector: convert its backbone, "
+            "without --config"
         )
     ours = arrange_heads(ours, source, classes=classes, kept=kept, ratios=ratios)
     ours = fold_backbone(
@@ -106,26 +106,26 @@ def convert_detector(
     )
     counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in ours]
     needed = {key: tensor for key, tensor in wanted.items() if key not in counters}
-    told = {f"backbone.{key}": value for key, value in found.items()}
-    told |= {f"fpn.{key}": value for key, value in describe_pyramid(ours).items()}
+    found_options = {f"backbone.{key}": value for key, value in found.items()}
+    found_options |= {f"fpn.{key}": value for key, value in describe_pyramid(ours).items()}
     differ = [
         f"  - model.{key}: {asked[key]!r} in the config, {value!r} in the checkpoint"
-        for key, value in told.items()
+        for key, value in found_options.items()
         if key in (asked or {}) and value is not None and asked[key] != value
     ]
     _check_same(mapped, ours, needed, source, differ)
-    entries = mapped.entries + [Entry(None, key, "new", "a counter of batch norm") for key in counters]
+    entries = mapped.entries + [Entry(None, key, "new", "batch norm counter") for key in counters]
     state = {key: _own(ours[key]).to(wanted[key].dtype) if key in ours else wanted[key] for key in wanted}
     return Converted(state, entries, found)
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy that shares no memory, which would be written whole."""
+    """Return a copy with separate memory, because torch.save writes the whole storage of a view."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def classes_of(tensors: Mapping[str, Tensor], source: Source) -> int | None:
-    """Count the foreground classes of a file's detector; None where there is no classifier that is known."""
+    """Return the number of foreground classes of a file's detector; None without a known classifier."""
     ours = map_tensors(tensors, source).tensors
     return count_classes(transpose_linear(ours) if source.linear_transposed else ours, source)
 
@@ -134,8 +134,8 @@ def _map(tensors: Mapping[str, Tensor], source: Source, *, whole: bool) -> Mappe
     for pattern, reason, is_of_backbone in source.unsupported:
         name = next((name for name in tensors if re.fullmatch(pattern, name)), None)
         if name is not None and (whole or is_of_backbone):
-            hint = "" if is_of_backbone else ". Its backbone can be converted: leave out --config"
-            raise ValueError(f"the checkpoint of {source.title} holds {name}: {reason}{hint}")
+            hint = "" if is_of_backbone else ". The backbone alone can be converted, without --config"
+            raise ValueError(f"the {source.title} checkpoint contains {name}: {reason}{hint}")
     return map_tensors(tensors, source)
 
 
@@ -143,22 +143,22 @@ def _check_backbone(body: Mapping[str, Tensor], unknown: Sequence[str], source: 
     missing = missing_in_backbone(body)
     if missing:
         shown = "".join(f"\n  - {key.removeprefix(BODY)}" for key in missing[:SHOWN])
-        others = f"\nnames that are not known: {', '.join(unknown[:SHOWN])}" if unknown else ""
+        others = f"\nunknown names: {', '.join(unknown[:SHOWN])}" if unknown else ""
         raise ValueError(
-            f"the checkpoint of {source.title} holds no whole ResNet; {len(missing)} tensors are missing, by our names:"
+            f"the {source.title} checkpoint does not contain a complete ResNet; missing tensors ({len(missing)}):"
             f"{shown}{others}"
         )
     _check_masks(body, source)
 
 
 def _check_masks(tensors: Mapping[str, Tensor], source: Source) -> None:
-    """Where masks are scaled is not in a file, so that its maker must be known."""
+    """Check that the source is known if there are masks, because a file does not contain their scale."""
     if source.mask_scale is None and any(
         is_modulated(tensor) for key, tensor in tensors.items() if key.endswith("conv2.conv_offset.weight")
     ):
         raise ValueError(
-            f"the names are those of {source.title}, which has no deformable layers, but there are some: say by "
-            "--source whose they are"
+            f"the tensors have the names of {source.title}, which has no deformable layers, but the checkpoint has "
+            "some: set --source to the framework that wrote them"
         )
 
 
@@ -169,7 +169,7 @@ def _check_same(
     source: Source,
     differ: Sequence[str],
 ) -> None:
-    """Raise `ValueError` with all that differs: options, and tensors."""
+    """Raise `ValueError` with all differences in options and tensors."""
     names = {entry.ours: entry.source for entry in mapped.entries if entry.ours}
     missing = [key for key in wanted if key not in ours]
     unused = [*mapped.unknown, *(names[key] for key in ours if key not in wanted)]
@@ -180,12 +180,12 @@ def _check_same(
     ]
     if not (missing or unused or shapes):
         return
-    lines = [f"the checkpoint of {source.title} is of another network than the config:", *differ]
+    lines = [f"the architecture of the {source.title} checkpoint differs from the config:", *differ]
     for kind, items in (
-        ("the config's tensors are not in the checkpoint", missing),
-        ("the checkpoint's tensors have no place in the network", unused),
-        ("the tensors have other shapes", shapes),
+        ("tensors of the config that are missing in the checkpoint", missing),
+        ("tensors of the checkpoint that are not in the network", unused),
+        ("tensors with another shape", shapes),
     ):
         if items:
-            lines += [f"  - {len(items)} of {kind}:", *first_lines(items, SHOWN)]
+            lines += [f"  - {kind} ({len(items)}):", *first_lines(items, SHOWN)]
     raise ValueError("\n".join(lines))

@@ -26,8 +26,8 @@ def _tower(match: re.Match, _: Layout) -> str:
 _RULES: list[Rule] = [
     (r".*\.num_batches_tracked", COUNTER),
     (_BODY + r"(?:stem\.fc|linear)\..*", CLASSIFIER),
-    (r"pixel_(?:mean|std)", Dropped("tells what the network is fed; it went into conv1")),
-    (r".*anchor_generator\.cell_anchors\..*", Dropped("anchors, which are computed here")),
+    (r"pixel_(?:mean|std)", Dropped("input normalisation, folded into conv1")),
+    (r".*anchor_generator\.cell_anchors\..*", Dropped("anchors, which this project computes")),
     (_BODY + r"stem\.conv1\.weight", BODY + "conv1.weight"),
     (_BODY + r"stem\.conv1\.norm\.(.*)", BODY + r"bn1.\1"),
     (_BODY + r"res([2-5])\.(\d+)\.conv([123])\.weight", _block(r"\2.conv\3.weight")),
@@ -68,18 +68,18 @@ DETECTRON2 = Source(
     unsupported=[
         (
             r"head\.ctrness\..*",
-            "its FCOS looks from the middle of a place, torchvision's (which this project has) from its corner: the "
-            "boxes would be others",
+            "FCOS of detectron2 is not supported: it places points at cell centres, torchvision and this project at "
+            "cell corners",
             False,
         ),
         (
             r"roi_heads\.res5\..*",
-            "it is of the kind C4, without a pyramid, and has the last stage of its ResNet in the head",
+            "C4 models without a feature pyramid, with the last ResNet stage in the head, are not supported",
             True,
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
-        (".*", "images are scaled by Pillow there, with an antialiasing filter, and by PyTorch here, without"),
+        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
+        (".*", "resizing: detectron2 uses Pillow with antialiasing, this project PyTorch without antialiasing"),
     ],
 )

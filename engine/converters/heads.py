@@ -1,7 +1,7 @@
-"""Classes, anchors and box codes of heads: from the order of others to torchvision's.
+"""Order of classes, anchors and box deltas in heads: from other frameworks to torchvision.
 
-There the background is class 0 of a classifier, and classes have rows for it in box regression, masks and sigmoid
-outputs too, which nothing reads. Elsewhere it is the last class of a classifier, and nothing else has a row for it.
+In torchvision, class 0 is the background, and box regression, masks and sigmoid outputs have unused rows for it. In
+other frameworks, the background is the last class of a classifier, and other outputs have no row for it.
 """
 
 import re
@@ -22,7 +22,7 @@ _LINEAR = r"roi_heads\.(?:box_head|box_predictor)\..*\.weight"
 
 
 def count_classes(tensors: Mapping[str, Tensor], source: Source) -> int | None:
-    """Count the foreground classes of a detector's tensors by our keys; None where there is no classifier."""
+    """Return the number of foreground classes, from tensors by our keys; None without a classifier."""
     for key, tensor in tensors.items():
         if re.fullmatch(_CLASSIFIER, key) and key.endswith("bias"):
             return len(tensor) - 1
@@ -36,14 +36,14 @@ def count_classes(tensors: Mapping[str, Tensor], source: Source) -> int | None:
 def arrange_heads(
     tensors: Mapping[str, Tensor], source: Source, *, classes: int, kept: Sequence[int], ratios: int
 ) -> dict[str, Tensor]:
-    """Bring the outputs of a detector's heads to our order; the other tensors stay.
+    """Reorder the outputs of a detector's heads; other tensors are unchanged.
 
     Args:
-        tensors: by our keys.
-        source: whose they are.
-        classes: how many foreground classes they have.
-        kept: which of these, counted from 0, become ours, in our order.
-        ratios: aspect ratios of the anchors of RetinaNet.
+        tensors: tensors by our keys.
+        source: source framework.
+        classes: number of foreground classes of the source.
+        kept: source classes to keep, counted from 0, in the order of the detector.
+        ratios: number of aspect ratios of RetinaNet's anchors.
     """
     if source.background_first:
         classifier = foreground = [0, *(index + 1 for index in kept)]
@@ -63,7 +63,7 @@ def arrange_heads(
                 tensor = (tensor.unflatten(0, (-1, 4)) * _columns(factors, tensor)).flatten(0, 1)
             if len(tensor) > 4:
                 tensor = choose_rows(tensor, foreground, each=4)
-            elif match[1] is None:  # one box for all classes, where ours has one for each
+            elif match[1] is None:  # class-agnostic boxes: copied for each class
                 tensor = choose_rows(tensor, [0] * len(foreground), each=4)
         elif re.fullmatch(_MASKS, key):
             tensor = choose_rows(tensor, [0] * len(foreground) if len(tensor) == 1 else foreground)
@@ -75,7 +75,7 @@ def arrange_heads(
 
 
 def transpose_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the weights of fully connected layers from PaddlePaddle's (inputs, outputs) to PyTorch's."""
+    """Transpose the weights of linear layers from PaddlePaddle's (inputs, outputs) to PyTorch's layout."""
     return {key: tensor.T if re.fullmatch(_LINEAR, key) else tensor for key, tensor in tensors.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint does not say outright and its maker must be known for: input, stride, epsilon, classes."""
+"""Settings that a checkpoint does not contain, inferred from its source: input, stride, epsilon, classes."""
 
 import json
 import re
@@ -19,10 +19,10 @@ COCO_LABELS = len(_COCO) - 1
 
 
 def infer_input_format(checkpoint: SourceCheckpoint, source: Source) -> str:
-    """Say what a network was fed, a key of `arithmetic.INPUT_FORMATS`.
+    """Infer the input format of a network, a key of `arithmetic.INPUT_FORMATS`.
 
-    detectron2 keeps the standard deviations in some of its files, mmdetection its whole config; without them it is what
-    the framework's common models have.
+    Some files of detectron2 contain the standard deviation, files of mmdetection the config. Otherwise the function
+    returns the default of the framework.
     """
     std = checkpoint.tensors.get("pixel_std")
     if std is not None:
@@ -34,7 +34,7 @@ def infer_input_format(checkpoint: SourceCheckpoint, source: Source) -> str:
 
 
 def infer_stride_in_1x1(checkpoint: SourceCheckpoint, input_format: str) -> bool:
-    """Whether bottlenecks have their stride in the first convolution, as those of Caffe and MSRA, which see raw BGR."""
+    """Whether bottlenecks have their stride in the first convolution, as networks of Caffe and MSRA (raw BGR)."""
     has_bottlenecks = any(re.search(r"(conv3|branch2c\.conv)\.weight$", name) for name in checkpoint.tensors)
     return has_bottlenecks and (
         input_format == "bgr" or bool(re.search(r"style\s*=\s*['\"]caffe", checkpoint.config_text))
@@ -42,7 +42,7 @@ def infer_stride_in_1x1(checkpoint: SourceCheckpoint, input_format: str) -> bool
 
 
 def infer_eps(checkpoint: SourceCheckpoint, source: Source, classes: int | None) -> float:
-    """Say the epsilon of the batch norms: torchvision's own detectors on COCO, whose norms are frozen, have none."""
+    """Infer the epsilon of the batch norms: 0 for torchvision's COCO detectors with frozen norms."""
     is_frozen = not any(name.endswith("num_batches_tracked") for name in checkpoint.tensors)
     return 0.0 if source.background_first and classes == COCO_LABELS and is_frozen else EPS
 
@@ -50,34 +50,34 @@ def infer_eps(checkpoint: SourceCheckpoint, source: Source, classes: int | None)
 def choose_classes(
     checkpoint: SourceCheckpoint, source: Source, classes: int, file: Path | None
 ) -> tuple[dict[int, str], list[int]]:
-    """Name the classes of a detector.
+    """Return the class names of a detector.
 
     Args:
-        checkpoint: the checkpoint.
-        source: whose it is.
-        classes: how many foreground classes it has.
-        file: COCO annotation JSON, or text with a name a line; None: those in the checkpoint, or COCO's if the number
-            fits.
+        checkpoint: source checkpoint.
+        source: source framework.
+        classes: number of foreground classes of the checkpoint.
+        file: COCO annotation JSON, or a text file with one name per line. None: names in the checkpoint, or COCO's
+            names if the number matches.
 
     Returns:
-        Names by category id in rising order, and which classes of the checkpoint, counted from 0, these are.
+        Names by category id in ascending order, and the classes of the checkpoint, counted from 0, that they name.
 
     Raises:
-        ValueError: if the classes are not known or do not fit.
+        ValueError: if the names are unknown or their number does not match.
     """
     names = read_classes(file) if file else _default_classes(checkpoint, source, classes)
     if len(names) == classes:
         return names, [*range(classes)]
     if source.background_first and min(names) > 0 and max(names) <= classes:
         return names, [index - 1 for index in names]  # labels are category ids
-    raise ValueError(f"the checkpoint has {classes} classes, {file or 'COCO'} names {len(names)}")
+    raise ValueError(f"the checkpoint has {classes} classes, but {file or 'COCO'} has {len(names)}")
 
 
 def read_classes(file: Path) -> dict[int, str]:
-    """Read names by category id: from a COCO annotation JSON, or a text file, whose lines get the ids 1, 2, ...
+    """Read class names by category id from a COCO annotation JSON, or from a text file with ids 1, 2, ...
 
     Raises:
-        ValueError: if there is no such file or no classes in it.
+        ValueError: if the file does not exist or contains no classes.
     """
     if not file.is_file():
         raise ValueError(f"class file {file} does not exist (resolved: {file.resolve()})")
@@ -88,9 +88,11 @@ def read_classes(file: Path) -> dict[int, str]:
         else:
             names = {item["id"]: str(item["name"]) for item in json.loads(text)["categories"]}
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"class file {file} must be a COCO annotation JSON or a text of names: {error!r}") from None
+        raise ValueError(
+            f"class file {file} must be a COCO annotation JSON or a text file of names: {error!r}"
+        ) from None
     if not names or not all(type(index) is int for index in names):
-        raise ValueError(f"class file {file} must name at least one class, and ids must be whole numbers")
+        raise ValueError(f"class file {file} must contain classes with integer ids")
     return {index: names[index] for index in sorted(names)}
 
 
@@ -101,19 +103,19 @@ def _default_classes(checkpoint: SourceCheckpoint, source: Source, classes: int)
     if classes == len(COCO) or (source.background_first and classes == COCO_LABELS):
         return COCO
     raise ValueError(
-        f"the checkpoint has {classes} classes, whose names it does not tell: give --classes FILE, a COCO annotation "
-        "JSON or a text with a name a line, in the order of training"
+        f"the checkpoint has {classes} classes without names: add --classes FILE, a COCO annotation JSON or a text "
+        "file with one name per line, in the order of training"
     )
 
 
 def settings_table(
     input_format: str, eps: float, mask_scale: float | None, *, stride_in_1x1: bool
 ) -> Sequence[tuple[str, str]]:
-    """Rows that tell what was taken for granted."""
+    """Return the table rows of inferred settings."""
     is_bgr, is_raw = INPUT_FORMATS[input_format]
     return [
-        ("input", f"{'BGR' if is_bgr else 'RGB'} less the mean, {'in 0..255' if is_raw else 'over the deviations'}"),
-        ("strides of stages", f"in the {'first 1x1' if stride_in_1x1 else '3x3'} convolution"),
-        ("epsilon of batch norms", f"{eps:g}"),
-        ("scale of masks", "-" if mask_scale is None else f"{mask_scale:g}"),
+        ("input", f"{'BGR' if is_bgr else 'RGB'} - mean, {'in 0..255' if is_raw else 'divided by std'}"),
+        ("stride of stages", f"in the {'first 1x1' if stride_in_1x1 else '3x3'} convolution"),
+        ("batch norm epsilon", f"{eps:g}"),
+        ("mask scale", "-" if mask_scale is None else f"{mask_scale:g}"),
     ]

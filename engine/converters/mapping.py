@@ -1,4 +1,4 @@
-"""Tensors of another framework under this project's keys, and an account of each."""
+"""Mapping of another framework's tensors to this project's keys, with a report entry for each."""
 
 import re
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ FIRST_CONVS = (f"{BODY}conv1.weight", f"{BODY}conv1.0.weight")
 
 
 class Entry(NamedTuple):
-    """What became of a tensor: a line of the report.
+    """Mapping of one tensor, a line of the report.
 
     Attributes:
-        source: its name there, None for one that is only here.
-        ours: its key here, None for one that has no place here.
-        status: "mapped", "new" (stays as initialised) or "dropped".
-        why: it is not mapped.
+        source: name in the source checkpoint, None for a new tensor.
+        ours: key in this project, None for a dropped tensor.
+        status: "mapped", "new" (keeps its initial value) or "dropped".
+        why: reason if it is not mapped.
     """
 
     source: str | None
@@ -30,12 +30,12 @@ class Entry(NamedTuple):
 
 
 class Mapped(NamedTuple):
-    """Tensors by our keys, whose class and anchor order is still theirs.
+    """Tensors by our keys, with the class and anchor order of the source.
 
     Attributes:
-        tensors: by key.
-        entries: one for each tensor of the file.
-        unknown: names that no rule knows.
+        tensors: tensors by key.
+        entries: one entry for each mapped or dropped tensor of the file.
+        unknown: names that no rule matches.
     """
 
     tensors: dict[str, Tensor]
@@ -44,10 +44,10 @@ class Mapped(NamedTuple):
 
 
 def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
-    """Bring tensors under our keys.
+    """Map tensors to our keys.
 
     Raises:
-        ValueError: if two of them claim one place.
+        ValueError: if two tensors map to the same key.
     """
     layout = source.layout(tensors)
     pieces: dict[str, list[tuple[TensorRule, str]]] = {}
@@ -67,7 +67,7 @@ def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
 def _join(key: str, parts: list[tuple[TensorRule, str]], tensors: Mapping[str, Tensor]) -> Tensor:
     parts = sorted(parts, key=lambda part: part[0].part)
     if len({piece.part for piece, _ in parts}) < len(parts):
-        raise ValueError(f"{' and '.join(name for _, name in parts)} both claim the place of {key}")
+        raise ValueError(f"{' and '.join(name for _, name in parts)} both map to {key}")
     changed = [piece.change(tensors[name]) if piece.change else tensors[name] for piece, name in parts]
     if parts[-1][0].added:
         return sum(changed[1:], changed[0])
@@ -82,14 +82,14 @@ def fold_backbone(
     source_mask_scale: float | None,
     mask_scale: float,
 ) -> dict[str, Tensor]:
-    """Do the arithmetic of a backbone: input, epsilon of its norms, scale of its masks.
+    """Fold input format, batch norm epsilon and mask scale into the weights of a backbone.
 
     Args:
-        tensors: by our keys.
-        input_format: what it was fed, a key of `arithmetic.INPUT_FORMATS`.
-        eps: of its batch norms.
-        source_mask_scale: of its masks, None if it has none.
-        mask_scale: that the layers here shall have.
+        tensors: tensors by our keys.
+        input_format: input format of the network, a key of `arithmetic.INPUT_FORMATS`.
+        eps: epsilon of its batch norms.
+        source_mask_scale: mask scale of the source, None without masks.
+        mask_scale: mask scale of the converted layers.
     """
     folded = dict(tensors)
     for key, tensor in tensors.items():
@@ -103,9 +103,9 @@ def fold_backbone(
 
 
 def is_modulated(offset: Tensor | None) -> bool:
-    """Whether the weight of a `conv_offset` (None: there is none) predicts masks too: 27 outputs, not 18.
+    """Whether the weight of a `conv_offset` (None: plain layer) predicts masks too: 27 outputs instead of 18.
 
-    DCNv1 with groups by threes cannot be told from DCNv2 with groups by twos.
+    Note: DCNv1 with 3n offset groups has the same shape as DCNv2 with 2n offset groups.
     """
     return offset is not None and len(offset) % (3 * offset[0, 0].numel()) == 0
 

@@ -5,12 +5,12 @@ import re
 from .source import BODY, CLASSIFIER, COUNTER, Layout, Rule, Source
 
 _TENSOR = r"(weight|bias)"
-# the stem of ResNetV1d, whose last norm is where that of a plain stem is
+# stem of ResNetV1d; its last norm has the key of the norm of a plain stem
 _STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
 
 
 def _fpn(match: re.Match, layout: Layout) -> str:
-    """Convolutions beyond those of the levels make P6 and P7."""
+    """Map convolutions after those of the levels to P6 and P7."""
     number = int(match[1])
     if number < layout.laterals:
         return f"backbone.fpn.layer_blocks.{number}.0.{match[2]}"
@@ -49,31 +49,31 @@ MMDETECTION = Source(
     example="backbone.layer1.0.conv1.weight",
     rules=_RULES,
     lateral=r"neck\.lateral_convs\.(\d)\.conv\.weight",
-    # the last stage of its cascades has 0.033 and 0.067 where others have 1/30 and 1/15
+    # the last cascade stage has standard deviations 0.033 and 0.067 instead of 1/30 and 1/15
     cascade_factors={2: (0.99, 0.99, 1.005, 1.005)},
     unsupported=[
         (
             r"bbox_head\.(scales\..*|(fcos_|conv_)centerness\..*)",
-            "its FCOS looks from the middle of a place and learns a factor for each level, torchvision's (which this "
-            "project has) from its corner and without factors: the boxes would be others",
+            "FCOS of mmdetection is not supported: it places points at cell centres and learns a scale per level, "
+            "torchvision and this project use cell corners without scales",
             False,
         ),
         (
             r"bbox_head\.fc_cls\..*",
-            "it is of mmdetection 1, whose boxes end a pixel later and whose classes are in another order: bring it to "
-            "version 2 by mmdetection's tools/model_converters/upgrade_model_version.py",
+            "checkpoints of mmdetection 1 have another box format and class order: convert the file to version 2 with "
+            "mmdetection's tools/model_converters/upgrade_model_version.py",
             False,
         ),
         (
             r"roi_head\.mask_head\.\d\..*",
-            "its cascade has a mask head for each stage, whose masks are averaged; this project's has one",
+            "Cascade Mask R-CNN of mmdetection averages the mask heads of all stages; this project has one mask head",
             False,
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
-        ("retinanet", "its P7 is made from P6 as it is, torchvision's from the positive part of P6"),
-        ("cascade.*", "it averages the logits of the stages, this project their probabilities"),
-        (".*", "images are scaled by OpenCV there, by PyTorch here, both bilinear"),
+        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
+        ("retinanet", "P7: mmdetection computes it from P6, torchvision from ReLU(P6)"),
+        ("cascade.*", "scores: mmdetection averages the logits of the stages, this project their probabilities"),
+        (".*", "resizing: mmdetection uses OpenCV, this project PyTorch, both bilinear"),
     ],
 )

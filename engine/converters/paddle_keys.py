@@ -10,12 +10,12 @@ _BODY = r"(?:backbone\.)?"
 _BLOCK = _BODY + r"(?:res[2-5]\.res([2-5])([a-z]\d*)|res_layers\.([0-3])\.blocks\.(\d+))\."
 _NORM = r"norm\.(weight|bias|_mean|_variance|running_mean|running_var)"
 _STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
-# the three convolutions of the stem of variant d: their places here, and those of their norms
+# keys of the three convolutions of the stem of variant d, and of their norms
 _STEM = {"1": ("conv1.0", "conv1.1"), "2": ("conv1.3", "conv1.4"), "3": ("conv1.6", "bn1")}
 
 
 def _place(match: re.Match) -> str:
-    """Stage and block."""
+    """Return the key of stage and block."""
     if match[3]:
         return f"{BODY}layer{int(match[3]) + 1}.{match[4]}"
     letter, number = match[2][0], match[2][1:]
@@ -32,14 +32,14 @@ def _index(letter: str) -> int:
 
 
 def _shortcut(match: re.Match, layout: Layout) -> str:
-    """Variant d pools before the convolution, so that it stands one place later."""
+    """Map a shortcut; variant d pools first, so the index of its convolution is 1 higher."""
     place = _place(match)
     pooled = any(re.fullmatch(_BODY + r"conv1\.conv1_1\.conv\.weight", name) for name in layout.names)
     is_basic = not any("branch2c" in name for name in layout.names)
     if is_basic and not pooled and place.endswith("layer1.0"):
         raise ValueError(
-            f"PaddleDetection's plain ResNet-18 and -34 have a convolution, {match[0]}, in the first shortcut, where "
-            "torchvision's (which this project has) have none: they cannot be converted; their vd variants can"
+            f"plain ResNet-18 and -34 of PaddleDetection are not supported: their first shortcut has a convolution "
+            f"({match[0]}), which torchvision and this project do not have. Their vd variants are supported"
         )
     if match[5] == "conv.weight":
         return f"{place}.downsample.{int(pooled)}.weight"
@@ -109,13 +109,13 @@ PADDLE = Source(
     unsupported=[
         (
             r"fcos_head\..*",
-            "its FCOS looks from the middle of a place and learns a factor for each level, torchvision's (which this "
-            "project has) from its corner and without factors: the boxes would be others",
+            "FCOS of PaddleDetection is not supported: it places points at cell centres and learns a scale per level, "
+            "torchvision and this project use cell corners without scales",
             False,
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors are in whole pixels here: up to 3 % of the smallest ones' sides"),
-        (".*", "images are scaled by OpenCV there, by PyTorch here, both bilinear"),
+        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
+        (".*", "resizing: PaddleDetection uses OpenCV, this project PyTorch, both bilinear"),
     ],
 )

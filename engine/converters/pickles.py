@@ -1,7 +1,7 @@
-"""Pickles of others, read as data: of all that a pickle can name, only what makes arrays and plain values is there.
+"""Safe reader of pickles: it accepts only arrays and plain values.
 
-A pickle names functions and has them called. Here each name is looked up in `ALLOWED` and nowhere else; nothing is
-imported, and even NumPy's own functions are replaced by stand-ins that take numbers and refuse the rest.
+A pickle can name any function and have it called. This reader looks up each name in `ALLOWED` only and imports nothing.
+Even NumPy's functions are replaced by substitutes that accept numbers and raise an error for other types.
 """
 
 import io
@@ -12,43 +12,43 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-# NumPy's codes of numbers; "O", which holds any object, is none of them
+# NumPy type codes of numbers, without "O", which contains any object
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
 
 class PickleError(ValueError):
-    """A pickle that holds more than arrays and plain values."""
+    """A pickle that contains more than arrays and plain values."""
 
 
 class Dtype:
-    """Stands in for numpy.dtype."""
+    """Replaces numpy.dtype."""
 
     def __init__(self, code: str = "", *_: Any) -> None:
         if not isinstance(code, str) or code.lstrip("<>=|") not in NUMBERS:
-            raise PickleError(f"it holds an array of {code!r}, which is no kind of number")
+            raise PickleError(f"it contains an array of {code!r}, which is not a number type")
         self.numpy = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "=", "|"):
-            raise PickleError(f"it holds a dtype of the byte order {order!r}")
+            raise PickleError(f"it contains a dtype of the byte order {order!r}")
         self.numpy = self.numpy.newbyteorder(order)
 
 
 class Array:
-    """Stands in for numpy.ndarray; `value` is the array."""
+    """Replaces numpy.ndarray; `value` is the array."""
 
     value: np.ndarray | None = None
 
     def __setstate__(self, state: tuple) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise PickleError("it holds an array of another form than NumPy's")
+            raise PickleError("it contains an array that does not have NumPy's format")
         _, shape, dtype, is_fortran, data = state
         self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
 
 
 class IgnoredObject:
-    """Stands in for objects of others that are passed over; keeps nothing, does nothing."""
+    """Replaces objects that are not needed; stores nothing and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -62,9 +62,9 @@ def _array(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
         data = data.encode("latin1")
     is_shape = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, Dtype) or not is_shape:
-        raise PickleError("it holds an array that is not made of numbers")
+        raise PickleError("it contains an array that is not numeric")
     if len(data) != dtype.numpy.itemsize * int(np.prod(shape, dtype=object)):
-        raise PickleError(f"it holds an array of shape {shape} with {len(data)} bytes")
+        raise PickleError(f"it contains an array of shape {shape} with {len(data)} bytes")
     numbers = np.frombuffer(data, dtype.numpy) if data else np.empty(0, dtype.numpy)
     return numbers.astype(dtype.numpy.newbyteorder("=")).reshape(shape, order=order)
 
@@ -94,21 +94,21 @@ def _encode(text: Any = None, codec: Any = None) -> bytes:
 
 
 def _bytes(*arguments: Any) -> bytes:
-    """Stands in for bytes, which old pickles call for empty ones."""
+    """Replaces bytes, which old pickles call for empty ones."""
     if arguments:
         raise PickleError(f"it makes bytes of {type(arguments[0]).__name__}")
     return b""
 
 
 def _tuple(items: Any = ()) -> tuple:
-    """Stands in for tuple, which PaddlePaddle calls for pairs of a name and an array."""
+    """Replaces tuple, which PaddlePaddle calls for pairs of a name and an array."""
     if not isinstance(items, tuple | list):
         raise PickleError(f"it makes a tuple of {type(items).__name__}")
     return tuple(items)
 
 
 def _attribute(*_: Any) -> IgnoredObject:
-    """Stands in for getattr, by which mmengine's history names its own methods."""
+    """Replaces getattr, by which mmengine's history names its own methods."""
     return IgnoredObject()
 
 
@@ -122,14 +122,14 @@ _NUMPY = {
     "numpy.core.numeric._frombuffer": _frombuffer,
     "numpy._core.numeric._frombuffer": _frombuffer,
 }
-# all that a pickle of detectron2 or PaddlePaddle may name
+# all names that a pickle of detectron2 or PaddlePaddle may contain
 ALLOWED: dict[str, Any] = _NUMPY | {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes,
     "builtins.tuple": _tuple,
 }
-# what a .pth may name beside what torch.load knows by itself: what training with mmdetection leaves in a checkpoint
+# names in a .pth that torch.load does not allow: training with mmdetection writes them into checkpoints
 ALLOWED_IN_TORCH: dict[str, Any] = _NUMPY | {
     "mmengine.logging.history_buffer.HistoryBuffer": IgnoredObject,
     "builtins.getattr": _attribute,
@@ -137,7 +137,7 @@ ALLOWED_IN_TORCH: dict[str, Any] = _NUMPY | {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what is in `ALLOWED`."""
+    """Unpickler that finds only the names in `ALLOWED`."""
 
     renamed: ClassVar[dict[str, str]] = {"copy_reg": "copyreg", "__builtin__": "builtins"}
 
@@ -145,7 +145,7 @@ class _Unpickler(pickle.Unpickler):
         path = f"{self.renamed.get(module, module)}.{name}"
         if path not in ALLOWED:
             raise PickleError(
-                f"it names {path}, and only arrays and plain values are read: {', '.join(sorted(ALLOWED))}"
+                f"it contains {path}, but only arrays and plain values are allowed: {', '.join(sorted(ALLOWED))}"
             )
         return ALLOWED[path]
 
@@ -154,10 +154,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle of numbers, text, lists, dicts and NumPy arrays, and of nothing else.
+    """Read a pickle that contains only numbers, text, lists, dicts and NumPy arrays.
 
     Raises:
-        PickleError: if it is none, with the name of what it wants to call.
+        PickleError: if it is damaged or contains another type, with the name of the type.
     """
     with path.open("rb") as file:
         return load_pickle(file)
@@ -170,15 +170,15 @@ def load_pickle(file: BinaryIO | io.BytesIO) -> Any:
     except PickleError:
         raise
     except Exception as error:
-        # a damaged pickle ends in any of a dozen types
-        raise PickleError(f"it is no pickle, or a damaged one: {error}") from error
+        # a damaged pickle raises a dozen types of errors
+        raise PickleError(f"it is not a pickle, or it is damaged: {error}") from error
 
 
 def plain(value: Any) -> Any:
-    """Replace the stand-ins in a value by their arrays."""
+    """Replace the substitutes in a value by their arrays."""
     if isinstance(value, Array):
         if value.value is None:
-            raise PickleError("it holds an array without numbers")
+            raise PickleError("it contains an array without numbers")
         return value.value
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}

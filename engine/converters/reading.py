@@ -1,4 +1,4 @@
-"""Files of other frameworks to tensors by name."""
+"""Reader of checkpoints of other frameworks, as tensors by name."""
 
 import re
 from pathlib import Path
@@ -12,18 +12,18 @@ from .pickles import ALLOWED_IN_TORCH, PickleError, plain, read_pickle
 
 PICKLES = (".pkl", ".pdparams")
 TORCH = (".pth", ".pt")
-# where the tensors lie in files that hold more than them
+# keys of the state dict in files with more content
 _NESTS = ("state_dict", "model", "model_state_dict", "module", "net")
 _PADDLE_NAMES = "StructuredToParameterName@@"
 
 
 class SourceCheckpoint(NamedTuple):
-    """What a file holds.
+    """Content of a checkpoint.
 
     Attributes:
-        tensors: by the names that the other framework gave them.
-        config_text: the config that mmdetection writes into its checkpoints, "" for none.
-        class_names: those that mmdetection writes there, None for none.
+        tensors: tensors by the names of the source framework.
+        config_text: config that mmdetection writes into its checkpoints, or "".
+        class_names: class names that mmdetection writes into its checkpoints, or None.
     """
 
     tensors: dict[str, Tensor]
@@ -32,13 +32,13 @@ class SourceCheckpoint(NamedTuple):
 
 
 def read_source_checkpoint(path: Path) -> SourceCheckpoint:
-    """Read a checkpoint as data: nothing that it names is imported or called.
+    """Read a checkpoint as data, without importing or calling anything that it names.
 
     Args:
         path: `.pth` or `.pt` of PyTorch, `.pkl` of detectron2, `.pdparams` of PaddlePaddle.
 
     Raises:
-        ValueError: if there is no such file, it holds no tensors, or more than data.
+        ValueError: if the file does not exist, contains no tensors, or contains more than data.
     """
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist (resolved: {path.resolve()})")
@@ -46,7 +46,7 @@ def read_source_checkpoint(path: Path) -> SourceCheckpoint:
         try:
             content = read_pickle(path)
         except PickleError as error:
-            raise ValueError(f"checkpoint {path} was not read: {error}") from None
+            raise ValueError(f"cannot read checkpoint {path}: {error}") from None
     elif path.suffix in TORCH:
         content = _read_torch(path)
     else:
@@ -57,7 +57,7 @@ def read_source_checkpoint(path: Path) -> SourceCheckpoint:
     tensors = _tensors(content)
     if not tensors:
         found = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"checkpoint {path} holds no tensors by name; it holds {found}")
+        raise ValueError(f"checkpoint {path} contains no named tensors, only {found}")
     about = content.get("meta") if isinstance(content.get("meta"), dict) else {}
     return SourceCheckpoint(tensors, _config_text(about), _class_names(about))
 
@@ -67,25 +67,25 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in ALLOWED_IN_TORCH.items()]):
             return plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        # torch.load raises a dozen types, by what is broken, and then explains how to run what is inside
+        # torch.load raises a dozen types of errors, and its message explains how to run unsafe content
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = (
-            f"it names {named[1]}, and only tensors, arrays and plain values are read"
+            f"it contains {named[1]}, but only tensors, arrays and plain values are allowed"
             if named
-            else "it is no checkpoint of PyTorch, a damaged one, or holds more than tensors and plain values"
+            else "it is not a PyTorch checkpoint, is damaged, or contains more than tensors and plain values"
         )
-        raise ValueError(f"checkpoint {path} was not read: {reason}") from error
+        raise ValueError(f"cannot read checkpoint {path}: {reason}") from error
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors of a file, wherever it nests them, without the prefix that PyTorch's DDP gives to all names."""
+    """Return the tensors of a file from any nesting, without the "module." prefix of DDP."""
     if not isinstance(content, dict):
         return {}
     nested = next((content[key] for key in _NESTS if isinstance(content.get(key), dict)), content)
     tensors = {}
     for key, value in nested.items():
         if isinstance(value, list) and len(value) == 2 and isinstance(value[1], np.ndarray):
-            value = value[1]  # of PaddlePaddle, beside its name for it
+            value = value[1]  # PaddlePaddle stores (name, array)
         if isinstance(key, str) and key != _PADDLE_NAMES and isinstance(value, Tensor | np.ndarray):
             tensors[key] = torch.tensor(value) if isinstance(value, np.ndarray) else value
     if tensors and all(key.startswith("module.") for key in tensors):

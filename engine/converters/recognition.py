@@ -1,4 +1,4 @@
-"""Whose checkpoint it is, told by the names of its tensors."""
+"""Detection of the source framework from the names of tensors."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from .source import Source
 from .torchvision_keys import TORCHVISION
 from .wrapper_keys import DEVELOPER0HYE, PYTORCH_DEFORM_CONV_V2, YOLACT
 
-# the first that fits: layers put into torchvision's networks are told by themselves, before the networks
+# the first match counts: deformable layers inside torchvision's networks come before torchvision
 SOURCES: dict[str, Source] = {
     "pytorch-deform-conv-v2": PYTORCH_DEFORM_CONV_V2,
     "developer0hye": DEVELOPER0HYE,
@@ -23,14 +23,14 @@ SOURCES: dict[str, Source] = {
 
 
 def detect_source(names: Iterable[str], asked: str | None = None) -> Source:
-    """Tell whose tensors have such names.
+    """Detect the source framework from tensor names.
 
     Args:
-        names: of all tensors of a file.
-        asked: key of `SOURCES` to take without a look.
+        names: names of all tensors of a file.
+        asked: key of `SOURCES` that skips the detection.
 
     Raises:
-        ValueError: if it is nobody's that is known, with what was looked for.
+        ValueError: if no known source matches, with the names that were searched.
     """
     names = list(names)
     if asked is not None:
@@ -45,9 +45,9 @@ def detect_source(names: Iterable[str], asked: str | None = None) -> Source:
     raise ValueError(
         "\n".join(
             [
-                f"it is not known whose checkpoint this is; its {len(names)} tensors have none of these names:",
+                f"the source framework is unknown: none of the {len(names)} tensors has one of these names:",
                 *looked_for,
-                f"its first ones are {shown}",
+                f"the first names in the checkpoint are {shown}",
             ]
         )
     )

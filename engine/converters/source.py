@@ -1,4 +1,4 @@
-"""What is known of a framework whose checkpoints are converted."""
+"""Description of a source framework: tensor names, conventions and limits."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,13 +11,13 @@ BODY = "backbone.body."
 
 
 class TensorRule(NamedTuple):
-    """Where a tensor goes: a key of this project's detectors, and its place among those that make it up together.
+    """Target of a tensor: a key of this project, and its position if several tensors form one.
 
     Attributes:
-        key: ours.
-        part: pieces of one key are joined in this order, along the first dimension.
-        change: of the tensor, before.
-        added: whether the pieces are summed up instead.
+        key: key in this project.
+        part: tensors with the same key are concatenated in this order, along the first dimension.
+        change: function applied to the tensor first.
+        added: whether the tensors are summed instead of concatenated.
     """
 
     key: str
@@ -27,22 +27,22 @@ class TensorRule(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """A tensor that has no place here, and why."""
+    """A tensor that is not converted, with the reason."""
 
     why: str
 
 
-COUNTER = Dropped("a counter of batch norm")
-CLASSIFIER = Dropped("the classifier of ImageNet")
+COUNTER = Dropped("batch norm counter")
+CLASSIFIER = Dropped("ImageNet classifier")
 
 
 class Layout(NamedTuple):
-    """What the names of a checkpoint tell together.
+    """Properties that follow from all names of a checkpoint.
 
     Attributes:
-        names: all of them.
+        names: all tensor names.
         lowest: number of the lowest lateral convolution of the pyramid.
-        laterals: how many there are.
+        laterals: number of lateral convolutions.
     """
 
     names: frozenset[str]
@@ -50,30 +50,29 @@ class Layout(NamedTuple):
     laterals: int
 
 
-# a pattern of names, and what becomes of them: a key of ours with the pattern's groups in it, or what gives one
+# name pattern, and its target: a key with the groups of the pattern, or a function that returns the target
 Rule = tuple[str, str | Dropped | Callable[[re.Match, Layout], str | TensorRule | Dropped]]
 
 
 class Source(NamedTuple):
-    """A framework.
+    """A source framework.
 
     Attributes:
-        title: its name.
-        signature: pattern of a name that tells its checkpoints.
-        example: such a name.
-        rules: patterns of names, the first that fits counts, with what becomes of the tensor.
+        title: name of the framework.
+        signature: pattern of a tensor name that identifies its checkpoints.
+        example: a name that matches the signature.
+        rules: name patterns with targets; the first match counts.
         lateral: pattern of a lateral convolution's weight, with its number as group 1.
-        mask_scale: of its DCNv2, mask = mask_scale * sigmoid; None where its networks have none.
-        background_first: whether the background is class 0 of the classifier, and classes have rows for it elsewhere
-            too, as in torchvision; else it is the last, in the classifier alone.
-        size_major: whether the anchors of a place are ordered by size first, then by ratio; torchvision has ratios
-            first.
-        linear_transposed: whether fully connected layers have weights of (inputs, outputs).
+        mask_scale: mask scale of its DCNv2, mask = mask_scale * sigmoid; None without DCNv2.
+        background_first: whether class 0 is the background in all outputs, as in torchvision. Otherwise the background
+            is the last class of the classifier.
+        size_major: whether anchors of a location are ordered by size, then by ratio; torchvision orders by ratio first.
+        linear_transposed: whether linear layers have weights of shape (inputs, outputs).
         roi_aligned: whether RoIAlign shifts by half a pixel.
-        input: what its networks are fed by default, a key of `arithmetic.INPUT_FORMATS`.
-        cascade_factors: by stage of a cascade, its standard deviations of (dx, dy, dw, dh) times our weights.
+        input: default input format, a key of `arithmetic.INPUT_FORMATS`.
+        cascade_factors: standard deviations of (dx, dy, dw, dh) by cascade stage, times the weights of this project.
         unsupported: (pattern, reason, whether the backbone is affected too) of names that cannot be converted.
-        remaining_differences: how a converted detector still differs: patterns of our names of detectors, and the text.
+        remaining_differences: differences after conversion: pattern of detector names, and text.
     """
 
     title: str
@@ -92,17 +91,17 @@ class Source(NamedTuple):
     remaining_differences: Sequence[tuple[str, str]] = ()
 
     def layout(self, names: Iterable[str]) -> Layout:
-        """Take what names tell together."""
+        """Return the layout of a checkpoint with these names."""
         names = frozenset(names)
         numbers = {int(match[1]) for name in names if (match := re.fullmatch(self.lateral, name))}
         return Layout(names, min(numbers, default=0), len(numbers))
 
     def remaining(self, detector: str) -> list[str]:
-        """Say how a converted detector still differs from what it was."""
+        """Return the remaining differences of a converted detector to the source."""
         return [text for pattern, text in self.remaining_differences if re.fullmatch(pattern, detector)]
 
     def target(self, name: str, layout: Layout) -> TensorRule | Dropped | None:
-        """Say what becomes of a tensor; None if no rule fits."""
+        """Return the target of a tensor; None if no rule matches."""
         for pattern, rule in self.rules:
             if match := re.fullmatch(pattern, name):
                 target = rule(match, layout) if callable(rule) else rule

@@ -1,4 +1,4 @@
-"""torchvision: ResNets and detectors, with the names of today or those of its first detectors."""
+"""torchvision: ResNets and detectors, with current names or names of 2019 to 2021."""
 
 import re
 
@@ -6,7 +6,7 @@ from .source import BODY, CLASSIFIER, COUNTER, Layout, Rule, Source
 
 
 def _tower(match: re.Match, layout: Layout) -> str:
-    """RetinaNet had convolutions and ReLUs in turns, now blocks of both; FCOS, with norms between, has no blocks."""
+    """Map a head tower: RetinaNet had alternating convolutions and ReLUs, now blocks; FCOS has no blocks."""
     if "head.regression_head.bbox_ctrness.weight" in layout.names:
         return match[0]
     return f"head.{match[1]}.conv.{int(match[2]) // 2}.0.{match[3]}"
@@ -24,7 +24,7 @@ TORCHVISION = Source(
     example="layer1.0.conv1.weight or backbone.body.layer1.0.conv1.weight",
     rules=[
         *BACKBONE,
-        # detectors of 2019 to 2021 had the convolutions themselves where blocks are now
+        # detectors of 2019 to 2021 had plain convolutions instead of blocks
         (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(weight|bias)", r"backbone.fpn.\1_blocks.\2.0.\3"),
         (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
         (r"head\.(classification_head|regression_head)\.conv\.(\d+)\.(weight|bias)", _tower),
@@ -39,6 +39,6 @@ TORCHVISION = Source(
     background_first=True,
     roi_aligned=False,
     remaining_differences=[
-        (".*", "the ids that COCO leaves out are no classes here; a trained network gives them no probability")
+        (".*", "classes: the ids that COCO does not use are removed; a trained network gives them no probability")
     ],
 )

@@ -1,6 +1,6 @@
-"""Layers that others put into torchvision's networks: 4uiiurz1's and developer0hye's deformable convolutions, YOLACT's.
+"""Deformable convolutions of other projects: 4uiiurz1's, developer0hye's and YOLACT's.
 
-The first two stand in place of a block's `conv2`, in a ResNet with torchvision's names.
+The first two replace `conv2` of a block in a ResNet with torchvision's names.
 """
 
 import re
@@ -15,12 +15,12 @@ _CONV2 = r"(?:backbone\.(?:body\.)?)?(layer[1-4]\.\d+)\.conv2\."
 
 
 def interleaved(rows: Tensor) -> Tensor:
-    """Bring the rows of a convolution that gives all dy first, then all dx, to (dy, dx) in turns."""
+    """Reorder output rows from all dy before all dx to interleaved (dy, dx)."""
     return torch.stack(rows.chunk(2), dim=1).flatten(0, 1)
 
 
 def _bias(match: re.Match, _: Layout) -> TensorRule:
-    """A bias before a batch norm is the same as a mean that much lower."""
+    """Fold a bias before a batch norm into the running mean."""
     return TensorRule(f"{BODY}{match[1]}.bn2.running_mean", 1, torch.neg, added=True)
 
 
@@ -47,7 +47,9 @@ PYTORCH_DEFORM_CONV_V2 = Source(
         (_CONV2 + r"conv\.bias", _bias),
         *BACKBONE,
     ],
-    remaining_differences=[(".*", "versions of its layer before April 2019 sample at whole pixels near the border")],
+    remaining_differences=[
+        (".*", "sampling: versions of its layer before April 2019 sample whole pixels near the border")
+    ],
 )
 
 DEVELOPER0HYE = Source(

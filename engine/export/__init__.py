@@ -1,4 +1,4 @@
-"""Trained detectors as programs that run without this project: `torch.export` files and ONNX."""
+"""Export of trained detectors to ONNX and `torch.export` files, which run without this project."""
 
 from .batches import OUTPUTS
 from .check import (

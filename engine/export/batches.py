@@ -1,7 +1,7 @@
-"""What the graphs of all detectors share: whole batches in shapes that do not depend on the numbers.
+"""Functions shared by the export graphs: they process whole batches, and all shapes are independent of the data.
 
-torchvision takes image after image and drops what it does not need, which no exported program can have with an open
-batch size. Here what is dropped stays in its place, with the score `ABSENT`.
+torchvision loops over the images and removes rejected boxes. An exported program with a dynamic batch size cannot do
+that. Here, rejected boxes keep their row and get the score `ABSENT`.
 """
 
 from collections.abc import Sequence
@@ -14,52 +14,52 @@ from torchvision.models.detection.image_list import ImageList
 ABSENT = -1.0
 
 
-# What a graph gives for a batch, in this order; D is `detections_per_image`.
-#   boxes           (B, D, 4), xyxy pixels of the images given, the best first, and zeros after the last
-#   labels          (B, D) int64, from 1; 0 where there is no detection
-#   scores          (B, D)
-#   num_detections  (B,) int64, how many there are
+# Outputs of a graph, in this order. D is `detections_per_image`, and padding is zero.
+#   boxes           (B, D, 4), xyxy pixels of the input images, highest score first.
+#   labels          (B, D) int64, from 1.
+#   scores          (B, D).
+#   num_detections  (B,) int64, number of detections.
 OUTPUTS = ("boxes", "labels", "scores", "num_detections")
-# What those of detectors with masks give after these.
-#   masks           (B, D, 28, 28), the probability of the own class in 28 x 28 parts of each box, rows from above;
-#                   zeros after the last. They are not pasted into the image.
+# Additional output of detectors with masks.
+#   masks           (B, D, 28, 28), probability of the predicted class in a grid over each box, padded with zeros.
+#                   Masks are not pasted into the image.
 MASKS = "masks"
 
 
 def prepare(images: Tensor, transform: nn.Module) -> Tensor:
-    """Normalise images `(B, 3, H, W)` in [0, 1] and pad them below and right, as torchvision's transform does."""
+    """Normalise images `(B, 3, H, W)` in [0, 1] and pad them at the bottom and right, as torchvision's transform."""
     images = transform.normalize(images)
     height, width = images.shape[-2:]
     return pad(images, (0, -width % transform.size_divisible, 0, -height % transform.size_divisible))
 
 
 def make_anchors(generator: nn.Module, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """Make the anchors `(A, 4)` of an image of the batch, which are those of every one."""
+    """Return the anchors `(A, 4)`, equal for all images of the batch."""
     return generator(ImageList(images, [tuple(images.shape[-2:])]), list(maps))[0]
 
 
 def is_large(boxes: Tensor, least: float) -> Tensor:
-    """Say of boxes `(..., 4)` whether both sides have at least so many pixels, as `remove_small_boxes` does."""
+    """Whether both sides of boxes `(..., 4)` have at least `least` pixels, as in `remove_small_boxes`."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return (sides >= least).all(-1)
 
 
 def gather_rows(values: Tensor, order: Tensor) -> Tensor:
-    """Take rows `order` `(B, k)` of `values` `(B, n, ...)`, image by image."""
+    """Gather rows `order` `(B, k)` of `values` `(B, n, ...)` for each image."""
     index = order.reshape(*order.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index)
 
 
 def topk_per_level(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
-    """Find the best of each level, the same number of each, so that all that follows has a fixed size.
+    """Return the `most` highest scores of each level, so that the following shapes are fixed.
 
     Args:
-        scores: `(B, n)` of all levels, one after the other.
-        counts: how many each level has.
-        most: to take of each level.
+        scores: `(B, n)` of all levels, concatenated.
+        counts: number of scores of each level.
+        most: number of scores to keep per level.
 
     Returns:
-        Scores and their places among the n, `(B, levels * most)`. Where a level has fewer: minus infinity, any place.
+        Scores and their indices among the n, `(B, levels * most)`. Missing scores are minus infinity, with any index.
     """
     tops, places, start = [], [], 0
     for count in counts:
@@ -72,21 +72,21 @@ def topk_per_level(scores: Tensor, counts: Sequence[int], most: int) -> tuple[Te
 
 
 def split_by_label(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Spread scores `(B, n)` with labels from 0 over the classes, `(B, C, n)`, `ABSENT` where the label is another."""
+    """Expand scores `(B, n)` with labels from 0 to `(B, C, n)`, with `ABSENT` for all other classes."""
     each = torch.arange(classes, device=scores.device)[:, None]
     return torch.where(labels[:, None] == each, scores[:, None], ABSENT)
 
 
 def top_detections(boxes: Tensor, scores: Tensor, labels: Tensor, most: int) -> dict[str, Tensor]:
-    """Take the best detections of each image, for what `OUTPUTS` lists.
+    """Return the detections with the highest scores of each image, as `OUTPUTS`.
 
     Args:
         boxes: `(B, n, 4)`.
-        scores: `(B, n)`, `ABSENT` where there is no detection.
+        scores: `(B, n)`, `ABSENT` for rejected boxes.
         labels: `(B, n)`.
-        most: detections to give of each image.
+        most: maximum number of detections per image.
     """
-    # so that there are as many to take, whatever the size of the images
+    # padded, so that there are `most` rows for any image size
     scores, order = pad(scores, (0, most), value=ABSENT).topk(most, dim=1)
     is_there = scores > ABSENT
     boxes, labels = gather_rows(pad(boxes, (0, 0, 0, most)), order), gather_rows(pad(labels, (0, most)), order)

@@ -1,4 +1,4 @@
-"""An exported program beside the detector it was made of."""
+"""Comparison of an exported program with its detector."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 
 from .batches import MASKS
 
-# Pixels, scores and probabilities of masks by which the two may differ.
+# Maximum difference in pixels, scores and mask probabilities.
 BOX_TOLERANCE, SCORE_TOLERANCE, MASK_TOLERANCE = 1e-2, 1e-4, 1e-3
-# Within these, detections of one class are taken for the same.
+# Detections of one class within these differences can be matched.
 _NEAR = {"boxes": 1.0, "scores": 1e-2, MASKS: 0.1}
-# A detection at the edge of a threshold can fall on either side of it: at the most one in so many.
+# Scores at a threshold can fall on either side: at most one detection in 100 may be unmatched.
 _ONE_IN = 100
 
 
 class DetectionDifference(NamedTuple):
-    """How far two sets of detections are apart.
+    """Difference between two sets of detections.
 
     Attributes:
-        detections: in the first set.
+        detections: number of detections in the first set.
         unmatched: number of detections in either set without a match in the other.
-        box: largest difference of a side of partners, in pixels.
-        score: largest difference of scores of partners.
-        mask: largest difference of probabilities in masks of partners; None without masks.
+        box: largest difference of box coordinates of matched detections, in pixels.
+        score: largest difference of scores of matched detections.
+        mask: largest difference of mask probabilities of matched detections; None without masks.
     """
 
     detections: int
@@ -37,7 +37,7 @@ class DetectionDifference(NamedTuple):
 
     @property
     def is_small(self) -> bool:
-        """Whether the two sets are the same within the tolerances, but for one detection in 100."""
+        """Whether the sets agree within the tolerances, except for one unmatched detection in 100."""
         return (
             self.unmatched * _ONE_IN <= self.detections
             and self.box <= BOX_TOLERANCE
@@ -57,7 +57,7 @@ def compare_detections(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> De
     is_partner = ours["labels"][:, None] == theirs["labels"]
     for key, distances in apart.items():
         is_partner = is_partner & (distances <= _NEAR[key])
-    # the closest pairs in all; those that are no partners cost more than all others together
+    # assignment with the smallest total cost; a forbidden pair costs more than all allowed pairs together
     cost = sum(distances / _NEAR[key] for key, distances in apart.items())
     cost = torch.where(is_partner, cost, len(apart) * (1.0 + sum(cost.shape)))
     pairs = [(i, j) for i, j in zip(*linear_sum_assignment(cost.numpy()), strict=True) if is_partner[i, j]]
@@ -67,24 +67,24 @@ def compare_detections(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> De
 
 
 def _distances(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Give the largest difference of each of n things of any shape from each of m, `(n, m)`."""
+    """Return the largest absolute difference of each of n items to each of m, `(n, m)`, for items of any shape."""
     ours, theirs = ours[:, None].flatten(1), theirs[:, None].flatten(1)
     found = ours.new_empty(len(ours), len(theirs))
-    for i, own in enumerate(ours):  # all at once, masks would take a lot of memory
+    for i, own in enumerate(ours):  # one at a time: all pairs of masks would need much memory
         found[i] = (own - theirs).abs().amax(1)
     return found
 
 
 class CheckResult(NamedTuple):
-    """One batch by both.
+    """Result of one batch.
 
     Attributes:
-        name: of the picture.
-        size: height and width in pixels that the program was given.
-        images: in the batch.
-        difference: the largest over the images, and sums of the counts.
-        detector_s: time of the detector, which resizes too, and pastes masks into the picture.
-        program_s: time of the program.
+        name: name of the image.
+        size: height and width of the program's input, in pixels.
+        images: batch size.
+        difference: largest differences over the images, and sums of the counts.
+        detector_s: seconds of the detector, including resizing and pasting of masks.
+        program_s: seconds of the program.
     """
 
     name: str
@@ -97,20 +97,20 @@ class CheckResult(NamedTuple):
 
 @torch.inference_mode()
 def check_program(
-    model: nn.Module, run: Callable[[Tensor], dict[str, Tensor]], pictures: Sequence[tuple[str, Tensor]]
+    model: nn.Module, run: Callable[[Tensor], dict[str, Tensor]], images: Sequence[tuple[str, Tensor]]
 ) -> list[CheckResult]:
-    """Run a detector and the program made of it on pictures: on each alone, and on a batch of it and its mirror image.
+    """Compare a detector and its exported program, on each image alone and on a batch with its horizontal flip.
 
-    The detector gets the pictures as they are, the program what the detector's own resizing makes of them.
+    The detector gets the original images, the program gets images resized by the detector's transform.
 
     Args:
-        model: the detector, on the CPU and in eval mode.
-        run: from images `(B, 3, H, W)` to what `graphs.output_names` lists.
-        pictures: names and pictures, `(3, H, W)` in [0, 1].
+        model: detector on the CPU, in eval mode.
+        run: program, from images `(B, 3, H, W)` to the outputs of `graphs.output_names`.
+        images: names and images, `(3, H, W)` in [0, 1].
     """
     rows = []
-    for name, picture in pictures:
-        for batch in ([picture], [picture, picture.flip(-1)]):
+    for name, original in images:
+        for batch in ([original], [original, original.flip(-1)]):
             start = time.perf_counter()
             expected = _detect(model, batch)
             detector_s = time.perf_counter() - start
@@ -120,18 +120,17 @@ def check_program(
             program_s = time.perf_counter() - start
             size = tuple(resized.shape[-2:])
             differences = [
-                compare_detections(theirs, _of_image(found, i, model.transform, size, tuple(picture.shape[-2:])))
+                compare_detections(theirs, _of_image(found, i, model.transform, size, tuple(original.shape[-2:])))
                 for i, theirs in enumerate(expected)
             ]
-            rows.append(CheckResult(name, size, len(batch), _together(differences), detector_s, program_s))
+            rows.append(CheckResult(name, size, len(batch), _combine(differences), detector_s, program_s))
     return rows
 
 
 def _detect(model: nn.Module, batch: list[Tensor]) -> list[dict[str, Tensor]]:
-    """Detect, with the masks as the heads give them, `(n, 28, 28)`, in place of those in the pictures.
+    """Detect, and return the masks of the heads, `(n, 28, 28)`, instead of masks pasted into the images.
 
-    Pasted ones could not be compared closely: their boxes are cut to whole pixels, so that the smallest difference of a
-    box can move a mask by one.
+    Pasted masks are not comparable: boxes are rounded to whole pixels, so a small difference moves a mask by a pixel.
     """
     heads = getattr(model, "roi_heads", None)
     if heads is None or not heads.has_mask():
@@ -151,7 +150,7 @@ def _of_image(
     return {"boxes": boxes} | {key: found[key][index, :count] for key in others}
 
 
-def _together(differences: Sequence[DetectionDifference]) -> DetectionDifference:
+def _combine(differences: Sequence[DetectionDifference]) -> DetectionDifference:
     detections, unmatched, box, score, masks = zip(*differences, strict=True)
     return DetectionDifference(
         sum(detections), sum(unmatched), max(box), max(score), None if None in masks else max(masks)

@@ -1,4 +1,4 @@
-"""Which detectors can be exported, and what of them."""
+"""Graphs of the detectors that can be exported."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -22,37 +22,37 @@ def check_exportable(detector: str) -> None:
 
 
 def output_names(detector: str) -> tuple[str, ...]:
-    """Name what the graph of a detector gives, in this order; see `batches.OUTPUTS` and `batches.MASKS`."""
+    """Return the names of the graph's outputs in order; see `batches.OUTPUTS` and `batches.MASKS`."""
     return (*OUTPUTS, MASKS) if DETECTORS[detector].has_masks else OUTPUTS
 
 
 def build_graph(detector: str, model: nn.Module, suppress: Callable[..., Tensor]) -> nn.Module:
-    """Make the module that is exported, on a copy of the detector with torchvision's deformable convolution.
+    """Build the module to export, from a copy of the detector with torchvision's deformable convolution.
 
     Args:
-        detector: its name in `models.DETECTORS`.
-        model: the detector, on the CPU.
+        detector: name of the detector in `models.DETECTORS`.
+        model: detector on the CPU.
         suppress: `suppression.suppress` or `suppress_as_operator`.
 
     Returns:
-        A module in eval mode from images `(B, 3, H, W)` in [0, 1] to what `output_names` lists.
+        A module in eval mode that maps images `(B, 3, H, W)` in [0, 1] to the outputs of `output_names`.
 
     Raises:
-        ValueError: if there is no graph for this detector.
+        ValueError: if this detector has no export graph.
     """
     check_exportable(detector)
     model = with_torchvision_operator(model).eval().requires_grad_(False)
     with torch.inference_mode():
-        model([torch.zeros(3, _PROBE, _PROBE)])  # RoI pooling finds its scales
+        model([torch.zeros(3, _PROBE, _PROBE)])  # sets the scales of RoI pooling
     module, _, graph = DETECTORS[detector].export.partition(":")
     return getattr(import_module(module), graph)(model, suppress).eval()
 
 
 @torch.inference_mode()
 def min_image_side(model: nn.Module) -> int:
-    """Give the shortest side that images may have in an exported program: the coarsest map has two rows then.
+    """Return the minimum image side of an exported program: the coarsest feature map then has two rows.
 
-    Shapes of one are special to PyTorch, and are not covered by a program for open sizes.
+    PyTorch specialises dimensions of size 1, so a program with dynamic sizes does not cover them.
     """
     coarsest = [*model.backbone(torch.zeros(1, 3, _PROBE, _PROBE)).values()][-1]
     return _PROBE // coarsest.shape[-1] + 1

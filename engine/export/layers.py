@@ -1,4 +1,4 @@
-"""Deformable layers by torchvision's operator, which other programs and formats know."""
+"""Deformable layers with torchvision's operator, which exporters support."""
 
 import copy
 
@@ -9,13 +9,13 @@ from dcn import DeformConv2d
 
 
 class TorchvisionDeformConv2d(nn.Module):
-    """A `DeformConv2d` that computes by `torchvision.ops.deform_conv2d`, with the same parameters.
+    """A `DeformConv2d` with the same parameters that calls `torchvision.ops.deform_conv2d`.
 
-    The project's "torchvision" backend is an operator of the project around torchvision's, which an exported program
-    could not run without the project.
+    The "torchvision" backend of this project wraps the operator in a custom one, which a program could not run
+    without this project.
 
     Args:
-        layer: whose parameters are used.
+        layer: layer whose parameters are used.
     """
 
     def __init__(self, layer: DeformConv2d) -> None:
@@ -23,14 +23,14 @@ class TorchvisionDeformConv2d(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve `x` `(B, C, H, W)` at the places it predicts itself, to `(B, N, Ho, Wo)`."""
+        """Convolve `x` `(B, C, H, W)` at the predicted sampling locations, to `(B, N, Ho, Wo)`."""
         layer = self.layer
         offset, mask = layer.predict(x)
         return deform_conv2d(x, offset, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, mask)
 
 
 def with_torchvision_operator(model: nn.Module) -> nn.Module:
-    """Copy a model, with torchvision's operator in all of its deformable layers."""
+    """Return a copy of the model with torchvision's operator in all deformable layers."""
     model = copy.deepcopy(model)
     for module in [*model.modules()]:
         for name, child in module.named_children():

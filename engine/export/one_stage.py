@@ -1,4 +1,4 @@
-"""RetinaNet and FCOS as graphs over whole batches, from the modules and numbers of torchvision's."""
+"""RetinaNet and FCOS as graphs over whole batches, with torchvision's modules and constants."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from .batches import ABSENT, gather_rows, make_anchors, prepare, split_by_label,
 
 
 class RetinaNetGraph(nn.Module):
-    """From images to detections, as `model(images)` gives them for images that need no resizing.
+    """Detection on images that need no resizing, equal to `model(images)`.
 
     Args:
-        model: in eval mode.
+        model: detector in eval mode.
         suppress: `suppression.suppress` or `suppress_as_operator`.
     """
 
@@ -28,17 +28,17 @@ class RetinaNetGraph(nn.Module):
         padded = prepare(images, model.transform)
         maps = [*model.backbone(padded).values()]
         outputs = model.head(maps)
-        scores = self.scores(outputs)[..., 1:]  # (B, places, C), without class 0, which is none
+        scores = self.scores(outputs)[..., 1:]  # (B, locations, C), without class 0, which is unused
         scores = torch.where(scores > model.score_thresh, scores, ABSENT)
         classes = scores.shape[-1]
 
-        per_place = model.anchor_generator.num_anchors_per_location()
-        counts = [level.shape[-2] * level.shape[-1] * n for level, n in zip(maps, per_place, strict=True)]
+        per_location = model.anchor_generator.num_anchors_per_location()
+        counts = [level.shape[-2] * level.shape[-1] * n for level, n in zip(maps, per_location, strict=True)]
         scores = scores.flatten(1)
         scores, order = topk_per_level(scores, [n * classes for n in counts], model.topk_candidates)
-        places, labels = order // classes, order % classes
-        anchors = make_anchors(model.anchor_generator, padded, maps)[places.flatten()]
-        boxes = self.decode(gather_rows(outputs["bbox_regression"], places).flatten(0, 1), anchors).unflatten(
+        locations, labels = order // classes, order % classes
+        anchors = make_anchors(model.anchor_generator, padded, maps)[locations.flatten()]
+        boxes = self.decode(gather_rows(outputs["bbox_regression"], locations).flatten(0, 1), anchors).unflatten(
             0, order.shape
         )
         boxes = clip_boxes_to_image(boxes, images.shape[-2:])
@@ -47,21 +47,21 @@ class RetinaNetGraph(nn.Module):
         return top_detections(boxes, torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img)
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
-        """Scores of all classes from the outputs of the head."""
+        """Return the scores of all classes from the outputs of the head."""
         return outputs["cls_logits"].sigmoid()
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes `(n, 4)` from what the head says of anchors."""
+        """Decode the box regression of anchors to boxes `(n, 4)`."""
         return self.model.box_coder.decode_single(deltas, anchors)
 
 
 class FCOSGraph(RetinaNetGraph):
-    """The same for FCOS, which weighs scores by the centre-ness, and tells boxes by their sides."""
+    """The same for FCOS, which multiplies scores by centerness and predicts distances to the box sides."""
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
-        """Scores of all classes from the outputs of the head."""
+        """Return the scores of all classes from the outputs of the head."""
         return (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt()
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes `(n, 4)` from what the head says of anchors."""
+        """Decode the box regression of anchors to boxes `(n, 4)`."""
         return self.model.box_coder.decode(deltas, anchors)

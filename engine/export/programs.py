@@ -1,4 +1,4 @@
-"""Detectors as files: `torch.export` programs and ONNX."""
+"""Exported files: `torch.export` programs and ONNX."""
 
 import json
 import warnings
@@ -15,9 +15,9 @@ from torch.export import Dim, ExportedProgram
 from .graphs import build_graph, min_image_side, output_names
 from .suppression import suppress, suppress_as_operator
 
-# DeformConv came with opset 19
+# DeformConv was added in opset 19
 MIN_OPSET = 19
-# key of what goes with the file
+# key of the metadata in the file
 METADATA = "detector"
 _METADATA_FILE = f"{METADATA}.json"
 _NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -26,13 +26,13 @@ Run = Callable[[Tensor], dict[str, Tensor]]
 
 
 def check_requirements(path: Path, opset: int = MIN_OPSET) -> None:
-    """Check that a file of this kind can be written here.
+    """Check that a file of this format can be written.
 
     Raises:
-        ValueError: if its ending is not known, packages are missing, or the opset does not fit.
+        ValueError: if the suffix or the opset is not supported, or packages are missing.
     """
     if path.suffix not in FORMATS:
-        raise ValueError(f"the file to write must end in {' or '.join(FORMATS)}, got {path}")
+        raise ValueError(f"the output file must end in {' or '.join(FORMATS)}, got {path}")
     if path.suffix != ".onnx":
         return
     missing = [name for name in _NEEDS if find_spec(name) is None]
@@ -51,20 +51,22 @@ def check_requirements(path: Path, opset: int = MIN_OPSET) -> None:
 def export_to(
     path: Path, detector: str, model: nn.Module, metadata: dict[str, Any], *, opset: int = MIN_OPSET
 ) -> Counter[str]:
-    """Write a detector to a `.onnx` or `.pt2` file, for any number of images of any size from `min_image_side` on.
+    """Write a detector to a `.onnx` or `.pt2` file, with dynamic batch size and image size.
+
+    Note: both sides of the images must be at least `min_image_side`.
 
     Args:
-        path: the file; its ending tells the kind.
-        detector: its name in `models.DETECTORS`.
-        model: the detector, on the CPU.
-        metadata: plain values that the file carries as JSON.
-        opset: version of ONNX's operators.
+        path: output file; the suffix selects the format.
+        detector: name of the detector in `models.DETECTORS`.
+        model: detector on the CPU.
+        metadata: plain values, stored as JSON in the file.
+        opset: ONNX opset version.
 
     Returns:
-        How many of each operator the file has.
+        Number of operators of each type.
 
     Raises:
-        ValueError: if the ending, the detector or the opset does not fit, or packages are missing.
+        ValueError: if the suffix, the detector or the opset is not supported, or packages are missing.
     """
     check_requirements(path, opset)
     return FORMATS[path.suffix][0](path, detector, model, json.dumps(metadata), opset)
@@ -74,19 +76,19 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
     """Read an exported file.
 
     Returns:
-        A function from images `(B, 3, H, W)` in [0, 1] to what `output_names` lists, and the metadata.
+        A function from images `(B, 3, H, W)` in [0, 1] to the outputs of `output_names`, and the metadata.
     """
     run, metadata = FORMATS[path.suffix][1](path)
     return run, json.loads(metadata)
 
 
 def _trace(graph: nn.Module) -> ExportedProgram:
-    """Export for open sizes, and without the lines of code that led to each operation, which name files of here."""
+    """Export with dynamic sizes, and remove stack traces, which contain local paths."""
     least = min_image_side(graph.model)
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=least), 3: Dim("width", min=least)}
-    example = torch.rand(2, 3, least + 31, least + 63)  # neither 0 nor 1, which would be taken as fixed
+    example = torch.rand(2, 3, least + 31, least + 63)  # not 0 or 1, which the exporter specialises
     with warnings.catch_warnings():
-        # torchvision and PyTorch's exporter use what PyTorch itself calls old
+        # deprecated calls inside torchvision and PyTorch's exporter
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph, (example,), dynamic_shapes={"images": sizes})
@@ -134,7 +136,7 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
 
 
 def _tidy(proto: Any) -> None:
-    """Name the open sizes, and drop what the exporter noted down about its own work, with names of files of here."""
+    """Name the dynamic dimensions, and remove the exporter's debug metadata, which contains local paths."""
     graph = proto.graph
     open_sizes = [(graph.input[0], {0: "batch", 2: "height", 3: "width"})]
     for value, names in open_sizes + [(value, {0: "batch"}) for value in graph.output]:
@@ -159,5 +161,5 @@ def _read_onnx(path: Path) -> tuple[Run, str]:
     return run, metadata
 
 
-# by the ending: how to write and how to read
+# suffix -> functions that write and read the file
 FORMATS = {".onnx": (_write_onnx, _read_onnx), ".pt2": (_write_program, _read_program)}

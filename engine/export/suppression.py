@@ -1,4 +1,4 @@
-"""Non-maximum suppression of a whole batch at once, with an output whose shape does not depend on the numbers."""
+"""Non-maximum suppression (NMS) of a whole batch in one call, with an output shape independent of the data."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from torchvision.ops import nms
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
-    """Say which candidates are kept when each class of each set is suppressed by itself.
+    """Return which candidates NMS keeps, separately for each class of each set.
 
-    Every class of every set is moved to a place of its own, so that one call serves all. This is done in float64, where
-    it changes no overlap: in float32 the places of many classes are too far out for tenths of a pixel.
+    NMS runs once for all sets and classes: an offset per set and class moves the boxes apart. Offsets are float64,
+    because float32 would lose fractions of a pixel with many classes.
 
     Args:
-        boxes: `(S, N, 4)`, the candidates of S sets; the classes of a set share them.
-        scores: `(S, C, N)`, of each candidate in each of C classes.
-        iou_threshold: IoU above which the lower of two candidates of a class is dropped.
-        score_threshold: candidates at or below it take no part, and are not kept.
+        boxes: `(S, N, 4)`, candidates of S sets, shared by the classes of a set.
+        scores: `(S, C, N)`, score of each candidate for each of C classes.
+        iou_threshold: IoU above which NMS removes the candidate with the lower score.
+        score_threshold: candidates at or below this score are removed first.
 
     Returns:
         `(S, C, N)` bool.
@@ -24,8 +24,8 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshol
     sets, classes, candidates = torch.where(scores > score_threshold)
     apart = (boxes.amax() - boxes.amin()).double() + 1
     moved = boxes[sets, candidates].double() + ((sets * scores.shape[1] + classes) * apart)[:, None]
-    # An exported program may only run where nms keeps two or more, as torchvision tells the exporter. These two lie
-    # outside of everything, and are always kept.
+    # torchvision's fake kernel makes the exporter assume that nms keeps two boxes or more. These two boxes are outside
+    # of all others, so nms always keeps them.
     outside = boxes.amin().double() - torch.tensor([[4.0, 4, 3, 3], [2, 2, 1, 1]], device=boxes.device)
     own_scores = scores[sets, classes, candidates].double()
     kept = nms(torch.cat([moved, outside]), pad(own_scores, (0, 2)), iou_threshold)
@@ -35,10 +35,10 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshol
     return keep
 
 
-# One operator, in whose place an exporter can put that of another format.
+# One operator, which an exporter can translate to the NMS of another format.
 @torch.library.custom_op("resnet_dcn::suppress", mutates_args=())
 def suppress_as_operator(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
-    """`suppress`, which an exported program has as `torch.ops.resnet_dcn.suppress`."""
+    """`suppress` as the operator `torch.ops.resnet_dcn.suppress`."""
     return suppress(boxes, scores, iou_threshold, score_threshold)
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch's ONNX exporter is told of our operators. Imports onnx and onnxscript, which only exports need."""
+"""Translations of our operators for PyTorch's ONNX exporter. Imports onnx and onnxscript, which only exports need."""
 
 import onnx
 import torch
@@ -9,7 +9,7 @@ from . import suppression  # noqa: F401 - registers the operator
 
 
 def _suppress(boxes, scores, iou_threshold: float, score_threshold: float):
-    """ONNX's NonMaxSuppression works by set and class as it is; it gives `(kept, 3)`: set, class and candidate."""
+    """Translate `suppress` to NonMaxSuppression, which returns `(kept, 3)`: set, class and candidate."""
     kept = op.NonMaxSuppression(
         boxes,
         scores,
@@ -26,5 +26,5 @@ def _number(value: int) -> onnx.TensorProto:
     return onnx.helper.make_tensor("value", TensorProto.INT32, [1], [value])
 
 
-# Of torchvision's operators (deform_conv2d, roi_align) the exporter knows the translation itself.
+# The exporter has translations of torchvision's operators (deform_conv2d, roi_align).
 TRANSLATIONS = {torch.ops.resnet_dcn.suppress.default: _suppress}

@@ -1,4 +1,4 @@
-"""Faster and Cascade R-CNN, with masks or without, as graphs over whole batches, from their own modules and numbers."""
+"""Faster and Cascade R-CNN, with or without masks, as graphs over whole batches, with their modules and constants."""
 
 from collections.abc import Callable
 
@@ -23,15 +23,15 @@ from .batches import (
     topk_per_level,
 )
 
-# torchvision's `RoIHeads.postprocess_detections` has this number in its code
+# constant in torchvision's `RoIHeads.postprocess_detections`
 MIN_BOX_SIDE = 1e-2
 
 
 class FasterRCNNGraph(nn.Module):
-    """From images to detections, as `model(images)` gives them for images that need no resizing.
+    """Detection on images that need no resizing, equal to `model(images)`.
 
     Args:
-        model: Faster R-CNN in eval mode that has detected before, so that its RoI pooling knows its scales.
+        model: Faster R-CNN in eval mode, after a first forward pass, which sets the scales of RoI pooling.
         suppress: `suppression.suppress` or `suppress_as_operator`.
     """
 
@@ -51,9 +51,9 @@ class FasterRCNNGraph(nn.Module):
         return found | {MASKS: predict_masks(heads, maps, found)} if heads.has_mask() else found
 
     def _propose(self, padded: Tensor, maps: list[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give proposals `(B, P, 4)` and which of them there are `(B, P)`, as `RegionProposalNetwork` does."""
+        """Return proposals `(B, P, 4)` and whether each is valid `(B, P)`, as `RegionProposalNetwork`."""
         rpn = self.model.rpn
-        batch = padded.shape[0]  # `len` would fix it
+        batch = padded.shape[0]  # `len` would make it a constant
         objectness, deltas = rpn.head(maps)
         counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in objectness]
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
@@ -77,12 +77,12 @@ class FasterRCNNGraph(nn.Module):
     def _detect(
         self, maps: dict[str, Tensor], proposals: Tensor, is_there: Tensor, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Classify and refine proposals, and take the best, as `RoIHeads` does."""
+        """Classify and refine proposals, and return the highest scores, as `RoIHeads`."""
         heads = self.model.roi_heads
         boxes, scores = self.classify(maps, proposals, size)
         scores = torch.where(is_there[:, None] & is_large(boxes, MIN_BOX_SIDE), scores, ABSENT)
 
-        # every class has boxes of its own, and is thus a set with one class
+        # each class has separate boxes, so it is a set with one class
         keep = self.suppress(
             boxes.flatten(0, 1), scores.flatten(0, 1)[:, None], heads.nms_thresh, heads.score_thresh
         ).reshape(scores.shape)
@@ -95,7 +95,7 @@ class FasterRCNNGraph(nn.Module):
         )
 
     def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
+        """Return boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
         heads = self.model.roi_heads
         logits, box_deltas = heads.box_predictor(
             heads.box_head(pool_rois(heads.box_roi_pool, maps, to_rois(proposals)))
@@ -105,10 +105,10 @@ class FasterRCNNGraph(nn.Module):
 
 
 class CascadeRCNNGraph(FasterRCNNGraph):
-    """The same for Cascade R-CNN, whose stages hand on their boxes; those of the last one are for all classes."""
+    """The same for Cascade R-CNN: each stage refines the boxes of the previous one; boxes are class-agnostic."""
 
     def classify(self, maps: dict[str, Tensor], proposals: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
+        """Return boxes `(B, C, P, 4)` and scores `(B, C, P)` of each class, without the background."""
         heads = self.model.roi_heads
         probabilities = []
         for head, predictor, coder in zip(heads.box_head, heads.box_predictor, heads.box_coders, strict=True):
@@ -120,21 +120,20 @@ class CascadeRCNNGraph(FasterRCNNGraph):
 
 
 def _decode(coder: BoxCoder, box_deltas: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Move boxes `(B, P, 4)` by box_deltas `(B * P, 4 * n)`, to `(B, P, n, 4)` within the image."""
+    """Decode `box_deltas` `(B * P, 4 * n)` of boxes `(B, P, 4)` to `(B, P, n, 4)`, clipped to the image."""
     moved = coder.decode_single(box_deltas, boxes.flatten(0, 1))
     return clip_boxes_to_image(moved.reshape(*boxes.shape[:2], -1, 4), size)
 
 
 def _split_classes(probabilities: Tensor, proposals: Tensor) -> Tensor:
-    """Probabilities `(B * P, 1 + C)` of proposals `(B, P, 4)` as `(B, C, P)`, without the background."""
+    """Reshape probabilities `(B * P, 1 + C)` of proposals `(B, P, 4)` to `(B, C, P)`, without the background."""
     return probabilities.reshape(*proposals.shape[:2], -1)[:, :, 1:].transpose(1, 2)
 
 
 def predict_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
-    """Say how likely each part of each box belongs to its object, as `RoIHeads` does; see `batches.MASKS`.
+    """Predict the mask of each box, as `RoIHeads`; see `batches.MASKS`.
 
-    The mask head looks at the boxes that there are, and at one more of an image without any: not every runtime knows
-    what to do with no box at all.
+    The mask head processes valid boxes, and one padding box of images without any: some runtimes fail on zero boxes.
     """
     labels = found["labels"]
     is_first = torch.arange(labels.shape[1], device=labels.device) == 0
@@ -148,17 +147,17 @@ def predict_masks(heads: RoIHeads, maps: dict[str, Tensor], found: dict[str, Ten
 
 
 def to_rois(boxes: Tensor) -> Tensor:
-    """Put the number of its image before each of the boxes `(B, P, 4)`, as RoIAlign wants them, `(B * P, 5)`."""
+    """Convert boxes `(B, P, 4)` to RoIAlign's format `(B * P, 5)`, with the image index first."""
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
     return torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
 
 
 def pool_rois(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
-    """Pool boxes from the levels of a pyramid that their sizes ask for.
+    """Pool RoIs from the pyramid levels that match their sizes.
 
     Args:
-        pooler: of `models.roi_pool`; one of torchvision's has been used before, so that it knows its scales.
-        maps: `(B, C, Hl, Wl)` of each level.
+        pooler: pooler of `models.roi_pool`; torchvision's pooler needs a first forward pass, which sets its scales.
+        maps: feature map `(B, C, Hl, Wl)` of each level.
         rois: `(N, 5)`, of `regions`.
 
     Returns:

@@ -124,7 +124,7 @@ def test_report_and_seeds(run_tool, runs, tmp_path):
     assert html.startswith("<!DOCTYPE html>")
     assert "dcn against plain" in html
     assert "://" not in html
-    assert "Where dcn and plain differ most" in html
+    assert "Images with the largest differences: dcn and plain" in html
 
 
 def test_many_groups_fit_the_terminal(run_tool, runs, tmp_path):
@@ -161,8 +161,8 @@ def unfinished(plain_run, tmp_path):
     ("make", "said"),
     [
         (lambda plain_run, tmp_path: tmp_path / "no", "no/last.pt does not exist (resolved: /"),
-        (unfinished, "was not evaluated yet, or logged no step; finish it by --resume auto"),
-        (lambda plain_run, tmp_path: plain_run, "that is the same run twice"),
+        (unfinished, "has no evaluation or no logged step; finish the run with --resume auto"),
+        (lambda plain_run, tmp_path: plain_run, "the same run twice"),
         (lambda plain_run, tmp_path: "data.val.images=gone", "image folder gone does not exist"),
         (lambda plain_run, tmp_path: "data.val.image=gone", "did you mean 'data.val.images'?"),
         (lambda plain_run, tmp_path: "--device=no", "device 'no' is not available"),

@@ -109,7 +109,7 @@ def test_a_detector_is_the_same_afterwards(converted, detector):
     for name in ("boxes", "labels", "scores"):
         torch.testing.assert_close(our[name], their[name], rtol=1e-9, atol=1e-9)  # weights are halved, which is exact
     assert "detector of 5 classes" in out
-    assert "anchors are in whole pixels here" in out
+    assert "anchors: this project rounds them" in out
     assert "P7" not in out  # of RetinaNet
 
 
@@ -156,10 +156,10 @@ def test_the_report_names_each_tensor_once(converted, theirs, detector):
     assert sorted(line["ours"] for line in report["tensors"] if line["ours"]) == sorted(detector.state_dict())
     counters = sum(name.endswith("num_batches_tracked") for name in theirs)
     assert report["counts"] == {"mapped": len(theirs) - counters, "new": 0, "dropped": counters}
-    assert re.search(rf"^  dropped  a counter of batch norm +{counters}$", out, re.MULTILINE)
+    assert re.search(rf"^  dropped  batch norm counter +{counters}$", out, re.MULTILINE)
     assert re.search(r"^  mapped +offsets and masks +4$", out, re.MULTILINE)
-    assert re.search(r"^  scale of masks +1$", out, re.MULTILINE)
-    assert re.search(r"^  strides of stages +in the 3x3 convolution$", out, re.MULTILINE)
+    assert re.search(r"^  mask scale +1$", out, re.MULTILINE)
+    assert re.search(r"^  stride of stages +in the 3x3 convolution$", out, re.MULTILINE)
 
 
 def test_a_backbone_is_what_the_config_asks_for(run_tool, tmp_path):
@@ -199,7 +199,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
     files = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
     code, out, _ = run_tool("convert", *files, "--input-format", "bgr", "--bn-eps", "0.001")
     assert code == 0
-    assert re.search(r"^  input +BGR less the mean, in 0\.\.255$", out, re.MULTILINE)
+    assert re.search(r"^  input +BGR - mean, in 0\.\.255$", out, re.MULTILINE)
     ours = torch.load(tmp_path / "ours.pth", weights_only=True)
     factors = torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1)  # deviations of red, green, blue
     torch.testing.assert_close(ours["conv1.weight"], state["conv1.weight"].flip(1) * factors)
@@ -209,15 +209,15 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "{config}"], r"has 5 classes, whose names it does not tell: give --classes"),
+        (["--config", "{config}"], r"has 5 classes without names: add --classes"),
         (["--config", "{config}", "--classes", "missing.txt"], "class file missing.txt does not exist"),
         (
             ["--config", "{config}", "--classes", "{classes}"],
-            r"of another network than the config:\n  - model.backbone.dcn_v2_stages: \[\] in the config, \[2\] in the",
+            r"differs from the config:\n  - model.backbone.dcn_v2_stages: \[\] in the config, \[2\] in the",
         ),
         (["--config", "{config}", "--classes", "{classes}", "model.fpn.levels=[2]"], "anchor_sizes"),
         (["--config", "missing.yaml"], "config missing.yaml does not exist"),
-        (["--source", "detectron2"], "the checkpoint of detectron2 holds no whole ResNet"),
+        (["--source", "detectron2"], "the detectron2 checkpoint does not contain a complete ResNet"),
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
         (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
         (["--json", "{classes}/x.json"], r"x\.json must be in a writable folder, got .*train\.json"),
@@ -277,5 +277,5 @@ def test_code_in_a_file_is_not_run(run_tool, tmp_path):
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"stem.conv1.weight": Evil()}}))
     code, _, err = run_tool("convert", "model.pkl", "ours.pth", cwd=tmp_path)
     assert code == 2
-    assert err.startswith("error: checkpoint model.pkl was not read: it names posix.system, and only arrays")
+    assert err.startswith("error: cannot read checkpoint model.pkl: it contains posix.system, but only arrays")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pkl"]

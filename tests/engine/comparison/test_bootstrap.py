@@ -297,7 +297,7 @@ def test_runs_on_different_images_or_boxes_are_refused():
 
 
 def test_too_few_images_or_samples_are_refused():
-    with pytest.raises(ValueError, match="needs at least 2, got 1"):
+    with pytest.raises(ValueError, match="needs at least 2 images, got 1"):
         bootstrap([match_images(*draw_case(0, images=1))])
     with pytest.raises(ValueError, match="`samples` must be at least 1, got 0"):
         bootstrap([one_box_each([True, False])], samples=0)

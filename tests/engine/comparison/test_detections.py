@@ -73,8 +73,8 @@ def test_other_files_are_replaced(finish_run, by_model, val_split, tmp_path, spo
     assert found.results == by_model(0) == json.loads(file.read_text())
     assert found.matched.metrics()["AP"] == pytest.approx(coco_metrics(val_split.raw, found.results)["AP"], abs=1e-12)
     # the weights are random, the AP in the checkpoint is not
-    assert f"{folder}: AP 0.0" in caplog.text
-    assert "on cpu, but its last evaluation found" in caplog.text
+    assert f"{folder}: AP is 0.0" in caplog.text
+    assert "on cpu, but was" in caplog.text
 
 
 def test_what_was_written_is_read_next_time(finish_run, by_model, val_split, tmp_path, caplog):
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written(finish_run, by_model, val_split, tmp_pa
     (folder / "last.detections.json.partial").mkdir()
     with caplog.at_level("WARNING", log.name):
         assert detect_again(folder, val_split).results == by_model(0)
-    assert "last.detections.json cannot be written, and next time the model runs again" in caplog.text
+    assert "last.detections.json cannot be written, so the next comparison runs the model again" in caplog.text
 
 
 def test_the_val_split_of_a_run(finish_run, val_split, tmp_path):
@@ -129,7 +129,7 @@ def test_a_val_split_that_is_not_there(finish_run, tmp_path):
     run = read_run(finish_run(tmp_path / "run", weights=False), ["data.val.annotations=gone.json"])
     with pytest.raises(ValueError, match=r"annotation file gone\.json does not exist") as error:
         read_val_split(run)
-    assert f"that is where the config of {tmp_path}/run says" in str(error.value)
+    assert f"this path comes from the config of {tmp_path}/run" in str(error.value)
     assert "add data.val.images=DIR data.val.annotations=FILE" in str(error.value)
 
 
@@ -139,7 +139,7 @@ def test_a_val_split_that_is_another(finish_run, shapes, val_split, tmp_path):
     changed.write_text((shapes / "annotations/val.json").read_text() + " ")
     with pytest.raises(ValueError, match=f"must begin with {val_split.sha256[:12]}, got ") as error:
         read_val_split(read_run(folder, [f"data.val.annotations={changed}"]))
-    assert f"{changed} is not the one that {folder} was judged on" in str(error.value)
+    assert f"{folder} was evaluated on another annotation file than {changed}" in str(error.value)
 
 
 def test_masks_are_read_and_judged(finish_run, mask_options, outlined, val_split, tmp_path):
@@ -170,7 +170,7 @@ def test_files_with_other_masks_are_replaced(finish_run, mask_options, outlined,
     assert found.results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
     here = coco_metrics(val_split.raw, found.results)["mask_AP"]
     assert found.metrics()["mask_AP"] == pytest.approx(here, abs=1e-12)
-    assert f"{folder}: mask AP {100 * here:.2f} of what it detects here on cpu" in caplog.text
+    assert f"{folder}: mask AP is {100 * here:.2f} on cpu" in caplog.text
 
 
 def test_masks_of_a_run_without_are_not_its_own(finish_run, outlined, val_split, tmp_path):

@@ -221,35 +221,38 @@ def sentence(low, high, *, seeds=(3, 3), value=None, metric="AP"):
     return conclusion("plain", "dcn_234", metric, Difference(middle, low, high, low, high, *ends), *seeds)
 
 
-def test_verdicts_of_several_seeds():
+def test_conclusions_of_several_seeds():
     assert sentence(0.012, 0.05) == (
-        "AP of dcn_234 is 3.1 higher than that of plain, 95 % interval +1.2 to +5.0 over images and 3 + 3 seeds: "
-        "the difference is larger than its uncertainty."
+        "AP of dcn_234 is 3.1 higher than that of plain (95 % interval +1.2 to +5.0 over images and 3 + 3 seeds). "
+        "The difference is larger than its uncertainty."
     )
     assert sentence(-0.05, -0.012, metric="AP75", seeds=(2, 4)) == (
-        "AP75 of dcn_234 is 3.1 lower than that of plain, 95 % interval -5.0 to -1.2 over images and 2 + 4 seeds: "
-        "the difference is larger than its uncertainty."
+        "AP75 of dcn_234 is 3.1 lower than that of plain (95 % interval -5.0 to -1.2 over images and 2 + 4 seeds). "
+        "The difference is larger than its uncertainty."
     )
     assert sentence(-0.01, 0.05) == (
-        "AP of dcn_234 is 2.0 higher than that of plain, 95 % interval -1.0 to +5.0 over images and 3 + 3 seeds: "
-        "not larger than its uncertainty; nothing is shown."
+        "AP of dcn_234 is 2.0 higher than that of plain (95 % interval -1.0 to +5.0 over images and 3 + 3 seeds). "
+        "The difference is not larger than its uncertainty."
     )
 
 
-def test_verdicts_of_single_seeds_say_so():
+def test_conclusions_of_single_seeds_have_a_note():
     assert sentence(0.012, 0.05, seeds=(1, 1)) == (
-        "AP of dcn_234 is 3.1 higher than that of plain, 95 % interval +1.2 to +5.0 over images alone: larger than the "
-        "choice of images explains; one seed each, so training's own chance is not in it, and other seeds may change "
-        "it."
+        "AP of dcn_234 is 3.1 higher than that of plain (95 % interval +1.2 to +5.0 over images only). The difference "
+        "is larger than its uncertainty. Note: with one seed each, the interval does not include the variance between "
+        "seeds."
     )
     assert sentence(-0.012, 0.05, seeds=(3, 1)) == (
-        "AP of dcn_234 is 1.9 higher than that of plain, 95 % interval -1.2 to +5.0 over images alone: not larger than "
-        "its uncertainty; nothing is shown; 3 + 1 seeds, so training's own chance is not in it, and other seeds may "
-        "change it."
+        "AP of dcn_234 is 1.9 higher than that of plain (95 % interval -1.2 to +5.0 over images only). The difference "
+        "is not larger than its uncertainty. Note: with 3 + 1 seeds, the interval does not include the variance "
+        "between seeds."
     )
 
 
-def test_verdicts_without_a_difference_or_a_figure():
+def test_conclusions_without_a_difference_or_a_metric():
     said = sentence(-0.0004, 0.01, value=-0.0004)
-    assert said.startswith("AP of dcn_234 is that of plain to a tenth, 95 % interval +0.0 to +1.0 over")
-    assert sentence(math.nan, math.nan) == "AP of dcn_234 and plain cannot be compared: there is no box to judge by."
+    assert said.startswith("AP of dcn_234 is equal to that of plain within 0.1 (95 % interval +0.0 to +1.0 over")
+    assert (
+        sentence(math.nan, math.nan)
+        == "AP of dcn_234 and plain cannot be compared: the val split has no box for this metric."
+    )

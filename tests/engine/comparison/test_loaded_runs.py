@@ -45,9 +45,13 @@ def test_what_a_run_left(finish_run, tmp_path):
 @pytest.mark.parametrize(
     ("state", "records", "said"),
     [
-        ({"metrics": None}, None, "was not evaluated yet, or logged no step; finish it by --resume auto"),
-        ({}, [{"step": 12, "val/AP": 0.5}], "was not evaluated yet, or logged no step; finish it by --resume auto"),
-        ({"last_eval_step": 6}, None, "is at step 12, but was last evaluated at step 6; finish it by --resume auto"),
+        ({"metrics": None}, None, "has no evaluation or no logged step; finish the run with --resume auto"),
+        ({}, [{"step": 12, "val/AP": 0.5}], "has no evaluation or no logged step; finish the run with --resume auto"),
+        (
+            {"last_eval_step": 6},
+            None,
+            "is at step 12, but was last evaluated at step 6; finish the run",
+        ),
     ],
 )
 def test_unfinished_runs(finish_run, tmp_path, state, records, said):
@@ -63,17 +67,17 @@ def test_a_run_cut_short_after_an_evaluation_is_told(finish_run, tmp_path, caplo
     assert not caplog.messages
     assert read_run(finish_run(tmp_path / "half", state={"epoch": 1}, weights=False)).steps == 12
     (message,) = caplog.messages
-    assert message.startswith(f"{tmp_path / 'half'} ended at step 12, before the end that its config asks for")
+    assert message.startswith(f"{tmp_path / 'half'} ended at step 12, before the end of its schedule")
 
 
 def test_folders_without_a_run(finish_run, tmp_path):
     with pytest.raises(ValueError, match=r"no/last.pt does not exist \(resolved: /"):
         read_run(tmp_path / "no")
     folder = finish_run(tmp_path / "run", weights=False)
-    with pytest.raises(ValueError, match=r"/run/last.pt must be the folder of a run, with its .*, and is a file"):
+    with pytest.raises(ValueError, match=r"/run/last.pt must be a run folder with .*, got a file"):
         read_run(folder / "last.pt")
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"metrics.jsonl does not exist \(resolved: /.* must hold it and last.pt"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl does not exist \(resolved: /.* must contain it and last.pt"):
         read_run(folder)
 
 
@@ -149,7 +153,7 @@ def test_the_folder_that_one_is_in(finish_run, tmp_path, monkeypatch):
 
 def test_one_run_twice(read):
     one, same = read("a", "seed=5"), read("b", "seed=5", "data.num_workers=2")
-    with pytest.raises(ValueError, match=r"/a and .*/b have one config and one seed \(5\)"):
+    with pytest.raises(ValueError, match=r"/a and .*/b have the same config and seed \(5\)"):
         group_runs([one, same])
     with pytest.raises(ValueError, match="the same run twice"):
         group_runs([one, one])
@@ -158,7 +162,7 @@ def test_one_run_twice(read):
 def test_different_val_splits(read):
     one = read("a")
     other = read("b", "seed=1", state={"annotations": one.annotations | {"val": "0" * 64}})
-    with pytest.raises(ValueError, match=r"/a and .*/b were judged on different annotation files.*one val split"):
+    with pytest.raises(ValueError, match=r"/a and .*/b were evaluated on different annotation files.*same val split"):
         group_runs([one, other])
 
 

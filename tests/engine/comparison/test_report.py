@@ -82,10 +82,10 @@ def test_every_figure_is_told(comparison, page):
     for run in (run for group in comparison.groups.values() for run in group.runs):
         assert str(run.folder) in page.text
     assert "832,035" in page.text
-    assert "Where one side has a single run, as with slow, the interval is over images alone" in page.text
+    assert "groups with a single run (slow) have an interval over images only" in page.text
     assert "model.backbone.dcn_v2_stages [] [2] []" in page.text
     assert "train.lr 0.005 0.005 0.001" in page.text
-    assert "drawn again, with replacement and as many, 150 times" in page.text
+    assert "resampled 150 times with replacement" in page.text
     assert "Inference was not timed." in page.text
     assert "read from an earlier evaluation" in page.text
     assert comparison.settings["device"] in page.text
@@ -111,11 +111,11 @@ def test_plots_and_pictures(comparison, html, page):
     assert all(source.startswith("data:image/jpeg;base64,/9j/") for source in pictures)
     one = comparison.largest_differences["dcn"][0]
     words = "fewer" if one.fewer_errors > 0 else "more"
-    assert f"{abs(one.fewer_errors)} {words} mistake" in page.text
+    assert f"{abs(one.fewer_errors)} {words} error" in page.text
     assert f"plain: {one.base['true_positive']} true positive" in page.text
-    assert f"truth: {one.base['true_positive'] + one.base['missed']} objects" in page.text
+    assert f"ground truth: {one.base['true_positive'] + one.base['missed']} objects" in page.text
     assert f"{one.other['missed']} missed" in page.text if one.other["missed"] else True
-    assert "Both make the same number of mistakes on every image." in page.text  # of slow and plain
+    assert "Both have the same number of errors on every image." in page.text  # of slow and plain
 
 
 def test_ids_are_unique(page):
@@ -188,7 +188,7 @@ def test_a_single_run(folders):
     assert "slow" in page.text
     assert "difference" not in page.text
     assert "±" not in page.text
-    assert "No option but the seed." in page.text
+    assert "The runs differ only in the seed." in page.text
 
 
 def test_a_page_of_several_comparisons(comparison):
@@ -230,7 +230,9 @@ def test_costs_lead_the_headline(comparison):
     changed["plain"] = dataclasses.replace(changed["plain"], costs=COSTS)
     changed["dcn"] = dataclasses.replace(changed["dcn"], costs=dataclasses.replace(COSTS, inference_s=0.029))
     page = Page(render_report(dataclasses.replace(comparison, groups=changed)))
-    assert "Of plain: parameters 1.00x, FLOPs 1.00x, training step 1.00x, inference time 1.45x" in page.text
+    assert (
+        "Cost relative to plain: parameters 1.00x, FLOPs 1.00x, training step 1.00x, inference time 1.45x" in page.text
+    )
 
 
 def test_mean_and_spread(comparison):
@@ -264,7 +266,7 @@ def test_masks(mask_comparison, comparison):
     )
     assert f"mask AP75{signed(found.value)} {interval(found.images_low, found.images_high)} - - " in page.text
     assert "mask APl" not in page.text  # there is nothing large
-    assert "judged by the overlap of masks in place of boxes" in page.text
+    assert "with the IoU of masks instead of boxes" in page.text
     # two of differences and one of masks, three of learning, two of precision, one for each class
     assert html.count("<svg ") == 8 + 5
     assert mask_comparison.conclusions["shifted"] in page.text

@@ -43,7 +43,7 @@ def test_gains(study, comparison):
         f"dcn gains {signed(found.value - 0.2)} AP at deformation 0 and {signed(found.value)} AP at"
     )
     assert f"{100 * found.value / comparison.groups['plain'].mean('AP'):+.0f} % of its AP" in sentence
-    assert "From one to the other that is +20.0, 95 % interval" in sentence
+    assert "The gain changes by +20.0 (95 % interval" in sentence
 
 
 def test_why_the_gain_does_not_grow(comparison, study):
@@ -52,8 +52,8 @@ def test_why_the_gain_does_not_grow(comparison, study):
     apart = dataclasses.replace(dcn, metrics=[dcn.metrics[0] | {"AP": 0.1}, dcn.metrics[1] | {"AP": 0.9}])
     strong = dataclasses.replace(comparison, groups=comparison.groups | {"dcn": apart})
     (sentence,) = Study({0.0: strong, 0.5: study.comparisons[0.0]}).sentences
-    assert "From one to the other that is -20.0" in sentence
-    assert f"standard deviation of up to {100 * (0.9 - 0.1) / 2**0.5:.1f}, beside which a change of 20.0" in sentence
+    assert "The gain changes by -20.0" in sentence
+    assert f"over seeds is up to {100 * (0.9 - 0.1) / 2**0.5:.1f}, too large to resolve a change of 20.0" in sentence
 
 
 def test_plain_values(study, comparison):

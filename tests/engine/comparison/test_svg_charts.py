@@ -24,11 +24,11 @@ def titles(plots):
 
 def test_all_plots(comparison, draw):
     plots = draw(comparison)
-    assert titles(plots["differences"]) == ["All classes together", "AP of each class"]
+    assert titles(plots["differences"]) == ["All classes", "AP of each class"]
     assert titles(plots["learning"]) == ["Training loss", "AP on the val split, x100"]
     assert titles(plots["precision"]) == [
-        "Precision at IoU 0.50, mean of the classes",
-        "Precision at IoU 0.75, mean of the classes",
+        "Precision at IoU 0.50, mean over classes",
+        "Precision at IoU 0.75, mean over classes",
     ]
     assert titles(plots["class_precision"]) == comparison.class_names[:3]
     whole = [plot for kind in plots.values() for plot in kind]
@@ -106,8 +106,8 @@ def test_plots_of_masks(mask_comparison):
     colours = group_colours([*mask_comparison.groups])
     plots = draw_charts(mask_comparison, ["AP", "AR1", "mask_AP", "mask_AP75"], ["bar"], colours)
     assert titles(plots["differences"]) == [
-        "All classes together",
-        "Masks, all classes together",
+        "All classes",
+        "Masks, all classes",
         "AP of each class",
     ]
     boxes, masks, _ = plots["differences"]
@@ -115,8 +115,8 @@ def test_plots_of_masks(mask_comparison):
     assert [label in masks for label in (">AR1<", ">AP75<", ">mask_AP<")] == [False, True, False]
     assert [colours[name] in boxes for name in ("shifted", "boxes")] == [True, True]
     assert [colours[name] in masks for name in ("shifted", "boxes")] == [True, False]
-    assert titles(plots["learning"])[1:] == ["AP on the val split, x100", "AP of masks on the val split, x100"]
+    assert titles(plots["learning"])[1:] == ["AP on the val split, x100", "Mask AP on the val split, x100"]
     assert [colours[name] in plots["learning"][2] for name in ("good", "shifted", "boxes")] == [True, True, False]
     alone = dataclasses.replace(mask_comparison, differences={"boxes": mask_comparison.differences["boxes"]})
     plots = draw_charts(alone, ["AP", "mask_AP"], ["bar"], colours)
-    assert titles(plots["differences"]) == ["All classes together", "AP of each class"]
+    assert titles(plots["differences"]) == ["All classes", "AP of each class"]

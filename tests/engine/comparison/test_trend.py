@@ -38,18 +38,18 @@ def test_the_interval_covers_the_truth():
 @pytest.mark.parametrize(
     ("last", "outcome"),
     [
-        (gain(0.04, 0.03, 0.05), "it grows with the deformation by more than its uncertainty"),
-        (gain(0.02, 0.00, 0.04), "within its uncertainty, so neither growth nor fall is shown"),
-        (gain(-0.02, -0.03, -0.01), "it falls with the deformation by more than its uncertainty"),
+        (gain(0.04, 0.03, 0.05), "The gain grows with the deformation by more than its uncertainty."),
+        (gain(0.02, 0.00, 0.04), "The change of the gain is not larger than its uncertainty."),
+        (gain(-0.02, -0.03, -0.01), "The gain falls with the deformation by more than its uncertainty."),
     ],
 )
-def test_it_is_said_in_words(last, outcome):
+def test_the_description_names_gains_and_outcome(last, outcome):
     gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: last}
     said = describe_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.2})
     gained = f"{100 * last.value:+.1f} AP at deformation 1"
     assert said.startswith(f"dcn gains +1.0 AP at deformation 0 and {gained} over plain")
     assert f"+2 % and {100 * last.value / 0.2:+.0f} % of its AP" in said
-    assert said.endswith(f": {outcome}.")
+    assert said.endswith(f" {outcome}")
 
 
 def test_one_deformation_has_no_trend():
@@ -60,7 +60,9 @@ def test_one_deformation_has_no_trend():
 def test_a_base_that_finds_nothing():
     gains = {0.0: gain(0.01, 0.005, 0.015), 1.0: gain(0.02, 0.0, 0.04)}
     said = describe_trend("dcn", "plain", gains, {0.0: 0.5, 1.0: 0.0})
-    assert said.startswith("dcn gains +1.0 AP at deformation 0 and +2.0 AP at deformation 1 over plain. From one to")
+    assert said.startswith(
+        "dcn gains +1.0 AP at deformation 0 and +2.0 AP at deformation 1 over plain. The gain changes by"
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,10 +78,10 @@ def test_a_base_that_finds_nothing():
 def test_why_there_is_no_growth(trend, last_ap, spread, reasons):
     said = explain_trend(trend, "plain", {0.0: 0.405, 0.5: 0.9, 1.0: last_ap}, spread)
     marks = {
-        "AP falls": "AP of plain itself goes from 40.5 to 16.5",
-        "seeds": "standard deviation of up to 3.3, beside which a change of 2.1",
+        "AP falls": "AP of plain drops from 40.5 to 16.5",
+        "seeds": "standard deviation over seeds is up to 3.3, too large to resolve a change of 2.1",
         "one seed": "with one seed each",
-        "unknown": "Why that is so, these runs do not tell.",
+        "unknown": "These runs do not show the reason.",
     }
     assert [name for name, mark in marks.items() if mark in said] == reasons
     assert bool(said) == bool(reasons)

@@ -16,7 +16,7 @@ def test_the_first_convolution_sees_the_same(kind, input_images):
 
 
 def test_a_first_convolution_of_other_pictures_is_refused():
-    with pytest.raises(ValueError, match=r"must see the 3 channels of a picture, its weight is \[8, 4, 7, 7\]"):
+    with pytest.raises(ValueError, match=r"must have 3 input channels, got a weight of shape \[8, 4, 7, 7\]"):
         fold_input(torch.zeros(8, 4, 7, 7), "rgb_std")
 
 

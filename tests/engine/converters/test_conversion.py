@@ -120,8 +120,8 @@ def test_every_tensor_stands_in_the_account_once(peer):
     assert sorted(entry.source for entry in converted.entries) == sorted(state)
     assert sorted(entry.ours for entry in converted.entries if entry.ours) == sorted(converted.tensors)
     assert {entry.why for entry in converted.entries if not entry.ours} == {
-        "a counter of batch norm",
-        "not of the backbone",
+        "batch norm counter",
+        "not part of the backbone",
     }
 
 
@@ -152,7 +152,7 @@ def test_another_network_is_refused_with_what_differs(change, said, peer):
             asked={f"backbone.{key}": value for key, value in backbone.items()},
         )
     lines = str(error.value).splitlines()
-    assert lines[0] == "the checkpoint of mmdetection is of another network than the config:"
+    assert lines[0] == "the architecture of the mmdetection checkpoint differs from the config:"
     assert len([line for line in lines if line.startswith("  - ")]) == 2  # the option and its tensors
 
 
@@ -163,16 +163,16 @@ def test_missing_unused_and_misshapen_tensors_are_named(peer):
     del state["rpn_head.rpn_cls.bias"]
     state["neck.fpn_convs.0.gn.weight"] = torch.zeros(3)
     state["rpn_head.rpn_reg.weight"] = torch.zeros(24, peer.channels, 1, 1)
-    with pytest.raises(ValueError, match="is of another network") as error:
+    with pytest.raises(ValueError, match="differs from the config") as error:
         convert_detector(
             state, SOURCES["mmdetection"], wanted, input_format="rgb_std", eps=1e-5, mask_scale=2.0, kept=range(CLASSES)
         )
     assert str(error.value).splitlines()[1:] == [
-        "  - 1 of the config's tensors are not in the checkpoint:",
+        "  - tensors of the config that are missing in the checkpoint (1):",
         "      rpn.head.cls_logits.bias",
-        "  - 1 of the checkpoint's tensors have no place in the network:",
+        "  - tensors of the checkpoint that are not in the network (1):",
         "      neck.fpn_convs.0.gn.weight",
-        "  - 1 of the tensors have other shapes:",
+        "  - tensors with another shape (1):",
         f"      rpn_head.rpn_reg.weight [24, {peer.channels}, 1, 1] would be rpn.head.bbox_pred.weight "
         f"[12, {peer.channels}, 1, 1]",
     ]
@@ -182,7 +182,7 @@ def test_half_a_backbone_is_refused(peer):
     state = peer.backbone(peer.names["detectron2"])
     for gone in ("backbone.bottom_up.res4.2.conv3.norm.running_mean", "backbone.bottom_up.res3.1.conv2.weight"):
         rest = {key: value for key, value in state.items() if key != gone}
-        with pytest.raises(ValueError, match="no whole ResNet; 1 tensors are missing") as error:
+        with pytest.raises(ValueError, match="a complete ResNet; missing tensors \(1\)") as error:
             convert_backbone(rest, SOURCES["detectron2"], input_format="bgr", eps=1e-5, mask_scale=2.0)
         assert str(error.value).splitlines()[1] in ("  - layer3.2.bn3.running_mean", "  - layer2.1.conv2.weight")
     rest = {key: value for key, value in state.items() if ".res5." not in key}
@@ -192,7 +192,7 @@ def test_half_a_backbone_is_refused(peer):
 
 def test_masks_of_an_unknown_scale_are_refused():
     state = resnet("resnet18", dcn_v2_stages=(4,)).state_dict()
-    with pytest.raises(ValueError, match="say by --source whose they are"):
+    with pytest.raises(ValueError, match="set --source to the framework"):
         convert_backbone(state, SOURCES["torchvision"], input_format="rgb_std", eps=1e-5, mask_scale=2.0)
     halved = convert_backbone(state, SOURCES["mmdetection"], input_format="rgb_std", eps=1e-5, mask_scale=2.0).tensors
     assert torch.equal(halved["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"] / 2)

@@ -85,7 +85,7 @@ def test_classes_by_default():
     assert (
         choose_classes(SourceCheckpoint({}, class_names=[*COCO.values()]), SOURCES["mmdetection"], 80, None)[0] == COCO
     )
-    with pytest.raises(ValueError, match="has 3 classes, whose names it does not tell: give --classes FILE"):
+    with pytest.raises(ValueError, match="has 3 classes without names: add --classes FILE"):
         choose_classes(SourceCheckpoint({}), SOURCES["mmdetection"], 3, None)
 
 
@@ -100,18 +100,18 @@ def test_classes_of_a_file(tmp_path):
     assert choose_classes(SourceCheckpoint({}), SOURCES["torchvision"], 7, annotations)[1] == [2, 6]
     assert choose_classes(SourceCheckpoint({}), SOURCES["torchvision"], 2, annotations)[1] == [0, 1]
     for key, classes in (("detectron2", 7), ("torchvision", 6)):
-        with pytest.raises(ValueError, match=rf"the checkpoint has {classes} classes, .*train\.json names 2"):
+        with pytest.raises(ValueError, match=rf"the checkpoint has {classes} classes, but .*train\.json has 2"):
             choose_classes(SourceCheckpoint({}), SOURCES[key], classes, annotations)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.json", "[", "must be a COCO annotation JSON or a text of names"),
-        ("x.json", '{"images": []}', "must be a COCO annotation JSON or a text of names"),
-        ("x.json", '{"categories": [{"id": "one", "name": "a"}]}', "ids must be whole numbers"),
-        ("x.txt", "\n\n", "at least one class"),
-        ("x.txt", b"\xff\xfe\x00", "must be a COCO annotation JSON or a text of names"),
+        ("x.json", "[", "must be a COCO annotation JSON or a text file of names"),
+        ("x.json", '{"images": []}', "must be a COCO annotation JSON or a text file of names"),
+        ("x.json", '{"categories": [{"id": "one", "name": "a"}]}', "integer ids"),
+        ("x.txt", "\n\n", "must contain classes"),
+        ("x.txt", b"\xff\xfe\x00", "must be a COCO annotation JSON or a text file of names"),
     ],
 )
 def test_class_files_that_are_none(name, content, message, tmp_path):

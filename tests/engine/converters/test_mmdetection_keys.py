@@ -43,16 +43,16 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("bbox_head.scales.0.scale", "learns a factor for each level"),
-        ("bbox_head.conv_centerness.weight", "learns a factor for each level"),
+        ("bbox_head.scales.0.scale", "learns a scale per level"),
+        ("bbox_head.conv_centerness.weight", "learns a scale per level"),
         ("bbox_head.fc_cls.weight", r"upgrade_model_version\.py"),
-        ("roi_head.mask_head.0.convs.0.conv.weight", "a mask head for each stage"),
+        ("roi_head.mask_head.0.convs.0.conv.weight", "averages the mask heads of all stages"),
     ],
 )
 def test_detectors_of_another_kind_are_refused_but_not_their_backbones(name, reason, peer):
     state = peer.backbone(peer.names["mmdetection"]) | {name: torch.zeros(3)}
     options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
-    with pytest.raises(ValueError, match=f"holds {name}: .*{reason}.*leave out --config"):
+    with pytest.raises(ValueError, match=f"contains {name}: .*{reason}.*without --config"):
         convert_detector(state, MMDETECTION, {}, kept=[], **options)
     assert convert_backbone(state, MMDETECTION, **options).found["name"] == "resnet50"
 
@@ -60,5 +60,5 @@ def test_detectors_of_another_kind_are_refused_but_not_their_backbones(name, rea
 def test_two_tensors_for_one_place_are_refused(peer):
     state = peer.backbone(peer.names["mmdetection"])
     state["backbone.layer2.0.conv2_offset.weight"] = state["backbone.layer2.0.conv2.conv_offset.weight"]
-    with pytest.raises(ValueError, match="both claim the place of"):
+    with pytest.raises(ValueError, match="both map to"):
         convert_backbone(state, MMDETECTION, input_format="rgb_std", eps=1e-5, mask_scale=1.0)

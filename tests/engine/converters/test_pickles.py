@@ -100,7 +100,7 @@ def test_calls_are_refused_by_name(attack, named, protocol, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     written = pickle.dumps({"model": {"weight": attack}}, protocol=protocol)
     Path("x.pkl").write_bytes(written)
-    with pytest.raises(PickleError, match=f"it names .*{named}"):
+    with pytest.raises(PickleError, match=f"it contains .*{named}"):
         read_pickle(Path("x.pkl"))
     assert [file.name for file in tmp_path.iterdir()] == ["x.pkl"]
     if "touch" in str(attack.call) and named == "posix.system":
@@ -128,7 +128,7 @@ def test_calls_are_refused_by_name(attack, named, protocol, tmp_path, monkeypatc
     ],
 )
 def test_names_that_are_not_listed_are_refused(name):
-    with pytest.raises(PickleError, match=rf"it names \S*{name[1]}"):
+    with pytest.raises(PickleError, match=rf"it contains \S*{name[1]}"):
         load_pickle(io.BytesIO(by_name(*name, "echo")))
 
 
@@ -147,7 +147,7 @@ def test_what_is_listed_takes_no_other_arguments():
 def test_nothing_is_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(PickleError, match=r"it names evil_module\.f"):
+    with pytest.raises(PickleError, match=r"it contains evil_module\.f"):
         load_pickle(io.BytesIO(by_name("evil_module", "f", "x")))
     assert "evil_module" not in sys.modules
 
@@ -164,7 +164,7 @@ def test_nothing_is_imported(tmp_path, monkeypatch):
     ],
 )
 def test_arrays_of_anything_but_numbers_are_refused(value):
-    with pytest.raises(PickleError, match=r"no kind of number|not made of numbers"):
+    with pytest.raises(PickleError, match=r"not a number type|not numeric"):
         load_pickle(dumped({"w": value}))
 
 
@@ -172,11 +172,11 @@ def test_arrays_that_lie_about_their_size_are_refused():
     header = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
     dtype = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
     for shape in (b"(I9\nt", b"(I1000000000\nI1000000000\nt", b"(I-2\nt"):
-        with pytest.raises(PickleError, match=r"bytes|not made of numbers"):
+        with pytest.raises(PickleError, match=r"bytes|not numeric"):
             load_pickle(io.BytesIO(header + b"(I1\n" + shape + dtype + b"I00\nS'abcdefgh'\ntb."))
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps({"a": np.ones(100)})[:-40], b"\x80\x04."])
 def test_damage_is_told(data):
-    with pytest.raises(PickleError, match="no pickle, or a damaged one"):
+    with pytest.raises(PickleError, match="not a pickle, or it is damaged"):
         load_pickle(io.BytesIO(data))

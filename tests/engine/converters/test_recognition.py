@@ -24,9 +24,9 @@ def test_whose_it_is_can_be_said():
 
 
 def test_what_was_looked_for_is_told():
-    with pytest.raises(ValueError, match="not known whose checkpoint") as error:
+    with pytest.raises(ValueError, match="source framework is unknown") as error:
         detect_source(["transformer.encoder.weight", "vit.patch.bias"])
     message = str(error.value)
     assert all(source.title in message and source.example in message for source in SOURCES.values())
-    assert "its 2 tensors" in message
-    assert "its first ones are transformer.encoder.weight, vit.patch.bias" in message
+    assert "none of the 2 tensors" in message
+    assert "the first names in the checkpoint are transformer.encoder.weight, vit.patch.bias" in message

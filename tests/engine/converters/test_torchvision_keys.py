@@ -143,5 +143,5 @@ def test_a_classifier_is_a_backbone():
     assert all(torch.equal(value, state[key]) for key, value in converted.tensors.items())
     assert converted.found == {"name": "resnet18", "dcn_v2_stages": []}
     dropped = {entry.source: entry.why for entry in converted.entries if entry.status == "dropped"}
-    assert dropped["fc.weight"] == "the classifier of ImageNet"
-    assert dropped["bn1.num_batches_tracked"] == "a counter of batch norm"
+    assert dropped["fc.weight"] == "ImageNet classifier"
+    assert dropped["bn1.num_batches_tracked"] == "batch norm counter"
