@@ -80,7 +80,7 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
 def lock_run(folder: Path) -> Iterator[None]:
     """Create a run folder and lock it against other processes. The system releases the lock when the process ends.
 
-    Note: Windows has no locks on folders, so there is no protection.
+    Note: Windows has no locks on folders: nothing protects the folder there.
 
     Raises:
         RunFolderError: if the folder cannot be created or written, or if another process trains in it.

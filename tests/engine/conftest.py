@@ -1,4 +1,4 @@
-"""A trainer of the tiny config, put together without the tools; and processes that train together."""
+"""A trainer of the tiny config, built without the tools, and processes for distributed tests."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ from engine.training.metrics_logger import MetricsLogger, NullLogger
 from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-PICTURES = ("val/detections", "val/receptive_field")
+IMAGE_TAGS = ("val/detections", "val/receptive_field")
 
 
 def assemble(
@@ -32,7 +32,7 @@ def assemble(
     model, _ = build_model(config.model, config.data, len(train.class_names))
     folder.mkdir(parents=True, exist_ok=True)
     defaults = {
-        "draw": lambda model: {tag: torch.zeros(3, 4, 4, dtype=torch.uint8) for tag in PICTURES},
+        "draw": lambda model: {tag: torch.zeros(3, 4, 4, dtype=torch.uint8) for tag in IMAGE_TAGS},
         "save": lambda state, name: save_checkpoint(folder / name, state),
         "progress": Progress(),
         "stop": StopRequest(),

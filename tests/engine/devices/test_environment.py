@@ -1,4 +1,4 @@
-"""The machine: devices that are there or not, and what is said of them."""
+"""Devices, available or not, and their description."""
 
 import subprocess
 

@@ -21,8 +21,8 @@ def test_names_in_other_letters():
 @pytest.mark.parametrize("name", ["cat", "hjg"])
 def test_names_lie_in_the_middle_of_their_tags(name):
     target = {"boxes": torch.tensor([[0.0, 100.0, 300.0, 200.0]]), "labels": torch.tensor([1])}
-    picture = draw_ground_truth(torch.full((3, 320, 480), 127, dtype=torch.uint8), target, [name])
-    tag = picture[0, 82:101, 2:24]  # above the box: white, with the black letters of the name
+    drawing = draw_ground_truth(torch.full((3, 320, 480), 127, dtype=torch.uint8), target, [name])
+    tag = drawing[0, 82:101, 2:24]  # above the box: white, with the black letters of the name
     assert (tag == 255).any(dim=1).all()
     letters = (tag < 100).any(dim=1).nonzero().flatten()
     assert 2 <= letters[0] <= 6
@@ -36,17 +36,17 @@ def test_names_keep_apart():
         "labels": torch.tensor([1, 2, 3]),
         "scores": torch.tensor([0.9, 0.8, 0.7]),
     }
-    picture = draw_detections(image, found, NAMES)
+    drawing = draw_detections(image, found, NAMES)
     # three names as tall as 18 pixels and as wide as 50 or more
     for label in (1, 2, 3):
-        assert count(picture, class_colour(label - 1, 3)) > 400
+        assert count(drawing, class_colour(label - 1, 3)) > 400
     faint = draw_detections(image, found, NAMES, score_threshold=0.75)
     assert count(faint, class_colour(2, 3)) == 0
 
 
 def test_truth_has_the_colours_of_classes():
-    picture = draw_sample_grid([sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])], NAMES)
-    assert is_drawn(picture, (80, 160, 240, 280), class_colour(1, 3))
+    drawing = draw_sample_grid([sample(80, 120, [[20.0, 40.0, 60.0, 70.0]], [2])], NAMES)
+    assert is_drawn(drawing, (80, 160, 240, 280), class_colour(1, 3))
 
 
 @pytest.mark.parametrize("shape", ["(n, 1, H, W)", "(n, H, W)"])
@@ -55,10 +55,10 @@ def test_masks_lie_under_the_boxes(shape):
     masks = 0.9 * mask_of(20, 40, 40, 70)[None]
     found = {"boxes": torch.tensor([[20.0, 40.0, 60.0, 70.0]]), "labels": torch.tensor([2]), "scores": torch.ones(1)}
     plain = draw_detections(image, found, NAMES)
-    picture = draw_detections(image, found | {"masks": masks[:, None] if shape == "(n, 1, H, W)" else masks}, NAMES)
-    assert is_drawn(picture, (80, 160, 240, 280), class_colour(1, 3))
-    assert is_colour(picture, *MASKED, tinted(class_colour(1, 3)))
-    assert is_colour(picture, *BESIDE, (40, 40, 40))
+    drawing = draw_detections(image, found | {"masks": masks[:, None] if shape == "(n, 1, H, W)" else masks}, NAMES)
+    assert is_drawn(drawing, (80, 160, 240, 280), class_colour(1, 3))
+    assert is_colour(drawing, *MASKED, tinted(class_colour(1, 3)))
+    assert is_colour(drawing, *BESIDE, (40, 40, 40))
     assert is_colour(plain, *MASKED, (40, 40, 40))
     assert (image == 40).all(), "the image given is left alone"
     faint = draw_detections(image, found | {"masks": masks * 0.5}, NAMES)
@@ -74,10 +74,10 @@ def test_masks_of_those_that_are_drawn():
         "scores": torch.tensor([0.2, 0.9, 0.8]),
         "masks": masks[:, None],
     }
-    picture = draw_detections(image, found, NAMES)
-    assert is_colour(picture, *MASKED, tinted(class_colour(1, 3)))
-    assert is_colour(picture, 160, 60, tinted(class_colour(2, 3)))
-    assert is_colour(picture, 400, 220, (40, 40, 40)), "the first is below the threshold"
+    drawing = draw_detections(image, found, NAMES)
+    assert is_colour(drawing, *MASKED, tinted(class_colour(1, 3)))
+    assert is_colour(drawing, 160, 60, tinted(class_colour(2, 3)))
+    assert is_colour(drawing, 400, 220, (40, 40, 40)), "the first is below the threshold"
 
 
 def test_where_masks_overlap_both_are_seen():
@@ -91,7 +91,7 @@ def test_where_masks_overlap_both_are_seen():
     below = tinted(class_colour(1, 3))  # the best is on top
     expected = [tinted(class_colour(0, 3), ground)[part] for part, ground in enumerate(below)]
     assert draw_detections(image, found, NAMES)[:, 220, 120].tolist() == expected
-    # of two sizes the smaller lies above, whatever its score
+    # the smaller mask is on top, for any score
     found["masks"] = torch.stack([mask_of(20, 40, 60, 70), mask_of(20, 40, 40, 70)])
     below = tinted(class_colour(0, 3))
     expected = [tinted(class_colour(1, 3), ground)[part] for part, ground in enumerate(below)]
@@ -111,9 +111,9 @@ def test_an_image_may_keep_its_size():
         "masks": torch.ones(1, 1, 80, 120),
     }
     image, _ = sample(80, 120, [], [])
-    picture = draw_detections(image, found, NAMES, short_side=None)
-    assert picture.shape == (3, 80, 120)
-    assert is_drawn(picture, (20, 40, 60, 70), class_colour(1, 3))
+    drawing = draw_detections(image, found, NAMES, short_side=None)
+    assert drawing.shape == (3, 80, 120)
+    assert is_drawn(drawing, (20, 40, 60, 70), class_colour(1, 3))
     assert (image == 40).all()
     # the ground of the name, without two rows by the line of the box, is as tall as the name and grows with the image
     heights = {}
@@ -121,7 +121,7 @@ def test_an_image_may_keep_its_size():
         scale = side // 80
         image, _ = sample(80 * scale, 120 * scale, [], [])
         large = found | {"boxes": found["boxes"] * scale, "masks": torch.zeros(1, 1, 80 * scale, 120 * scale)}
-        picture = draw_detections(image, large, NAMES, short_side=None)
-        ground = (picture == torch.tensor(class_colour(1, 3))[:, None, None]).all(0)
+        drawing = draw_detections(image, large, NAMES, short_side=None)
+        ground = (drawing == torch.tensor(class_colour(1, 3))[:, None, None]).all(0)
         heights[side] = ground[:, 20 * scale + 3 : 60 * scale - 9].any(1)[: 40 * scale - 2].sum().item()
     assert heights == {80: 10, 320: 16, 640: 16, 2560: 64}

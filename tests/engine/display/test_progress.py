@@ -1,4 +1,4 @@
-"""What a person sees: a coloured bar on a terminal, plain lines elsewhere."""
+"""Output of a run: a coloured bar on a terminal, plain lines elsewhere."""
 
 import errno
 import io
@@ -40,7 +40,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """No NO_COLOR from outside, and the handlers of the log as they were."""
+    """Remove NO_COLOR from the environment and restore the handlers of the log."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(log, "handlers", [])
 

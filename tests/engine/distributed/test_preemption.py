@@ -1,4 +1,4 @@
-"""Signals are noted, acted on where that is safe, and given back."""
+"""Signals are recorded, handled where that is safe, and restored."""
 
 import os
 import signal

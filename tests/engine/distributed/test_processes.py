@@ -1,4 +1,4 @@
-"""Processes that train together: what they say to each other, and that a split changes nothing."""
+"""Distributed training: collective calls, errors, and results that do not depend on the split."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_alone_without_torchrun(monkeypatch):
     assert read_distributed_context() == SINGLE_PROCESS
 
 
-def test_alone_there_is_nobody_to_talk_to():
+def test_a_single_process_needs_no_process_group():
     values = torch.ones(2)
     with SINGLE_PROCESS.process_group(), SINGLE_PROCESS.raise_together():
         assert SINGLE_PROCESS.sum(values) is values
@@ -43,7 +43,7 @@ def talk(distributed):
     )
 
 
-def test_what_processes_say_to_each_other(together):
+def test_collective_calls(together):
     for rank, heard in enumerate(together(3, talk)):
         place, total, gathered, on_main, told = heard
         assert place == (rank, 3, rank, rank == 0)
@@ -63,7 +63,7 @@ def fail_on_main(distributed):
 def fail_in(distributed, *ranks):
     with distributed.raise_together():
         if distributed.rank in ranks:
-            raise ValueError(f"mistake in {distributed.rank}")
+            raise ValueError(f"error in {distributed.rank}")
     return "passed"
 
 
@@ -72,7 +72,7 @@ def fail_on_main_within(distributed):
         fail_on_main(distributed)
 
 
-def test_nobody_waits_for_one_that_failed(together):
+def test_no_process_waits_for_a_failed_one(together):
     for function in (fail_on_main, fail_on_main_within):
         main, other = together(2, function)
         assert isinstance(main, ValueError)
@@ -80,10 +80,10 @@ def test_nobody_waits_for_one_that_failed(together):
         assert isinstance(other, OtherProcessError)
 
 
-@pytest.mark.parametrize(("ranks", "said"), [((1,), "mistake in 1"), ((0, 1), "mistake in 0")])
+@pytest.mark.parametrize(("ranks", "said"), [((1,), "error in 1"), ((0, 1), "error in 0")])
 def test_all_processes_pass_or_none(together, ranks, said):
     main, other = together(2, fail_in, *ranks)
-    assert isinstance(main, ValueError)  # told once, by the main process
+    assert isinstance(main, ValueError)  # raised once, by the main process
     assert str(main) == said
     assert isinstance(other, OtherProcessError)
 
@@ -128,7 +128,7 @@ def fake_figures(model) -> dict:
 
 
 class Recorder(NullLogger):
-    """Keeps the scalars of the steps."""
+    """Records the scalars by step."""
 
     def __init__(self) -> None:
         self.lines = {}
@@ -180,8 +180,8 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
                 )
 
 
-def judge_with_batch_norm(distributed, assemble, config, folder):
-    """Statistics that the weights and their average have when they are judged, and at the end."""
+def evaluate_with_batch_norm(distributed, assemble, config, folder):
+    """Batch norm statistics of the weights and of their average during an evaluation and at the end."""
     seen = []
 
     def evaluate(model) -> dict:
@@ -195,8 +195,8 @@ def judge_with_batch_norm(distributed, assemble, config, folder):
     return seen
 
 
-def test_all_processes_judge_with_the_same_statistics(together, assembler, tiny_config, tmp_path):
-    one, other = together(2, judge_with_batch_norm, assembler, tiny_config, tmp_path)
+def test_all_processes_evaluate_with_the_same_statistics(together, assembler, tiny_config, tmp_path):
+    one, other = together(2, evaluate_with_batch_norm, assembler, tiny_config, tmp_path)
     assert len(one) == 2
     assert one == other
     assert any(value != 0 for key, values in one[0].items() if "mean" in key for value in values)

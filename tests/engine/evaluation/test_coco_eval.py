@@ -1,4 +1,4 @@
-"""COCO figures against pycocotools used as its authors do."""
+"""COCO metrics against pycocotools used as its authors do."""
 
 import contextlib
 import io
@@ -24,8 +24,8 @@ def truth(*annotations, images=1):
     for index, (image_id, category_id, bbox, *more) in enumerate(annotations, start=1):
         entry = {"id": index, "image_id": image_id, "category_id": category_id, "bbox": bbox, "iscrowd": 0}
         listed.append(entry | {"area": bbox[2] * bbox[3]} | (more[0] if more else {}))
-    pictures = [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 160} for n in range(1, images + 1)]
-    return {"images": pictures, "categories": CATEGORIES, "annotations": listed}
+    images = [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 160} for n in range(1, images + 1)]
+    return {"images": images, "categories": CATEGORIES, "annotations": listed}
 
 
 def found(image_id, category_id, bbox, score=0.9):
@@ -33,7 +33,7 @@ def found(image_id, category_id, bbox, score=0.9):
 
 
 def random_case(seed):
-    """Truth of all sizes with crowd regions, and detections near it and elsewhere."""
+    """Ground truth of all sizes with crowd regions, and detections near it and elsewhere."""
     rng = np.random.default_rng(seed)
     boxes, detections = [], []
     for image_id in range(1, 9):
@@ -50,22 +50,22 @@ def random_case(seed):
 
 
 def by_hand(ground_truth, detections, folder, categories=None):
-    """What the manual of pycocotools says: both from files."""
+    """Evaluate as in the manual of pycocotools: both from files."""
     (folder / "gt.json").write_text(json.dumps(ground_truth))
     (folder / "dt.json").write_text(json.dumps(detections))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(folder / "gt.json"))
-        judge = COCOeval(coco, coco.loadRes(str(folder / "dt.json")), "bbox")
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "dt.json")), "bbox")
         if categories:
-            judge.params.catIds = categories
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
+            evaluation.params.catIds = categories
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_those_of_pycocotools(seed, tmp_path):
+def test_metrics_are_those_of_pycocotools(seed, tmp_path):
     ground_truth, detections = random_case(seed)
     stats = by_hand(ground_truth, detections, tmp_path)
     assert 0.1 < stats[0] < 0.9
@@ -120,7 +120,7 @@ def test_without_truth_there_is_no_figure():
     assert math.isnan(some["per_class"]["dog"])
 
 
-def test_classes_of_one_name_are_told_apart():
+def test_classes_with_the_same_name_are_distinct():
     ground_truth = truth((1, 3, [10, 10, 20, 20]))
     ground_truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 4, "name": "cat"}, {"id": 5}]
     assert list(coco_metrics(ground_truth, [])["per_class"]) == ["cat (3)", "cat (4)", "5"]

@@ -61,8 +61,8 @@ def truth(*objects, images=1):
         entry = {"id": index, "image_id": image_id, "category_id": category_id, "bbox": bbox, "iscrowd": 0}
         entry |= {"area": float(mask.sum()), "segmentation": segmentation}
         annotations.append(entry | (more[0] if more else {}))
-    pictures = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(1, images + 1)]
-    return {"images": pictures, "categories": CATEGORIES, "annotations": annotations}
+    images = [{"id": n, "file_name": f"{n}.png", "width": WIDTH, "height": HEIGHT} for n in range(1, images + 1)]
+    return {"images": images, "categories": CATEGORIES, "annotations": annotations}
 
 
 def found(image_id, category_id, mask, score=0.9):
@@ -72,7 +72,7 @@ def found(image_id, category_id, mask, score=0.9):
 
 
 def random_case(seed):
-    """Truth of all sizes, kinds of outlines and crowd regions, and detections near it and elsewhere."""
+    """Ground truth of all sizes, kinds of outlines and crowd regions, and detections near it and elsewhere."""
     rng = np.random.default_rng(seed)
     objects, detections = [], []
     for image_id in range(1, 7):
@@ -91,18 +91,18 @@ def random_case(seed):
 
 
 def by_hand(ground_truth, detections, folder, kind, categories=None):
-    """What the manual of pycocotools says: both from files."""
+    """Evaluate as in the manual of pycocotools: both from files."""
     (folder / "gt.json").write_text(json.dumps(ground_truth))
     (folder / "dt.json").write_text(json.dumps(detections))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(folder / "gt.json"))
-        judge = COCOeval(coco, coco.loadRes(str(folder / "dt.json")), kind)
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "dt.json")), kind)
         if categories:
-            judge.params.catIds = categories
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [math.nan if value == -1 else value for value in judge.stats.tolist()]
+            evaluation.params.catIds = categories
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [math.nan if value == -1 else value for value in evaluation.stats.tolist()]
 
 
 def without(results, field):
@@ -110,13 +110,13 @@ def without(results, field):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_are_those_of_pycocotools(seed, tmp_path):
+def test_metrics_are_those_of_pycocotools(seed, tmp_path):
     ground_truth, detections = random_case(seed)
     before = copy.deepcopy([entry["segmentation"] for entry in ground_truth["annotations"]])
     figures = coco_metrics(ground_truth, detections)
     assert [entry["segmentation"] for entry in ground_truth["annotations"]] == before
     boxes = by_hand(ground_truth, without(detections, "segmentation"), tmp_path, "bbox")
-    # without boxes beside them pycocotools knows the masks' own areas
+    # without boxes pycocotools uses the areas of the masks
     masks = by_hand(ground_truth, without(detections, "bbox"), tmp_path, "segm")
     assert 0.05 < masks[0] < 0.9
     assert masks != boxes
@@ -129,7 +129,7 @@ def test_figures_are_those_of_pycocotools(seed, tmp_path):
     assert scalar_metrics(figures).keys() == {*COCO_METRICS, *MASK_METRICS}
 
 
-def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
+def test_results_without_boxes_use_the_boxes_around_the_masks(tmp_path):
     ground_truth, detections = random_case(3)
     results = without(detections, "bbox")
     boxes, masks = (by_hand(ground_truth, results, tmp_path, kind) for kind in ("bbox", "segm"))
@@ -142,7 +142,7 @@ def test_results_without_boxes_are_judged_by_those_around_the_masks(tmp_path):
 
 
 def test_size_classes_go_by_the_mask(tmp_path):
-    """A thin ring has a large box and a medium mask; judged by its box it would not be looked for among the medium."""
+    """A thin ring has a large box and a medium mask: its size category is that of the mask."""
     ring = ellipse(100, 80, 60, 60) - ellipse(100, 80, 55, 55)
     assert 32**2 < ring.sum() < 96**2 < 120**2
     figures = coco_metrics(truth((1, 3, packed(ring), ring)), [found(1, 3, ring)])
@@ -186,7 +186,7 @@ def test_masks_in_a_crowd_are_no_false_positives():
     assert coco_metrics(ground_truth, results)["mask_AP"] < 0.6
 
 
-def test_masks_are_judged_though_nothing_was_found():
+def test_masks_are_evaluated_without_detections():
     mask = ellipse(40, 40, 20, 20)
     figures = coco_metrics(truth((1, 3, packed(mask), mask)), [], masks=True)
     assert figures["mask_AP"] == 0
@@ -230,7 +230,7 @@ def test_bad_results_name_the_entry(results, said):
         check_results(truth(), results)
 
 
-def test_truth_without_a_mask_is_told():
+def test_ground_truth_without_a_mask_is_an_error():
     for segmentation, said in ((None, "has no segmentation"), ([[1, 2, 3, 4, 5, math.nan]], "not pixels")):
         with pytest.raises(ValueError, match=f"masks cannot be evaluated: annotation 1 .*{said}"):
             coco_metrics(truth((1, 3, segmentation, SMALL)), [GOOD])
@@ -247,7 +247,7 @@ def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
 
 
 class Oracle(torch.nn.Module):
-    """Finds the truth of a data set, image after image."""
+    """Returns the ground truth of a data set, image after image."""
 
     def __init__(self, dataset, spoil=lambda masks: masks):
         super().__init__()
@@ -300,7 +300,7 @@ def gather_share(distributed, ground_truth, detections):
     return gather_results(mine, ground_truth, distributed)
 
 
-def judge_share(distributed, split, dataset):
+def evaluate_share(distributed, split, dataset):
     batches = [
         Batch([image], [{"image_id": target["image_id"]}], 1.0, True, [])
         for image, target in (dataset[index] for index in range(distributed.rank, len(dataset), distributed.size))
@@ -315,6 +315,6 @@ def test_masks_of_several_processes_come_together(together, drawn):
     gathered, other = together(2, gather_share, ground_truth, detections)
     assert gathered == detections
     assert other is None
-    one, two = together(2, judge_share, *drawn)
+    one, two = together(2, evaluate_share, *drawn)
     assert without_nan(one) == without_nan(two)
     assert one["mask_AP"] == pytest.approx(1)

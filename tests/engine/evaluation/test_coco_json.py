@@ -1,4 +1,4 @@
-"""COCO files of detections, as pycocotools reads them; and pictures found in an annotation file."""
+"""COCO files of detections, as pycocotools reads them, and image files matched to an annotation file."""
 
 import contextlib
 import io
@@ -55,7 +55,7 @@ def test_nothing_found(tmp_path):
     assert coco.getAnnIds() == []
 
 
-def test_pictures_are_found_by_the_end_of_their_path():
+def test_images_are_matched_by_the_end_of_their_path():
     files = [Path("/data/b/x.jpg"), Path("/data/a/x.jpg")]
     assert [entry["id"] for entry in match_files(files, IMAGES, Path("val.json"))] == [9, 4]
     # of two that fit, the longer one

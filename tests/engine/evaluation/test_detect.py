@@ -23,13 +23,13 @@ def truth(*boxes, images=1):
         {"id": index, "image_id": image_id, "category_id": 3, "bbox": bbox, "iscrowd": 0, "area": bbox[2] * bbox[3]}
         for index, (image_id, bbox) in enumerate(boxes, start=1)
     ]
-    pictures = [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 160} for n in range(1, images + 1)]
+    entries = [{"id": n, "file_name": f"{n}.png", "width": 200, "height": 160} for n in range(1, images + 1)]
     categories = [{"id": 90, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 17, "name": "hen"}]
-    return {"images": pictures, "categories": categories, "annotations": objects}
+    return {"images": entries, "categories": categories, "annotations": objects}
 
 
 class Oracle(nn.Module):
-    """Gives prepared outputs, one an image."""
+    """Returns prepared outputs, one per image."""
 
     def __init__(self, outputs):
         super().__init__()
@@ -43,7 +43,7 @@ class Oracle(nn.Module):
 
 
 def test_sparse_category_ids_come_back(shapes, tmp_path):
-    """Ids become labels 1, 2, ... in the data set and ids again in the results: repeating the truth has AP 1."""
+    """Ids become labels 1, 2, ... in the data set and ids again in the results: repeating the ground truth has AP 1."""
     raw = json.loads((shapes / "annotations/val.json").read_text())
     ids = {1: 90, 2: 5, 3: 44, 4: 1, 5: 13}
     for category in raw["categories"]:
@@ -93,7 +93,7 @@ NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int6
 IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
 
 
-def test_an_image_that_could_not_be_read_has_no_detection_and_is_told(caplog):
+def test_an_unreadable_image_has_no_detection_and_is_logged(caplog):
     box = {"boxes": torch.tensor([[1.0, 1, 10, 10]]), "labels": torch.tensor([1]), "scores": torch.ones(1)}
     batches = [Batch([], [], 0.0, True, ["image 2.png is gone"]), Batch([IMAGE], [{"image_id": 1}], 0.5, True, [])]
     ground_truth = truth((1, [1, 1, 9, 9]), (2, [1, 1, 9, 9]), images=2)
@@ -103,7 +103,7 @@ def test_an_image_that_could_not_be_read_has_no_detection_and_is_told(caplog):
     assert "evaluated without detections: image 2.png is gone" in caplog.text
 
 
-def test_a_stop_request_ends_an_evaluation_without_figures():
+def test_a_stop_request_ends_an_evaluation_without_metrics():
     stop, model = StopRequest(), Oracle([NOTHING] * 3)
 
     def batches():

@@ -1,4 +1,4 @@
-"""ClassifiedDetections on detections, against a loop over all pairs and against pycocotools."""
+"""Classification of detections, against a loop over all pairs and against pycocotools."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def by_loops(boxes, labels, scores, true_boxes, true_labels, threshold):
     return [error_types[place] for place in range(len(boxes))], [n for n in range(len(true_boxes)) if n not in taken]
 
 
-def judge(boxes, labels, scores, true_boxes, true_labels, **options):
+def classify(boxes, labels, scores, true_boxes, true_labels, **options):
     return classify_detections(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(labels, dtype=torch.int64),
@@ -63,17 +63,17 @@ TRUE = st.lists(st.tuples(BOX, st.integers(1, 3)), max_size=5)
 def test_as_a_loop_over_all_pairs(found, true, threshold):
     columns = [*map(list, zip(*found, strict=True))] or [[], [], []]
     true_columns = [*map(list, zip(*true, strict=True))] or [[], []]
-    error_types = judge(*columns, *true_columns, iou_threshold=threshold)
+    error_types = classify(*columns, *true_columns, iou_threshold=threshold)
     assert error_types == by_loops(*columns, *true_columns, threshold)
     assert {*error_types.detections} <= {*MATCH_TYPES}
     assert error_types.detections.count("true_positive") + len(error_types.missed) == len(true)
 
 
-def test_each_verdict():
+def test_each_match_type():
     truth = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], [1, 2, 3]
     boxes = [[1, 0, 11, 10], [0, 0, 10, 10], [20, 1, 30, 11], [60, 0, 70, 10], [0, 0, 10, 5.0], [40, 6, 50, 16]]
     labels, scores = [1, 1, 1, 1, 2, 3], [0.6, 0.9, 0.8, 0.7, 0.5, 0.4]
-    error_types = judge(boxes, labels, scores, *truth)
+    error_types = classify(boxes, labels, scores, *truth)
     assert error_types.detections == [
         "duplicate",
         "true_positive",
@@ -87,17 +87,17 @@ def test_each_verdict():
 
 def test_a_free_box_is_preferred_and_of_these_the_nearest():
     truth = [[0, 0, 10, 10], [0, 2, 10, 12], [0, 3, 10, 13]], [1, 1, 1]
-    assert judge([[0, 2, 10, 12]] * 4, [1] * 4, [0.4, 0.3, 0.2, 0.1], *truth) == (
+    assert classify([[0, 2, 10, 12]] * 4, [1] * 4, [0.4, 0.3, 0.2, 0.1], *truth) == (
         ["true_positive"] * 3 + ["duplicate"],
         [],
     )
-    assert judge([[0, 2, 10, 12]], [1], [0.4], *truth).missed == [0, 2]
+    assert classify([[0, 2, 10, 12]], [1], [0.4], *truth).missed == [0, 2]
 
 
 def test_nothing_found_and_nothing_there():
-    assert judge([], [], [], [[0, 0, 4, 4]], [1]) == ([], [0])
-    assert judge([[0, 0, 4, 4]], [1], [0.5], [], []) == (["false_positive"], [])
-    assert judge([], [], [], [], []) == ([], [])
+    assert classify([], [], [], [[0, 0, 4, 4]], [1]) == ([], [0])
+    assert classify([[0, 0, 4, 4]], [1], [0.5], [], []) == (["false_positive"], [])
+    assert classify([], [], [], [], []) == ([], [])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -80,7 +80,7 @@ def test_a_hand_placed_offset_is_drawn_at_its_pixel(stride, dilation):
 
 
 @pytest.mark.parametrize("size", [(96, 128), (960, 1280)])
-def test_dots_can_be_told_apart(size):
+def test_dots_do_not_overlap(size):
     """On small and large images a dot is narrower than the distance to its neighbours."""
     frame = Frame(size, size, size)
     layers, regular = sampled(16, 1, torch.zeros(18), torch.ones(9, *(side // 16 for side in size)), frame=frame)
@@ -292,7 +292,7 @@ def test_figures_of_each_kind_of_network(make, overrides, expected):
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [([], {"receptive_field"}), (["dcn_v2_stages=[2]"], ALL)])
-def test_a_deformable_head_is_left_out(make, overrides, expected, monkeypatch):
+def test_a_deformable_head_is_not_drawn(make, overrides, expected, monkeypatch):
     """Layers of a head run in parallel: no trace leads through them."""
     drawn = []
 
@@ -336,7 +336,7 @@ def test_what_is_drawn_beside_is_named(make, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
-def test_masks_are_said_to_start_where_they_do(make, monkeypatch, scale):
+def test_titles_have_the_initial_mask(make, monkeypatch, scale):
     starts = []
     monkeypatch.setattr(
         "engine.insight.figures.draw_masks", lambda image, layers, frame, *, start: starts.append(start)

@@ -77,7 +77,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
     spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
     seed=st.integers(0, 1000),
 )
-def test_figures_are_those_of_a_loop(
+def test_statistics_are_those_of_a_loop(
     kernel, stride, padding, dilation, groups, batch, modulation, size, spread, seed
 ):  # the largest kernel just fits into the smallest image
     layer = DeformConv2d(
@@ -94,7 +94,7 @@ def test_figures_are_those_of_a_loop(
 
 
 @pytest.mark.parametrize("modulation", [True, False])
-def test_figures_of_a_head_are_those_of_all_maps(modulation):
+def test_statistics_of_a_head_are_over_all_maps(modulation):
     """All points have the same weight, so a map of twice the size has twice the weight."""
     torch.manual_seed(0)
     layer = DeformConv2d(2, 2, (3, 2), padding=1, modulation=modulation)

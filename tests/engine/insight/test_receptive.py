@@ -69,7 +69,7 @@ def test_one_convolution():
     assert (field.stage, field.stride) == ("layer1", 2.0)
 
 
-def test_places_of_a_resized_image():
+def test_locations_of_a_resized_image():
     # a 1x1 convolution of stride 8 on twice the image: its unit sees one pixel
     conv = nn.Conv2d(3, 2, 1, stride=8)
     image = torch.zeros(3, 32, 70, dtype=torch.uint8)

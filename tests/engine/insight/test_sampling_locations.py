@@ -18,7 +18,7 @@ PLACES_CASE = {"kernel": PAIR, "stride": PAIR, "padding": PAIR, "dilation": PAIR
 
 
 @given(**PLACES_CASE, seed=st.integers(0, 99))
-def test_places_as_a_loop_gives_them(kernel, stride, padding, dilation, groups, seed):
+def test_locations_are_those_of_a_loop(kernel, stride, padding, dilation, groups, seed):
     kh, kw = kernel
     offset = torch.randn(2, 2 * groups * kh * kw, 3, 4, generator=torch.Generator().manual_seed(seed))
     locations = sampling_locations(offset, kernel, stride, padding, dilation)
@@ -32,7 +32,7 @@ def test_places_as_a_loop_gives_them(kernel, stride, padding, dilation, groups, 
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [((1, 1), (1, 2)), ((2, 1), (1, 1)), ((1, 2), (2, 1))])
-def test_places_are_those_the_operator_reads(stride, dilation):
+def test_locations_are_those_the_operator_reads(stride, dilation):
     # an input that holds its own coordinates: a kernel with weight at one point reads its location
     height, width, kernel = 12, 17, (3, 2)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -59,7 +59,7 @@ def prepared(height, width, transform):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), [(80, 120), (37, 51), (150, 40), (64, 64)])
-def test_places_of_the_network_are_places_of_the_image(kind, height, width):
+def test_locations_of_the_network_and_of_the_image(kind, height, width):
     # an image that holds its own coordinates: after the detector's resize each pixel holds its source coordinates
     transform = Resize(kind, (64,), 200).transform([0.0] * 3, [1.0] * 3).eval()
     image, images = prepared(height, width, transform)

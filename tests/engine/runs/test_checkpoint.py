@@ -1,4 +1,4 @@
-"""Checkpoints: always whole or refused by name, never code, and more than one of them."""
+"""Checkpoints: intact or an error that names the file, never code, and more than one of them."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ STATE = {
 
 
 def described(value):
-    """A value as something that `==` compares down to the bits of its tensors, NaN included."""
+    """Convert a value so that `==` compares the bits of its tensors, including NaN."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), value.reshape(-1).view(torch.uint8).tolist()
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def test_torch_reads_it_too(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, bytes]:
-    """A file for checkpoints, and what `STATE` is in it."""
+    """A file for checkpoints, and the bytes of `STATE` in it."""
     path = tmp_path_factory.mktemp("damage") / LAST
     save_checkpoint(path, STATE)
     return path, path.read_bytes()
@@ -85,7 +85,7 @@ def whole(tmp_path_factory) -> tuple[Path, bytes]:
 
 class TestDamage:
     def check(self, whole, damaged: bytes) -> None:
-        """A damaged checkpoint is refused, or holds what it held: some bytes of an archive mean nothing."""
+        """A damaged checkpoint raises, or has its original content: some bytes of an archive have no meaning."""
         path, data = whole
         path.write_bytes(damaged)
         try:
@@ -173,7 +173,7 @@ class TestDamage:
         ],
         ids=["half", "last byte gone", "empty", "text", "overwritten"],
     )
-    def test_what_is_said(self, whole, damage, said):
+    def test_error_messages(self, whole, damage, said):
         path, data = whole
         path.write_bytes(damage(data))
         with pytest.raises(CheckpointError, match=f"^checkpoint {path} {said}") as caught:
@@ -244,7 +244,7 @@ def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch):
 
 
 class Trap:
-    """Makes a folder where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -329,7 +329,7 @@ class TestFailingSave:
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {LAST: before}
 
     def test_a_disk_that_is_full_for_a_moment(self):
-        """What it did not take is missing, although it took what came after."""
+        """One write fails and the later ones succeed: the checkpoint is still not written."""
 
         class OnceFull(io.BytesIO):
             full = True
@@ -348,7 +348,7 @@ class TestFailingSave:
             save_checkpoint(tmp_path / LAST, {"step": lambda: 1})
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_size_that_is_told_is_that_of_the_file(self, tmp_path):
+    def test_the_reported_size_is_that_of_the_file(self, tmp_path):
         save_checkpoint(tmp_path / LAST, STATE)
         assert checkpoint._size_mib({"format": 2, **STATE}) * 2**20 == (tmp_path / LAST).stat().st_size
 
@@ -376,7 +376,7 @@ class TestNewest:
             save_checkpoint(file, {"step": step})
         return files
 
-    def test_the_first_is_taken(self, files):
+    def test_the_first_intact_checkpoint_is_loaded(self, files):
         path, state, problems = load_newest(files)
         assert (path, state["step"], problems) == (files[0], 3, [])
 
@@ -407,7 +407,7 @@ def lying_in(folder) -> dict[str, int]:
 
 @pytest.fixture(params=[True, False], ids=["hard links", "no hard links"])
 def links(request, monkeypatch):
-    """Whether the file system knows hard links."""
+    """Whether the file system supports hard links."""
     if not request.param:
 
         def refuse(*_):
@@ -508,7 +508,7 @@ class TestCheckpoints:
 
     @pytest.fixture
     def seen(self, tmp_path, monkeypatch):
-        """The checkpoints that lie in the folder after every change of a name."""
+        """The checkpoints in the folder after every change of a name."""
         seen = []
         for name in ("link", "rename", "replace", "unlink"):
             original = getattr(os, name)
@@ -536,7 +536,7 @@ class TestCheckpoints:
             {LAST: 3} | second,
         ]
 
-    def test_last_is_there_also_where_the_second_name_is_taken(self, tmp_path, seen):
+    def test_last_is_there_also_where_the_second_name_exists(self, tmp_path, seen):
         self.run(tmp_path, 3, None, 1, 2, 3)
         del seen[:]
         self.run(tmp_path, 3, (tmp_path / "step_00000002.pt", 2), 2, 3)
@@ -576,7 +576,7 @@ def save_for_ever(folder, newest, pipe) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="knows no fork")
 def test_killed_at_any_moment(tmp_path, links):
-    """Like a machine that loses its processes again and again: what was told to be saved is there, and whole."""
+    """Kill the process at random times: each reported checkpoint exists and is intact."""
     context, chance = multiprocessing.get_context("fork"), random.Random(0)
     newest, told, partials = None, 0, 0
     for _ in range(30):

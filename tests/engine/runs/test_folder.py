@@ -1,4 +1,4 @@
-"""Which folder a run gets, and which checkpoint it goes on from."""
+"""The folder of a run, and the checkpoint that it resumes from."""
 
 import errno
 import os
@@ -91,7 +91,7 @@ def test_step_files_are_known_by_their_names(place):
         (None, "old", "checkpoint old does not exist"),
     ],
 )
-def test_refusals(place, folder, resume, said):
+def test_run_folder_errors(place, folder, resume, said):
     with pytest.raises(RunFolderError, match=said):
         choose_run(Path(folder) if folder else None, resume, Path("runs/tiny"))
 
@@ -121,7 +121,7 @@ def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_proce
 
 class TestFoldersThatCannotBeWritten:
     def check(self, folder, reason):
-        said = f"run folder {folder} cannot be created or written: {reason}\. .* --run-dir"
+        said = rf"run folder {folder} cannot be created or written: {reason}\. .* --run-dir"
         with pytest.raises(RunFolderError, match=said):
             lock_run(folder).__enter__()
 
@@ -153,7 +153,7 @@ class TestFoldersThatCannotBeWritten:
 
     @pytest.mark.parametrize("call", ["mkdir", "open", "fsync"])
     @pytest.mark.parametrize("number", [errno.EACCES, errno.EDQUOT, errno.EIO])
-    def test_whatever_the_system_refuses(self, place, monkeypatch, call, number):
+    def test_a_folder_that_cannot_be_written(self, place, monkeypatch, call, number):
         def refuse(*_, **__):
             raise OSError(number, os.strerror(number))
 

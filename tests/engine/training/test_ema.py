@@ -56,7 +56,7 @@ def test_the_model_is_left_alone_and_the_average_has_no_gradient():
     assert list(ema.model.state_dict()) == list(model.state_dict())
 
 
-def test_it_goes_on_from_its_state():
+def test_it_resumes_from_its_state():
     model = network()
     one, other = Ema(model, 0.7), Ema(network(), 0.7)
     for _ in range(3):

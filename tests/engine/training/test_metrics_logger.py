@@ -1,4 +1,4 @@
-"""What is logged, read back from metrics.jsonl and from TensorBoard's event files."""
+"""Logged metrics, read back from metrics.jsonl and from TensorBoard's event files."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ def test_scalars(tmp_path):
     metrics_logger = MetricsLogger(tmp_path)
     metrics_logger.log_scalars(1, {"train/loss": 2.0, "lr/backbone": 0.1})
     metrics_logger.log_scalars(2, {"train/loss": 1.5, "val/APl": math.nan, "val/AP": math.inf})
-    # readable while the run goes on
+    # readable during the run
     assert metrics(tmp_path) == [
         {"step": 1, "train/loss": 2.0, "lr/backbone": 0.1},
         {"step": 2, "train/loss": 1.5, "val/APl": None, "val/AP": None},
@@ -44,7 +44,7 @@ def test_scalars(tmp_path):
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(1, 2.0), (2, 1.5)]
 
 
-def test_pictures_and_texts(tmp_path):
+def test_images_and_texts(tmp_path):
     metrics_logger = MetricsLogger(tmp_path)
     metrics_logger.log_image(3, "val/detections", torch.zeros(3, 8, 6, dtype=torch.uint8))
     metrics_logger.log_text("config", "a: 1\nb: 2")
@@ -72,7 +72,7 @@ def test_histograms(tmp_path):
     value = first.histogram_value
     assert (value.min, value.max, value.num, value.sum) == (-1, 3, 4, 2.25)
     found = {limit: count for limit, count in zip(value.bucket_limit, value.bucket, strict=True) if count}
-    # bins of 1/16: each number lies below the upper limit of its own; the last bin holds its own limit
+    # bins of 1/16: each value is below the upper limit of its bin; the last bin includes its limit
     assert found == {-1 + 1 / 16: 1, 1 / 16: 1, 0.25 + 1 / 16: 1, 3: 1}
     assert (second.histogram_value.num, second.histogram_value.sum) == (24, 0)
     assert third.histogram_value.num == 2
@@ -110,7 +110,7 @@ def test_going_on_repeats_no_step(tmp_path, cut):
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")] == expected
 
 
-def test_starting_anew_repeats_no_step(tmp_path):
+def test_a_new_start_repeats_no_step(tmp_path):
     """A run that was killed before its first checkpoint starts from step 0 in the same folder."""
     for value in (1.0, 2.0):
         metrics_logger = MetricsLogger(tmp_path)
@@ -121,7 +121,7 @@ def test_starting_anew_repeats_no_step(tmp_path):
     assert [(event.step, event.value) for event in events(tmp_path).Scalars("train/loss")] == [(1, 2.0), (2, 2.0)]
 
 
-def test_many_boards_of_one_second_are_read_in_their_order(tmp_path):
+def test_event_files_of_one_second_are_read_in_order(tmp_path):
     for start in range(15):
         metrics_logger = MetricsLogger(tmp_path, step=start)
         metrics_logger.log_scalars(start + 1, {"train/loss": 1.0})
@@ -150,7 +150,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("line", DAMAGED)
-def test_damaged_metrics_are_left_out(tmp_path, caplog, monkeypatch, line):
+def test_damaged_metrics_are_removed(tmp_path, caplog, monkeypatch, line):
     monkeypatch.setattr(log, "handlers", [])
     lines = [json.dumps({"step": step, "train/loss": 1.0}).encode() for step in (1, 2, 3, 4)]
     (tmp_path / METRICS_FILE).write_bytes(b"\n".join([*lines[:2], line, line, *lines[2:], b'{"step']))
@@ -232,7 +232,7 @@ class TestFullDisk:
         assert metrics_logger._events._file.closed
 
     @pytest.mark.parametrize("room", [0, 1, 2])
-    def test_a_run_that_goes_on_when_there_is_room_again(self, folder, room):
+    def test_a_run_resumes_when_the_disk_has_room_again(self, folder, room):
         metrics_logger = MetricsLogger(folder)
         log_losses(metrics_logger, range(1, 6))
         self.fill(folder, room * 4096)
@@ -249,7 +249,7 @@ class TestFullDisk:
         assert [(event.step, event.value) for event in events(folder).Scalars("train/loss")] == expected
 
     @pytest.mark.parametrize("resumed", [True, False])
-    def test_a_board_that_cannot_start(self, folder, resumed):
+    def test_a_logger_that_cannot_start(self, folder, resumed):
         before = '{"step": 1}\n' * 300 if resumed else ""
         (folder / METRICS_FILE).write_text(before)
         self.fill(folder)

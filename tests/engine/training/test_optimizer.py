@@ -1,4 +1,4 @@
-"""Groups of parameters with their rates and decays, and going on."""
+"""Parameter groups with their learning rates and weight decays, and resuming."""
 
 import re
 
@@ -93,7 +93,7 @@ def test_an_unknown_optimizer(deformable):
 
 
 def test_rate_of_the_backbone(deformable):
-    """The factor of the offsets is not over that of the backbone, in which they are."""
+    """The factor of the offsets does not include the factor of the backbone."""
     optimizer = make(deformable, lr=0.5, backbone_lr_factor=0.2, offset_lr_factor=0.3)
     assert current_lrs(optimizer) == pytest.approx({"backbone": 0.1, "head": 0.5, "conv_offset": 0.15})
 
@@ -103,7 +103,7 @@ DECAYS = {"weight_decay": 0.3, "norm_weight_decay": 0.2, "bias_weight_decay": 0.
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_parameter_has_the_decay_of_what_it_is(tiny_config, norm):
-    """Sorted here by the names that torchvision gives its layers, there by their types."""
+    """The test groups by the names of torchvision's layers, the code by their types."""
     model = tiny_model(tiny_config, f"model.backbone.norm={norm}", "model.backbone.dcn_v2_stages=[2]")
     optimizer = make(model, backbone_lr_factor=0.5, **DECAYS)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -176,7 +176,7 @@ def test_a_shared_parameter_is_listed_once():
 
 
 def test_rates_by_name_come_before_the_detectors_and_those_of_the_parts(tiny_config):
-    """Sorted here by a chain of conditions in the order of precedence."""
+    """The test groups by a chain of conditions in the order of precedence."""
     deformable = tiny_model(tiny_config, "model.backbone.dcn_v2_stages=[1, 2]")
     optimizer = make(
         deformable,

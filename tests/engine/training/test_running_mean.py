@@ -3,7 +3,7 @@
 from engine.training.running_mean import RunningMean
 
 
-def test_the_mean_goes_on_after_a_resume_and_starts_anew_after_clear():
+def test_the_mean_resumes_and_is_empty_after_clear():
     mean = RunningMean()
     mean.add({"a": 1.0, "b": 10.0})
     mean.add({"a": 2.0, "b": 20.0})

@@ -1,4 +1,4 @@
-"""Schedules against numbers worked out by hand and those of torch."""
+"""Learning-rate schedules against numbers by hand and those of PyTorch."""
 
 import pytest
 import torch

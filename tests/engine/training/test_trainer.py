@@ -1,6 +1,6 @@
 """The training loop: golden first losses, steps by hand, resuming bit for bit, and stopping before a bad update.
 
-After a change that is meant to alter the losses, record them anew, and say why in the change:
+After a change that is meant to alter the losses, record them again, and explain the reason in the change:
     UPDATE_GOLDEN=1 python -m pytest -k golden tests/test_configs.py tests/models tests/engine/training
 """
 
@@ -56,7 +56,7 @@ def fake_figures(model=None, ap=0.5) -> dict:
 
 
 def test_first_losses_are_golden(make_trainer, golden, tmp_path, formula_weights, float64_labels):
-    """Those of the first batch, before proposals are chosen; images of the size that they have, in float64."""
+    """Losses of the first batch that do not depend on proposals, with unscaled images, in float64."""
     whole = ["data.min_size=80", "data.max_size=96"]
     trainer = make_trainer(tmp_path, "train.max_steps=1", *whole, dtype=torch.float64, evaluate=fake_figures)
     formula_weights(trainer.updater.model)
@@ -118,7 +118,7 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_for_bit(make_trainer, tmp_path,
     state = load_checkpoint(whole / "step_3.pt")
     assert (state["step"], state["epoch"], state["batch"]) == (3, 0, 3)
     second = make_trainer(parts, *options, start=3)
-    torch.rand(7)  # whatever random numbers were used up before
+    torch.rand(7)  # the state of the random generator has no effect
     second.load_state_dict(state)
     second.fit()
 
@@ -179,7 +179,7 @@ def plant_in_gradient(trainer: Trainer) -> None:
         (plant_in_gradient, "grad_norm (nan|inf)", "bf16"),
     ],
 )
-def test_a_step_that_is_not_finite_is_not_taken(make_trainer, tmp_path, plant, culprit, amp):
+def test_a_step_that_is_not_finite_is_not_applied(make_trainer, tmp_path, plant, culprit, amp):
     trainer = make_trainer(tmp_path, "train.max_steps=1", f"train.amp={amp}", evaluate=fake_figures)
     trainer.fit()
     before, momenta = copy_of(trainer.updater.model.state_dict()), trainer.updater.optimizer.state_dict()["state"]
@@ -211,7 +211,7 @@ def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
     assert trainer.is_finished
     assert "epoch 1/1 step 4: AP 50.0" in caplog.text
 
-    # more steps go on where the epoch was left
+    # more steps continue within the epoch
     more = make_trainer(tmp_path / "a", "train.max_steps=100", "train.epochs=1", start=4, evaluate=fake_figures)
     assert more.total_steps == 6
     more.load_state_dict(load_checkpoint(tmp_path / "a" / LAST))
@@ -231,7 +231,7 @@ def test_max_steps_within_and_beyond_an_epoch(make_trainer, tmp_path, caplog):
     assert again.fit() == fake_figures()
 
 
-def test_a_run_cut_off_before_its_last_evaluation_is_judged_on_resume(make_trainer, tmp_path):
+def test_a_run_cut_off_before_its_last_evaluation_is_evaluated_on_resume(make_trainer, tmp_path):
     def broken(model):
         raise OSError("the annotation file is gone")
 
@@ -265,7 +265,7 @@ def test_eval_every(make_trainer, tmp_path, every, evaluated):
 
 
 class Pretender:
-    """Steps without the work."""
+    """Counts steps without computing them."""
 
     model = ema = None
     device = torch.device("cpu")
@@ -282,7 +282,7 @@ class Pretender:
         return {"step": self.step}
 
 
-def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer, tmp_path):
+def test_checkpoints_figures_and_log_lines_at_their_intervals(make_trainer, tmp_path):
     saved, drawn = [], []
     options = [
         "train.log_every_steps=4",
@@ -299,7 +299,15 @@ def test_checkpoints_pictures_and_log_lines_come_when_they_are_due(make_trainer,
     )
     trainer.updater = Pretender()
     trainer.fit()
-    assert [step for name, step in saved if name == LAST] == [4, 6, 6, 8, 12, 12, 12]  # steps, before and after judging
+    assert [step for name, step in saved if name == LAST] == [
+        4,
+        6,
+        6,
+        8,
+        12,
+        12,
+        12,
+    ]  # steps, before and after evaluation
     assert [step for name, step in saved if name == BEST] == [6]  # equally good is not better
     assert drawn == [5, 10, 12]
     assert list(logged(tmp_path)) == [4, 8, 12]
@@ -326,7 +334,7 @@ def test_the_best_weights_are_kept(make_trainer, tmp_path):
         assert state["metrics"]["AP"] == pytest.approx(aps[best // 2 - 1], nan_ok=True)
 
 
-def test_rates_are_those_that_the_steps_were_taken_with(make_trainer, tmp_path):
+def test_logged_rates_are_those_of_the_steps(make_trainer, tmp_path):
     options = [
         DCN,
         "train.batch_size=6",
@@ -412,7 +420,7 @@ def test_plain_and_dcn_runs_have_the_same_tags(make_trainer, tmp_path):
 
 
 def hooks_in_each_step(trainer: Trainer) -> list[bool]:
-    """Whether the deformable layers are watched, by step."""
+    """Return for each step whether the sampling of the deformable layers is captured."""
     watched = []
     offset = trainer.updater.model.backbone.body.layer2[0].conv2.conv_offset
 
@@ -424,8 +432,8 @@ def hooks_in_each_step(trainer: Trainer) -> list[bool]:
     return watched
 
 
-def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
-    """They are in two passes of a step, of which the last counts, and nothing else changes."""
+def test_sampling_is_captured_only_in_recorded_steps(make_trainer, tmp_path):
+    """A step has two passes, of which the last one counts; training is not affected."""
     options = [DCN, "train.max_steps=8", "train.epochs=9", "train.grad_accum_steps=2", "train.log_every_steps=3"]
     trainer = make_trainer(tmp_path / "a", *options, "train.images_every_steps=4", evaluate=fake_figures)
     watched = hooks_in_each_step(trainer)
@@ -457,7 +465,7 @@ def test_deformable_layers_are_watched_when_it_is_shown(make_trainer, tmp_path):
 
 
 def test_what_is_logged_of_deformable_layers(make_trainer, tmp_path):
-    """The gradients are those the optimizer took, clipped; their ratio is not changed by that."""
+    """The gradients are those of the optimizer, after clipping, which does not change their ratio."""
     logs = []
     for clip in ("null", "0.01"):
         options = [DCN, "train.max_steps=1", f"train.clip_grad_norm={clip}"]
@@ -494,7 +502,7 @@ def test_offset_health_is_logged(make_trainer, tmp_path, caplog, monkeypatch):
     assert message.endswith("or a longer run")
 
 
-def test_only_the_main_process_watches(tiny_config, tmp_path, assembler):
+def test_only_the_main_process_captures(tiny_config, tmp_path, assembler):
     for rank in (0, 1):
         trainer = assembler(tiny_config, tmp_path, [DCN], distributed=DistributedContext(rank=rank, size=1))
         with trainer.health.capture(True) as seen:
@@ -528,7 +536,7 @@ def test_bfloat16_trains(make_trainer, tmp_path):
     "option", ["train.channels_last=true", "train.compile=true", "model.backbone.activation_checkpointing=true"]
 )
 def test_how_it_is_computed_changes_no_loss(make_trainer, tmp_path, monkeypatch, option):
-    """In float64, where another order of sums does not choose other proposals."""
+    """In float64, so that another order of sums does not select other proposals."""
     compiled = []
 
     def compile_fast(module, **options):
@@ -615,8 +623,8 @@ def test_training_ends_early_when_the_ap_no_longer_rises(make_trainer, tmp_path,
     assert again.is_finished
 
 
-def test_a_record_goes_on_over_a_resume(make_trainer, tmp_path):
-    """One record of 4 steps, cut in the middle, is the same mean as in one piece."""
+def test_a_record_continues_after_a_resume(make_trainer, tmp_path):
+    """A record of 4 steps that is interrupted in the middle has the mean of an uninterrupted one."""
     options = ["train.log_every_steps=4", "train.max_steps=4"]
     make_trainer(tmp_path / "whole", *options, evaluate=fake_figures).fit()
 
@@ -632,7 +640,7 @@ def test_a_record_goes_on_over_a_resume(make_trainer, tmp_path):
         assert logged(tmp_path / "parts", tag) == logged(tmp_path / "whole", tag)
 
 
-def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path):
+def test_averaged_and_raw_weights_are_evaluated(make_trainer, tmp_path):
     judged = []
 
     def evaluate(model):
@@ -658,7 +666,7 @@ def test_averaged_weights_are_judged_beside_the_raw_ones(make_trainer, tmp_path)
     assert_same(state["model"], trainer.updater.model.state_dict())
 
 
-def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_path, caplog):
+def test_unreadable_images_are_logged_once_and_counted(make_trainer, shapes, tmp_path, caplog):
     folder = shutil.copytree(shapes / "train", tmp_path / "train")
     options = [f"data.train.images={folder}", "data.on_unreadable_image=skip", "train.epochs=2"]
     trainer = make_trainer(tmp_path / "run", *options, evaluate=fake_figures)
@@ -675,7 +683,7 @@ def test_unreadable_images_are_told_once_and_counted(make_trainer, shapes, tmp_p
     assert line.endswith(" 4 images skipped")
     assert any("000007.png cannot be read" in text for text in warnings)
     trainer.unreadable.clear()
-    trainer.load_state_dict(load_checkpoint(tmp_path / "run" / LAST))  # a resumed run goes on counting
+    trainer.load_state_dict(load_checkpoint(tmp_path / "run" / LAST))  # a resumed run continues to count
     assert sorted(trainer.unreadable.values()) == [2, 2]
 
 
@@ -686,7 +694,7 @@ def test_an_unreadable_image_ends_the_run_by_default(make_trainer, shapes, tmp_p
     (folder / "000003.png").unlink()
 
     def refuse_small(module, images):
-        """As a detector does that needs so many pixels: its own error would hide that of the image."""
+        """Raise like a detector with a minimum size: this error would hide that of the image."""
         if min(images[0].shape[-2:]) < 96:
             raise ValueError("too small for this detector")
 
@@ -695,7 +703,7 @@ def test_an_unreadable_image_ends_the_run_by_default(make_trainer, shapes, tmp_p
         trainer.fit()
 
 
-def test_figures_of_masks_are_logged_and_the_box_ap_chooses_the_best(make_trainer, tmp_path, caplog):
+def test_metrics_of_masks_are_logged_and_the_box_ap_selects_the_best(make_trainer, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger=log.name)
     boxes, masks = iter([0.4, 0.3]), iter([0.1, 0.2])
 
@@ -719,7 +727,7 @@ def test_figures_of_masks_are_logged_and_the_box_ap_chooses_the_best(make_traine
     assert load_checkpoint(tmp_path / LAST)["metrics"]["mask_per_class"] == {"arrow": 0.2}
 
 
-def test_figures_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):
+def test_metrics_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):
     def judge(model):
         ap = 0.25 if model is trainer.updater.ema.model else 0.125
         return fake_figures(ap=ap) | {"mask_AP": ap / 2, "mask_per_class": {"arrow": ap / 2}}

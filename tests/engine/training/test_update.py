@@ -1,4 +1,4 @@
-"""One update: the mean over the images of a step, and nothing that is not finite."""
+"""One update: the mean over the images of a step, and no update with values that are not finite."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Toy(nn.Module):
-    """A detector of torchvision's contract with two losses that are means over the images."""
+    """A detector with torchvision's interface and two losses that are means over the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def boxes_of(*counts, weight=1.0, ends_step=True):
 
 
 def gradient_per_box(distributed, shares):
-    """The gradient of one step, of which each process has its share of micro-batches."""
+    """The gradient of one step, of which each process has some micro-batches."""
     model = PerBox()
     optimizer = torch.optim.SGD([{"params": model.parameters(), "name": "all", "lr": 0.1}])
     updater = Updater(model, optimizer, make_schedule(), device=CPU, distributed=distributed)
@@ -171,7 +171,7 @@ def test_a_loss_per_box_is_that_of_the_whole_step_however_it_is_split(together, 
 
 
 def test_what_could_not_be_read_learns_nothing_and_is_counted():
-    """Of four images two were read: the loss shown is their mean, the gradient their half of the step's."""
+    """Two of four images were read: the loss is their mean, the gradient has half the weight of the step."""
     losses, gradients = by_hand(1, 2)
     updater = make_updater()
     before = [parameter.detach().clone() for parameter in updater.model.parameters()]
@@ -248,7 +248,9 @@ def test_a_gradient_that_is_not_finite_names_all_images_of_the_step():
     updater = make_updater()
     updater.model.conv.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteError, match=r"grad_norm (inf|nan); .*image ids 101, 102, 103; largest offset"):
-        updater([batch_of(1, 2, weight=0.6, ends_step=False), batch_of(3, weight=0.4), BLANK])  # which is no image
+        updater(
+            [batch_of(1, 2, weight=0.6, ends_step=False), batch_of(3, weight=0.4), BLANK]
+        )  # the last batch is a dummy
 
 
 def overflow(updater):
@@ -284,7 +286,7 @@ def test_overflows_of_fp16_are_skipped_for_a_while():
             each([batch_of(1)])
 
 
-def test_it_goes_on_from_its_state():
+def test_it_resumes_from_its_state():
     def run(updater, steps):
         for step in steps:
             updater([batch_of(1 + step, 2 + step)])
