@@ -1,7 +1,7 @@
-"""A detector of another kind than those of `models`: no pyramid, stretched images, no NMS, losses by boxes of the step.
+"""A detector unlike those of `models`: no pyramid, stretched images, no NMS, losses divided by the boxes of the step.
 
-`main` adds it to `DETECTORS` in a process of its own and runs tools, one after the other. The process takes a JSON list
-of their command lines, and prints the code, the output and the errors of each as JSON.
+`main` adds it to `DETECTORS` in a separate process and runs tools one after the other. The process takes a JSON list of
+command lines, and prints the exit code, output and errors of each tool as JSON.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Projections(nn.Module):
 
 
 class PointDetector(nn.Module):
-    """Every place scores each class and has a box around it; a true box belongs to the place that it lies on."""
+    """Each location predicts class scores and a box; a ground-truth box is assigned to the location of its centre."""
 
     def __init__(self, body: ResNet, num_classes: int, options: PointOptions, transform: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Fixtures shared by the tests of several folders."""
 
 import gc
 import json
@@ -13,9 +13,8 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
-# One thread, here and in the processes that tests start, whatever is set outside: sums in another order are other
-# numbers, and on shared cores threads that wait for each other are ten times slower than none. They are read when torch
-# is first imported.
+# Tests and their subprocesses use one thread, regardless of the environment: another summation order changes results.
+# On shared cores, waiting threads are also ten times slower. torch reads these variables when it is first imported.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 import pytest
@@ -46,10 +45,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the libraries and all processes that tests start a temporary folder that goes when the tests end.
+    """Set a temporary folder for libraries and subprocesses, which is removed after the tests.
 
-    Those that are killed leave folders for sockets (`pymp-*`), and torchrun always leaves one. What the tests
-    themselves write stays where pytest has it. The name is short: paths of sockets end at some 100 characters.
+    Killed processes leave folders for sockets (`pymp-*`), and torchrun always leaves one. Files of the tests are in
+    pytest's own folder. The name is short because socket paths are limited to about 100 characters.
     """
     if hasattr(config, "workerinput"):  # of pytest-xdist: it has the folder of the process that started it
         return
@@ -156,7 +155,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`mounted("size=1m")`: a folder with a file system of its own in memory; skips where none may be mounted."""
+    """Return a function that mounts a tmpfs, such as `mounted("size=1m")`; skip if mounting is not allowed."""
     folder = tmp_path / "disk"
 
     def mount(options: str) -> Path:

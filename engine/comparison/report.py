@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from ..display import percent
+from ..display import counted, percent
 from ..evaluation import (
     COCO_METRICS,
     ERROR_TYPE_COLOURS,
@@ -202,11 +202,9 @@ def _shown(difference: ImageDifference) -> dict[str, Any]:
 
 
 def _in_words(counts: Counter[str]) -> str:
-    return ", ".join(
-        f"{counts[name]} {name.replace('_', ' ')}"
-        for name in (*MATCH_TYPES, MISSED)
-        if counts[name] or name == TRUE_POSITIVE
-    )
+    found = [name for name in MATCH_TYPES if counts[name] or name == TRUE_POSITIVE]
+    missed = [f"{counts[MISSED]} missed"] if counts[MISSED] else []
+    return ", ".join([*(counted(counts[name], name.replace("_", " ")) for name in found), *missed])
 
 
 def _embedded(image: Tensor) -> str:

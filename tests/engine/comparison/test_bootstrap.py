@@ -125,7 +125,7 @@ def test_without_detections_figures_are_0_and_without_truth_none():
     assert all(math.isnan(value) for value in match_images(crowds, results).metrics().values())
 
 
-def test_classes_of_one_name_are_told_apart():
+def test_classes_of_one_name_are_distinguished():
     truth, results = draw_case(3)
     truth["categories"] = [{"id": 3, "name": "cat"}, {"id": 17, "name": "cat"}, {"id": 90}]
     judged = match_images(truth, results)
@@ -173,7 +173,7 @@ def test_only_ratios_of_weights_count(seed, factor):
         ([], r"got shape \(0,\)$"),
     ],
 )
-def test_wrong_weights_are_refused(weights, said):
+def test_wrong_weights_raise(weights, said):
     with pytest.raises(ValueError, match=said):
         match_images(*draw_case(0, images=3)).metrics(weights)
 
@@ -209,7 +209,7 @@ def test_curves_are_those_of_pycocotools(seed, level):
 
 
 @pytest.mark.parametrize("iou", [0.52, 0.45, 1.0, 75, math.nan])
-def test_a_curve_of_another_iou_is_refused(iou):
+def test_a_curve_of_another_iou_raises(iou):
     with pytest.raises(ValueError, match=r"`iou` must be one of 0.50, 0.55.* 0.95, got"):
         match_images(*draw_case(0)).curves(iou)
 
@@ -280,7 +280,7 @@ def test_samples_without_a_box_have_no_figure():
     assert np.array_equal(np.isnan(sampled["AP"]), np.isnan(sampled["AR1"]))
 
 
-def test_runs_on_different_images_or_boxes_are_refused():
+def test_runs_on_different_images_or_boxes_raise():
     truth, results = draw_case(7, images=4)
     run = match_images(truth, results)
     fewer = truth | {"images": truth["images"][1:]}
@@ -296,14 +296,14 @@ def test_runs_on_different_images_or_boxes_are_refused():
             bootstrap([run, match_images(truth | change, results)])
 
 
-def test_too_few_images_or_samples_are_refused():
+def test_too_few_images_or_samples_raise():
     with pytest.raises(ValueError, match="needs at least 2 images, got 1"):
         bootstrap([match_images(*draw_case(0, images=1))])
     with pytest.raises(ValueError, match="`samples` must be at least 1, got 0"):
         bootstrap([one_box_each([True, False])], samples=0)
 
 
-def test_an_entry_that_is_no_result_is_refused():
+def test_an_entry_that_is_no_result_raises():
     truth, results = draw_case(0)
     with pytest.raises(ValueError, match="detection 0: image_id 999 is not in the annotation file"):
         match_images(truth, [results[0] | {"image_id": 999}])
@@ -332,7 +332,7 @@ def test_masks_on_copies_of_images(seed, counts):
     assert_same(match_images(*case, "bbox").metrics(counts), flat(metrics))
 
 
-def test_boxes_and_masks_are_judged_on_the_same_draws():
+def test_boxes_and_masks_are_evaluated_on_the_same_draws():
     case = outlined(*draw_case(4))
     judged = [match_images(*case, kind) for kind in ("bbox", "segm")]
     together, apart = bootstrap(judged, samples=20), [bootstrap([one], samples=20)[0] for one in judged]

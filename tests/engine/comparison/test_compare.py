@@ -81,7 +81,7 @@ def test_costs(comparison, folders, val_split):
     assert (costs.inference_s, costs.inference_gib) == (None, None)
 
 
-def test_pictures_are_of_the_same_seed_where_there_is_one(comparison, folders):
+def test_images_are_of_the_same_seed_where_there_is_one(comparison, folders):
     assert comparison.shown_runs == {"dcn": (folders[1], folders[2]), "slow": (folders[0], folders[4])}
     assert 1 <= len(comparison.largest_differences["dcn"]) <= 4
     assert comparison.largest_differences["slow"] == []  # it detects the very same
@@ -211,7 +211,7 @@ def test_masks_have_a_sentence_of_their_own(mask_comparison):
     assert "ask" not in mask_comparison.conclusions["boxes"]
 
 
-def test_pictures_are_chosen_by_boxes_and_show_masks(mask_comparison, val_split, outlined, made_up):
+def test_images_are_chosen_by_boxes_and_show_masks(mask_comparison, val_split, outlined, made_up):
     assert mask_comparison.largest_differences["shifted"] == []  # the same boxes
     shown = mask_comparison.largest_differences["boxes"]
     expected = find_largest_differences(val_split, outlined(0), made_up(0.5), 2)
@@ -221,7 +221,7 @@ def test_pictures_are_chosen_by_boxes_and_show_masks(mask_comparison, val_split,
         assert all(torch.equal(drawn, other) for drawn, other in pairs)
 
 
-def test_all_are_judged_by_the_objects_with_a_mask_where_one_is_judged_by_masks(
+def test_all_are_evaluated_by_the_objects_with_a_mask_where_one_is_evaluated_by_masks(
     finish_run, mask_options, outlined, tiny_config, shapes, tmp_path
 ):
     raw = json.loads((shapes / "annotations/val.json").read_text())

@@ -142,7 +142,7 @@ def test_a_val_split_that_is_another(finish_run, shapes, val_split, tmp_path):
     assert f"{folder} was evaluated on another annotation file than {changed}" in str(error.value)
 
 
-def test_masks_are_read_and_judged(finish_run, mask_options, outlined, val_split, tmp_path):
+def test_masks_are_read_and_evaluated(finish_run, mask_options, outlined, val_split, tmp_path):
     found = detect_again(finish_run(tmp_path / "run", *mask_options, results=outlined(2)), val_split)
     assert not found.detected_now
     assert found.results == outlined(2)

@@ -88,7 +88,7 @@ def test_contrasts(val_split):
     assert [one.image_id for one in find_largest_differences(val_split, other, base, 6)] == [ids[1], ids[4]]
 
 
-def test_pictures(val_split):
+def test_images(val_split):
     entry = val_split.raw["images"][2]
     (difference,) = find_largest_differences(val_split, perfect(val_split, wrong=[entry["id"]]), perfect(val_split), 4)
     image, target = CocoDetection(val_split, eval_transform())[2]

@@ -61,7 +61,7 @@ def test_unfinished_runs(finish_run, tmp_path, state, records, said):
     assert str(error.value).startswith(str(folder))
 
 
-def test_a_run_cut_short_after_an_evaluation_is_told(finish_run, tmp_path, caplog):
+def test_a_run_cut_short_after_an_evaluation_is_reported(finish_run, tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger=log.name)
     assert read_run(finish_run(tmp_path / "whole", weights=False)).steps == 12
     assert not caplog.messages

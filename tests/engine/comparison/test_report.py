@@ -66,7 +66,7 @@ def page(html):
     return Page(html)
 
 
-def test_every_figure_is_told(comparison, page):
+def test_every_metric_is_reported(comparison, page):
     for group in comparison.groups.values():
         for key in ("AP", "AP75", "APm", "AR10", "AP bar"):
             assert percent(group.mean(key)) in page.text
@@ -103,7 +103,7 @@ def test_bold_is_what_exceeds_its_uncertainty(comparison, html):
     assert html.count('<span class="mark">') > 0
 
 
-def test_plots_and_pictures(comparison, html, page):
+def test_plots_and_images(comparison, html, page):
     # two of differences, two of learning, two of precision, one for each class
     assert html.count("<svg ") == 6 + 5
     pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]

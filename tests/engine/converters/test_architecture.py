@@ -14,7 +14,7 @@ def body(name, **options):
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_every_backbone_is_told_by_its_shapes(name):
+def test_every_backbone_is_inferred_from_its_shapes(name):
     tensors = body(name)
     assert describe_backbone(tensors) == {"name": name, "dcn_v2_stages": []}
     assert missing_in_backbone(tensors) == []
@@ -30,7 +30,7 @@ def test_every_backbone_is_told_by_its_shapes(name):
         ({"dcn_v2_stages": [3], "dcn_every": 3}, {"modulation": True, "offset_groups": 1, "dcn_every": 3}),
     ],
 )
-def test_deformable_layers_are_told(options, found):
+def test_deformable_layers_are_inferred(options, found):
     expected = {"name": "resnet101", "dcn_v2_stages": options["dcn_v2_stages"], **found}
     assert describe_backbone(body("resnet101", **options)) == expected
 
@@ -52,7 +52,7 @@ def test_every_missing_tensor_of_a_norm_and_its_convolution_is_seen(name):
 
 
 @pytest.mark.parametrize("extra_levels", ["pool", "p6p7", "p6p7_from_c5"])
-def test_pyramids_are_told(extra_levels):
+def test_pyramids_are_inferred(extra_levels):
     with torch.device("meta"):
         pyramid = resnet_fpn(resnet("resnet18"), FpnOptions(out_channels=96, extra_levels=extra_levels))
     tensors = {f"backbone.{key}": value for key, value in pyramid.state_dict().items()}

@@ -15,7 +15,7 @@ def test_the_first_convolution_sees_the_same(kind, input_images):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_a_first_convolution_of_other_pictures_is_refused():
+def test_a_first_convolution_of_other_images_raises():
     with pytest.raises(ValueError, match=r"must have 3 input channels, got a weight of shape \[8, 4, 7, 7\]"):
         fold_input(torch.zeros(8, 4, 7, 7), "rgb_std")
 

@@ -133,7 +133,7 @@ def test_every_tensor_stands_in_the_account_once(peer):
         ({"offset_groups": 2}, r"model\.backbone\.offset_groups: 2 in the config, 1 in the checkpoint"),
     ],
 )
-def test_another_network_is_refused_with_what_differs(change, said, peer):
+def test_another_network_is_rejected_with_the_differences(change, said, peer):
     name = peer.names["mmdetection"]
     state = peer.backbone(name, dcn=(4,)) | peer.heads(name, classes=CLASSES)
     backbone = {"name": "resnet50", "dcn_v2_stages": [4], "modulation": True, "offset_groups": 1} | {
@@ -178,7 +178,7 @@ def test_missing_unused_and_misshapen_tensors_are_named(peer):
     ]
 
 
-def test_half_a_backbone_is_refused(peer):
+def test_half_a_backbone_raises(peer):
     state = peer.backbone(peer.names["detectron2"])
     for gone in ("backbone.bottom_up.res4.2.conv3.norm.running_mean", "backbone.bottom_up.res3.1.conv2.weight"):
         rest = {key: value for key, value in state.items() if key != gone}
@@ -190,7 +190,7 @@ def test_half_a_backbone_is_refused(peer):
         convert_backbone(rest, SOURCES["detectron2"], input_format="bgr", eps=1e-5, mask_scale=2.0)
 
 
-def test_masks_of_an_unknown_scale_are_refused():
+def test_masks_of_an_unknown_scale_raise():
     state = resnet("resnet18", dcn_v2_stages=(4,)).state_dict()
     with pytest.raises(ValueError, match="set --source to the framework"):
         convert_backbone(state, SOURCES["torchvision"], input_format="rgb_std", eps=1e-5, mask_scale=2.0)

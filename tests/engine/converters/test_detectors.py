@@ -168,7 +168,7 @@ def shapes_of(peer, framework, detector):
 
 
 @pytest.mark.parametrize("framework", ["mmdetection", "detectron2", "paddledetection"])
-def test_another_pyramid_is_told(framework, peer):
+def test_another_pyramid_is_reported(framework, peer):
     state = shapes_of(peer, framework, "retinanet")
     with torch.device("meta"):
         body = resnet("resnet50", dcn_v2_stages=(4,))

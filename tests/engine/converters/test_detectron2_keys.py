@@ -38,7 +38,7 @@ def test_names():
     assert all(entry.why for entry in mapped.entries if entry.ours is None)
 
 
-def test_a_detector_without_a_pyramid_is_refused(peer):
+def test_a_detector_without_a_pyramid_raises(peer):
     state = peer.backbone(peer.names["detectron2"])
     state = {key.replace("backbone.bottom_up.res5", "roi_heads.res5"): value for key, value in state.items()}
     options = {"input_format": "bgr", "eps": 1e-5, "mask_scale": 1.0}
@@ -46,7 +46,7 @@ def test_a_detector_without_a_pyramid_is_refused(peer):
         convert_backbone(state, DETECTRON2, **options)
 
 
-def test_its_fcos_is_refused(peer):
+def test_its_fcos_raises(peer):
     state = peer.backbone(peer.names["detectron2"]) | {"head.ctrness.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"contains head\.ctrness\.weight: FCOS"):
         convert_detector(state, DETECTRON2, {}, input_format="bgr", eps=1e-5, mask_scale=1.0, kept=[])

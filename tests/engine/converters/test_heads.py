@@ -120,7 +120,7 @@ def test_rows_of_masks(key, outputs, wanted):
 
 
 @pytest.mark.parametrize("rows", [7, 40, 44])
-def test_outputs_that_do_not_fit_are_refused(rows):
+def test_outputs_that_do_not_fit_raise(rows):
     name = "roi_heads.box_predictor.bbox_pred.bias"
     with pytest.raises(ValueError, match=f"expected 12 classes with 1 x 4 outputs each, got {rows} outputs"):
         arrange_heads({name: torch.zeros(rows)}, SOURCES["detectron2"], classes=12, kept=range(12), ratios=3)

@@ -49,7 +49,7 @@ def test_names():
         ("roi_head.mask_head.0.convs.0.conv.weight", "averages the mask heads of all stages"),
     ],
 )
-def test_detectors_of_another_kind_are_refused_but_not_their_backbones(name, reason, peer):
+def test_detectors_of_another_kind_raise_but_not_their_backbones(name, reason, peer):
     state = peer.backbone(peer.names["mmdetection"]) | {name: torch.zeros(3)}
     options = {"input_format": "rgb_std", "eps": 1e-5, "mask_scale": 1.0}
     with pytest.raises(ValueError, match=f"contains {name}: .*{reason}.*without --config"):
@@ -57,7 +57,7 @@ def test_detectors_of_another_kind_are_refused_but_not_their_backbones(name, rea
     assert convert_backbone(state, MMDETECTION, **options).found["name"] == "resnet50"
 
 
-def test_two_tensors_for_one_place_are_refused(peer):
+def test_two_tensors_for_one_place_raise(peer):
     state = peer.backbone(peer.names["mmdetection"])
     state["backbone.layer2.0.conv2_offset.weight"] = state["backbone.layer2.0.conv2.conv_offset.weight"]
     with pytest.raises(ValueError, match="both map to"):

@@ -119,7 +119,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pkl", ".pdparams"])
-def test_code_is_refused_by_name_and_not_run(suffix, tmp_path, monkeypatch):
+def test_code_raises_by_name(suffix, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / f"x{suffix}"
     if suffix in (".pth", ".pt"):
@@ -133,7 +133,7 @@ def test_code_is_refused_by_name_and_not_run(suffix, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == [file]
 
 
-def test_other_classes_are_refused_in_pytorch_files(tmp_path):
+def test_other_classes_raise_in_pytorch_files(tmp_path):
     torch.save({"state_dict": {"conv.weight": WEIGHT}, "meta": pytest.approx(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"it contains _pytest\."):
         read_source_checkpoint(tmp_path / "x.pth")

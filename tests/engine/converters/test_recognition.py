@@ -7,23 +7,23 @@ from models import resnet
 
 
 @pytest.mark.parametrize("key", ["detectron2", "mmdetection", "paddledetection"])
-def test_frameworks_are_told_by_their_names(key, peer):
+def test_frameworks_are_detected_by_their_names(key, peer):
     assert detect_source(peer.backbone(peer.names[key], dcn=())) is SOURCES[key]
 
 
-def test_torchvision_is_told_with_and_without_a_detector():
+def test_torchvision_is_detected_with_and_without_a_detector():
     names = [*resnet("resnet18").state_dict()]
     assert detect_source(names) is SOURCES["torchvision"]
     assert detect_source([f"backbone.body.{name}" for name in names]) is SOURCES["torchvision"]
 
 
-def test_whose_it_is_can_be_said():
+def test_the_source_can_be_set():
     assert detect_source(["anything"], "yolact") is SOURCES["yolact"]
     with pytest.raises(ValueError, match="unknown source 'caffe', known: pytorch-deform-conv-v2, developer0hye"):
         detect_source(["anything"], "caffe")
 
 
-def test_what_was_looked_for_is_told():
+def test_an_unknown_source_lists_the_known_names():
     with pytest.raises(ValueError, match="source framework is unknown") as error:
         detect_source(["transformer.encoder.weight", "vit.patch.bias"])
     message = str(error.value)

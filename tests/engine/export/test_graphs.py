@@ -146,7 +146,7 @@ def test_least_side(make_detector):
     assert min_image_side(model) == 17  # its coarsest map has a stride of 16
 
 
-def test_a_detector_without_a_graph_is_refused():
+def test_a_detector_without_a_graph_raises():
     names = "faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn, retinanet, fcos"
     with pytest.raises(ValueError, match=f"^ssd cannot be exported; these can: {names}$"):
         check_exportable("ssd")

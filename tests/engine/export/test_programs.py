@@ -138,7 +138,7 @@ def test_onnx_by_onnxruntime_alone(exported, pictures):
 
 
 @pytest.mark.slow
-def test_a_program_finds_nothing_in_one_picture(loaded, pictures, blue):
+def test_a_program_finds_nothing_in_one_image(loaded, pictures, blue):
     """And something in the other one of the batch."""
     run, _ = loaded("mask_rcnn.pt2")
     for images in ([blue], [blue, pictures[0]]):
@@ -207,7 +207,7 @@ def test_mistakes(name, opset, message, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
-def test_missing_packages_are_told(monkeypatch, tmp_path):
+def test_missing_packages_are_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name != "onnx" else True)
     with pytest.raises(
         ValueError, match=r"ONNX needs onnxscript, onnxruntime: pip install -r requirements-export\.txt"
