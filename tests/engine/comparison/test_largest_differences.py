@@ -65,7 +65,7 @@ def perfect(split, wrong=()):
     ]
 
 
-def test_contrasts(val_split):
+def test_largest_differences(val_split):
     ids = val_split.arrays.image_ids.tolist()
     counts = Counter(truth["image_id"] for truth in val_split.raw["annotations"])
     nonsense = {"image_id": ids[1], "category_id": 1, "bbox": [0.0, 0.0, 1.0, 1.0], "score": 0.8}
