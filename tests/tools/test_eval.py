@@ -94,11 +94,11 @@ def test_detections_lie_beside_the_checkpoint(run_tool, dcn_run, tmp_path):
         ('{"AP": 1}', "must be a list of detections, got dict"),
         (
             '{"images": [], "annotations": []}',
-            "got dict, a data set: tools/predict.py writes a list with --annotations",
+            "got dict (a data set); tools/predict.py --annotations writes COCO results",
         ),
         ("[1]", "detection 0: expected a mapping"),
         ('[{"image_id": 99}]', "detection 0: image_id 99 is not in the annotation file"),
-        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "needs bbox [x, y, width, height]"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3], "score": 1}]', "expected bbox [x, y, width, height]"),
     ],
 )
 def test_results_that_are_none(run_tool, shapes, tmp_path, content, said):
