@@ -127,7 +127,7 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     rows = [
         (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), METRIC_MEANINGS[name]) for name in COCO_METRICS
     ]
-    print(format_table(("figure", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
+    print(format_table(("metric", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
     print()
     rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
     print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))

@@ -70,7 +70,7 @@ def test_its_detections_are_coco_results(judged, run_tool, shapes, tmp_path):
     code, again, err = run_tool("eval", *files, "--json", tmp_path / "again.json")
     assert (code, err) == (0, "")
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((folder / "deep/figures.json").read_text())
-    tables = [text[text.index("  figure") : text.index("\n\nmetrics:")] for text in (out, again)]
+    tables = [text[text.index("  metric") : text.index("\n\nmetrics:")] for text in (out, again)]
     assert tables[0] == tables[1]
     assert not list(tmp_path.glob("*.partial"))
 
@@ -196,7 +196,7 @@ def test_results_with_masks_are_judged_by_both(run_tool, with_masks, tmp_path):
     assert figures["AP"] == pytest.approx(1)
     assert 0.3 < figures["mask_AP"] < 0.95
     shown = f"{100 * figures['mask_AP']:.1f}"
-    assert re.search(r"^  figure  box x100  mask x100  over$", out, re.MULTILINE)
+    assert re.search(r"^  metric  box x100  mask x100  over$", out, re.MULTILINE)
     assert re.search(rf"^  AP +100\.0 +{shown} +IoU 0\.50:0\.95$", out, re.MULTILINE)
     assert re.search(r"^  class +box AP x100  mask AP x100$", out, re.MULTILINE)
     for name, ap in figures["mask_per_class"].items():

@@ -368,7 +368,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
         (["photos", "--json", "f.json", "--annotations", "a.json"], "annotation file a.json does not exist"),
         (
             ["photos", "--json", "f.json", "--annotations", "val.json"],
-            "4 of 4 pictures are not among the images of",
+            "4 of 4 images are not in",
         ),
         (["photos", "--weights", "ema"], "does not contain EMA weights"),
         (["photos", "model.nothing=3"], "model.nothing"),
