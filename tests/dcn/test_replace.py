@@ -104,7 +104,7 @@ def test_what_is_built_next_draws_the_same_numbers():
     assert drawn[0] == drawn[1]
 
 
-def test_frozen_weights_stay_frozen_and_training_goes_on():
+def test_frozen_weights_stay_frozen_and_training_continues():
     network = Own()
     network.layer3.requires_grad_(False)
     replace_convs(network.train(), [3])

@@ -97,7 +97,7 @@ def test_it_is_evaluated_as_the_trainer_did(done):
     assert figures["AP"] == pytest.approx(state["metrics"]["AP"], abs=1e-6)
 
 
-def test_classes_are_taken_over_by_name(done):
+def test_classes_are_matched_by_name(done):
     folder, results = done
     old, new = (torch.load(folder / name / "last.pt", weights_only=True) for name in ("whole", "tuned"))
     assert new["class_names"] != old["class_names"]
@@ -110,7 +110,7 @@ def test_classes_are_taken_over_by_name(done):
     assert "tensors copied by class" in results["transfer"][1] + results["transfer"][2]
 
 
-def test_what_it_has_not_is_refused_or_told(done):
+def test_missing_parts_are_an_error_or_reported(done):
     _, results = done
     said = {name: out + err for name, (_, out, err) in results.items()}
     assert "tta.flip must be false for points: it merges" in said["flip"]

@@ -171,7 +171,7 @@ def test_a_training_step_is_timed_plain_and_by_backend(run_tool, tiny_config, tm
         ((), "the following arguments are required: command"),
     ],
 )
-def test_mistakes_are_named_before_work(run_tool, arguments, message):
+def test_errors_come_before_work(run_tool, arguments, message):
     code, _, err = run_tool("benchmark", *arguments)
     assert code == 2
     assert message in err

@@ -127,7 +127,7 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
         (["--config", "demo.yaml", "--num-images", "0"], "--num-images: must be an integer of at least 1"),
     ],
 )
-def test_mistakes(run_tool, tmp_path, arguments, message):
+def test_errors(run_tool, tmp_path, arguments, message):
     code, out, err = run_tool("check_dataset", *arguments, cwd=tmp_path)
     assert (code, out) == (2, "")
     assert message in err
@@ -135,7 +135,7 @@ def test_mistakes(run_tool, tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize("mistake", ["no box to learn from", "other categories"])
-def test_what_training_refuses_of_a_whole_config_is_an_error(run_tool, tiny_config, shapes, tmp_path, mistake):
+def test_errors_of_a_whole_config(run_tool, tiny_config, shapes, tmp_path, mistake):
     raw = json.loads((shapes / "annotations/train.json").read_text())
     if mistake == "other categories":
         raw["categories"].append({"id": 77, "name": "cow"})

@@ -58,7 +58,7 @@ def test_errors_that_end_with_a_message(clone, capsys, error, code, said):
         ("train.py/eval.py", "\nstopped by the user\n"),
     ],
 )
-def test_only_of_a_training_it_is_said_how_it_goes_on(clone, capsys, monkeypatch, script, said):
+def test_only_training_prints_how_to_resume(clone, capsys, monkeypatch, script, said):
     monkeypatch.setattr(sys, "argv", [f"/some/where/{script}", "--config", "train"])
     with pytest.raises(SystemExit) as end:
         clone.run(raises(KeyboardInterrupt()))
@@ -79,7 +79,7 @@ def test_a_value_error_of_a_library_is_a_bug(clone):
         clone.run(lambda: torch.optim.SGD([], lr=1.0))
 
 
-def test_a_mistake_met_in_a_loader_worker_is_told_without_its_traceback(clone, capsys, shapes, tmp_path):
+def test_an_error_met_in_a_loader_worker_is_reported_without_its_traceback(clone, capsys, shapes, tmp_path):
     folder = shutil.copytree(shapes / "train", tmp_path / "train")
     split = load_annotations(folder, shapes / "annotations/train.json")
     dataset = CocoDetection(split, eval_transform())
@@ -92,7 +92,7 @@ def test_a_mistake_met_in_a_loader_worker_is_told_without_its_traceback(clone, c
     assert capsys.readouterr().err == f"error: image {gone} does not exist\n"
 
 
-def test_a_bug_in_a_process_of_its_own_keeps_its_traceback(run_process, tmp_path):
+def test_a_bug_in_its_own_process_keeps_its_traceback(run_process, tmp_path):
     code = f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import _clone\ndef main(): raise RuntimeError('a bug')\n"
     result = run_process("-c", code + "_clone.run(main)", cwd=tmp_path)
     assert result.code == 1
@@ -127,7 +127,7 @@ def test_a_cpu_torchvision_beside_a_gpu_is_explained(clone, capsys, monkeypatch)
     clone.check_torchvision()
 
 
-def test_a_missing_package_is_told_with_what_to_install(clone, capsys, monkeypatch):
+def test_a_missing_package_is_reported_with_what_to_install(clone, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     with pytest.raises(SystemExit) as end:
         clone.check_torchvision()

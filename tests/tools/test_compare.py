@@ -175,7 +175,7 @@ def unfinished(plain_run, tmp_path):
         (lambda plain_run, tmp_path: "--num-images=-1", "--num-images: must be an integer of at least 0"),
     ],
 )
-def test_mistakes(run_tool, plain_run, tmp_path, make, said):
+def test_errors(run_tool, plain_run, tmp_path, make, said):
     code, out, err = run_tool("compare", plain_run, make(plain_run, tmp_path))
     assert (code, out) == (2, "")
     assert "error: " in err

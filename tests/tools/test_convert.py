@@ -193,7 +193,7 @@ def test_a_backbone_is_what_the_config_asks_for(run_tool, tmp_path):
     assert sorted(name for _, name in lines) == sorted([*state, "neck.gn.weight"])
 
 
-def test_other_input_is_folded_and_told(run_tool, tmp_path):
+def test_other_input_is_folded_and_reported(run_tool, tmp_path):
     state = resnet("resnet18", norm="bn").state_dict()
     torch.save(state, tmp_path / "theirs.pth")
     files = [tmp_path / "theirs.pth", tmp_path / "ours.pth"]
@@ -225,7 +225,7 @@ def test_other_input_is_folded_and_told(run_tool, tmp_path):
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],
 )
-def test_mistakes_end_with_code_2_and_write_nothing(
+def test_errors_end_with_code_2_and_write_nothing(
     arguments, message, run_tool, checkpoint, tiny_config, shapes, tmp_path
 ):
     places = {"config": tiny_config, "classes": shapes / "annotations/train.json"}
@@ -245,7 +245,7 @@ def test_weights_are_no_yaml(run_tool, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_place_that_cannot_be_written_is_told_before_the_work(run_tool, tiny_config, tmp_path, whole):
+def test_a_place_that_cannot_be_written_is_reported_before_the_work(run_tool, tiny_config, tmp_path, whole):
     # not even the checkpoint is looked for; a file, as root may write into any folder
     (tmp_path / "taken").write_text("precious")
     given = ["--config", tiny_config] if whole else []
@@ -256,7 +256,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(run_tool, tiny_c
     assert [*tmp_path.iterdir()] == [place]
 
 
-def test_a_writing_that_fails_is_told(run_tool, tmp_path):
+def test_a_writing_that_fails_is_reported(run_tool, tmp_path):
     torch.save(resnet("resnet18").state_dict(), tmp_path / "r18.pth")
     (tmp_path / "ours.pt.partial").mkdir()  # in the way
     code, out, err = run_tool("convert", "r18.pth", "ours.pt", cwd=tmp_path)

@@ -87,7 +87,7 @@ def files(folder):
 
 
 @needs_curl
-def test_all_of_it_goes_on_where_it_was_cut_off(run_tool, server, tmp_path):
+def test_all_of_it_resumes(run_tool, server, tmp_path):
     root = tmp_path / "datasets/coco"
     root.mkdir(parents=True)
     (root / "annotations_trainval2017.zip.part").write_bytes(server.files[download.COCO["annotations"].path][:50])
@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_what_came(mounted, server):
     assert (root / "train2017.zip.part").stat().st_size > 100_000
 
 
-def test_what_is_refused_before_anything_is_asked_for(run_tool, server, tmp_path, monkeypatch):
+def test_errors_before_the_download(run_tool, server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     code, _, err = load(run_tool, server, tmp_path, "--splits", "val")
     assert code == 2

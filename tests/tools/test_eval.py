@@ -131,7 +131,7 @@ def renamed(tmp_path, shapes) -> list[str]:
         (["--json", "/proc/none/figures.json"], "/proc/none"),
     ],
 )
-def test_mistakes_are_told_in_one_message(run_tool, plain_run, shapes, tmp_path, arguments, said):
+def test_errors_are_one_message(run_tool, plain_run, shapes, tmp_path, arguments, said):
     if callable(arguments):
         arguments = arguments(tmp_path, shapes)
     options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt"]
@@ -186,7 +186,7 @@ def with_masks(shapes, tmp_path):
     return split, results, ["--results", tmp_path / "results.json", "--annotations", shapes / "annotations/val.json"]
 
 
-def test_results_with_masks_are_judged_by_both(run_tool, with_masks, tmp_path):
+def test_results_with_masks_are_evaluated_by_both(run_tool, with_masks, tmp_path):
     split, results, files = with_masks
     (tmp_path / "results.json").write_text(json.dumps(results))
     code, out, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
@@ -215,7 +215,7 @@ def test_results_without_boxes(run_tool, with_masks, tmp_path):
     assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
 
 
-def test_masks_that_cannot_be_judged(run_tool, with_masks, shapes, tmp_path):
+def test_masks_that_cannot_be_evaluated(run_tool, with_masks, shapes, tmp_path):
     _, results, files = with_masks
     del results[3]["segmentation"]
     (tmp_path / "results.json").write_text(json.dumps(results))
@@ -255,7 +255,7 @@ def averaged_run(run_tool, tiny_config, tmp_path_factory):
     return folder
 
 
-def test_averaged_weights_are_judged_unless_the_raw_are_asked_for(run_tool, averaged_run, tiny_config, tmp_path):
+def test_averaged_weights_are_evaluated_unless_the_raw_are_asked_for(run_tool, averaged_run, tiny_config, tmp_path):
     lines = map(json.loads, (averaged_run / "metrics.jsonl").read_text().splitlines())
     (judged,) = (line for line in lines if "val/AR100" in line)
     found = []

@@ -239,7 +239,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
         (["a.onnx", "data.min_size=16"], "data.min_size (or data.eval_size) must be at least 17 for an exported"),
     ],
 )
-def test_mistakes(arguments, message, run_tool, dcn_run, shortened, tmp_path):
+def test_errors(arguments, message, run_tool, dcn_run, shortened, tmp_path):
     shortened(SAME)
     code, _, err = run_tool("export", dcn_run, *arguments, cwd=tmp_path)
     assert code == 2
@@ -248,7 +248,7 @@ def test_mistakes(arguments, message, run_tool, dcn_run, shortened, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_picture_that_becomes_too_small(run_tool, dcn_run, shortened, tmp_path):
+def test_an_image_that_becomes_too_small(run_tool, dcn_run, shortened, tmp_path):
     """The longer side is 96 pixels at most, and so the shorter one 10, where a program needs 17."""
     asked = shortened(SAME)
     Image.new("RGB", (960, 100)).save(tmp_path / "long.png")

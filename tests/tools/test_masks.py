@@ -86,7 +86,7 @@ def test_two_processes_find_the_masks_of_one(run_tool, run_process, run_folder, 
         assert json.loads((tmp_path / f"1.{kind}").read_text()) == json.loads((tmp_path / f"2.{kind}").read_text())
 
 
-def test_a_run_with_masks_goes_on_where_it_was_cut_off(run_tool, options, run_folder, tmp_path):
+def test_a_run_with_masks_resumes(run_tool, options, run_folder, tmp_path):
     folder = tmp_path / "run"
     more = ["--run-dir", folder, "train.epochs=1", "train.ema_decay=0.5"]
     assert run_tool("train", *options, *more, "train.max_steps=3").code == 0
@@ -158,7 +158,7 @@ def test_masks_are_compared_beside_boxes(run_tool, run_folder, boxes_run, shapes
     assert "Masks, all classes" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
-def test_damaged_masks_are_told_before_training(run_tool, options, shapes, tmp_path):
+def test_damaged_masks_are_reported_before_training(run_tool, options, shapes, tmp_path):
     raw = json.loads((shapes / "annotations/val.json").read_text())
     raw["annotations"][0]["segmentation"] = {"size": [96, 80], "counts": [7680]}
     (tmp_path / "val.json").write_text(json.dumps(raw))

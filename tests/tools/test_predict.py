@@ -62,7 +62,7 @@ def as_array(file):
         return np.array(picture).astype(int)
 
 
-def test_a_folder_of_pictures(predict, dcn_run, predictor, photos, tmp_path):
+def test_a_folder_of_images(predict, dcn_run, predictor, photos, tmp_path):
     code, out, err = predict(dcn_run, "photos", "--score-threshold", "0", "--json", "found.json")
     assert (code, err) == (0, "")
     names = ["deep/er/one.bmp", "deep/one.JPG", "deep/turned.jpg", "one.png"]
@@ -170,7 +170,7 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
         assert len(COCO(truth).loadRes(str(tmp_path / "results.json")).anns) == len(ours)
 
 
-def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
+def test_horizontal_flip_changes_the_detections(predict, dcn_run, shapes, tmp_path):
     for flip in ("false", "true"):
         code, out, _ = predict(
             dcn_run,
@@ -189,7 +189,7 @@ def test_mirror_images_change_what_is_found(predict, dcn_run, shapes, tmp_path):
     assert len(other["annotations"]) > len(one["annotations"])
 
 
-def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn_run, photos):
+def test_the_threshold_of_the_config_is_reported_where_it_is_the_higher(predict, dcn_run, photos):
     option = "model.faster_rcnn.score_threshold=0.25"
     for given, told in (("0.2", r"0\.25 \(model\.faster_rcnn\.score_threshold\)"), ("0.3", r"0\.3")):
         code, out, _ = predict(dcn_run, photos / "one.png", "--score-threshold", given, "--no-images", option)
@@ -198,7 +198,7 @@ def test_the_threshold_of_the_config_is_told_where_it_is_the_higher(predict, dcn
         assert re.search(rf"minimum score {told}$", out, re.MULTILINE)
 
 
-def test_the_threshold_of_another_detector_is_told(predict, dcn_run, photos):
+def test_the_threshold_of_another_detector_is_reported(predict, dcn_run, photos):
     code, out, _ = predict(dcn_run, photos / "one.png", "--no-images", "model.fcos.score_threshold=0.6")
     assert code == 0
     assert "these options have no effect:\n  - model.fcos.score_threshold: model.detector is faster_rcnn\n" in out
@@ -222,7 +222,7 @@ def test_batches_and_threshold(predict, dcn_run, predictor, shapes, tmp_path, wi
     assert 0 < len(found) < len(expected)
 
 
-def test_pictures_lie_beside_the_checkpoint(run_tool, dcn_run, photos, tmp_path):
+def test_images_are_next_to_the_checkpoint(run_tool, dcn_run, photos, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(dcn_run / "last.pt", run / "best.pt")
@@ -376,7 +376,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
         (["device=cpu"], "give at least one INPUT"),
     ],
 )
-def test_mistakes(predict, dcn_run, photos, shapes, tmp_path, arguments, message):
+def test_errors(predict, dcn_run, photos, shapes, tmp_path, arguments, message):
     shutil.copy(shapes / "annotations/val.json", tmp_path)
     code, _, err = predict(dcn_run, *arguments)
     assert code == 2
@@ -413,7 +413,7 @@ def test_help_shows_examples(run_tool):
     assert "python tools/predict.py runs/r50_dcn street.jpg" in out
 
 
-def test_stopped_by_the_user_all_pictures_are_whole(start_process, dcn_run, photos, tmp_path):
+def test_stopped_by_the_user_all_images_are_complete(start_process, dcn_run, photos, tmp_path):
     for index in range(1500):
         shutil.copy(photos / "one.png", photos / f"{index:03d}.png")
     process = start_process(TOOL, dcn_run, "photos", "--out", "out", "--score-threshold", "0", cwd=tmp_path)

@@ -123,7 +123,7 @@ def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder)
     assert not (folder / "other").exists()
 
 
-def test_a_training_that_fails_is_told(run_tool, tmp_path):
+def test_a_training_that_fails_is_reported(run_tool, tmp_path):
     options = [
         "--out",
         "runs",
@@ -154,7 +154,7 @@ def test_a_training_that_fails_is_told(run_tool, tmp_path):
         (["train.epochs"], "expected key=value"),
     ],
 )
-def test_mistakes(run_tool, tmp_path, options, said):
+def test_errors(run_tool, tmp_path, options, said):
     code, _, err = run_tool("study", *options, cwd=tmp_path)
     assert code == 2
     assert said in err

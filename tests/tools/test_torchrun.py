@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(half_run, plain_run):
 
 
 @pytest.mark.slow
-def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config, shapes, tmp_path):
+def test_every_image_is_evaluated_once(half_run, run_process, run_tool, tiny_config, shapes, tmp_path):
     folder, _ = half_run
     truth = json.loads((shapes / "annotations/val.json").read_text())
     gone = truth["images"].pop()["id"]
@@ -95,7 +95,7 @@ def test_every_image_is_judged_once(half_run, run_process, run_tool, tiny_config
         (["train.lr=1e30"], 1, "step 2 is not finite and was not applied: loss "),
     ],
 )
-def test_a_mistake_is_told_once(run_process, tiny_config, tmp_path, arguments, code, said):
+def test_an_error_is_reported_once(run_process, tiny_config, tmp_path, arguments, code, said):
     options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, *arguments]
     result = run_process(*TWO, TRAIN, *options, cwd=tmp_path)
     assert result.code == 1  # torchrun's own

@@ -78,7 +78,7 @@ def test_from_end_to_end_in_another_working_directory(first_process, plain_run, 
     assert not (elsewhere / "runs/tiny/last.pt.partial").exists()
 
 
-def test_dcn_runs_have_pictures_of_their_own(dcn_run):
+def test_dcn_runs_have_their_own_images(dcn_run):
     shown = EventAccumulator(str(dcn_run)).Reload().Tags()["images"]
     both = ["val/detections", "val/receptive_field"]
     assert sorted(shown) == ["dcn/masks", "dcn/offsets", "dcn/sampling_points", *both]
@@ -111,7 +111,7 @@ def test_a_deformable_head_is_shown_and_logged(run_tool, tiny_config, tmp_path):
     assert "dcn/sampling_points" in tags["images"]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(run_tool, plain_run, tiny_config, elsewhere, files_of):
+def test_a_second_run_in_the_same_folder_is_an_error(run_tool, plain_run, tiny_config, elsewhere, files_of):
     before = files_of(plain_run)
     for arguments in ([], ["--run-dir", plain_run]):
         code, out, err = run_tool("train", "--config", tiny_config, *arguments, cwd=elsewhere)
@@ -163,7 +163,7 @@ def test_a_run_of_before_the_renaming_resumes_and_old_names_warn_once(run_proces
     assert "num_workers: 1" in written
 
 
-def test_a_killed_run_goes_on(start_process, wait_until, run_tool, tiny_config, tmp_path):
+def test_a_killed_run_continues(start_process, wait_until, run_tool, tiny_config, tmp_path):
     folder = tmp_path / "run"
     options = [
         "--config",
@@ -294,7 +294,7 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         ),
     ],
 )
-def test_mistakes_are_told_in_one_message(run_tool, tiny_config, shapes, tmp_path, arguments, said):
+def test_errors_are_one_message(run_tool, tiny_config, shapes, tmp_path, arguments, said):
     if callable(arguments):
         arguments = arguments(tmp_path, shapes)
     folder = tmp_path / "run"
@@ -306,7 +306,7 @@ def test_mistakes_are_told_in_one_message(run_tool, tiny_config, shapes, tmp_pat
     assert not folder.exists()
 
 
-def test_a_mistake_in_a_process_of_its_own(run_process, tiny_config, tmp_path):
+def test_an_error_in_its_own_process(run_process, tiny_config, tmp_path):
     result = run_process(TOOL, "--config", tiny_config, "model.backbone.dcn_v2_stages=[3, 4, 5]", cwd=tmp_path)
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(
@@ -408,7 +408,9 @@ def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_what_went_wrong_is_told_where_the_log_cannot_be_written_either(run_tool, tiny_config, tmp_path, monkeypatch):
+def test_what_went_wrong_is_reported_where_the_log_cannot_be_written_either(
+    run_tool, tiny_config, tmp_path, monkeypatch
+):
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
@@ -421,7 +423,7 @@ def test_what_went_wrong_is_told_where_the_log_cannot_be_written_either(run_tool
     assert (code, err) == (1, "error: step 1 is not finite\n")
 
 
-def test_changed_annotations_are_told_on_resume(run_tool, plain_run, tiny_config, shapes, tmp_path):
+def test_changed_annotations_are_reported_on_resume(run_tool, plain_run, tiny_config, shapes, tmp_path):
     raw = json.loads((shapes / "annotations/train.json").read_text())
     raw["annotations"][0]["bbox"][2] -= 1
     (tmp_path / "train.json").write_text(json.dumps(raw))

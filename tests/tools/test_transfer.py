@@ -41,7 +41,7 @@ def losses(folder) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def test_a_run_starts_from_another_and_goes_on_without_its_file(plain_run, run_tool, tiny_config, tmp_path):
+def test_a_run_starts_from_another_and_continues_without_its_file(plain_run, run_tool, tiny_config, tmp_path):
     there = tmp_path / "there.pt"
     there.write_bytes((plain_run / "best.pt").read_bytes())
     folder = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_a_start_that_does_not_fit_leaves_nothing_behind(plain_run, run_tool, ti
         ([DCN, "model.backbone.mask_scale=1.0"], "scale their output by 0.5 (model.backbone.mask_scale 1)", ""),
     ],
 )
-def test_what_does_not_go_by_itself_is_told(options, said, unsaid, plain_run, run_tool, tiny_config, tmp_path):
+def test_unmatched_tensors_are_reported(options, said, unsaid, plain_run, run_tool, tiny_config, tmp_path):
     start = [f"model.weights={plain_run}", "train.max_steps=1", "train.eval_every_epochs=9", *STILL]
     code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / "run", *start, *options)
     assert (code, err) == (0, "")

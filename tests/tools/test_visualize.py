@@ -99,7 +99,7 @@ def test_points_are_drawn_for_so_many_objects(visualize, dcn_run, tmp_path):
     assert 2 < objects == len(distinct) < len(found["boxes"])
 
 
-def test_a_picture_needs_no_data_set(visualize, plain_run, photo, tmp_path):
+def test_an_image_needs_no_data_set(visualize, plain_run, photo, tmp_path):
     result = visualize(plain_run, "data.val.annotations=gone.json", "--images", photo)
     assert result.code == 0, result.err
     result = visualize(plain_run, "data.val.annotations=gone.json", "--images", photo, "3")
@@ -107,7 +107,7 @@ def test_a_picture_needs_no_data_set(visualize, plain_run, photo, tmp_path):
     assert "gone.json does not exist" in result.err
 
 
-def test_the_legend_tells_the_threshold_that_holds(visualize, dcn_run, tmp_path):
+def test_the_legend_shows_the_threshold_that_holds(visualize, dcn_run, tmp_path):
     """What the detector itself leaves out cannot be asked for."""
     drawn = []
     for asked in (0.1, 0.3):
@@ -169,7 +169,7 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
         (["device=tpu"], "device 'tpu' is not available"),
     ],
 )
-def test_mistakes(visualize, plain_run, arguments, message, tmp_path):
+def test_errors(visualize, plain_run, arguments, message, tmp_path):
     result = visualize(plain_run, *arguments)
     assert result.code == 2
     assert re.search(message, result.err), result.err

@@ -101,7 +101,7 @@ class Stub(torch.nn.Module):
         ]
 
 
-def test_images_are_resized_for_the_program_and_mirrored_for_a_batch():
+def test_images_are_resized_for_the_program_and_flipped_for_a_batch():
     seen = []
 
     def run(images):

@@ -200,7 +200,7 @@ def test_program_runs_without_the_project(exported, pictures, tmp_path):
         ("a.pt", 19, "must end in .onnx or .pt2, got a.pt"),
     ],
 )
-def test_mistakes(name, opset, message, tmp_path, monkeypatch):
+def test_errors(name, opset, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         export_to(module.Path(name), "faster_rcnn", torch.nn.Identity(), {}, opset=opset)

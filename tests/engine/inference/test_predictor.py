@@ -123,7 +123,7 @@ def test_the_threshold_of_the_config_holds_too(run, files, widest_gap):
     assert_same(found, {key: everything[key][kept] for key in KEYS})
 
 
-def test_mirror_images(run, files):
+def test_horizontal_flip(run, files):
     plain, flip = (
         in_float64(load_predictor(run, score_threshold=0, overrides=[f"tta.flip={on}"])) for on in ("false", "true")
     )
@@ -185,7 +185,7 @@ def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run,
         ({"overrides": ["model.nothing=1"]}, "model.nothing"),
     ],
 )
-def test_mistakes(run, options, message):
+def test_errors(run, options, message):
     with pytest.raises(ValueError, match=message):
         load_predictor(run, **options)
 

@@ -57,7 +57,7 @@ def merged(model, **options):
     return HorizontalFlipTta(model, **({"nms_threshold": 0.5, "detections_per_image": 100} | options)).eval()
 
 
-def test_boxes_and_masks_are_mirrored_at_the_width():
+def test_boxes_and_masks_are_flipped_at_the_width():
     masks = torch.rand(2, 1, 7, 20)
     before = found([[1, 2, 5, 6], [0.25, 0, 20, 7]], [3, 1], [0.5, 0.25], masks=masks)
     after = flip_detections(before, 20)
