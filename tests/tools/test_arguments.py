@@ -35,16 +35,6 @@ def test_new_spellings_are_options_and_old_ones_are_not(run_tool, arguments):
         assert not {*names} & options, tool
 
 
-def test_the_page_lists_the_renamed_options(arguments):
-    page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
-    listed = set()
-    for tools, old, new in re.findall(r"^\| (.*\.py.*) \| (`--.*`) \| (`--.*`) \|$", page, re.MULTILINE):
-        for tool in re.findall(r"`(\w+)\.py( \w+)?`", tools):
-            pairs = zip(old.split(", "), new.split(", "), strict=True)
-            listed |= {("".join(tool), was.strip("`"), now.strip("`")) for was, now in pairs}
-    assert listed == {(tool, old, new) for tool, names in arguments.RENAMED.items() for old, new in names.items()}
-
-
 def test_old_spellings_are_replaced_with_a_warning(arguments, monkeypatch, capsys):
     for tool, names in arguments.RENAMED.items():
         command = tool.split()[1:]
