@@ -182,7 +182,7 @@ def test_half_a_backbone_raises(peer):
     state = peer.backbone(peer.names["detectron2"])
     for gone in ("backbone.bottom_up.res4.2.conv3.norm.running_mean", "backbone.bottom_up.res3.1.conv2.weight"):
         rest = {key: value for key, value in state.items() if key != gone}
-        with pytest.raises(ValueError, match="a complete ResNet; missing tensors \(1\)") as error:
+        with pytest.raises(ValueError, match=r"a complete ResNet; missing tensors \(1\)") as error:
             convert_backbone(rest, SOURCES["detectron2"], input_format="bgr", eps=1e-5, mask_scale=2.0)
         assert str(error.value).splitlines()[1] in ("  - layer3.2.bn3.running_mean", "  - layer2.1.conv2.weight")
     rest = {key: value for key, value in state.items() if ".res5." not in key}
