@@ -40,8 +40,8 @@ class Report(NamedTuple):
 class Health:
     """Measures the deformable layers of a model in some training steps, without an extra forward pass.
 
-    Each statistic has a tag per layer, `dcn_<statistic>/<layer>`, and `dcn_<statistic>/mean` for the mean over the
-    layers (for `offset_max_px` the maximum). The values are those of one step, not means since the last record:
+    Each statistic has a tag per layer, `dcn_<statistic>/<layer>`, and `dcn_<statistic>/mean` over the layers
+    (`dcn_offset_max_px/max`). The values are those of one step, not means since the last record:
 
     - `offset_mean_px`, `offset_p95_px`, `offset_max_px`: mean, 95th percentile and maximum of |offset|, the length of
       the vector (dy, dx), in pixels of the layer's input map.
@@ -181,8 +181,10 @@ def tag_statistics(layers: Mapping[str, Mapping[str, float]]) -> dict[str, float
     tagged, over_layers = {}, {}
     for statistic in dict.fromkeys(statistic for found in layers.values() for statistic in found):
         values = {name: found[statistic] for name, found in layers.items() if statistic in found}
-        summary = max(values.values()) if statistic == "offset_max_px" else sum(values.values()) / len(values)
-        over_layers[f"dcn_{statistic}/mean"] = summary
+        if statistic == "offset_max_px":
+            over_layers[f"dcn_{statistic}/max"] = max(values.values())
+        else:
+            over_layers[f"dcn_{statistic}/mean"] = sum(values.values()) / len(values)
         tagged |= {f"dcn_{statistic}/{name}": value for name, value in values.items()}
     return over_layers | tagged
 

@@ -29,6 +29,7 @@ BINS = 64
 # Tags of version 0.1, as patterns, with the present ones. Each is applied in turn.
 RENAMED_TAGS = {
     r"^val_raw/": "val_no_ema/",
+    r"^dcn/offset_max_px$": "dcn_offset_max_px/max",
     r"^dcn/(.*)$": r"dcn_\1/mean",
     r"^dcn_outside_share_added/": "dcn_outside_frac_vs_regular/",
     r"^dcn_outside_share/": "dcn_outside_frac/",

@@ -208,7 +208,7 @@ def test_tags():
     }
     assert tag_statistics(layers) == {
         "dcn_offset_mean_px/mean": 1.5,
-        "dcn_offset_max_px/mean": 9,
+        "dcn_offset_max_px/max": 9,
         "dcn_mask_mean/mean": 0.5,
         "dcn_offset_mean_px/layer3.0.conv2": 1,
         "dcn_offset_mean_px/layer4.1.conv2": 2,
@@ -249,7 +249,7 @@ def test_a_step_is_reported(make_network):
         for statistic, value in (measure_sampling(layer, seen[name]) | measure_gradients(layer)).items():
             assert report.scalars[f"dcn_{statistic}/{name}"] == pytest.approx(value.item()), number
     assert report.scalars["dcn_offset_mean_px/mean"] == pytest.approx(1.625)
-    assert report.scalars["dcn_offset_max_px/mean"] == pytest.approx(3)
+    assert report.scalars["dcn_offset_max_px/max"] == pytest.approx(3)
     assert len(report.scalars) == 3 * 11
     shown = health.histograms(seen)
     assert [*shown] == ["dcn_offset_px/0", "dcn_offset_px/1", "dcn_mask/0", "dcn_mask/1"]
