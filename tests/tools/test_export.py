@@ -127,7 +127,7 @@ def test_masks_are_checked(mask_file):
     _, out = mask_file
     assert "mask_rcnn, exported in" in out
     assert "scores 0.0001, masks 0.001, 1 unmatched detection in 100" in out
-    header, _, *rows = re.search(r"^  picture .*?\n\n", out, re.DOTALL | re.MULTILINE)[0].strip().splitlines()
+    header, _, *rows = re.search(r"^  image .*?\n\n", out, re.DOTALL | re.MULTILINE)[0].strip().splitlines()
     assert header.split()[7] == "masks"
     assert [row.split()[2:4] for row in rows] == [["1", "20"], ["2", "40"]] * 2
     assert all(float(row.split()[7]) < 1e-3 for row in rows)

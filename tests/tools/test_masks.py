@@ -64,7 +64,7 @@ def test_a_checkpoint_has_the_masks_of_its_training(run_tool, run_folder, shapes
         files = ["--config", run_folder / "config.yaml", "--checkpoint", run_folder / "last.pt", "--weights", weights]
         code, out, err = run_tool("eval", *files, "--json", tmp_path / "a.json", "--detections", results)
         assert (code, err) == (0, "")
-        assert "figure  box x100  mask x100  over" in out
+        assert "metric  box x100  mask x100  over" in out
         figures, last = json.loads((tmp_path / "a.json").read_text()), judged(run_folder)
         for name in (*COCO_METRICS, *(f"mask_{name}" for name in COCO_METRICS)):
             assert figures[name] == last[f"{kind}/{name}"], name

@@ -62,7 +62,7 @@ def test_it_draws_trains_and_compares(first, folder):
     assert {f"{file.parent.relative_to(folder / 'runs')}" for file in folder.glob("runs/*/*/last.pt")} == runs
     images = [(folder / f"data/deformation_{level}/train/000001.png").read_bytes() for level in (0, 1)]
     assert images[0] != images[1]
-    assert first.out.startswith("4 trainings, 2 at a time")
+    assert first.out.startswith("4 trainings, 2 at the same time")
     written = json.loads((folder / "runs/study.json").read_text())
     assert [*written["deformations"]] == ["0", "1"]
     assert len(written["sentences"]) == 1
@@ -90,7 +90,7 @@ def test_what_is_there_is_kept(first, study, folder, files_of):
     before = files_of(folder / "runs/deformation_0"), files_of(folder / "data")
     code, out, err = study()
     assert (code, err) == (0, "")
-    assert out.startswith("1 trainings, 2 at a time")
+    assert out.startswith("1 trainings, 2 at the same time")
     assert (folder / "runs/deformation_1/plain_seed1/last.pt").is_file()
     assert (files_of(folder / "runs/deformation_0"), files_of(folder / "data")) == before
 
@@ -108,8 +108,8 @@ def test_runs_of_another_study_are_not_taken_for_its_own(first, study, folder, f
     code, out, err = study("train.lr=0.001")
     assert (code, out) == (2, "")
     assert err == (
-        "error: runs/deformation_0/plain_seed1 holds a run of other options than this study's: remove it, or choose "
-        "another folder by --out\n"
+        "error: runs/deformation_0/plain_seed1 holds a run with other options than this study: remove it, or choose "
+        "another folder with --out\n"
     )
     assert files_of(folder) == before
 

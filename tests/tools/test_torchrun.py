@@ -73,7 +73,7 @@ def test_every_image_is_evaluated_once(half_run, run_process, run_tool, tiny_con
     # five images, one by one, for two processes: it does not come out even
     code, out, err = run_process(*TWO, EVAL, *options, *files, cwd=tmp_path)
     assert code == 0, err
-    assert out.count("figure  x100") == 1
+    assert out.count("metric  x100") == 1
     files = ["--json", tmp_path / "one.json", "--detections", tmp_path / "one.detections.json"]
     assert run_tool("eval", *options, *files).code == 0
     for kind in ("json", "detections.json"):

@@ -113,7 +113,7 @@ def test_two_processes_start_as_one(dcn_run, run_process, run_tool, tiny_config,
     code, out, err = run_tool("train", *common, "--run-dir", tmp_path / "one")
     assert (code, err) == (0, "")
     assert re.search(r"^  new classes +1  wedge$", out, re.MULTILINE)
-    assert re.search(r"^  classes of the file left out +1  cross$", out, re.MULTILINE)
+    assert re.search(r"^  classes of the file not used +1  cross$", out, re.MULTILINE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN]
     result = run_process(*launcher, *common, "--run-dir", tmp_path / "two", "train.batch_size=1", cwd=tmp_path)
     assert result.code == 0, result.err

@@ -62,7 +62,7 @@ def loaded(exported):
 
 def are_near(difference, images: int) -> bool:
     """Whether all is as near as `is_small` wants, but for two detections an image that rounding may decide."""
-    return difference._replace(alone=0).is_small and difference.unmatched <= 2 * images
+    return difference._replace(unmatched=0).is_small and difference.unmatched <= 2 * images
 
 
 @pytest.mark.slow
