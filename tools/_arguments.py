@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from models.options import REMOVAL
@@ -123,6 +123,17 @@ def add_num_images(parser: argparse.ArgumentParser, default: int, what: str) -> 
     )
 
 
+def add_bootstrap_samples(parser: argparse.ArgumentParser) -> None:
+    """Add `--bootstrap-samples`; fewer do not show the ends of a 95 % interval."""
+    parser.add_argument(
+        "--bootstrap-samples",
+        type=at_least(100),
+        metavar="N",
+        default=1000,
+        help="bootstrap samples of the val images, at least 100 (default: %(default)s)",
+    )
+
+
 def add_score_threshold(parser: argparse.ArgumentParser, default: float) -> None:
     """Add `--score-threshold`."""
     parser.add_argument(
@@ -134,18 +145,18 @@ def add_score_threshold(parser: argparse.ArgumentParser, default: float) -> None
     )
 
 
-def positive(text: str) -> int:
-    """Read an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return a function that reads an integer of at least `minimum`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {minimum}, got {text!r}")
+        return int(text)
+
+    return read
 
 
-def not_negative(text: str) -> int:
-    """Read an integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
-    return int(text)
+positive, not_negative = at_least(1), at_least(0)
 
 
 def fraction(text: str) -> float:

@@ -7,7 +7,15 @@ from pathlib import Path
 import _clone
 
 # isort: split
-from _arguments import add_device, add_json, current_spellings, make_parser, not_negative, split_overrides
+from _arguments import (
+    add_bootstrap_samples,
+    add_device,
+    add_json,
+    current_spellings,
+    make_parser,
+    not_negative,
+    split_overrides,
+)
 
 from data.files import write_json, write_text
 from engine.comparison import (
@@ -39,13 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; key=value sets a config value of all runs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained HTML report to this file")
     add_json(parser, "all results")
-    parser.add_argument(
-        "--bootstrap-samples",
-        type=not_negative,
-        default=1000,
-        metavar="N",
-        help="bootstrap samples of the val images, at least 100 (default: %(default)s)",
-    )
+    add_bootstrap_samples(parser)
     parser.add_argument(
         "--seed", type=not_negative, default=0, metavar="N", help="seed of the bootstrap (default: %(default)s)"
     )
@@ -69,8 +71,6 @@ def parse_arguments() -> argparse.Namespace:
     args.runs = [Path(run) for run in runs]
     if not args.runs:
         parser.error("give at least one RUN; a folder whose name has the form key=value needs a path, as ./a=b")
-    if args.bootstrap_samples < 100:
-        parser.error(f"--bootstrap-samples must be at least 100, got {args.bootstrap_samples}")
     for file in filter(None, (args.html, args.json)):
         existing = next(folder for folder in file.absolute().parents if folder.exists())
         if file.is_dir() or not existing.is_dir():

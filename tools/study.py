@@ -14,7 +14,7 @@ import _clone
 
 # isort: split
 import torch
-from _arguments import add_out, add_overrides, current_spellings, make_parser, positive
+from _arguments import add_bootstrap_samples, add_out, add_overrides, current_spellings, make_parser, positive
 
 from data.files import write_json, write_text
 from data.synthetic import write_shapes
@@ -115,13 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-images", type=positive, metavar="N", help=f"training images (default: {sizes})")
     sizes = " or ".join(f"{size.val} for {name}" for name, size in SIZES.items())
     parser.add_argument("--val-images", type=positive, metavar="N", help=f"validation images (default: {sizes})")
-    parser.add_argument(
-        "--bootstrap-samples",
-        type=positive,
-        default=1000,
-        metavar="N",
-        help="bootstrap samples of the val images (default: %(default)s)",
-    )
+    add_bootstrap_samples(parser)
     add_overrides(parser, "train.max_steps=20, for all runs")
     args = parser.parse_intermixed_args(current_spellings("study"))
     for option in ("seeds", "networks"):

@@ -166,7 +166,10 @@ def unfinished(plain_run, tmp_path):
         (lambda plain_run, tmp_path: "data.val.images=gone", "image folder gone does not exist"),
         (lambda plain_run, tmp_path: "data.val.image=gone", "did you mean 'data.val.images'?"),
         (lambda plain_run, tmp_path: "--device=no", "device 'no' is not available"),
-        (lambda plain_run, tmp_path: "--bootstrap-samples=99", "--bootstrap-samples must be at least 100"),
+        (
+            lambda plain_run, tmp_path: "--bootstrap-samples=99",
+            "--bootstrap-samples: must be an integer of at least 100, got '99'",
+        ),
         (
             lambda plain_run, tmp_path: f"--html={tmp_path}",
             "--html and --json must be files that can be written, got /",

@@ -22,6 +22,9 @@ FAST = [
 ]
 
 
+SMALL = ["--out", "runs", "--data", "data", "--train-images", 4, "--val-images", 3]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("study")
@@ -30,21 +33,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(run_tool, folder):
     """A study of two networks, one seed and two deformations."""
-    options = [
-        "--out",
-        "runs",
-        "--data",
-        "data",
-        "--train-images",
-        4,
-        "--val-images",
-        3,
-        "--seeds",
-        1,
-        "--deformations",
-        1,
-        0,
-    ]
+    options = [*SMALL, "--seeds", 1, "--deformations", 1, 0]
     options += ["--networks", "plain", "dcnv2_234", "--jobs", 2, "--bootstrap-samples", 100]
     return lambda *more: run_tool("study", *options, *FAST, *more, cwd=folder)
 
@@ -124,20 +113,7 @@ def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder)
 
 
 def test_a_training_that_fails_is_reported(run_tool, tmp_path):
-    options = [
-        "--out",
-        "runs",
-        "--data",
-        "data",
-        "--train-images",
-        4,
-        "--val-images",
-        3,
-        "--deformations",
-        0,
-        "--seeds",
-        0,
-    ]
+    options = [*SMALL, "--seeds", 0, "--deformations", 0]
     code, _, err = run_tool("study", *options, "--jobs", 1, "train.optimizer=adam", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: the training in runs/deformation_0/plain_seed0 ended with exit code 2:\n")
@@ -149,7 +125,8 @@ def test_a_training_that_fails_is_reported(run_tool, tmp_path):
     [
         (["--networks", "dcnv3"], "invalid choice: 'dcnv3'"),
         (["--seeds", "x"], "invalid int value: 'x'"),
-        (["--jobs", 0], "must be an integer of at least 1"),
+        (["--jobs", 0], "--jobs: must be an integer of at least 1, got '0'"),
+        (["--bootstrap-samples", 99], "--bootstrap-samples: must be an integer of at least 100, got '99'"),
         (["--seeds", 0, 0], "--seeds must differ, got [0, 0]"),
         (["train.epochs"], "expected key=value"),
     ],
