@@ -125,8 +125,12 @@ def test_a_training_that_fails_is_reported(run_tool, tmp_path):
     [
         (["--networks", "dcnv3"], "invalid choice: 'dcnv3'"),
         (["--seeds", "x"], "invalid int value: 'x'"),
-        (["--jobs", 0], "--jobs: must be an integer of at least 1, got '0'"),
-        (["--bootstrap-samples", 99], "--bootstrap-samples: must be an integer of at least 100, got '99'"),
+        # with a second error, so that a missing check does not start the whole study
+        (["--jobs", 0, "--seeds", 0, 0], "--jobs: must be an integer of at least 1, got '0'"),
+        (
+            ["--bootstrap-samples", 99, "--seeds", 0, 0],
+            "--bootstrap-samples: must be an integer of at least 100, got '99'",
+        ),
         (["--seeds", 0, 0], "--seeds must differ, got [0, 0]"),
         (["train.epochs"], "expected key=value"),
     ],
