@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from .paths import resolved
+
 # Largest side and coordinate in pixels. COCO's evaluation ignores larger areas, and float32 would lose small boxes.
 MAX_PX = 1e5
 _MAX_NAMED = 3
@@ -80,7 +82,7 @@ def read_instances(image_dir: Path, path: Path, download_hint: str | None = None
 def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], download_hint: str | None) -> None:
     if not exists(path):
         hint = f"; to get it: {download_hint}" if download_hint else ""
-        raise DatasetError(f"{what} {path} does not exist (resolved: {path.resolve()}){hint}")
+        raise DatasetError(f"{what} {path} does not exist (resolved: {resolved(path)}){hint}")
 
 
 def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:

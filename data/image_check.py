@@ -6,6 +6,7 @@ from typing import Any
 
 from .coco_file import Problem, declared_size
 from .images import ImageError, check_image
+from .paths import resolved
 
 CHECK_POLICIES = ("first_time", "always", "never")
 
@@ -17,7 +18,7 @@ def check_stamp(sha256: str, images: Sequence[dict[str, Any]], image_dir: Path) 
     removing and renaming files changes this time; writing into an existing file does not.
     """
     folders = {image_dir / parent for parent in {Path(entry["file_name"]).parent for entry in images}}
-    times = {str(folder.resolve()): folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()}
+    times = {str(resolved(folder)): folder.stat().st_mtime_ns for folder in sorted(folders) if folder.is_dir()}
     return {"annotations": sha256, "folders": times}
 
 

@@ -129,7 +129,7 @@ def _read(path: Path) -> Any:
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist (resolved: {path.resolve()})") from None
+        raise CheckpointError(f"checkpoint {path} does not exist (resolved: {path.absolute()})") from None
     except Exception as error:
         # torch.load raises a dozen exception types; its messages continue with advice on running unsafe files
         reason = getattr(error, "strerror", None) or re.split(r"\.\s|\n", str(error))[0] or type(error).__name__

@@ -65,7 +65,7 @@ def _may_be_new(key: str) -> bool:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"weights file {path} does not exist (resolved: {path.resolve()})")
+        raise ValueError(f"weights file {path} does not exist (resolved: {path.absolute()})")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data.files import atomic_path
 from data.media_files import MediaFile
+from data.paths import resolved
 from data.video import video_comment
 from engine.display import log
 from engine.evaluation import coco_results
@@ -91,9 +92,9 @@ def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Pa
         suffixes = WRITTEN[source.is_video]
         known = source.path.suffix.lower() in suffixes
         files[source] = folder / (source.name if known else source.name + suffixes[0])
-    inputs = {source.path.resolve() for source in sources}
+    inputs = {resolved(source.path) for source in sources}
     for source, file in files.items():
-        if file.resolve() in inputs:
+        if resolved(file) in inputs:
             raise ValueError(f"the result must not overwrite the input {file}: choose another --out")
         if file.exists() and not (_is_our_video if source.is_video else _is_our_image)(file):
             raise ValueError(f"{file} exists and is not an earlier result of this tool: choose another --out")

@@ -13,6 +13,7 @@ import _clone
 from _arguments import add_out, current_spellings, make_parser
 
 from data import download
+from data.paths import resolved
 from engine.display import Progress, format_table, log, start_logging
 
 EPILOG = """examples:
@@ -81,7 +82,7 @@ def show_plan(archives: Mapping[download.Archive, bool], out: Path) -> None:
         total += rest
         needed += 0 if there else rest + archive.unpacked
     print(format_table(("archive", "GB to download", "GB unpacked", ""), rows))
-    free = shutil.disk_usage(next(folder for folder in (out, *out.resolve().parents) if folder.is_dir())).free
+    free = shutil.disk_usage(next(folder for folder in (out, *resolved(out).parents) if folder.is_dir())).free
     print(f"\n{total / 1e9:.2f} GB to download; needs up to {needed / 1e9:.2f} GB in {out}, ", end="")
     print(f"{free / 1e9:.2f} GB are free", flush=True)
     if free < needed:

@@ -22,6 +22,7 @@ from _arguments import (
 
 from data import load_annotations, read_batches
 from data.files import without_nan, write_json
+from data.paths import resolved
 from engine.building import (
     build_eval_loader,
     build_model,
@@ -185,7 +186,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
 def evaluate_results(results: Path, annotations: Path) -> dict[str, Any]:
     """Evaluate a COCO results file: the boxes, and the masks if the file has any."""
     if not results.is_file():
-        raise ValueError(f"results file {results} does not exist (resolved: {results.resolve()})")
+        raise ValueError(f"results file {results} does not exist (resolved: {resolved(results)})")
     try:
         detections = json.loads(results.read_bytes())
     except ValueError as error:

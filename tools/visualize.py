@@ -30,6 +30,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
 from data.files import atomic_path
+from data.paths import resolved
 from engine.building import check_dcn_backend, read_split
 from engine.devices import pick_device, set_tf32, to_device
 from engine.display import Progress, draw_detections, format_table
@@ -179,14 +180,14 @@ def run_names(run: Path, baseline: Path | None) -> tuple[str, str | None]:
 
 def run_name(path: Path) -> str:
     """Name a run by its folder."""
-    path = path.resolve()
+    path = resolved(path)
     return path.name if path.is_dir() else f"{path.parent.name}/{path.name}"
 
 
 def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress: Progress) -> list[Subject]:
     """Read the wanted images, or the first ones of the val split that have boxes; read the split only if needed."""
     folder = Path(trained.config.data.val.images)
-    loose = [Path(text).is_file() and not Path(text).resolve().is_relative_to(folder.resolve()) for text in wanted]
+    loose = [Path(text).is_file() and not resolved(text).is_relative_to(resolved(folder)) for text in wanted]
     subjects = []
     if wanted and all(loose):
         subjects = [read_file(Path(text)) for text in wanted]
@@ -216,9 +217,8 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
 def find_entry(split: CocoAnnotations, text: str) -> int:
     """Find an image of a split by its id or file name."""
     for index, entry in enumerate(split.raw["images"]):
-        if (
-            text in (str(entry["id"]), entry["file_name"])
-            or Path(text).resolve() == (split.image_dir / entry["file_name"]).resolve()
+        if text in (str(entry["id"]), entry["file_name"]) or resolved(text) == resolved(
+            split.image_dir / entry["file_name"]
         ):
             return index
     hint = "; write key=value before --images" if is_override(text) else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from data.paths import resolved
 from models import DETECTORS
 from models.options import Affects
 
@@ -100,7 +101,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     file = folder / METRICS_FILE
     if not file.is_file():
         raise ValueError(
-            f"{file} does not exist (resolved: {file.resolve()}): a run folder must contain it and {path.name}"
+            f"{file} does not exist (resolved: {resolved(file)}): a run folder must contain it and {path.name}"
         )
     records = read_metrics(file)
     if state["metrics"] is None or not any("time/step_s" in line for line in records):
@@ -209,7 +210,7 @@ def _name(group: list[Run]) -> str:
         return _last_name(group[0].folder)
     stems = {_without_seed(_last_name(run.folder), run.seed) for run in group}
     if stems == {""}:  # runs/plain/seed0 and runs/plain/seed1
-        stems = {_last_name(run.folder.resolve().parent) for run in group}
+        stems = {_last_name(resolved(run.folder).parent) for run in group}
     if len(stems) == 1:
         return stems.pop()
     return f"{_last_name(group[0].folder)} and {len(group) - 1} more"
@@ -220,4 +221,4 @@ def _without_seed(name: str, seed: int) -> str:
 
 
 def _last_name(folder: Path) -> str:
-    return folder.name or folder.resolve().name
+    return folder.name or resolved(folder).name

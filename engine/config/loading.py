@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from data.paths import resolved
 from models.options import current_names
 
 from .options import RunConfig
@@ -167,13 +168,13 @@ def find_config(path: str | Path) -> Path:
                 return CONFIG_DIR / name
     known = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
     raise ConfigError(
-        f"config {path} does not exist (resolved: {path.resolve()}); configs/ contains: {', '.join(known)}"
+        f"config {path} does not exist (resolved: {resolved(path)}); configs/ contains: {', '.join(known)}"
         f"{_guess(path.name.removesuffix('.yaml'), [name.removesuffix('.yaml') for name in known])}"
     )
 
 
 def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if file.resolve() in seen:
+    if resolved(file) in seen:
         raise ConfigError(f"{file}: the `base` files form a cycle")
     # training wrote the config of a run folder, so a warning about old names would not help
     is_of_run = file.name == "config.yaml" and (file.parent / "metrics.jsonl").is_file()
@@ -188,7 +189,7 @@ def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         parent = sibling if sibling.is_file() else find_config(base)
     except ConfigError as error:
         raise ConfigError(f"{file}: `base`: {error}") from None
-    return _merge(_read_with_bases(parent, (*seen, file.resolve())), values)
+    return _merge(_read_with_bases(parent, (*seen, resolved(file))), values)
 
 
 def _read(file: Path) -> dict[str, Any]:

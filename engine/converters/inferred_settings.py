@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
+from data.paths import resolved
+
 from .arithmetic import EPS, INPUT_FORMATS
 from .reading import SourceCheckpoint
 from .source import Source
@@ -80,7 +82,7 @@ def read_classes(file: Path) -> dict[int, str]:
         ValueError: if the file does not exist or contains no classes.
     """
     if not file.is_file():
-        raise ValueError(f"class file {file} does not exist (resolved: {file.resolve()})")
+        raise ValueError(f"class file {file} does not exist (resolved: {resolved(file)})")
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix != ".json":

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.paths import resolved
+
 from .pickles import ALLOWED_IN_TORCH, PickleError, plain, read_pickle
 
 PICKLES = (".pkl", ".pdparams")
@@ -41,7 +43,7 @@ def read_source_checkpoint(path: Path) -> SourceCheckpoint:
         ValueError: if the file does not exist, contains no tensors, or contains more than data.
     """
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist (resolved: {path.resolve()})")
+        raise ValueError(f"checkpoint {path} does not exist (resolved: {resolved(path)})")
     if path.suffix in PICKLES:
         try:
             content = read_pickle(path)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from data.files import atomic_path
+from data.paths import resolved
 from models.checkpoint import FORMAT, CheckpointError, load_checkpoint
 
 from .folder import LAST, step_file, step_files
@@ -84,7 +85,7 @@ class Checkpoints:
         self._folder, self._about, self._keep = folder, about, keep
         path, step = newest or (None, 0)
         # step of an intact last.pt
-        self._last_step = step if path and path.resolve() == (folder / LAST).resolve() else None
+        self._last_step = step if path and resolved(path) == resolved(folder / LAST) else None
         self._base: float = step
 
     def save(self, state: dict[str, Any], name: str) -> None:

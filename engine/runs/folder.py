@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data.paths import resolved
 from models.checkpoint import LAST
 
 try:
@@ -55,7 +56,7 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
     if resume not in (None, "auto"):
         checkpoints = [Path(resume)]
         if not checkpoints[0].is_file():
-            raise RunFolderError(f"checkpoint {resume} does not exist (resolved: {checkpoints[0].resolve()})")
+            raise RunFolderError(f"checkpoint {resume} does not exist (resolved: {resolved(checkpoints[0])})")
         default = checkpoints[0].parent
     folder = folder or default
     if folder is None:
@@ -67,7 +68,7 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
     if resume == "auto":
         ordered = [folder / LAST, *step_files(folder).values(), folder / BEST]
         checkpoints = [file for file in ordered if file.is_file()]
-    continues = resume == "auto" or (checkpoints and checkpoints[0].resolve().parent == folder.resolve())
+    continues = resume == "auto" or (checkpoints and resolved(checkpoints[0]).parent == resolved(folder))
     if folder.is_dir() and any(folder.iterdir()) and not continues:
         raise RunFolderError(
             f"run folder {folder} is not empty, and runs are never overwritten: resume the run with --resume auto, "
