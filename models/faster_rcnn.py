@@ -7,9 +7,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import ResNet
 
+from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
-from .fpn import FpnOptions, check_anchor_sizes, level_names, resnet_fpn
-from .options import Affects, Bounds, Fraction, OldName, PositiveFloat, PositiveInt
+from .fpn import FpnOptions, check_anchor_sizes, level_names, map_strides, resnet_fpn
+from .options import Affects, Bounds, Choices, Fraction, OldName, PositiveFloat, PositiveInt
 from .roi_heads import PerImageRoIHeads
 from .roi_pool import roi_pool
 from .transform import DetectorTransform
@@ -24,6 +25,10 @@ class FasterRcnnOptions:
 
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
     """One anchor size in pixels for each pyramid level, including the extra levels."""
+    anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING] = "torchvision"
+    """Position and size of the anchors: exact (exact sizes, a stride of 2**l pixels on level l), as in detectron2,
+    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size). Weights need
+    the anchors that they were trained with."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
@@ -87,8 +92,12 @@ def faster_rcnn(
     )
     rpn = PerImageRPN(
         backbone.out_channels,
-        anchor_sizes=options.anchor_sizes,
-        aspect_ratios=options.aspect_ratios,
+        anchors=make_anchors(
+            options.anchors,
+            [[size] for size in options.anchor_sizes],
+            options.aspect_ratios,
+            map_strides(backbone).values(),
+        ),
         pre_nms_top_n={"training": options.rpn_pre_nms_top_n_train, "testing": options.rpn_pre_nms_top_n_test},
         post_nms_top_n={"training": options.rpn_post_nms_top_n_train, "testing": options.rpn_post_nms_top_n_test},
         batch_size=options.rpn_batch_size_per_image,

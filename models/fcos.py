@@ -11,7 +11,7 @@ from torchvision.models.resnet import ResNet
 
 from dcn import DeformConv2d
 
-from .boxes import Float32Anchors
+from .anchors import Float32Anchors
 from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background

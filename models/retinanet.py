@@ -7,11 +7,11 @@ from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.models.resnet import ResNet
 
-from .boxes import Float32Anchors
+from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
-from .fpn import FpnOptions, check_anchor_sizes, resnet_fpn
+from .fpn import FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
-from .options import Affects, Bounds, Fraction, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Choices, Fraction, PositiveFloat, PositiveInt
 from .transform import DetectorTransform
 
 
@@ -43,8 +43,12 @@ class RetinaNetOptions:
 
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
     """One anchor size in pixels for each pyramid level, including the extra levels."""
+    anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING] = "torchvision"
+    """Position and size of the anchors: exact (exact sizes, a stride of 2**l pixels on level l), as in detectron2,
+    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size). Weights need
+    the anchors that they were trained with."""
     scales_per_octave: Annotated[PositiveInt, Affects.NETWORK] = 3
-    """Anchor scales n per level: the level's size times 2**(0/n), 2**(1/n), ..., in whole pixels."""
+    """Anchor scales n per level: the level's size times 2**(0/n), 2**(1/n), ..."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
@@ -92,9 +96,11 @@ def retinanet(
     detector = PerImageRetinaNet(
         backbone,
         num_classes + 1,
-        anchor_generator=Float32Anchors(
-            tuple(tuple(int(size * scale) for scale in scales) for size in options.anchor_sizes),
-            (tuple(options.aspect_ratios),) * len(options.anchor_sizes),
+        anchor_generator=make_anchors(
+            options.anchors,
+            [[size * scale for scale in scales] for size in options.anchor_sizes],
+            options.aspect_ratios,
+            map_strides(backbone).values(),
         ),
         fg_iou_thresh=options.positive_iou,
         bg_iou_thresh=options.negative_iou,

@@ -9,12 +9,11 @@ parts are padded to the same size and batch norm is frozen or absent. docs/conce
 effect of different padding.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from .boxes import Float32Anchors, Float32BoxCoder
+from .boxes import Float32BoxCoder
 from .sampling import ImageSampler, all_labelled
 
 # In the lower 32 bits, because a CPU generator uses only these of a seed.
@@ -29,8 +28,7 @@ class PerImageRPN(RegionProposalNetwork):
 
     Args:
         channels: Number of channels of the pyramid.
-        anchor_sizes: Anchor size of each level in pixels.
-        aspect_ratios: Aspect ratios of the anchors, height over width, on every level.
+        anchors: Anchor generator, with the same number of anchors per location on every level.
         pre_nms_top_n: Maximum number of proposals per level before NMS, in "training" and "testing".
         post_nms_top_n: Maximum number of proposals per image after NMS, in "training" and "testing".
         batch_size: Number of sampled anchors per image in training.
@@ -40,13 +38,11 @@ class PerImageRPN(RegionProposalNetwork):
         self,
         channels: int,
         *,
-        anchor_sizes: Sequence[int],
-        aspect_ratios: Sequence[float],
+        anchors: AnchorGenerator,
         pre_nms_top_n: dict[str, int],
         post_nms_top_n: dict[str, int],
         batch_size: int,
     ) -> None:
-        anchors = Float32Anchors(tuple((size,) for size in anchor_sizes), (tuple(aspect_ratios),) * len(anchor_sizes))
         super().__init__(
             anchors,
             RPNHead(channels, anchors.num_anchors_per_location()[0]),

@@ -216,8 +216,9 @@ def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Sour
         "model.backbone.weights": None,
         "model.backbone.stride_in_1x1": infer_stride_in_1x1(checkpoint, input_format),
     }
-    if hasattr(getattr(model, model.detector, None), "roi_aligned"):
-        values[f"model.{model.detector}.roi_aligned"] = source.roi_aligned
+    options = getattr(model, model.detector, None)
+    needed = {"roi_aligned": source.roi_aligned, "anchors": source.anchors}
+    values |= {f"model.{model.detector}.{key}": value for key, value in needed.items() if hasattr(options, key)}
     given = {override.partition("=")[0] for override in args.overrides}
     forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in given]
     return with_overrides(config.model_dump(mode="json"), forced, str(args.config))

@@ -79,7 +79,6 @@ DETECTRON2 = Source(
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
         (".*", "resizing: detectron2 uses Pillow with antialiasing, this project PyTorch without antialiasing"),
     ],
 )

@@ -71,7 +71,6 @@ MMDETECTION = Source(
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
         ("retinanet", "P7: mmdetection computes it from P6, torchvision from ReLU(P6)"),
         ("cascade.*", "scores: mmdetection averages the logits of the stages, this project their probabilities"),
         (".*", "resizing: mmdetection uses OpenCV, this project PyTorch, both bilinear"),

@@ -115,7 +115,6 @@ PADDLE = Source(
         ),
     ],
     remaining_differences=[
-        (r"(?!fcos).*", "anchors: this project rounds them to whole pixels, up to 3 % of the smallest anchors"),
         (".*", "resizing: PaddleDetection uses OpenCV, this project PyTorch, both bilinear"),
     ],
 )

@@ -69,6 +69,7 @@ class Source(NamedTuple):
         size_major: whether anchors of a location are ordered by size, then by ratio; torchvision orders by ratio first.
         linear_transposed: whether linear layers have weights of shape (inputs, outputs).
         roi_aligned: whether RoIAlign shifts by half a pixel.
+        anchors: kind of its anchors, a key of `models.anchors.ANCHORS`.
         input: default input format, a key of `arithmetic.INPUT_FORMATS`.
         cascade_factors: standard deviations of (dx, dy, dw, dh) by cascade stage, times the weights of this project.
         unsupported: (pattern, reason, whether the backbone is affected too) of names that cannot be converted.
@@ -85,6 +86,7 @@ class Source(NamedTuple):
     size_major: bool = False
     linear_transposed: bool = False
     roi_aligned: bool = True
+    anchors: str = "exact"
     input: str = "rgb_std"
     cascade_factors: Mapping[int, tuple[float, ...]] = MappingProxyType({})
     unsupported: Sequence[tuple[str, str, bool]] = ()

@@ -38,6 +38,7 @@ TORCHVISION = Source(
     mask_scale=None,
     background_first=True,
     roi_aligned=False,
+    anchors="torchvision",
     remaining_differences=[
         (".*", "classes: the ids that COCO does not use are removed; a trained network gives them no probability")
     ],

@@ -28,6 +28,7 @@ from engine.distributed.processes import DistributedContext
 from engine.insight.figures import dcn_figures
 from engine.training.metrics_logger import NullLogger
 from models import DETECTORS, resnet
+from models.anchors import ExactAnchors
 from models.roi_pool import AlignedRoIPool
 
 
@@ -85,13 +86,16 @@ def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
     own = {"mask": "mask_head_channels: 12", "cascade": "stage_loss_weights: [3, 2, 1]"}
     options = [
         "anchor_sizes: [8, 16, 24]",
+        "anchors: exact",
         "roi_aligned: true",
         "box_batch_size_per_image: 23",
         "detections_per_image: 11",
     ]
     options += [option for part, option in own.items() if part in detector]
     overrides = [f"model.detector={detector}", f"model.{detector}={{{', '.join(options)}}}"]
-    heads = model_of(tiny_config, *overrides)[0].roi_heads
+    model, _ = model_of(tiny_config, *overrides)
+    heads, anchors = model.roi_heads, model.rpn.anchor_generator
+    assert (type(anchors), anchors.strides) == (ExactAnchors, [4, 8, 16])
     assert isinstance(heads.box_roi_pool, AlignedRoIPool)
     assert (heads.sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
     assert heads.has_mask() == ("mask" in detector)

@@ -64,6 +64,7 @@ RANGES = [  # key, invalid values, valid values
     ("model.faster_rcnn.score_threshold", [1.01], [0, 1.0]),
     ("model.mask_rcnn.mask_head_channels", [0, 1.5], [1]),
     ("model.cascade_rcnn.stage_loss_weights", [[1, 1], [1, 1, 0], [1] * 4], [[1, 1, 1]]),
+    ("model.cascade_mask_rcnn.anchors", [None, True], ["exact", "torchvision"]),
     ("model.cascade_mask_rcnn.roi_aligned", [0, None], [True]),
     ("model.retinanet.scales_per_octave", [0, 1.5], [1]),
     ("model.retinanet.positive_iou", [1.5, -0.1], [0.6]),

@@ -46,12 +46,12 @@ def _one_stage(detector: str, channels: int, **options) -> nn.Module:
 
 MAKERS = {
     "faster_rcnn": lambda **options: _two_stage("faster_rcnn", [2, 3], **options),
-    "cascade_rcnn": lambda **options: _two_stage("cascade_rcnn", [3], roi_aligned=True, **options),
+    "cascade_rcnn": lambda **options: _two_stage("cascade_rcnn", [3], roi_aligned=True, anchors="exact", **options),
     "mask_rcnn": lambda **options: _two_stage("mask_rcnn", [2, 3], mask_head_channels=8, **options),
     "cascade_mask_rcnn": lambda **options: _two_stage(
         "cascade_mask_rcnn", [3], mask_head_channels=8, roi_aligned=True, **options
     ),
-    "retinanet": lambda: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2),
+    "retinanet": lambda **options: _one_stage("retinanet", 16, anchor_sizes=SIZES[:2], scales_per_octave=2, **options),
     "fcos": lambda: _one_stage("fcos", 64, num_dcn_convs=2),
 }
 # the layers that decide, and how far their weights are spread

@@ -15,6 +15,7 @@ from models import DETECTORS
 
 CASES = [(name, {}) for name, spec in DETECTORS.items() if spec.export]
 CASES += [(name, {"dcn_v2_stages": ()}) for name in ("mask_rcnn", "cascade_mask_rcnn")]
+CASES += [("retinanet", {"anchors": "exact"})]
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def images(pictures):
     return [picture.double() for picture in pictures]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else len(value))
+@pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=lambda value: value if isinstance(value, str) else "-".join(value) or "default"
+)
 def test_detects_what_the_detector_detects(name, options, make, images):
     model, graph = make(name, **options)
     counts = []
