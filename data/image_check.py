@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from .coco_file import Problem, declared_size
-from .images import ImageError, check_image
+from .image_files import ImageError, MissingImageError
+from .images import check_image
 from .paths import resolved
 
 CHECK_POLICIES = ("first_time", "always", "never")
@@ -33,11 +34,10 @@ def image_problems(
     for entry in progress(images):
         file = image_dir / entry["file_name"]
         try:
-            if file.is_file():
-                check_image(file, declared_size(entry))
-            else:
-                missing.append(entry["file_name"])
-        except (ImageError, OSError) as error:
+            check_image(file, declared_size(entry))
+        except MissingImageError:
+            missing.append(entry["file_name"])
+        except ImageError as error:
             broken.append(str(error))
     if missing:
         hint = f"; to get it: {download_hint}" if download_hint else ""

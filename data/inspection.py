@@ -14,6 +14,7 @@ from .annotations import CocoAnnotations
 from .arrays import to_arrays
 from .coco_file import Problem, category_names, declared_size, fill_in, read_instances, structure_problems
 from .image_check import image_problems
+from .image_files import open_regular
 from .objects import TrainingAnnotation, training_annotations, with_boxes, with_masks
 from .segmentation import to_rle
 
@@ -164,7 +165,7 @@ def find_copies(files: Iterable[Path], progress: Callable[[Iterable], Iterable] 
     by_digest: dict[tuple[int, str], list[Path]] = {}
     for length, group in progress([item for item in by_length.items() if len(item[1]) > 1]):
         for file in group:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 by_digest.setdefault((length, hashlib.file_digest(stream, "sha256").hexdigest()), []).append(file)
     return [group for group in by_digest.values() if len(group) > 1]
 

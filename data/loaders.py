@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import ImageError
+from .image_files import ImageError
 from .steps import Batch, MicroBatch, StepSampler
 from .workers import loader_settings
 

@@ -1,6 +1,5 @@
 """`Predictor`: a trained detector that accepts images of any kind."""
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .checkpoint import LAST, load_checkpoint, restore_detector
 from .detectors import DETECTORS
+from .image_files import naming_errors, open_image, to_rgb, upright
 from .options import read_options
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -173,18 +173,10 @@ def image_tensor(image: ImageInput) -> Tensor:
 
 
 def _upright_rgb(image: str | os.PathLike | Image.Image) -> Image.Image:
-    """Return an image as upright RGB, as `data/images.py` does, which is not part of the package."""
-    name = f"image {image if isinstance(image, str | os.PathLike) else getattr(image, 'filename', '')}".strip()
-    try:
-        with contextlib.ExitStack() as files:
-            if not isinstance(image, Image.Image):
-                image = files.enter_context(Image.open(image))
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I") or image.mode == "F":
-                # Pillow clips 16-bit greys at 255 instead of scaling them
-                image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{name} does not exist") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read; it is truncated, corrupt or not an image: {error}") from None
+    """Return an image as upright RGB."""
+    if not isinstance(image, Image.Image):
+        with open_image(image) as opened:
+            return to_rgb(upright(opened))
+    with naming_errors(f"image {getattr(image, 'filename', '')}".strip()):
+        image.load()  # of a file that is still open
+        return to_rgb(upright(image))

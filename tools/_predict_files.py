@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data.files import atomic_path
+from data.image_files import ImageError, open_image
 from data.media_files import MediaFile
 from data.paths import resolved
 from data.video import video_comment
@@ -129,9 +130,9 @@ def check_json(file: Path) -> None:
 
 def _is_our_image(file: Path) -> bool:
     try:
-        with Image.open(file) as earlier:
+        with open_image(file) as earlier:
             return earlier.getexif().get(ExifTags.Base.Software) == SOFTWARE
-    except OSError:
+    except ImageError:
         return False
 
 

@@ -23,13 +23,14 @@ from _arguments import (
     make_parser,
     positive,
 )
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 from torch import Tensor, nn
 from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
 from data.files import atomic_path
+from data.image_files import ImageError, open_image
 from data.paths import resolved
 from engine.building import check_dcn_backend, read_split
 from engine.devices import pick_device, set_tf32, to_device
@@ -280,9 +281,9 @@ def write_figure(file: Path, figure: Tensor, trained: Trained) -> None:
     """Write a PNG with the name of this tool in it; overwrite only a file of this tool."""
     if file.exists():
         try:
-            with Image.open(file) as earlier:
+            with open_image(file) as earlier:
                 is_ours = earlier.info.get("Software") == SOFTWARE
-        except OSError:
+        except ImageError:
             is_ours = False
         if not is_ours:
             raise ValueError(f"{file} exists and is not a file of this tool: choose another --out")

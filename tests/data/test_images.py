@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from data import images
-from data.images import ImageError, check_image, read_image
+from data.image_files import ImageError
+from data.images import check_image, read_image
 
 BOTH = pytest.mark.parametrize("look", [read_image, check_image])
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -223,7 +224,7 @@ def test_a_large_image_within_the_bound_is_read_without_a_warning(tmp_path, look
     path.write_bytes(png_of(13_000, 13_700))  # Pillow warns here by default
     loaded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.size))
-    monkeypatch.setattr(images, "_to_rgb", lambda image: image)
+    monkeypatch.setattr(images, "to_rgb", lambda image: image)
     look(path)
     assert {*loaded} == ({(13_000, 13_700)} if look is read_image else set())
     assert not recwarn.list

@@ -1,0 +1,163 @@
+"""Opening image files of any content, and their conversion to upright RGB.
+
+`models/image_files.py` is a copy of this file: `models` is in the package without `data`.
+"""
+
+import errno
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import BinaryIO
+
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+# Formats that Pillow decodes itself. Other decoders start programs, as for EPS, or open further files.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# Half a GB as RGB; a header with more pixels is damaged or malicious.
+MAX_PIXELS = 178_956_970
+# More than any image of `MAX_PIXELS` pixels needs; some decoders read the whole file into memory.
+MAX_BYTES = 2**31
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+_NOT_READABLE = "cannot be read; it is truncated, corrupt or not an image"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """An image is missing or invalid; the message contains the file name."""
+
+
+class MissingImageError(ImageError):
+    """An image does not exist."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file to read. A named pipe, a device and a socket are errors and never block.
+
+    Raises:
+        OSError: If the file cannot be opened, or is not a regular file.
+    """
+    # without O_NONBLOCK, opening a named pipe waits for a writer
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket cannot be opened
+            raise OSError(error.errno, "it is not a regular file but a socket or a device") from None
+        raise
+    # of the opened file, since another file may have taken its name
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise OSError(errno.EINVAL, f"it is not a regular file but {kind}")
+    return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open an image file and read its header.
+
+    An error that is raised within the context, for example by the decoder, becomes an `ImageError` as well.
+
+    Raises:
+        ImageError: If the file is missing, not a regular file, truncated or not an image of `FORMATS`. Also if it has
+            more than `MAX_BYTES` bytes, or its header more than `MAX_PIXELS` pixels; the image is not decoded then.
+    """
+    name = f"image {path}"
+    with naming_errors(name), open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise ImageError(f"{name} must have at most {MAX_BYTES} bytes, got {os.fstat(file.fileno()).st_size}")
+        # with its name, Pillow would map some files into memory, and a file that shrinks would kill the process
+        with Image.open(file, formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
+            yield image
+
+
+@contextmanager
+def naming_errors(name: str) -> Iterator[None]:
+    """Convert the errors of a file and of Pillow to an `ImageError` with the name of the image."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise MissingImageError(f"{name} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels: {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} {_NOT_READABLE}: its content has none of the formats {', '.join(FORMATS)}") from None
+    except OSError as error:
+        raise ImageError(f"{name} {_NOT_READABLE}: {error.strerror or error}") from None
+    except Exception as error:  # Pillow's decoders raise errors of any type for damaged files
+        raise ImageError(f"{name} {_NOT_READABLE}: {error or type(error).__name__}") from None
+
+
+@cache
+def _formats() -> list[str]:
+    """Return the formats that this Pillow knows; a name that it does not know would be an error."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of files that `open_image` can open, in lower case."""
+    _formats()
+    # MPO is JPEG with further images behind the first
+    return tuple(sorted(end for end, name in Image.registered_extensions().items() if name in (*_formats(), "MPO")))
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image from 1 to 8; 1, as stored, if EXIF has no valid one."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF data may contain anything, and an image is complete without them
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Rotate an image according to its EXIF orientation.
+
+    Other than `ImageOps.exif_transpose`, it does not write the other EXIF data, which may contain invalid entries.
+    """
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow clips 16-bit greys at 255 instead of scaling them
+        image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
+    return image.convert("RGB")
+
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings about details of files that it reads nevertheless, such as invalid metadata."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+# Pillow warns above this bound and raises above twice the bound, also for images embedded in a file. Its default warns
+# about valid images.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# Pillow must raise on truncated files; another library may have switched that off.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+silence_pillow()
