@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from _arguments import (
     add_json,
     add_overrides,
     add_weights,
+    at_least,
     config_values,
     current_spellings,
     make_parser,
@@ -22,11 +25,13 @@ from _arguments import (
 
 from data import load_annotations, read_batches
 from data.files import without_nan, write_json
+from data.objects import with_masks
 from data.paths import resolved
 from engine.building import (
     build_eval_loader,
     build_model,
     check_dcn_backend,
+    describe_limits,
     describe_skipped_check,
     read_split,
 )
@@ -35,14 +40,16 @@ from engine.devices import pick_device, set_tf32
 from engine.display import Progress, counted, format_table, percent
 from engine.distributed import DistributedContext, read_distributed_context
 from engine.evaluation import (
-    COCO_METRICS,
     MASK_PREFIX,
-    METRIC_MEANINGS,
+    MAX_DETECTIONS,
     check_results,
     coco_metrics,
     detect,
     gather_results,
     has_masks,
+    limit_problems,
+    metric_meanings,
+    result_doubts,
 )
 from engine.inference import with_tta
 from engine.runs import load_checkpoint
@@ -79,11 +86,23 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--detections", type=Path, metavar="FILE", help="COCO results to write (default: <checkpoint>.detections.json)"
     )
+    parser.add_argument(
+        "--max-detections",
+        type=at_least(MAX_DETECTIONS),
+        metavar="N",
+        help=f"detections of a class that AP and AR count in an image, at least {MAX_DETECTIONS} (default: "
+        f"eval.max_detections of the config; with --results {MAX_DETECTIONS})",
+    )
     add_json(parser, "all metrics")
     parser.add_argument("--config", metavar="C", help="YAML file, or the name of a file in configs/; with --checkpoint")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint file; with --config")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to evaluate without a model")
     parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotation file; with --results")
+    parser.add_argument(
+        "--ignore-unmasked",
+        action="store_true",
+        help="with --results: evaluate masks although some annotations have none, and ignore these objects",
+    )
     args = parser.parse_intermixed_args(current_spellings("eval"))
     runs, args.overrides = split_overrides([*([args.run] if args.run else []), *args.overrides])
     args.run = runs[0] if runs else None
@@ -91,6 +110,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"expected one RUN and key=value, got {' and '.join(runs)}")
     if args.batch_size:
         args.overrides.append(f"train.batch_size={args.batch_size}")
+    if args.max_detections and not args.results:
+        args.overrides.append(f"eval.max_detections={args.max_detections}")
     args.overrides = config_values(args)
     given = [bool(args.run), bool(args.config), bool(args.checkpoint), bool(args.results), bool(args.annotations)]
     if given not in ([True, *[False] * 4], [False, True, True, False, False], [*[False] * 3, True, True]):
@@ -106,7 +127,7 @@ def main() -> None:
     args = parse_arguments()
     distributed = read_distributed_context()
     with distributed.process_group():
-        figures = evaluate_results(args.results, args.annotations) if args.results else evaluate_run(args, distributed)
+        figures = evaluate_results(args) if args.results else evaluate_run(args, distributed)
     if distributed.is_main:
         show(figures, args.json)
 
@@ -126,9 +147,12 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     """Print the metrics of boxes and masks, and write them to a file."""
     kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
     rows = [
-        (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), METRIC_MEANINGS[name]) for name in COCO_METRICS
+        (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), meaning)
+        for name, meaning in metric_meanings(figures).items()
     ]
     print(format_table(("metric", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
+    if "max_detections" in figures:
+        print(f"\nAP, ARs, ARm and ARl count up to {figures['max_detections']} detections of a class per image")
     print()
     rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
     print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
@@ -178,31 +202,43 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         print(f"detections: {detections} ({len(gathered)})\n")
         if split.dropped_masks:
             print(f"skipped: {counted(split.dropped_masks, 'annotation')} without a readable mask\n")
-        return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks)
+        warn(f"{split.path}: {problem}" for problem in describe_limits(config, split))
+        most = config.eval.max_detections
+        return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks, max_detections=most)
 
     return distributed.run_on_main_and_broadcast(evaluate)
 
 
-def evaluate_results(results: Path, annotations: Path) -> dict[str, Any]:
+def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a COCO results file: the boxes, and the masks if the file has any."""
-    if not results.is_file():
-        raise ValueError(f"results file {results} does not exist (resolved: {resolved(results)})")
+    most = args.max_detections or MAX_DETECTIONS
+    source = f"results file {args.results}"
+    if not args.results.is_file():
+        raise ValueError(f"{source} does not exist (resolved: {resolved(args.results)})")
     try:
-        detections = json.loads(results.read_bytes())
+        content = json.loads(args.results.read_bytes())
     except ValueError as error:
-        raise ValueError(f"results file {results} is not valid JSON: {error}") from None
-    masks = isinstance(detections, list) and has_masks(detections)
-    split = load_annotations(
-        annotations.parent,
-        annotations,
-        invalid_boxes="clip",
-        invalid_masks="raise" if masks else None,
-        check_images="never",
-    )
-    check_results(split.raw, detections)
+        raise ValueError(f"{source} is not valid JSON: {error}") from None
+    split = load_annotations(args.annotations.parent, args.annotations, invalid_boxes="clip", check_images="never")
+    detections = check_results(split.raw, content, source)
+    masks = has_masks(detections)
+    unmasked = with_masks(split.raw)[1] if masks else None
+    if unmasked and unmasked.found:
+        masks = args.ignore_unmasked
+        how = "the metrics of masks ignore them" if masks else "only boxes are evaluated"
+        hint = "" if masks else "; --ignore-unmasked evaluates the masks of the other objects"
+        warn([f"annotation file {args.annotations}: {how}{hint}; {unmasked._replace(hint='')}"])
     images = counted(len(split.arrays), "image")
-    print(f"{counted(len(detections), 'detection')} of {results} on {images} of {annotations}\n")
-    return coco_metrics(split.raw, detections)
+    print(f"{counted(len(detections), 'detection')} of {args.results} on {images} of {args.annotations}\n")
+    warn(f"{args.annotations}: {problem}" for problem in limit_problems(split.raw, most, option="--max-detections"))
+    warn(f"{source}: {doubt}" for doubt in result_doubts(split.raw, detections, most))
+    return coco_metrics(split.raw, detections, masks=masks, ignore_unmasked=args.ignore_unmasked, max_detections=most)
+
+
+def warn(messages: Iterable[str]) -> None:
+    """Print warnings."""
+    for message in messages:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from models import build_resize
 from ..config import DataConfig, RunConfig
 from ..display import Progress
 from ..distributed import SINGLE_PROCESS, DistributedContext
+from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
 
 Track = Callable[[Iterable], Iterable]
@@ -103,6 +104,17 @@ def describe_skipped_check(data: DataConfig, splits: Mapping[str, CocoAnnotation
     skipped = [name for name, split in splits.items() if split.check_skipped]
     why = "no file was added or removed since the last check (data.check_images: first_time)"
     return f"images of {' and '.join(skipped)} are not checked again: {why}" if skipped else None
+
+
+def describe_limits(config: RunConfig, val: CocoAnnotations) -> list[str]:
+    """Describe the objects of the val split that are more than evaluation or the detector counts in an image."""
+    name = f"model.{config.model.detector}.detections_per_image"
+    return limit_problems(
+        val.raw,
+        config.eval.max_detections,
+        option="eval.max_detections",
+        per_image=(name, config.model.options.detections_per_image),
+    )
 
 
 def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_images: bool) -> dict[str, CocoAnnotations]:

@@ -15,7 +15,7 @@ from ..evaluation import MASK_PREFIX, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
-from .data import describe_skipped_check
+from .data import describe_limits, describe_skipped_check
 from .training import images_in_step
 
 _NAMED = 3
@@ -61,6 +61,8 @@ def show_start(
                 counted(split.dropped_masks, "annotation"),
                 config.data.invalid_annotations,
             )
+    for problem in describe_limits(config, val):
+        log.warning("%s: %s", val.path, problem)
     log.info("%s in total, %d per epoch", counted(trainer.total_steps, "step"), trainer.epoch_steps)
 
 

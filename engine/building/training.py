@@ -195,6 +195,7 @@ def _evaluator(
             val.category_ids,
             val.raw,
             masks=config.model.spec.has_masks,
+            max_detections=config.eval.max_detections,
             device=device,
             amp=config.train.amp,
             distributed=distributed,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.cocoeval import COCOeval
 from scipy.sparse import csr_array
 
-from ..evaluation import COCO_METRICS, class_keys, match_results
+from ..evaluation import COCO_METRICS, MAX_DETECTIONS, class_keys, match_results
 
 Track = Callable[[Iterable], Iterable]
 Floats = NDArray[np.float64]
@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 # IoU thresholds and recalls, bit-identical to pycocotools
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
-# maximum detections per image for all areas; small, medium and large use the last
-DETECTIONS = (1, 10, 100)
+# maximum detections per image of AR1, AR10 and AR100
+DETECTIONS = (1, 10, MAX_DETECTIONS)
 # float64 numbers per block of a computation
 _BLOCK = 2**20
 
@@ -50,10 +50,18 @@ class MatchedImages:
     Attributes:
         image_ids: image ids in ascending order, which is the order of weights.
         class_names: class names of `per_class` in `coco_metrics`.
+        max_detections: number of detections of a class that are counted in an image.
     """
 
-    def __init__(self, image_ids: Sequence[int], class_names: Sequence[str], matches: Sequence[Sequence[_Matches]]):
+    def __init__(
+        self,
+        image_ids: Sequence[int],
+        class_names: Sequence[str],
+        matches: Sequence[Sequence[_Matches]],
+        max_detections: int,
+    ) -> None:
         self.image_ids = tuple(image_ids)
+        self.max_detections = max_detections
         self.class_names = tuple(class_names)
         self._matches = matches  # by class, then by area: all, small, medium, large
 
@@ -122,31 +130,39 @@ class MatchedImages:
         areas = self._matches[index]
         precision = [_average_precision(area, weights) for area in areas]  # (10, samples) each
         recalls = [_recall(areas[0], weights, most) for most in DETECTIONS]
-        recalls += [_recall(area, weights, DETECTIONS[-1]) for area in areas[1:]]
+        recalls += [_recall(area, weights, self.max_detections) for area in areas[1:]]
         whole = [values.mean(0) for values in precision]
         of_iou = [precision[0][np.flatnonzero(np.isclose(IOUS, iou))[0]] for iou in (0.5, 0.75)]
         return dict(zip(COCO_METRICS, [whole[0], *of_iou, *whole[1:], *recalls], strict=True))
 
 
-def match_images(ground_truth: dict[str, Any], results: list[dict[str, Any]], kind: str = "bbox") -> MatchedImages:
+def match_images(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    kind: str = "bbox",
+    *,
+    max_detections: int = MAX_DETECTIONS,
+) -> MatchedImages:
     """Match COCO results with the ground truth.
 
     Args:
         ground_truth: content of a COCO instances file.
         results: COCO results, see `engine.evaluation.detect`.
         kind: "bbox" for boxes, "segm" for masks.
+        max_detections: see `coco_metrics`.
 
     Raises:
         ValueError: see `coco_metrics`.
     """
-    judge = match_results(ground_truth, results, kind)
+    judge = match_results(ground_truth, results, kind, max_detections=max_detections)
     image_ids, category_ids = judge.params.imgIds, judge.params.catIds
     areas, images = len(judge.params.areaRng), len(image_ids)
     matches = [
         [_flatten(judge, (index * areas + area) * images, images) for area in range(areas)]
         for index in range(len(category_ids))
     ]
-    return MatchedImages([int(i) for i in image_ids], class_keys(ground_truth, category_ids), matches)
+    names = class_keys(ground_truth, category_ids)
+    return MatchedImages([int(i) for i in image_ids], names, matches, max_detections)
 
 
 def bootstrap(

@@ -9,15 +9,16 @@ import torch
 
 from data import CocoAnnotations, CocoDetection, eval_transform
 
+from ..building import describe_limits
 from ..devices import describe, git_revision, pick_device, to_device
-from ..display import Progress
+from ..display import Progress, log
 from .bootstrap import bootstrap
 from .costs import inference_memory, time_inference
 from .detections import Detected, detect_with, load_model, read_val_split, with_masks
 from .differences import Difference, conclusion, difference
 from .flops import count_flops
 from .largest_differences import SCORE_THRESHOLD, find_largest_differences
-from .loaded_runs import Run, group_runs, option_differences, read_run
+from .loaded_runs import Run, check_same_limit, group_runs, option_differences, read_run
 from .result import MASK_METRICS, Comparison, Costs, Group
 
 # IoU thresholds of the precision-recall curves
@@ -56,7 +57,11 @@ def compare_runs(
     runs = [run for group in grouped.values() for run in group]
     # one run with masks is enough to need the masks of the split
     reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
+    check_same_limit(runs)
     split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
+    for run in runs:
+        for problem in describe_limits(run.config, split):
+            log.warning("%s: %s", run.folder, problem)
     pairs = _pairs(grouped)
     shown = {run.folder for pair in pairs.values() for run in pair} if num_images else set()
     detected: dict[Path, Detected] = {}

@@ -15,7 +15,7 @@ from data.files import write_json
 from ..building import build_eval_loader, check_dcn_backend, read_split
 from ..devices import set_tf32
 from ..display import log
-from ..evaluation import MASK_PREFIX, check_results, detect, has_masks
+from ..evaluation import MASK_PREFIX, MAX_DETECTIONS, check_results, detect, has_masks
 from ..inference import restore_model
 from ..runs import LAST
 from ..weights import load_trained
@@ -101,7 +101,7 @@ def detect_with(run: Run, split: CocoAnnotations, *, device: torch.device, track
     batches = track(read_batches(loader), f"detect with {run.folder}", len(loader))
     results = detect(load_model(run).to(device), batches, split.category_ids, device=device, amp=config.train.amp)
     found = _match(results, split, run, detected_now=True)
-    for name, (here, last) in _aps(found, run).items():
+    for name, (here, last) in _aps(found, split, run).items():
         if abs(here - last) > _OTHER_AP:
             log.warning(
                 "%s: %s is %.2f on %s, but was %.2f in the last evaluation of the run (x100)",
@@ -124,13 +124,25 @@ def load_model(run: Run) -> nn.Module:
     return restore_model(trained._replace(config=run.config))
 
 
-def _match(results: list[dict[str, Any]], split: CocoAnnotations, run: Run, *, detected_now: bool) -> Detected:
-    masks = match_images(split.raw, results, "segm") if run.config.model.spec.has_masks else None
-    return Detected(results, match_images(split.raw, results), masks, detected_now)
+def _match(
+    results: list[dict[str, Any]],
+    split: CocoAnnotations,
+    run: Run,
+    *,
+    detected_now: bool,
+    max_detections: int | None = None,
+) -> Detected:
+    most = max_detections or run.config.eval.max_detections
+    kinds = ("bbox", "segm") if run.config.model.spec.has_masks else ("bbox",)
+    boxes, *masks = (match_images(split.raw, results, kind, max_detections=most) for kind in kinds)
+    return Detected(results, boxes, *(masks or [None]), detected_now)
 
 
-def _aps(found: Detected, run: Run) -> dict[str, tuple[float, float]]:
+def _aps(found: Detected, split: CocoAnnotations, run: Run) -> dict[str, tuple[float, float]]:
     """Return box AP and mask AP, each from these detections and from the last evaluation of the run."""
+    logged = run.metrics.get("max_detections", MAX_DETECTIONS)
+    if logged != found.matched.max_detections:  # an override of this comparison
+        found = _match(found.results, split, run, detected_now=found.detected_now, max_detections=logged)
     metrics = found.metrics()
     return {name: (metrics[name], run.metrics[name]) for name in ("AP", f"{MASK_PREFIX}AP") if name in metrics}
 
@@ -141,7 +153,7 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Det
         if file.stat().st_mtime < checkpoint.stat().st_mtime:
             return None
         results = json.loads(file.read_bytes())
-        check_results(split.raw, results)
+        results = check_results(split.raw, results)
     except (OSError, ValueError):
         return None
     if results and has_masks(results) != run.config.model.spec.has_masks:
@@ -149,6 +161,6 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Det
     found = _match(results, split, run, detected_now=False)
     same = [
         math.isclose(here, last, rel_tol=0, abs_tol=_SAME_AP) or (math.isnan(here) and math.isnan(last))
-        for here, last in _aps(found, run).values()
+        for here, last in _aps(found, split, run).values()
     ]
     return found if all(same) else None

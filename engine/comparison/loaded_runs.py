@@ -159,6 +159,16 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return dict(zip(_names([*alike.values()]), alike.values(), strict=True))
 
 
+def check_same_limit(runs: Sequence[Run]) -> None:
+    """Raise `ValueError` unless evaluation counts as many detections of all runs."""
+    limits = {run.config.eval.max_detections: run.folder for run in runs}
+    if len(limits) > 1:
+        found = ", ".join(f"{limit} in {folder}" for limit, folder in limits.items())
+        raise ValueError(
+            f"eval.max_detections must be the same for all runs, got {found}; add eval.max_detections={max(limits)}"
+        )
+
+
 def option_differences(groups: dict[str, list[Run]]) -> dict[str, list[str]]:
     """Return the options that differ between groups, except the seed: JSON values of each group by dotted key.
 

@@ -263,6 +263,14 @@ class TrainConfig(Section):
     also writes them at the end."""
 
 
+class EvalConfig(Section):
+    """Evaluation with COCO metrics, in training, tools/eval.py and tools/compare.py."""
+
+    max_detections: Annotated[int, Field(ge=100, le=100_000), Affects.RESULT] = 100
+    """Number of detections of a class that AP and AR count in an image: those with the highest scores. COCO counts 100;
+    images with more objects of a class need a higher value, and a higher `detections_per_image` of the detector."""
+
+
 class TtaConfig(Section):
     """Test-time augmentation in tools/eval.py and tools/predict.py; evaluation during training has none."""
 
@@ -279,6 +287,8 @@ class RunConfig(Section):
     """Detector, backbone and pyramid."""
     train: TrainConfig = TrainConfig()
     """Optimization, logging, checkpoints and evaluation."""
+    eval: EvalConfig = EvalConfig()
+    """COCO metrics."""
     tta: Annotated[TtaConfig, OldName("test")] = TtaConfig()
     """Test-time augmentation in tools/eval.py and tools/predict.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32), Affects.NOTHING] = 0

@@ -3,7 +3,17 @@
 from .coco_eval import class_keys, coco_metrics, match_results
 from .coco_json import coco_dataset, match_files
 from .detect import coco_results, detect, evaluate, gather_results
+from .doubts import result_doubts
 from .error_types import ERROR_TYPE_COLOURS, MISSED, describe_error_type, draw_classified, draw_predictions
+from .limits import limit_problems
 from .matching import MATCH_TYPES, TRUE_POSITIVE, classify_detections
-from .metrics import COCO_METRICS, MASK_PREFIX, METRIC_MEANINGS, describe_metrics, scalar_metrics
+from .metrics import (
+    COCO_METRICS,
+    MASK_PREFIX,
+    MAX_DETECTIONS,
+    METRIC_MEANINGS,
+    describe_metrics,
+    metric_meanings,
+    scalar_metrics,
+)
 from .results import check_results, has_masks

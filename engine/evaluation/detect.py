@@ -13,6 +13,7 @@ from ..devices import autocast, to_device
 from ..display import log
 from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
 from .coco_eval import coco_metrics
+from .metrics import MAX_DETECTIONS
 
 
 @torch.inference_mode()
@@ -88,6 +89,7 @@ def evaluate(
     ground_truth: dict,
     *,
     masks: bool = False,
+    max_detections: int = MAX_DETECTIONS,
     device: torch.device,
     amp: str = "off",
     distributed: DistributedContext = SINGLE_PROCESS,
@@ -101,6 +103,7 @@ def evaluate(
         category_ids: category ids of labels 1, 2, ..., see `CocoAnnotations`.
         ground_truth: loaded COCO instances file; used by the main process.
         masks: whether to evaluate masks as well as boxes.
+        max_detections: see `coco_metrics`.
         device: device of the model.
         amp: "off", "bf16" or "fp16".
         distributed: the processes that share the images.
@@ -114,4 +117,6 @@ def evaluate(
     if any(distributed.gather(stop is not None and stop.received is not None)):
         return None
     gathered = gather_results(results, ground_truth, distributed)
-    return distributed.run_on_main_and_broadcast(lambda: coco_metrics(ground_truth, gathered, masks=masks))
+    return distributed.run_on_main_and_broadcast(
+        lambda: coco_metrics(ground_truth, gathered, masks=masks, max_detections=max_detections)
+    )

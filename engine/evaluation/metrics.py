@@ -20,8 +20,19 @@ METRIC_MEANINGS = {
     "ARm": "medium",
     "ARl": "large",
 }
+# Number of detections of a class that COCO counts in an image
+MAX_DETECTIONS = 100
 # Prefix of the metrics of masks; metrics of boxes have no prefix
 MASK_PREFIX = "mask_"
+
+
+def metric_meanings(metrics: dict[str, Any]) -> dict[str, str]:
+    """Return the names of the scalar metrics of boxes with their meanings, in the order of a table."""
+    most = metrics.get("max_detections", MAX_DETECTIONS)
+    more = {} if most == MAX_DETECTIONS else {f"AR{most}": f"{most} detections per image"}
+    names = [*COCO_METRICS]
+    names[names.index("ARs") : names.index("ARs")] = more
+    return {name: (METRIC_MEANINGS | more)[name] for name in names}
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
@@ -32,4 +43,6 @@ def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
 def describe_metrics(metrics: dict[str, Any]) -> str:
     """Format the main metrics x100, for example "AP 37.4, AP50 58.1, AP75 40.4, mask AP 34.7"."""
     names = [*COCO_METRICS[:3], *([f"{MASK_PREFIX}AP"] if f"{MASK_PREFIX}AP" in metrics else [])]
-    return ", ".join(f"{name.replace('_', ' ')} {percent(metrics[name])}" for name in names)
+    most = metrics.get("max_detections", MAX_DETECTIONS)
+    limit = "" if most == MAX_DETECTIONS else f" (up to {most} detections of a class per image)"
+    return ", ".join(f"{name.replace('_', ' ')} {percent(metrics[name])}" for name in names) + limit

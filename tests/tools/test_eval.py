@@ -215,19 +215,60 @@ def test_results_without_boxes(run_tool, with_masks, tmp_path):
     assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
 
 
-def test_masks_that_cannot_be_evaluated(run_tool, with_masks, shapes, tmp_path):
+def test_masks_that_cannot_be_evaluated(run_tool, with_masks, tmp_path):
     _, results, files = with_masks
     del results[3]["segmentation"]
     (tmp_path / "results.json").write_text(json.dumps(results))
     code, _, err = run_tool("eval", *files)
     assert code == 2
     assert "detection 3 has no segmentation" in err
+
+
+def test_objects_without_a_mask_do_not_prevent_evaluation(run_tool, with_masks, shapes, tmp_path):
+    split, results, _ = with_masks
+    (tmp_path / "results.json").write_text(json.dumps(results))
     raw = json.loads((shapes / "annotations/val.json").read_text())
-    del raw["annotations"][1]["segmentation"]
+    for index in (1, 4):
+        del raw["annotations"][index]["segmentation"]
     (tmp_path / "val.json").write_text(json.dumps(raw))
-    code, _, err = run_tool("eval", "--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json")
+    files = ["--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json"]
+    options = [*files, "--json", tmp_path / "figures.json"]
+    code, _, err = run_tool("eval", *options)
+    assert code == 0
+    assert err.startswith(f"warning: annotation file {tmp_path}/val.json: only boxes are evaluated; --ignore-unmasked")
+    assert f"annotations without a valid mask: 2; the first: annotation {raw['annotations'][1]['id']} in image" in err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == without_nan(coco_metrics(split.raw, results, masks=False))
+    code, _, err = run_tool("eval", *options, "--ignore-unmasked")
+    assert code == 0
+    assert "the metrics of masks ignore them; annotations without a valid mask: 2; the first" in err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["AP"] == pytest.approx(1)
+    assert 0.3 < figures["mask_AP"] < 0.95
+
+
+def test_detections_beyond_the_limit_are_reported_and_can_count(run_tool, tmp_path):
+    boxes = [[index % 15 * 40 + 2, index // 15 * 40 + 2, 30, 30] for index in range(150)]
+    entries = [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes, start=1)]
+    image = {"id": 1, "file_name": "a.png", "width": 620, "height": 420}
+    raw = {"images": [image], "categories": [{"id": 1, "name": "nut"}], "annotations": entries}
+    (tmp_path / "val.json").write_text(json.dumps(raw))
+    (tmp_path / "results.json").write_text(json.dumps([entry | {"score": 0.9} for entry in entries]))
+    files = ["--results", tmp_path / "results.json", "--annotations", tmp_path / "val.json"]
+    code, out, err = run_tool("eval", *files)
+    assert code == 0
+    assert re.search(r"^  AP +66\.3 ", out, re.MULTILINE)
+    assert "1 image with more than 100 objects of a class (up to 150)" in err
+    assert "1 image with more than 100 detections of a class (up to 150)" in err
+    code, out, err = run_tool("eval", *files, "--max-detections", 300, "--json", tmp_path / "figures.json")
+    assert (code, err) == (0, "")
+    assert re.search(r"^  AP +100\.0 ", out, re.MULTILINE)
+    assert re.search(r"^  AR300 +100\.0 +300 detections per image$", out, re.MULTILINE)
+    assert "AP, ARs, ARm and ARl count up to 300 detections of a class per image" in out
+    assert json.loads((tmp_path / "figures.json").read_text())["max_detections"] == 300
+    code, _, err = run_tool("eval", *files, "--max-detections", 99)
     assert code == 2
-    assert "annotations without a valid mask: 1;" in err
+    assert "must be an integer of at least 100, got '99'" in err
 
 
 def test_missing_results(run_tool, shapes, tmp_path):

@@ -115,6 +115,21 @@ def test_no_more_than_the_best_100_detections_of_an_image_count():
     assert_same(metrics, flat(coco_metrics(truth, results)))
 
 
+def test_more_detections_of_an_image_count_if_asked_for():
+    truth, _ = draw_case(1, images=3)
+    boxes = [[index % 15 * 12.0, index // 15 * 12.0, 9.0, 9.0] for index in range(150)]
+    same = {"image_id": truth["images"][0]["id"], "category_id": 3}
+    truth["annotations"] = [
+        same | {"id": index, "bbox": box, "area": 81.0, "iscrowd": 0} for index, box in enumerate(boxes, start=1)
+    ]
+    results = [same | {"bbox": box, "score": index / 150} for index, box in enumerate(boxes)]
+    found = [match_images(truth, results, max_detections=most).metrics() for most in (100, 140)]
+    assert found[0]["AP"] < 0.7 < found[1]["AP"] < 1
+    assert found[0]["AR100"] == found[1]["AR100"]
+    for most, metrics in zip((100, 140), found, strict=True):
+        assert_same(metrics, flat(coco_metrics(truth, results, max_detections=most)))
+
+
 def test_without_detections_figures_are_0_and_without_truth_none():
     truth, results = draw_case(2)
     assert_same(match_images(truth, []).metrics(), flat(coco_metrics(truth, [])))

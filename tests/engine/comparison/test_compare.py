@@ -120,6 +120,15 @@ def test_one_group_alone(folders):
     assert group.mean("AP") == statistics.fmean(group.values("AP"))
 
 
+def test_runs_are_compared_by_one_number_of_detections(finish_run, tmp_path):
+    two = [finish_run(tmp_path / "a"), finish_run(tmp_path / "b", "eval.max_detections=300", "seed=1")]
+    options = {"device": "cpu", "bootstrap_samples": 100, "num_images": 0, "timed_images": 0}
+    with pytest.raises(ValueError, match=r"eval\.max_detections must be the same .*; add eval\.max_detections=300"):
+        compare_runs(two, **options)
+    found = compare_runs(two, overrides=["eval.max_detections=300"], **options)
+    assert found.settings["detected_now"] == [], "the checkpoint has the AP of 100 detections"
+
+
 def test_timing(folders, monkeypatch):
     # real memory is measured in test_costs.py
     monkeypatch.setattr("engine.comparison.compare.inference_memory", lambda models, *_, **__: {"plain": 2**30})

@@ -236,6 +236,26 @@ def test_ground_truth_without_a_mask_is_an_error():
             coco_metrics(truth((1, 3, segmentation, SMALL)), [GOOD])
 
 
+@pytest.mark.parametrize("segmentation", [None, [], [[1, 2, 3]], {"size": [HEIGHT, WIDTH], "counts": "~"}])
+def test_objects_without_a_mask_are_ignored_if_asked_for(segmentation, tmp_path):
+    """The others have the metrics of pycocotools with a rectangular crowd region in their place."""
+    ground_truth, detections = random_case(1)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    changed, expected = copy.deepcopy(ground_truth), copy.deepcopy(ground_truth)
+    for place in (0, 3, 5):
+        x, y, w, h = ground_truth["annotations"][place]["bbox"]
+        inside = (columns >= x) & (columns < x + w) & (rows >= y) & (rows < y + h)
+        changed["annotations"][place]["segmentation"] = segmentation
+        expected["annotations"][place] |= {"segmentation": runs(inside.astype(np.uint8)), "iscrowd": 1}
+    figures = coco_metrics(changed, detections, ignore_unmasked=True)
+    masks = by_hand(expected, without(detections, "bbox"), tmp_path, "segm")
+    assert [figures[name] for name in MASK_METRICS] == pytest.approx(masks, rel=1e-12, abs=0, nan_ok=True)
+    boxes = coco_metrics(ground_truth, detections, masks=False)
+    assert without_nan({name: figures[name] for name in boxes}) == without_nan(boxes)
+    with pytest.raises(ValueError, match="masks cannot be evaluated: annotation 1 has"):
+        coco_metrics(changed, detections)
+
+
 def test_an_image_without_a_stated_size_may_have_detections_but_no_truth():
     ground_truth = truth((1, 3, packed(SMALL), SMALL), images=2)
     del ground_truth["images"][1]["width"]
