@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .files import write_json
+from .files import atomic_file, write_json
 
 # Corners of each shape in local coordinates within [-1, 1], joined by straight lines before the deformation.
 _TRIANGLE = [(-0.8, -0.9), (1, 0), (-0.8, 0.9)]
@@ -83,7 +83,8 @@ def _write_split(root, split, count, size, deformation, seed, progress) -> None:
         # each image has a separate random stream, so that a larger set starts with the images of a smaller one
         image, objects = draw_image(np.random.default_rng([*seed, image_id]), size, deformation)
         name = f"{image_id:06d}.png"
-        image.save(folder / name)
+        with atomic_file(folder / name) as file:
+            image.save(file, "PNG")
         images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
         for category, outline in objects:
             annotations.append(_annotation(len(annotations) + 1, image_id, category, outline))

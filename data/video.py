@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import atomic_path
+from .files import atomic_file
 
 # Quality: the constant rate factor of libx264, and the bits per pixel of other encoders.
 _CRF, _BITS_PER_PIXEL = "20", 0.2
@@ -106,9 +106,8 @@ def video_writer(path: Path, rate: Fraction, comment: str) -> Iterator[Callable[
             height, width = image.shape[1:]
             array = np.pad(image.permute(1, 2, 0).numpy(), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if stream is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = files.enter_context(atomic_path(path))
-                container = files.enter_context(av.open(str(partial), "w", format="mp4"))
+                file = files.enter_context(atomic_file(path))
+                container = files.enter_context(av.open(file, "w", format="mp4"))
                 container.metadata["comment"] = comment
                 stream = _add_stream(av, container, rate, array.shape[1], array.shape[0])
             stream.container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data.files import atomic_path
+from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.media_files import MediaFile
 from data.paths import resolved
@@ -108,9 +108,8 @@ def write_image(file: Path, image: Tensor) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     kind = {"format": "PNG"} if file.suffix.lower() == ".png" else {"format": "JPEG", "quality": JPEG_QUALITY}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as partial:
-        to_pil_image(image).save(partial, exif=exif, **kind)
+    with atomic_file(file) as sink:
+        to_pil_image(image).save(sink, exif=exif, **kind)
 
 
 def check_json(file: Path) -> None:

@@ -1,7 +1,6 @@
 """Measure the speed of the operator, the training step, the training loop and the offset statistics."""
 
 import argparse
-import json
 from collections.abc import Callable
 
 import _clone
@@ -13,7 +12,7 @@ from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
 
-from data.files import write_text
+from data.files import write_json
 from dcn import BACKENDS
 from engine.devices import describe, pick_device
 
@@ -114,7 +113,7 @@ def main() -> None:
     print(f"{figures['machine']}; amp {args.amp}", flush=True)
     figures |= COMMANDS[args.command](args, device)
     if args.json:
-        write_text(args.json, json.dumps(figures, indent=1))
+        write_json(args.json, figures, indent=1)
         print(f"\nmeasurements: {args.json}")
 
 

@@ -1,7 +1,6 @@
 """Check a COCO-format data set before training: errors, likely problems and statistics."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -15,7 +14,7 @@ from _arguments import add_json, add_num_images, add_overrides, current_spelling
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
-from data.files import atomic_path, write_text
+from data.files import atomic_file, write_json
 from engine.config import load_config
 from engine.display import COLOURS, PLAIN, Progress, counted, draw_sample_grid, format_table, wants_colour
 
@@ -90,7 +89,7 @@ def main() -> None:
     if args.json:
         splits = {split: as_json(inspection) for split, inspection in found.items()}
         everything = splits | {"together": [listed(p) for p in chain(*common)], "errors": count}
-        write_text(args.json, json.dumps(everything, indent=1))
+        write_json(args.json, everything, indent=1)
         print(f"findings: {args.json}")
     print(f"\n{counted(count, 'error')}: training stops on this data set" if count else "\nno errors")
     if count:
@@ -156,9 +155,8 @@ def draw(found: dict[str, Inspection], path: Path, count: int) -> None:
     if not samples:
         print("\nnote: no sample could be drawn")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial:
-        to_pil_image(draw_sample_grid(samples, names)).save(partial, format=FORMATS[path.suffix.lower()])
+    with atomic_file(path) as file:
+        to_pil_image(draw_sample_grid(samples, names)).save(file, format=FORMATS[path.suffix.lower()])
     print(f"\ncontact sheet: {path}")
 
 

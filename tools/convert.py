@@ -13,7 +13,7 @@ import _clone
 import torch
 from _arguments import add_json, add_overrides, current_spellings, make_parser
 
-from data.files import atomic_path, write_json, write_text
+from data.files import atomic_file, write_json, write_text
 from engine.building import build_model
 from engine.config import RunConfig, dump_config, flatten, load_config, with_overrides
 from engine.converters import (
@@ -130,10 +130,8 @@ def write_backbone(
     """Convert a backbone and write its state dict."""
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
     converted = convert_backbone(checkpoint.tensors, source, input_format=input_format, eps=eps, mask_scale=mask_scale)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    # a failing open names the file; torch.save alone raises a RuntimeError without it
-    with atomic_path(args.out) as partial, partial.open("wb") as sink:
-        torch.save(converted.tensors, sink)
+    with atomic_file(args.out) as file:
+        torch.save(converted.tensors, file)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}
     stride_in_1x1 = infer_stride_in_1x1(checkpoint, input_format)

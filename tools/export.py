@@ -99,7 +99,6 @@ def main() -> None:
             )
     images = images or find_images(trained, model)
 
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     partial = args.out.with_name(f"{args.out.stem}.partial{args.out.suffix}")
     start = time.perf_counter()
     try:

@@ -29,7 +29,7 @@ from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_image
-from data.files import atomic_path
+from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.paths import resolved
 from engine.building import check_dcn_backend, read_split
@@ -287,12 +287,11 @@ def write_figure(file: Path, figure: Tensor, trained: Trained) -> None:
             is_ours = False
         if not is_ours:
             raise ValueError(f"{file} exists and is not a file of this tool: choose another --out")
-    file.parent.mkdir(parents=True, exist_ok=True)
     origin = PngImagePlugin.PngInfo()
     origin.add_text("Software", SOFTWARE)
     origin.add_text("Source", f"{trained.path} step {trained.state['step']}")
-    with atomic_path(file) as partial:
-        to_pil_image(figure).save(partial, format="PNG", pnginfo=origin)
+    with atomic_file(file) as sink:
+        to_pil_image(figure).save(sink, format="PNG", pnginfo=origin)
 
 
 def describe(trained: Trained, model: nn.Module, weights: str | None, device: torch.device) -> str:

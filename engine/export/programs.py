@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+
+from data.files import atomic_file
 
 from .graphs import build_graph, min_image_side, output_names
 from .suppression import suppress, suppress_as_operator
@@ -67,9 +69,11 @@ def export_to(
 
     Raises:
         ValueError: if the suffix, the detector or the opset is not supported, or packages are missing.
+        OSError: if the file cannot be written; it names the file.
     """
     check_requirements(path, opset)
-    return FORMATS[path.suffix][0](path, detector, model, json.dumps(metadata), opset)
+    with atomic_file(path) as file:
+        return FORMATS[path.suffix][0](file, detector, model, json.dumps(metadata), opset)
 
 
 def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
@@ -99,9 +103,9 @@ def _trace(graph: nn.Module) -> ExportedProgram:
     return program
 
 
-def _write_program(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
+def _write_program(file: BinaryIO, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
     program = _trace(build_graph(detector, model, suppress))
-    torch.export.save(program, path, extra_files={_METADATA_FILE: metadata})
+    torch.export.save(program, file, extra_files={_METADATA_FILE: metadata})
     return Counter(str(node.target) for node in program.graph.nodes if node.op == "call_function")
 
 
@@ -110,7 +114,7 @@ def _read_program(path: Path) -> tuple[Run, str]:
     return torch.export.load(path, extra_files=extra).module(), extra[_METADATA_FILE]
 
 
-def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
+def _write_onnx(file: BinaryIO, detector: str, model: nn.Module, metadata: str, opset: int) -> Counter[str]:
     import onnx
 
     from .translations import TRANSLATIONS
@@ -131,7 +135,7 @@ def _write_onnx(path: Path, detector: str, model: nn.Module, metadata: str, opse
     _tidy(proto)
     onnx.helper.set_model_props(proto, {METADATA: metadata})
     onnx.checker.check_model(proto)
-    onnx.save(proto, path)
+    onnx.save(proto, file)
     return Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in proto.graph.node)
 
 

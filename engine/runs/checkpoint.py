@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from data.files import atomic_path
+from data.files import atomic_file, remove_partials
 from data.paths import resolved
 from models.checkpoint import FORMAT, CheckpointError, load_checkpoint
 
-from .folder import LAST, step_file, step_files
+from .folder import BEST, LAST, step_file, step_files
 
 
 class CheckpointWriteError(OSError):
@@ -87,6 +87,7 @@ class Checkpoints:
         # step of an intact last.pt
         self._last_step = step if path and resolved(path) == resolved(folder / LAST) else None
         self._base: float = step
+        self._is_first_save = True
 
     def save(self, state: dict[str, Any], name: str) -> None:
         """Write `about` and a state as `LAST` or `BEST`; a checkpoint of the same step is replaced.
@@ -95,6 +96,10 @@ class Checkpoints:
             CheckpointWriteError: if the file cannot be written. The earlier checkpoints stay intact.
         """
         state, path = self._about | state, self._folder / name
+        if self._is_first_save:
+            self._is_first_save = False
+            for written in (LAST, BEST):
+                remove_partials(self._folder / written)
         if name != LAST:
             _save(path, state)
             return
@@ -117,9 +122,9 @@ def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None
     """Write a checkpoint atomically; the previous file becomes `former`, if given."""
     state = {"format": FORMAT, **state}
     try:
-        with atomic_path(path) as partial:
-            with partial.open("wb") as file:
-                _write(file, state)
+        with atomic_file(path, in_new_folder=False) as file:
+            torch.save(state, file)
+            file.sync()
             if former is not None and path.exists():
                 _give_second_name(path, former)
         _sync_folder(path.parent)
@@ -132,36 +137,16 @@ def _save(path: Path, state: dict[str, Any], former: Path | None = None) -> None
         ) from error
 
 
-def _write(file: BinaryIO, state: dict[str, Any]) -> None:
-    """Write a state and flush it to the disk."""
-    sink = _Sink(file)
-    torch.save(state, sink)
-    if sink.error is not None:
-        raise sink.error
-    file.flush()
-    os.fsync(file.fileno())
+class _Counter:
+    """File object for torch.save that counts bytes."""
 
-
-class _Sink:
-    """File object for torch.save that counts bytes.
-
-    It keeps an error of the file for the caller, because torch would replace it with a less specific error.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size, self.error = 0, None
+    size = 0
 
     def write(self, data: memoryview) -> None:
         self.size += len(data)
-        try:
-            if self.error is None:
-                self._file.write(data)
-        except OSError as error:
-            self.error = error
 
     def flush(self) -> None:
-        """Do nothing: writes are not buffered here."""
+        """Do nothing: nothing is written."""
 
 
 def _give_second_name(path: Path, second: Path) -> None:
@@ -184,10 +169,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _size_mib(state: dict[str, Any]) -> float:
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - not a file system path
-        sink = _Sink(nowhere)
-        torch.save(state, sink)
-    return sink.size / 2**20
+    counter = _Counter()
+    torch.save(state, counter)
+    return counter.size / 2**20
 
 
 def _free_mib(folder: Path) -> str:

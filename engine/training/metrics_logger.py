@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard import summary
 
-from data.files import atomic_path
+from data.files import atomic_file
 
 from ..display import counted, log
 
@@ -174,8 +174,8 @@ def _reopen(path: Path, step: int) -> BinaryIO:
     if None in steps[:-1]:  # a killed run often leaves an incomplete last line
         log.warning("%s: removed %s", path, counted(steps[:-1].count(None), "damaged line"))
     kept = [line for line, its_step in zip(lines, steps, strict=True) if its_step is not None and its_step <= step]
-    with atomic_path(path) as partial:
-        partial.write_bytes(b"".join(line + b"\n" for line in kept))
+    with atomic_file(path) as file:
+        file.write(b"".join(line + b"\n" for line in kept))
     return path.open("ab")
 
 

@@ -145,6 +145,23 @@ def dcn_run(run_tool, tiny_config, make_once) -> Path:
     return make_once("dcn_runs", train) / "tiny_dcn"
 
 
+@pytest.fixture
+def small_files():
+    """`small_files(size)`: a context in which no file of this process can grow beyond `size` bytes."""
+    import resource  # not on Windows
+
+    @contextlib.contextmanager
+    def limit(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
+
+
 @pytest.fixture(scope="session")
 def files_of():
     """What lies in a folder, to see that nothing changed."""

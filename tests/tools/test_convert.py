@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import sys
 
 import pytest
 import torch
@@ -262,12 +263,17 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_work(run_tool, ti
     assert [*tmp_path.iterdir()] == [place]
 
 
-def test_a_writing_that_fails_is_reported(run_tool, tmp_path):
-    torch.save(resnet("resnet18").state_dict(), tmp_path / "r18.pth")
-    (tmp_path / "ours.pt.partial").mkdir()  # in the way
-    code, out, err = run_tool("convert", "r18.pth", "ours.pt", cwd=tmp_path)
-    assert (code, out, err) == (2, "", "error: [Errno 21] Is a directory: 'ours.pt.partial'\n")
-    assert not (tmp_path / "ours.pt").exists()
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the system")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(
+    run_tool, checkpoint, tiny_config, tmp_path, small_files, whole
+):
+    given = ["--config", tiny_config] if whole else []
+    with small_files(20_000):
+        code, out, err = run_tool("convert", checkpoint, "ours.pt", *given, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert re.search(r"^error: .*ours\.pt.*File too large|^error: .*File too large: 'ours\.pt'$", err)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_nothing_is_overwritten(run_tool, checkpoint, tiny_config, tmp_path):

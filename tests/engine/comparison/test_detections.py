@@ -106,7 +106,7 @@ def test_averaged_weights_count(finish_run, by_model, val_split, tmp_path):
 def test_a_folder_that_cannot_be_written(finish_run, by_model, val_split, tmp_path, caplog):
     folder = finish_run(tmp_path / "run")
     (folder / "last.detections.json").unlink()
-    (folder / "last.detections.json.partial").mkdir()
+    (folder / "last.detections.json").mkdir()
     with caplog.at_level("WARNING", log.name):
         assert detect_again(folder, val_split).results == by_model(0)
     assert "last.detections.json cannot be written, so the next comparison runs the model again" in caplog.text

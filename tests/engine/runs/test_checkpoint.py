@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import multiprocessing
 import os
 import pickle
@@ -328,21 +327,6 @@ class TestFailingSave:
         assert caught.value.errno == number
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {LAST: before}
 
-    def test_a_disk_that_is_full_for_a_moment(self):
-        """One write fails and the later ones succeed: the checkpoint is still not written."""
-
-        class OnceFull(io.BytesIO):
-            full = True
-
-            def write(self, data):
-                if self.full:
-                    self.full = False
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return super().write(data)
-
-        with pytest.raises(OSError, match="No space left"):
-            checkpoint._write(OnceFull(), STATE)
-
     def test_other_errors_are_not_renamed_and_leave_nothing(self, tmp_path):
         with pytest.raises((AttributeError, pickle.PicklingError)):
             save_checkpoint(tmp_path / LAST, {"step": lambda: 1})
@@ -591,7 +575,7 @@ def test_killed_at_any_moment(tmp_path, links):
         with contextlib.suppress(EOFError):
             while True:
                 told = receiver.recv()
-        partials += (tmp_path / f"{LAST}.partial").exists()
+        partials += bool([*tmp_path.glob(f"{LAST}.*.partial")])
         path, state, problems = load_newest(choose_run(tmp_path, "auto", tmp_path)[1])
         assert problems == []
         assert state["step"] in (told, told + 1)
@@ -599,3 +583,5 @@ def test_killed_at_any_moment(tmp_path, links):
         assert path.name == LAST or not links
         newest = (path, state["step"])
     assert partials > 3  # it was killed within saves
+    Checkpoints(tmp_path, {}, newest=newest).save(state, LAST)
+    assert not [*tmp_path.glob("*.partial")]
