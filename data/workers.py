@@ -45,8 +45,8 @@ def _identity(batch: Batch) -> Batch:
 
 def _ignore_stop_signals(worker: int) -> None:
     """Ignore the signals that a scheduler sends to every process of a job: training still needs batches."""
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
+    for name in ("SIGTERM", "SIGUSR1", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has only SIGTERM
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 

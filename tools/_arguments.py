@@ -5,7 +5,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
+from engine.display import for_people
 from models.options import REMOVAL
 
 # old -> new, by tool; the old spellings work until release REMOVAL
@@ -29,9 +31,14 @@ RENAMED: dict[str, dict[str, str]] = {
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*=")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(for_people(message))
+
+
 def make_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
     """Make a parser whose help keeps the line breaks of `epilog`; options cannot be abbreviated."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,9 +6,22 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+def _open_standard_files() -> None:
+    """Open stdin, stdout and stderr on nothing if they are closed: the next file would take their place."""
+    for handle in range(3):
+        try:
+            os.fstat(handle)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+_open_standard_files()
 
 USER_ERROR = 2
 _HOW_TO_RESUME = {"train": "; resume with --resume auto", "download_coco": "; run the same command again to resume"}
@@ -53,21 +66,40 @@ def check_torchvision() -> None:
 def _show_warning(message: Warning | str, category: type, filename: str, lineno: int, *stream: object) -> None:
     """Print a deprecation in one line and once for all processes; other warnings as Python does."""
     if category is not FutureWarning or not Path(filename).is_relative_to(ROOT) or "site-packages" in filename:
-        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
+        _print_error(warnings.formatwarning(message, category, filename, lineno).rstrip("\n"))
     elif _rank() == "0":
-        print(f"warning: {message}", file=sys.stderr)
+        _print_error(f"warning: {message}")
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _print_error("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool's `main`: a user's error ends with a message and exit code 2, any other error with 1.
 
     A user's error is a `ValueError` raised by this project's checks, or a file that cannot be read or written. A loss
-    that is not finite and a dead worker process have no traceback either. A bug has one.
+    that is not finite and a dead worker process have no traceback either. A bug has one. The work does not end if
+    stdout cannot be written; the exit code is 1 then, except if the reader closed it.
     """
+    from engine.display import safe_outputs
+
+    warnings.showwarning, sys.excepthook = _show_warning, _show_traceback
+    with safe_outputs() as (stdout, _):
+        try:
+            _run(main)
+        finally:
+            stdout.flush()
+            if stdout.lost:
+                _print_error(f"error: a part of the output was lost, because stdout cannot be written: {stdout.lost}")
+        if stdout.lost:
+            raise SystemExit(1)
+
+
+def _run(main: Callable[[], None]) -> None:
     from data import WorkerError
     from engine.distributed import OtherProcessError
 
-    warnings.showwarning = _show_warning
     try:
         main()
     except OtherProcessError:
@@ -83,13 +115,19 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         if _rank() == "0":
             hint = _HOW_TO_RESUME.get(Path(sys.argv[0]).stem, "")
-            print(f"\nstopped by the user{hint}", file=sys.stderr)
+            _print_error(f"\nstopped by the user{hint}")
         raise SystemExit(1) from None
 
 
 def _report(error: Exception) -> None:
     process = "" if _rank() == "0" else f"process {_rank()}: "
-    print(f"{process}error: {_message(error)}", file=sys.stderr)
+    _print_error(f"{process}error: {_message(error)}")
+
+
+def _print_error(text: str) -> None:
+    from engine.display import for_people
+
+    print(for_people(text), file=sys.stderr)
 
 
 def _rank() -> str:

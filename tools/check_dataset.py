@@ -16,7 +16,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
 from data.files import atomic_file, write_json
 from engine.config import load_config
-from engine.display import COLOURS, PLAIN, Progress, counted, draw_sample_grid, format_table, wants_colour
+from engine.display import COLOURS, PLAIN, Progress, Styled, counted, draw_sample_grid, format_table, wants_colour
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml
@@ -126,7 +126,8 @@ def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> Non
     palette = COLOURS if wants_colour(sys.stdout) else PLAIN
     for kind, colour, problems in (("error", palette.error, errors), ("warning", palette.warning, warnings)):
         for problem in problems:
-            print(f"{colour}{kind}{palette.reset}: {problem.what}: {len(problem.found):,}{problem.hint}")
+            sys.stdout.write(Styled(f"{colour}{kind}{palette.reset}"))
+            print(f": {problem.what}: {len(problem.found):,}{problem.hint}")
             for location in problem.found[:NAMED]:
                 print(f"    {location}")
             if len(problem.found) > NAMED:

@@ -91,7 +91,7 @@ def show_plan(archives: Mapping[download.Archive, bool], out: Path) -> None:
 
 def agreed() -> bool:
     """Ask the user, if the input is a terminal."""
-    return not sys.stdin.isatty() or input("start? [y/N] ").strip().lower() in ("y", "yes")
+    return sys.stdin is None or not sys.stdin.isatty() or input("start? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def load(missing: Sequence[download.Archive], args: argparse.Namespace) -> None:

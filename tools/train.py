@@ -18,8 +18,8 @@ EPILOG = """examples:
   torchrun --nproc-per-node=8 tools/train.py --config r50_dcn.yaml train.batch_size=2
 
 The tool looks up a bare config name in configs/. docs/reference/config.md explains every key.
-Exit codes: 0 done, 2 error in the arguments, config or data, 3 stopped by SIGTERM or SIGUSR1 after the current step
-with a checkpoint (--resume auto continues), 1 any other error."""
+Exit codes: 0 done, 2 error in the arguments, config or data, 3 stopped by SIGTERM, SIGUSR1 or SIGHUP after the
+current step with a checkpoint (--resume auto continues), 1 any other error."""
 PREEMPTED = 3
 
 

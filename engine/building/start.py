@@ -90,7 +90,8 @@ def train(
 
     Raises:
         ValueError: if the config, the data, the folder or a checkpoint cannot be used; nothing has been written then.
-        PreemptedError: if SIGTERM or SIGUSR1 asked the run to stop; its state is saved, and `resume="auto"` continues.
+        PreemptedError: if SIGTERM, SIGUSR1 or SIGHUP asked the run to stop. Its state is saved, and `resume="auto"`
+            continues.
         NonFiniteError: if the loss or its gradient is not finite.
     """
     distributed = read_distributed_context()

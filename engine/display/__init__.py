@@ -12,3 +12,4 @@ from .drawing import (
 )
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
 from .tables import counted, first_lines, format_table, percent
+from .terminal import Styled, for_people, safe_outputs

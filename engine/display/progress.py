@@ -7,12 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
+from data.files import is_stream
+from data.shown import escaped
+
 from .tables import counted
+from .terminal import Styled, for_people
 
 log = logging.getLogger("resnet_dcn")
 log.addHandler(logging.NullHandler())  # ranks other than 0 never start logging
@@ -73,13 +77,22 @@ class _ConsoleHandler(logging.Handler):
         style = ""
         if record.levelno >= logging.WARNING:
             style = self.palette.error if record.levelno >= logging.ERROR else self.palette.warning
-        message = self.format(record)
-        tqdm.write(f"{style}{message}{self.palette.reset}" if style else message, file=sys.stdout)
+        message = for_people(self.format(record))
+        tqdm.write(Styled(f"{style}{message}{self.palette.reset}") if style else message, file=sys.stdout)
         sys.stdout.flush()
 
 
 class _LogFile(logging.FileHandler):
-    """Appends records to a file and raises if that fails; handlers of `logging` only print the error."""
+    """Appends records to a file and raises if that fails; handlers of `logging` only print the error.
+
+    A link to another file is an error, because the records would go there.
+    """
+
+    def _open(self) -> TextIO:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=_without_link)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_people(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - name of logging
         error = sys.exc_info()[1]
@@ -88,6 +101,11 @@ class _LogFile(logging.FileHandler):
             return
         error.filename = self.baseFilename  # the system does not name the file
         raise error
+
+
+def _without_link(path: str, flags: int) -> int:
+    followed = 0 if is_stream(Path(path)) else getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | followed, 0o666)
 
 
 def start_logging(file: Path | None = None) -> None:
@@ -119,6 +137,7 @@ class Progress:
 
     def track(self, items: Iterable, label: str, total: int | None = None, *, unit: str = "it") -> Iterator:
         """Yield `items` and show a bar with a label, which is removed at the end."""
+        label = escaped(label)
         options = {"leave": False, "dynamic_ncols": True, "colour": "green", "disable": self.palette is None}
         return iter(tqdm(items, desc=label, total=total, unit=unit, **options))
 

@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+from data.shown import escaped, shortened
+
+# Characters of a cell; a longer name would make all rows of a table longer.
+_WIDEST = 500
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Format rows under a header: text left-aligned, numbers right-aligned, with thousands separators."""
+    header = [_cell(name) for name in header]
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
+    widths = [max(len(row[column]) for row in [header, *cells]) for column in range(len(header))]
     right = [
         all(not isinstance(row[column], str) or row[column] in ("-", "") for row in rows)
         for column in range(len(header))
     ]
-    lines = [list(header), ["-" * width for width in widths], *cells]
+    lines = [header, ["-" * width for width in widths], *cells]
     return "\n".join(
         "  "
         + "  ".join(
@@ -41,4 +47,6 @@ def first_lines(items: Sequence[str], most: int) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return shortened(escaped(str(value)), _WIDEST)

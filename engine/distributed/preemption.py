@@ -14,13 +14,13 @@ class StopRequest:
     """Records a signal to stop.
 
     SLURM, Kubernetes and systemd send SIGTERM before they kill a process. SIGUSR1 is usual for an earlier warning, for
-    example `sbatch --signal=USR1@120`.
+    example `sbatch --signal=USR1@120`. A terminal that is closed sends SIGHUP, which `nohup` makes a process ignore.
 
     Attributes:
         received: name of the signal that was received, or None.
     """
 
-    SIGNALS = ("SIGTERM", "SIGUSR1")
+    SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -28,9 +28,11 @@ class StopRequest:
     @contextmanager
     def listen(self) -> Iterator[None]:
         """Context in which the signals are recorded; only for the main thread."""
-        # Windows has no SIGUSR1
+        # Windows has only SIGTERM
         numbers = [getattr(signal, name) for name in self.SIGNALS if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._receive) for number in numbers}
+        # SIGTERM is heeded even if the parent process ignores it
+        heeded = [n for n in numbers if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in heeded}
         try:
             yield
         finally:

@@ -462,7 +462,7 @@ def test_signals_of_a_scheduler_do_not_end_workers(before):
     batches = read_batches(loader)
     found, workers = started(batches, before)
     found.append(next(batches))  # of the other worker, which is also ready then
-    for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1)):
+    for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
         os.kill(worker.pid, number)
     found += batches
     assert drawn(found) == drawn(train_loader(Numbers(33)))
