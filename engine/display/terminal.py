@@ -1,4 +1,4 @@
-"""What the terminal receives: only text that it can show, and an output that goes away ends no work."""
+"""Streams for people: text that the terminal can show, and an output that goes away ends no work."""
 
 import errno
 import os
