@@ -1,13 +1,12 @@
 """Reading a COCO annotation file and checking its fields, ids and names."""
 
-import gc
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from .json_file import JsonError, parse_json, read_bytes
 from .paths import resolved
 
 # Largest side and coordinate in pixels. COCO's evaluation ignores larger areas, and float32 would lose small boxes.
@@ -58,18 +57,11 @@ def read_instances(image_dir: Path, path: Path, download_hint: str | None = None
     """
     _check_exists(image_dir, "image folder", Path.is_dir, download_hint)
     _check_exists(path, "annotation file", Path.is_file, download_hint)
-    collects = gc.isenabled()
-    gc.disable()  # the collector would scan the growing tree again and again, more than half of the time
     try:
-        content = path.read_bytes()
-        raw = json.loads(content)
-    except OSError as error:
-        raise DatasetError(f"annotation file {path} cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"annotation file {path} is not valid JSON: {error}") from None
-    finally:
-        if collects:
-            gc.enable()
+        content = read_bytes(path, "annotation file")
+        raw = parse_json(content, f"annotation file {path}")
+    except JsonError as error:
+        raise DatasetError(str(error)) from None
     for part in _FIELDS:
         if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
             raise DatasetError(f"annotation file {path} is not a COCO instances file: the list {part!r} is missing")

@@ -1,6 +1,5 @@
 """Parts of predict.py: images read ahead, collected detections, and output files that never overwrite other files."""
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from data.files import atomic_file
 from data.image_files import ImageError, open_image
+from data.json_file import JsonError, read_json
 from data.media_files import MediaFile
 from data.paths import resolved
 from data.video import video_comment
@@ -118,10 +118,11 @@ def check_json(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         return
     try:
-        values = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        values = read_json(file)
+    except JsonError:
         values = None
-    is_dataset = isinstance(values, dict) and (values.get("info") or {}).get("description") == SOFTWARE
+    info = values.get("info") if isinstance(values, dict) else None
+    is_dataset = isinstance(info, dict) and info.get("description") == SOFTWARE
     is_results = isinstance(values, list) and all(isinstance(v, dict) and "score" in v for v in values)
     if not (is_dataset or is_results):
         raise ValueError(f"--json {file} exists and does not hold earlier results of this tool: choose another file")

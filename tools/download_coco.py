@@ -1,7 +1,6 @@
 """Download COCO 2017, unpack it into the folder that the configs use, and check it."""
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import _clone
 from _arguments import add_out, current_spellings, make_parser
 
 from data import download
+from data.json_file import read_json
 from data.paths import resolved
 from engine.display import Progress, format_table, log, start_logging
 
@@ -115,7 +115,13 @@ def load(missing: Sequence[download.Archive], args: argparse.Namespace) -> None:
 def check(files: Mapping[str, tuple[Path, Path]]) -> None:
     """Check that all images of the annotations exist; raise `ValueError` if some are missing."""
     for split, (images, file) in files.items():
-        names = [entry["file_name"] for entry in json.loads(file.read_bytes())["images"]]
+        raw = read_json(file, "annotation file")
+        try:
+            names = [Path(entry["file_name"]).name for entry in raw["images"]]
+        except (LookupError, TypeError):
+            raise ValueError(
+                f"{file} is not a COCO annotation file; remove it and run the same command again"
+            ) from None
         there = {path.name for path in images.iterdir()}
         if lost := [name for name in names if name not in there]:
             raise ValueError(

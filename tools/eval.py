@@ -1,7 +1,6 @@
 """Evaluate a trained detector, or a COCO results file, with pycocotools."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,8 +24,8 @@ from _arguments import (
 
 from data import load_annotations, read_batches
 from data.files import without_nan, write_json
+from data.json_file import read_json
 from data.objects import with_masks
-from data.paths import resolved
 from engine.building import (
     build_eval_loader,
     build_model,
@@ -213,12 +212,7 @@ def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate a COCO results file: the boxes, and the masks if the file has any."""
     most = args.max_detections or MAX_DETECTIONS
     source = f"results file {args.results}"
-    if not args.results.is_file():
-        raise ValueError(f"{source} does not exist (resolved: {resolved(args.results)})")
-    try:
-        content = json.loads(args.results.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{source} is not valid JSON: {error}") from None
+    content = read_json(args.results, "results file")
     split = load_annotations(args.annotations.parent, args.annotations, invalid_boxes="clip", check_images="never")
     detections = check_results(split.raw, content, source)
     masks = has_masks(detections)

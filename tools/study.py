@@ -1,7 +1,6 @@
 """Repeat the study of the gain of DCN: networks with and without DCN, several seeds, increasing deformation."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from _arguments import add_bootstrap_samples, add_out, add_overrides, current_spellings, make_parser, positive
 
 from data.files import write_json, write_text
+from data.json_file import read_json
 from data.synthetic import write_shapes
 from engine.comparison import Study, compare_runs, mean_and_spread, render_report, render_study, with_interval
 from engine.config import load_config
@@ -206,8 +206,11 @@ def draw(folder: Path, size: Size, level: float, progress: Progress) -> None:
             progress=lambda items: progress.track(items, f"draw {folder}"),
         )
         return
-    images = json.loads(file.read_text(encoding="utf-8"))["images"]
-    found = (len(images), images[0]["width"], images[0]["height"])
+    raw = read_json(file)
+    try:
+        found = (len(raw["images"]), raw["images"][0]["width"], raw["images"][0]["height"])
+    except (LookupError, TypeError):
+        raise ValueError(f"{file} must be a file of tools/make_shapes.py: remove {folder}, or choose --data") from None
     if found != (size.val, size.width, size.height):
         raise ValueError(
             f"{folder} must hold {size.val} validation images of {size.width}x{size.height} pixels for this size of "

@@ -1,6 +1,5 @@
 """Build annotations, loaders and samples from the data section of a config."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from data import (
     train_loader,
 )
 from data.files import write_json
+from data.json_file import JsonError, read_json
 from models import build_resize
 
 from ..config import DataConfig, RunConfig
@@ -85,8 +85,8 @@ def read_split(
 def _read_checked(run: Path) -> list[dict[str, Any]]:
     """Return the stamps of the image folders that a run has checked; an empty list if they cannot be read."""
     try:
-        stamps = json.loads((run / CHECKED_FILE).read_bytes())
-    except (OSError, ValueError):
+        stamps = read_json(run / CHECKED_FILE)
+    except JsonError:
         return []
     return stamps if isinstance(stamps, list) else []
 

@@ -1,6 +1,5 @@
 """Detections of finished runs on their val split: read from a file next to the checkpoint, or computed."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import nn
 
 from data import CocoAnnotations, DatasetError, read_batches
 from data.files import write_json
+from data.json_file import read_json
 
 from ..building import build_eval_loader, check_dcn_backend, read_split
 from ..devices import set_tf32
@@ -152,8 +152,7 @@ def _read(file: Path, checkpoint: Path, split: CocoAnnotations, run: Run) -> Det
     try:
         if file.stat().st_mtime < checkpoint.stat().st_mtime:
             return None
-        results = json.loads(file.read_bytes())
-        results = check_results(split.raw, results)
+        results = check_results(split.raw, read_json(file))
     except (OSError, ValueError):
         return None
     if results and has_masks(results) != run.config.model.spec.has_masks:

@@ -18,6 +18,9 @@ from ..runs import LAST
 from ..training import METRICS_FILE, read_metrics
 from ..weights import load_trained
 
+# Tags of which a comparison needs at least one value.
+_NEEDED_TAGS = ("time/step_s", "time/data_s", "memory/peak_gib")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -104,7 +107,8 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
             f"{file} does not exist (resolved: {resolved(file)}): a run folder must contain it and {path.name}"
         )
     records = read_metrics(file)
-    if state["metrics"] is None or not any("time/step_s" in line for line in records):
+    logged = {tag for line in records for tag, value in line.items() if value is not None}
+    if state["metrics"] is None or not logged.issuperset(_NEEDED_TAGS):
         raise ValueError(f"{folder} has no evaluation or no logged step; finish the run with --resume auto")
     if state["last_eval_step"] != state["step"]:
         raise ValueError(

@@ -1,13 +1,12 @@
 """Settings that a checkpoint does not contain, inferred from its source: input, stride, epsilon, classes."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from data.paths import resolved
+from data.json_file import read_bytes, read_json
 
 from .arithmetic import EPS, INPUT_FORMATS
 from .reading import SourceCheckpoint
@@ -81,15 +80,13 @@ def read_classes(file: Path) -> dict[int, str]:
     Raises:
         ValueError: if the file does not exist or contains no classes.
     """
-    if not file.is_file():
-        raise ValueError(f"class file {file} does not exist (resolved: {resolved(file)})")
     try:
-        text = file.read_text(encoding="utf-8")
         if file.suffix != ".json":
-            names = dict(enumerate((line.strip() for line in text.splitlines() if line.strip()), start=1))
+            lines = read_bytes(file, "class file").decode("utf-8-sig").splitlines()
+            names = dict(enumerate((line.strip() for line in lines if line.strip()), start=1))
         else:
-            names = {item["id"]: str(item["name"]) for item in json.loads(text)["categories"]}
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            names = {item["id"]: str(item["name"]) for item in read_json(file, "class file")["categories"]}
+    except (UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f"class file {file} must be a COCO annotation JSON or a text file of names: {error!r}"
         ) from None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from data.files import atomic_file
+from data.json_file import parse_json
 
 from .graphs import build_graph, min_image_side, output_names
 from .suppression import suppress, suppress_as_operator
@@ -83,7 +84,7 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
         A function from images `(B, 3, H, W)` in [0, 1] to the outputs of `output_names`, and the metadata.
     """
     run, metadata = FORMATS[path.suffix][1](path)
-    return run, json.loads(metadata)
+    return run, parse_json(metadata.encode(), f"metadata of {path}")
 
 
 def _trace(graph: nn.Module) -> ExportedProgram:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard import summary
 
 from data.files import atomic_file
+from data.json_file import JsonError, parse_json, read_json_lines
 
 from ..display import counted, log
 
@@ -38,9 +39,23 @@ RENAMED_TAGS = {
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl with their present tags, also for runs of version 0.1."""
-    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    """Return the records of a metrics.jsonl with their present tags, also for runs of version 0.1.
+
+    Damaged lines are skipped with a warning. A killed run often leaves an incomplete last line.
+    """
+    records, damaged = read_json_lines(path, _is_record, "metrics file")
+    if damaged:
+        log.warning("%s: skipped %s, first line %d", path, counted(len(damaged), "damaged line"), damaged[0])
     return [{_present_tag(tag): value for tag, value in record.items()} for record in records]
+
+
+def _is_record(value: Any) -> bool:
+    """Return whether a value is a record: a mapping of tags to numbers or null, with an integer step."""
+    return (
+        isinstance(value, dict)
+        and type(value.get("step")) is int
+        and all(entry is None or type(entry) in (int, float) for entry in value.values())
+    )
 
 
 def _present_tag(tag: str) -> str:
@@ -182,7 +197,7 @@ def _reopen(path: Path, step: int) -> BinaryIO:
 def _step_of(line: bytes) -> int | None:
     """Return the step of a line of metrics.jsonl, or None if the line is damaged."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, TypeError, LookupError, RecursionError):
+        record = parse_json(line, "")
+    except JsonError:
         return None
-    return step if isinstance(step, int) else None
+    return record["step"] if _is_record(record) else None

@@ -1,13 +1,12 @@
 """A COCO file loads unchanged, or an error reports the problem, its number of occurrences and the first ones."""
 
 import copy
-import gc
 import hashlib
 import itertools
 import json
 import math
 import re
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +161,10 @@ def test_an_unknown_policy_is_an_error(folder):
 
 
 def test_unreadable_file_is_named(folder, monkeypatch):
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, flags: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(DatasetError, match=r"annotations\.json cannot be read: .*Permission denied"):
         load(folder, CONTENT)
 
@@ -202,7 +201,7 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         ),
         (
             changed("annotations", 1, "image_id", to=-(10**400)),
-            r"annotations\[1\] must have 'image_id' in the range .*, got -1000",
+            r"annotations\[1\] must have 'image_id' of type int, got -inf",
         ),
         (
             changed("images", 0, "width", to=-64),
@@ -516,12 +515,3 @@ def test_odd_values_load_or_raise_a_dataset_error(folder, data):
         place = place[key]
     place[key] = data.draw(st.sampled_from(ODD_VALUES))
     check_usable(folder, content)
-
-
-@pytest.mark.parametrize("content", [CONTENT, b"{"])
-def test_reading_restores_the_garbage_collector(folder, content):
-    for collects in (False, True):
-        (gc.enable if collects else gc.disable)()
-        with suppress(DatasetError):
-            load(folder, content)
-        assert gc.isenabled() is collects

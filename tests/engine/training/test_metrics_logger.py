@@ -145,7 +145,7 @@ def test_a_process_that_logs_nothing(tmp_path):
 
 DAMAGED = [
     *(b"[1]", b"5", b"null", b"", b'{"loss": 1}', b'{"step": "2"}', b'{"step": 2.5}', b'{"step": 2, "lo'),
-    *(b"\xff\x00", b"\0" * 100, b"[" * 100_000),
+    *(b"\xff\x00", b"\0" * 100, b"[" * 100_000, b'{"step": 2, "train/loss": "1"}', b'{"step": true}'),
 ]
 
 
@@ -285,3 +285,16 @@ def test_tags_of_version_0_1_are_read_under_their_present_names(tmp_path):
     file = tmp_path / METRICS_FILE
     file.write_text(json.dumps(old) + "\n" + json.dumps(new) + "\n")
     assert read_metrics(file) == [new, new]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+@pytest.mark.parametrize("ending", [b"\n", b""])
+def test_damaged_lines_are_skipped_with_a_warning(tmp_path, caplog, line, ending):
+    if not line:
+        return
+    file = tmp_path / METRICS_FILE
+    records = [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": None}]
+    whole = [json.dumps(record).encode() for record in records]
+    file.write_bytes(b"\n".join([whole[0], line, whole[1], line]) + ending)
+    assert read_metrics(file) == records
+    assert caplog.messages == [f"{file}: skipped 2 damaged lines, first line 2"]
