@@ -75,19 +75,23 @@ def _show_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     _print_error("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], *, distributed: bool = False) -> None:
     """Run a tool's `main`: a user's error ends with a message and exit code 2, any other error with 1.
 
     A user's error is a `ValueError` raised by this project's checks, or a file that cannot be read or written. A loss
-    that is not finite and a dead worker process have no traceback either. A bug has one. The work does not end if
-    stdout cannot be written; the exit code is 1 then, except if the reader closed it.
+    that is not finite and a dead process have no traceback either. A bug has one. The work does not end if stdout
+    cannot be written; the exit code is 1 then, except if the reader closed it.
+
+    Args:
+        main: the tool's function.
+        distributed: whether several processes of a launcher may run the tool together.
     """
     from engine.display import safe_outputs
 
     warnings.showwarning, sys.excepthook = _show_warning, _show_traceback
     with safe_outputs() as (stdout, _):
         try:
-            _run(main)
+            _run(main, distributed)
         finally:
             stdout.flush()
             if stdout.lost:
@@ -96,11 +100,13 @@ def run(main: Callable[[], None]) -> None:
             raise SystemExit(1)
 
 
-def _run(main: Callable[[], None]) -> None:
+def _run(main: Callable[[], None], distributed: bool) -> None:
     from data import WorkerError
-    from engine.distributed import OtherProcessError
+    from engine.distributed import LostProcessError, OtherProcessError, check_single_process
 
     try:
+        if not distributed:
+            check_single_process()
         main()
     except OtherProcessError:
         raise SystemExit(1) from None  # the other process reports the error
@@ -109,7 +115,7 @@ def _run(main: Callable[[], None]) -> None:
             raise
         _report(error)
         raise SystemExit(USER_ERROR) from None
-    except (FloatingPointError, WorkerError) as error:
+    except (FloatingPointError, WorkerError, LostProcessError) as error:
         _report(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -132,7 +138,8 @@ def _print_error(text: str) -> None:
 
 def _rank() -> str:
     """Rank of this process under torchrun."""
-    return os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK", "0")
+    return rank if rank.isdecimal() else "0"
 
 
 def _is_ours(error: ValueError) -> bool:

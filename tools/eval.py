@@ -236,4 +236,4 @@ def warn(messages: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    _clone.run(main)
+    _clone.run(main, distributed=True)

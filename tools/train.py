@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _clone.run(main)
+    _clone.run(main, distributed=True)

@@ -23,10 +23,16 @@ from .preemption import PreemptedError
 T = TypeVar("T")
 # Rank 0 evaluates while the other processes wait; pycocotools needs minutes for a large validation set.
 TIMEOUT = timedelta(hours=2)
+# How long the processes wait for each other at the start; a scheduler may start machines minutes apart.
+JOIN_TIMEOUT = timedelta(minutes=15)
 
 
 class OtherProcessError(Exception):
     """Another process failed and reports the error; this process only ends."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process has ended without a word, for example because it was killed."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +62,30 @@ class DistributedContext:
         if self.size == 1:
             yield
             return
-        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # after a restart, torchrun's store still has the addresses of the previous processes
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        try:
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.size, timeout=JOIN_TIMEOUT))
+            store.set_timeout(TIMEOUT)
+            # after a restart, torchrun's store still has the addresses of the previous processes
+            store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ValueError(
+                f"the {self.size} processes cannot find each other at MASTER_ADDR={os.environ.get('MASTER_ADDR')} and "
+                f"MASTER_PORT={os.environ.get('MASTER_PORT')} (this is rank {self.rank}): {str(error).splitlines()[0]}"
+            ) from None
         try:
             yield
         except PreemptedError:  # raised on all ranks
             dist.destroy_process_group()
             raise
+        except RuntimeError as error:
+            if not _is_lost_connection(error):
+                raise
+            raise LostProcessError(
+                f"another process of this job has ended, and its output has the cause; rank {self.rank} cannot "
+                "continue without it. --resume auto continues training from its last checkpoint"
+            ) from error
         # not after an error: destroy_process_group() can block while another rank is in a collective call
         dist.destroy_process_group()
 
@@ -176,12 +196,9 @@ class DistributedContext:
             buffer.copy_(part.view_as(buffer))
 
 
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective call failed because another process is gone; gloo has no type for this error."""
+    return isinstance(error, dist.DistError) or "/gloo/transport/" in str(error)
+
+
 SINGLE_PROCESS = DistributedContext()
-
-
-def read_distributed_context() -> DistributedContext:
-    """Return the context from the environment variables of torchrun, or `SINGLE_PROCESS` without them."""
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(name in os.environ for name in names):
-        return SINGLE_PROCESS
-    return DistributedContext(*(int(os.environ[name]) for name in names))

@@ -13,8 +13,9 @@ from engine.building.model import build_model
 from engine.building.training import build_trainer
 from engine.config.loading import load_config
 from engine.display.progress import Progress
+from engine.distributed.launchers import read_distributed_context
 from engine.distributed.preemption import StopRequest
-from engine.distributed.processes import SINGLE_PROCESS, read_distributed_context
+from engine.distributed.processes import SINGLE_PROCESS
 from engine.runs.checkpoint import save_checkpoint
 from engine.training.metrics_logger import MetricsLogger, NullLogger
 from engine.training.trainer import Trainer
@@ -66,7 +67,7 @@ def make_trainer(tiny_config):
 def together():
     """`together(count, function, *arguments)`: the results of `function` in `count` processes.
 
-    They are real ones and talk by gloo; an error in one is given in place of a result.
+    They are real ones and talk by gloo; an error in one is given in place of a result, and None if it was killed.
     """
     context = multiprocessing.get_context("fork")
     processes = []
@@ -83,10 +84,14 @@ def together():
                 context.Process(target=_run_one, args=(sender, rank, count, port, function, arguments), daemon=True)
             )
             processes[-1].start()
+            sender.close()  # only the process has it, so that its end is noticed
         results = []
         for pipe in pipes:
             assert pipe.poll(600), "a process waits for ever"
-            results.append(pipe.recv())
+            try:
+                results.append(pipe.recv())
+            except EOFError:
+                results.append(None)
         return results
 
     yield run

@@ -66,6 +66,19 @@ def test_only_training_prints_how_to_resume(clone, capsys, monkeypatch, script, 
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", "error: "), ("1", "process 1: error: "), ("", "error: ")])
+def test_only_training_and_evaluation_run_in_several_processes(clone, capsys, monkeypatch, rank, said):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    called = []
+    with pytest.raises(SystemExit) as end:
+        clone.run(lambda: called.append(1))
+    assert (end.value.code, called) == (2, [])
+    assert capsys.readouterr().err.startswith(said)
+    clone.run(lambda: called.append(1), distributed=True)
+    assert called == [1]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("bug"), TypeError("bug"), AssertionError("bug")])
 def test_bugs_come_through(clone, error):
     with pytest.raises(type(error), match="bug"):

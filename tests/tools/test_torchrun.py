@@ -186,3 +186,19 @@ def test_two_machines(start_process, half_run, tiny_config, tmp_path):
     found, expected = losses(tmp_path / "0/runs/tiny"), losses(half_run[0])
     assert list(found.values()) == pytest.approx(list(expected.values())[:6], rel=1e-6)
     assert not (tmp_path / "1/runs").exists()
+
+
+@pytest.mark.slow
+def test_processes_without_local_variables_train_as_one(start_process, half_run, tiny_config, tmp_path):
+    """As Azure ML and Kubeflow start them: with RANK and WORLD_SIZE, but neither LOCAL_RANK nor LOCAL_WORLD_SIZE."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--config", tiny_config, "--run-dir", tmp_path / "run", *HALVES, "train.epochs=1"]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [start_process(TRAIN, *options, cwd=tmp_path, RANK=str(rank), **meeting) for rank in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    found, expected = losses(tmp_path / "run"), losses(half_run[0])
+    assert list(found.values()) == pytest.approx(list(expected.values())[:6], rel=1e-6)

@@ -1,22 +1,18 @@
 """Distributed training: collective calls, errors, and results that do not depend on the split."""
 
+import os
+import signal
+import socket
+
 import pytest
 import torch
 from torch import nn
 
-from engine.distributed.processes import SINGLE_PROCESS, DistributedContext, OtherProcessError, read_distributed_context
+from engine.distributed.processes import SINGLE_PROCESS, DistributedContext, LostProcessError, OtherProcessError
 from engine.evaluation.coco_eval import COCO_METRICS
 from engine.training.metrics_logger import NullLogger
 
 DCN = "model.backbone.dcn_v2_stages=[2]"
-
-
-def test_alone_without_torchrun(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert read_distributed_context() == SINGLE_PROCESS == DistributedContext(0, 1, 0, 1)
-    monkeypatch.setenv("RANK", "3")  # some schedulers set one of them
-    assert read_distributed_context() == SINGLE_PROCESS
 
 
 def test_a_single_process_needs_no_process_group():
@@ -102,6 +98,31 @@ def test_a_bug_comes_up_where_it_is(together):
 
 def test_all_pass(together):
     assert together(2, fail_in) == ["passed", "passed"]
+
+
+def end_without_a_word(distributed):
+    if distributed.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.gather(distributed.rank)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
+def test_a_killed_process_ends_the_others_with_a_message(together):
+    main, other = together(2, end_without_a_word)
+    assert isinstance(main, LostProcessError)
+    assert str(main).startswith("another process of this job has ended, and its output has the cause; rank 0 cannot")
+    assert other is None
+
+
+def test_processes_that_cannot_meet(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        said = "the 2 processes cannot find each other at MASTER_ADDR=127.0.0.1 and MASTER_PORT="
+        with pytest.raises(ValueError, match=said), DistributedContext(0, 2).process_group():
+            pass
 
 
 def average(distributed):
