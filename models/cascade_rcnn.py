@@ -97,6 +97,7 @@ class CascadeRoIHeads(PerImageRoIHeads):
             nn.ModuleList([first, *(TwoMLPHead(inputs, channels) for _ in range(STAGES - 1))]),
             nn.ModuleList(_predictor(channels, single.box_predictor.cls_score.out_features) for _ in range(STAGES)),
             batch_size=single.sampler.batch_size_per_image,
+            smooth_l1_beta=single.smooth_l1_beta,
             score_threshold=single.score_thresh,
             nms_threshold=single.nms_thresh,
             detections_per_image=single.detections_per_img,

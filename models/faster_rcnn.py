@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from torch import nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.resnet import ResNet
@@ -10,13 +11,14 @@ from torchvision.models.resnet import ResNet
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, map_strides, resnet_fpn
-from .options import Affects, Bounds, Choices, Fraction, OldName, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Choices, Fraction, NonNegativeFloat, OldName, PositiveFloat, PositiveInt
 from .roi_heads import PerImageRoIHeads
-from .roi_pool import roi_pool
+from .roi_pool import PyramidRoIAlign
 from .transform import DetectorTransform
 from .two_stage import PerImageRPN
 
 ROI_SIZE = 7
+SMOOTH_L1_BETA = 1 / 9  # torchvision's
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class FasterRcnnOptions:
     roi_canonical_size: Annotated[PositiveInt, Affects.NETWORK] = 224
     """Side in pixels of boxes pooled from P4; boxes of half this side are pooled from P3. Use less for small images."""
     roi_aligned: Annotated[bool, Affects.MEANING] = False
-    """Whether RoIAlign shifts boxes by half a pixel and uses more sampling points in larger boxes, as in mmdetection,
-    detectron2 and PaddleDetection. Weights from these frameworks need true; torchvision's RoIAlign is false."""
+    """Whether RoIAlign shifts boxes by half a pixel, as in mmdetection, detectron2 and PaddleDetection. Weights from
+    these frameworks need true; torchvision's RoIAlign is false."""
+    roi_sampling_ratio: Annotated[Annotated[int, Bounds(ge=0, le=16)] | None, Affects.MEANING] = None
+    """Sampling points of RoIAlign per bin and direction; 0: more in larger boxes, as in the other frameworks. null: 0
+    with `roi_aligned`, otherwise 2 as in torchvision."""
     box_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 1024
     """Width of the box head's two fully connected layers."""
     rpn_pre_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
@@ -48,6 +53,11 @@ class FasterRcnnOptions:
     """Maximum number of proposals per pyramid level before NMS, in evaluation."""
     rpn_post_nms_top_n_test: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
     """Maximum number of proposals per image after NMS, in evaluation."""
+    rpn_smooth_l1_beta: Annotated[NonNegativeFloat, Affects.RESULT] = SMOOTH_L1_BETA
+    """Errors below this value are squared in the RPN's box loss (smooth L1); 0 is plain L1, as in detectron2,
+    mmdetection and PaddleDetection. The default is torchvision's 1/9."""
+    box_smooth_l1_beta: Annotated[NonNegativeFloat, Affects.RESULT] = SMOOTH_L1_BETA
+    """The same for the loss of the box head, or of each box head of a cascade."""
     rpn_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_batch_size")] = 256
     """Number of anchors sampled per image to train the RPN."""
     box_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("box_batch_size")] = 512
@@ -78,14 +88,12 @@ def faster_rcnn(
     """
     backbone = resnet_fpn(body, fpn)
     check_anchor_sizes(backbone, options.anchor_sizes)
-    pool = roi_pool(
-        level_names(backbone), ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
-    )
     heads = PerImageRoIHeads(
-        pool,
+        box_pool(backbone, ROI_SIZE, options),
         TwoMLPHead(backbone.out_channels * ROI_SIZE**2, options.box_head_channels),
         FastRCNNPredictor(options.box_head_channels, num_classes + 1),  # the background is class 0
         batch_size=options.box_batch_size_per_image,
+        smooth_l1_beta=options.box_smooth_l1_beta,
         score_threshold=options.score_threshold,
         nms_threshold=options.nms_threshold,
         detections_per_image=options.detections_per_image,
@@ -101,8 +109,20 @@ def faster_rcnn(
         pre_nms_top_n={"training": options.rpn_pre_nms_top_n_train, "testing": options.rpn_pre_nms_top_n_test},
         post_nms_top_n={"training": options.rpn_post_nms_top_n_train, "testing": options.rpn_post_nms_top_n_test},
         batch_size=options.rpn_batch_size_per_image,
+        smooth_l1_beta=options.rpn_smooth_l1_beta,
     )
     return GeneralizedRCNN(backbone, rpn, heads, transform)
+
+
+def box_pool(backbone: nn.Module, output_size: int, options: FasterRcnnOptions) -> PyramidRoIAlign:
+    """Build the pooling of box features from a pyramid of `resnet_fpn`."""
+    return PyramidRoIAlign(
+        level_names(backbone),
+        output_size,
+        canonical_size=options.roi_canonical_size,
+        aligned=options.roi_aligned,
+        sampling_ratio=options.roi_sampling_ratio,
+    )
 
 
 CLASS_ROWS = {

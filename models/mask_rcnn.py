@@ -8,10 +8,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.resnet import ResNet
 
 from .detector import ClassRows, DetectorSpec
-from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, faster_rcnn
-from .fpn import level_names
+from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, box_pool, faster_rcnn
 from .options import Affects, PositiveInt
-from .roi_pool import roi_pool
 
 MASK_ROI_SIZE = 14
 MASK_CONVS = 4
@@ -43,9 +41,7 @@ def mask_rcnn(body: ResNet, num_classes: int, options: MaskRcnnOptions, **parts:
 def add_mask_head(detector: GeneralizedRCNN, num_classes: int, options: MaskRcnnOptions) -> None:
     """Add torchvision's mask head to the RoI heads of a detector, see `mask_rcnn`."""
     heads, backbone, channels = detector.roi_heads, detector.backbone, options.mask_head_channels
-    heads.mask_roi_pool = roi_pool(
-        level_names(backbone), MASK_ROI_SIZE, canonical_size=options.roi_canonical_size, aligned=options.roi_aligned
-    )
+    heads.mask_roi_pool = box_pool(backbone, MASK_ROI_SIZE, options)
     heads.mask_head = MaskRCNNHeads(backbone.out_channels, [channels] * MASK_CONVS, dilation=1)
     heads.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)  # the background is class 0
 

@@ -1,40 +1,122 @@
 """RetinaNet, https://arxiv.org/abs/1708.02002, built from torchvision's parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.resnet import ResNet
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
-from .options import Affects, Bounds, Choices, Fraction, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Choices, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from .resnet import check_name
 from .transform import DetectorTransform
 
+# when boxes are clipped to the image
+CLIPPING = BEFORE_NMS, AFTER_NMS, NEVER = "before_nms", "after_nms", "never"
 
-class PerImageRetinaNet(RetinaNet):
-    """torchvision's RetinaNet, whose losses are means over the images of a batch, as in torchvision.
+
+class PerImageRetinaNetHead(RetinaNetHead):
+    """torchvision's RetinaNet head, whose losses are means over the images of a batch, as in torchvision.
 
     The losses of each image are sums over its anchors, divided by the number of positive anchors of the image.
     mmdetection and the paper's code divide by the positives of the whole batch. See
     docs/concepts/losses-and-batches.md.
+
+    Args:
+        channels: Number of channels of the pyramid.
+        num_anchors: Number of anchors per location.
+        num_outputs: Number of outputs of the classifier per anchor.
+        smooth_l1_beta: Error below which the box loss is quadratic; 0 is plain L1, torchvision's loss.
     """
 
+    def __init__(self, channels: int, num_anchors: int, num_outputs: int, *, smooth_l1_beta: float) -> None:
+        super().__init__(channels, num_anchors, num_outputs)
+        self.smooth_l1_beta = smooth_l1_beta
+
     def compute_loss(
-        self, targets: list[dict], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+        self,
+        targets: list[dict],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Return the losses, with names that start with "loss_" as in the other detectors."""
-        losses = super().compute_loss(targets, in_float32(head_outputs), anchors)
-        return {f"loss_{name}": loss for name, loss in losses.items()}
+        """Return the losses; names start with "loss_" as in the other detectors.
+
+        Args:
+            targets: `boxes` and `labels` of each image.
+            head_outputs: Outputs of the head, each `(B, locations * num_anchors, n)`.
+            anchors: Anchors of each image, `(locations * num_anchors, 4)`.
+            matched_idxs: Index of the box of each anchor, negative for none, one tensor per image.
+        """
+        outputs = in_float32(head_outputs)
+        regression = [
+            self._box_loss(*image)
+            for image in zip(targets, outputs["bbox_regression"], anchors, matched_idxs, strict=True)
+        ]
+        return {
+            "loss_classification": self.classification_head.compute_loss(targets, outputs, matched_idxs),
+            "loss_bbox_regression": torch.stack(regression).mean(),
+        }
+
+    def _box_loss(self, target: dict, box_deltas: Tensor, anchors: Tensor, matched: Tensor) -> Tensor:
+        (positive,) = torch.where(matched >= 0)
+        boxes = target["boxes"][matched[positive]]
+        encoded = self.regression_head.box_coder.encode_single(boxes, anchors[positive])
+        loss = smooth_l1_loss(box_deltas[positive], encoded, reduction="sum", beta=self.smooth_l1_beta)
+        return loss / max(1, len(positive))
+
+
+class ClippedRetinaNet(RetinaNet):
+    """torchvision's RetinaNet, with a choice of when boxes are clipped to the image.
+
+    Args:
+        clip_boxes: Name in `CLIPPING`.
+        parts: Arguments of torchvision's `RetinaNet`.
+    """
+
+    def __init__(self, *parts: Any, clip_boxes: str, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        check_name("clip_boxes", clip_boxes, CLIPPING)
+        self.clip_boxes = clip_boxes
 
     def postprocess_detections(
         self, head_outputs: dict[str, list[Tensor]], anchors: list[list[Tensor]], image_shapes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Return torchvision's detections, without class 0."""
-        return super().postprocess_detections(without_background(in_float32(head_outputs)), anchors, image_shapes)
+        """Return `boxes`, `labels` and `scores` of each image, without class 0."""
+        outputs = without_background(in_float32(head_outputs))
+        logits, box_deltas = (zip(*outputs[name], strict=True) for name in ("cls_logits", "bbox_regression"))
+        return [self._detect(*image) for image in zip(logits, box_deltas, anchors, image_shapes, strict=True)]
+
+    def _detect(
+        self, logits: Sequence[Tensor], box_deltas: Sequence[Tensor], anchors: list[Tensor], size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Return the detections of an image of `size` from the outputs of each level."""
+        levels = [self._candidates(*level) for level in zip(logits, box_deltas, anchors, strict=True)]
+        boxes, scores, labels = (torch.cat(values) for values in zip(*levels, strict=True))
+        if self.clip_boxes == BEFORE_NMS:
+            boxes = clip_boxes_to_image(boxes, size)
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        if self.clip_boxes == AFTER_NMS:
+            boxes = clip_boxes_to_image(boxes, size)
+            keep = keep[(boxes[keep, 2:] > boxes[keep, :2]).all(1)]
+        return {"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]}
+
+    def _candidates(self, logits: Tensor, box_deltas: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes, scores and labels of a level, at most `topk_candidates`."""
+        every = logits.sigmoid().flatten()
+        (above,) = torch.where(every > self.score_thresh)
+        scores, order = every[above].topk(min(self.topk_candidates, len(above)))
+        places, labels = above[order] // logits.shape[1], above[order] % logits.shape[1]
+        return self.box_coder.decode_single(box_deltas[places], anchors[places]), scores, labels
 
 
 @dataclass(frozen=True)
@@ -65,6 +147,12 @@ class RetinaNetOptions:
     """Maximum number of detections per pyramid level before NMS."""
     detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
     """Maximum number of detections per image."""
+    clip_boxes: Annotated[str, Choices(CLIPPING), Affects.RESULT] = BEFORE_NMS
+    """When boxes are clipped to the image: before_nms, as in torchvision and mmdetection; after_nms, as in detectron2,
+    without boxes that have no size then; or never, as in PaddleDetection."""
+    smooth_l1_beta: Annotated[NonNegativeFloat, Affects.RESULT] = 0.0
+    """Errors below this value are squared in the box loss (smooth L1); 0 is plain L1, as in torchvision, mmdetection
+    and PaddleDetection. detectron2's default is 0.1."""
 
 
 def retinanet(
@@ -75,7 +163,7 @@ def retinanet(
     fpn: FpnOptions,
     transform: DetectorTransform,
     dcn: DeformOptions,
-) -> PerImageRetinaNet:
+) -> ClippedRetinaNet:
     """Build RetinaNet on a feature pyramid, see `DetectorSpec.build`. Only the ResNet can be deformable.
 
     Output 0 of the head is unused, because labels count from 1.
@@ -93,15 +181,23 @@ def retinanet(
             f"`negative_iou` must be at most `positive_iou` = {options.positive_iou}, got {options.negative_iou}"
         )
     scales = [2 ** (step / options.scales_per_octave) for step in range(options.scales_per_octave)]
-    detector = PerImageRetinaNet(
+    anchors = make_anchors(
+        options.anchors,
+        [[size * scale for scale in scales] for size in options.anchor_sizes],
+        options.aspect_ratios,
+        map_strides(backbone).values(),
+    )
+    detector = ClippedRetinaNet(
         backbone,
         num_classes + 1,
-        anchor_generator=make_anchors(
-            options.anchors,
-            [[size * scale for scale in scales] for size in options.anchor_sizes],
-            options.aspect_ratios,
-            map_strides(backbone).values(),
+        anchor_generator=anchors,
+        head=PerImageRetinaNetHead(
+            backbone.out_channels,
+            anchors.num_anchors_per_location()[0],
+            num_classes + 1,
+            smooth_l1_beta=options.smooth_l1_beta,
         ),
+        clip_boxes=options.clip_boxes,
         fg_iou_thresh=options.positive_iou,
         bg_iou_thresh=options.negative_iou,
         score_thresh=options.score_threshold,

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 
 from .boxes import Float32BoxCoder, at_least_float32
 from .sampling import ImageSampler
@@ -38,10 +39,11 @@ class PerImageRoIHeads(RoIHeads):
     losses are means over the samples of the whole batch, so that they depend on how a batch is split.
 
     Args:
-        box_roi_pool: Pooling module of `roi_pool`.
+        box_roi_pool: Pooling module of `models.roi_pool`.
         box_head: Module that maps pooled features to vectors.
         box_predictor: Module that maps vectors to class logits, background first, and box deltas.
         batch_size: Number of sampled proposals per image in training.
+        smooth_l1_beta: Error below which the box loss is quadratic; 0 is plain L1.
         score_threshold: Minimum score of detections.
         nms_threshold: IoU above which NMS removes the detection with the lower score of two detections of a class.
         detections_per_image: Maximum number of detections per image.
@@ -54,6 +56,7 @@ class PerImageRoIHeads(RoIHeads):
         box_predictor: nn.Module,
         *,
         batch_size: int,
+        smooth_l1_beta: float,
         score_threshold: float,
         nms_threshold: float,
         detections_per_image: int,
@@ -73,6 +76,7 @@ class PerImageRoIHeads(RoIHeads):
         )
         self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, seed_offset=BOX_SEED_OFFSET)
         self.box_coder = Float32BoxCoder(BOX_WEIGHTS)
+        self.smooth_l1_beta = smooth_l1_beta
 
     def forward(
         self,
@@ -120,7 +124,15 @@ class PerImageRoIHeads(RoIHeads):
             target["boxes"].to(boxes.dtype)[matched] if len(target["boxes"]) else boxes
             for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
         ]
-        losses = fastrcnn_loss(logits, box_deltas, samples.labels, coder.encode(matched_boxes, samples.boxes))
+        labels, encoded = torch.cat(samples.labels), torch.cat(coder.encode(matched_boxes, samples.boxes))
+        (positive,) = torch.where(labels > 0)
+        box_loss = smooth_l1_loss(
+            box_deltas.unflatten(1, (-1, 4))[positive, labels[positive]],
+            encoded[positive],
+            reduction="sum",
+            beta=self.smooth_l1_beta,
+        )
+        losses = cross_entropy(logits, labels), box_loss / len(labels)
         return tuple(self.sampler.mean_over_images(loss, samples.labels) for loss in losses)
 
     def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:

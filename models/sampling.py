@@ -66,11 +66,6 @@ class ImageSampler:
         return drawn
 
 
-def all_labelled(labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return masks of all positives and all negatives of each image, with the interface of torchvision's samplers."""
-    return [own >= 1 for own in labels], [own == 0 for own in labels]
-
-
 @cache
 def _generator(device: torch.device) -> torch.Generator:
     """Return the generator of a device, seeded for every image; a global, because samplers must be copyable."""

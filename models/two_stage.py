@@ -9,12 +9,14 @@ parts are padded to the same size and batch norm is frozen or absent. docs/conce
 effect of different padding.
 """
 
+import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from .boxes import Float32BoxCoder
-from .sampling import ImageSampler, all_labelled
+from .sampling import ImageSampler
 
 # In the lower 32 bits, because a CPU generator uses only these of a seed.
 RPN_SEED_OFFSET = 0x52504E
@@ -32,6 +34,7 @@ class PerImageRPN(RegionProposalNetwork):
         pre_nms_top_n: Maximum number of proposals per level before NMS, in "training" and "testing".
         post_nms_top_n: Maximum number of proposals per image after NMS, in "training" and "testing".
         batch_size: Number of sampled anchors per image in training.
+        smooth_l1_beta: Error below which the box loss is quadratic; 0 is plain L1.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class PerImageRPN(RegionProposalNetwork):
         pre_nms_top_n: dict[str, int],
         post_nms_top_n: dict[str, int],
         batch_size: int,
+        smooth_l1_beta: float,
     ) -> None:
         super().__init__(
             anchors,
@@ -56,7 +60,7 @@ class PerImageRPN(RegionProposalNetwork):
         )
         self.box_coder = Float32BoxCoder(self.box_coder.weights)
         self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, seed_offset=RPN_SEED_OFFSET)
-        self.fg_bg_sampler = all_labelled  # samples are drawn in `assign_targets_to_anchors`, which has the targets
+        self.smooth_l1_beta = smooth_l1_beta
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict]
@@ -70,5 +74,12 @@ class PerImageRPN(RegionProposalNetwork):
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, ...]:
         """Return the objectness and box losses, means over the images."""
-        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        every, encoded = torch.cat(labels), torch.cat(regression_targets)
+        positive, negative = torch.where(every >= 1)[0], torch.where(every == 0)[0]
+        drawn = torch.cat([positive, negative])  # in `assign_targets_to_anchors`, which has the targets
+        box_loss = smooth_l1_loss(
+            pred_bbox_deltas[positive], encoded[positive], reduction="sum", beta=self.smooth_l1_beta
+        )
+        logits = objectness.flatten()[drawn]
+        losses = binary_cross_entropy_with_logits(logits, every[drawn].to(logits.dtype)), box_loss / len(drawn)
         return tuple(self.sampler.mean_over_images(loss, labels) for loss in losses)

@@ -15,13 +15,14 @@ from _arguments import add_json, add_overrides, current_spellings, make_parser
 
 from data.files import atomic_file, write_json, write_text
 from engine.building import build_model
-from engine.config import RunConfig, dump_config, flatten, load_config, with_overrides
+from engine.config import RunConfig, dump_config, flatten, load_config, read_overrides, with_overrides
 from engine.converters import (
     INPUT_FORMATS,
     SOURCES,
     Converted,
     Source,
     SourceCheckpoint,
+    check_anchors,
     choose_classes,
     classes_of,
     convert_backbone,
@@ -162,6 +163,8 @@ def write_detector(
         )
     names, kept = choose_classes(checkpoint, source, classes, args.classes)
     detector, _ = build_model(model, config.data, len(names), pretrained=False)
+    generator = getattr(getattr(detector, "rpn", detector), "anchor_generator", None)
+    check_anchors(checkpoint.tensors, generator.cell_anchors if generator else [])
     converted = convert_detector(
         checkpoint.tensors,
         source,
@@ -214,10 +217,9 @@ def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Sour
         "model.backbone.weights": None,
         "model.backbone.stride_in_1x1": infer_stride_in_1x1(checkpoint, input_format),
     }
-    options = getattr(model, model.detector, None)
-    needed = {"roi_aligned": source.roi_aligned, "anchors": source.anchors}
-    values |= {f"model.{model.detector}.{key}": value for key, value in needed.items() if hasattr(options, key)}
-    given = {override.partition("=")[0] for override in args.overrides}
+    own = getattr(model, model.detector)
+    values |= {f"model.{model.detector}.{key}": value for key, value in source.options().items() if hasattr(own, key)}
+    given = {key for key, _ in flatten(read_overrides(args.overrides, is_silent=True))}
     forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in given]
     return with_overrides(config.model_dump(mode="json"), forced, str(args.config))
 

@@ -2,6 +2,7 @@
 
 from .arithmetic import INPUT_FORMATS
 from .conversion import Converted, classes_of, convert_backbone, convert_detector
+from .heads import check_anchors
 from .inferred_settings import choose_classes, infer_eps, infer_input_format, infer_stride_in_1x1, settings_table
 from .reading import SourceCheckpoint, read_source_checkpoint
 from .recognition import SOURCES, detect_source

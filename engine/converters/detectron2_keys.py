@@ -64,6 +64,7 @@ DETECTRON2 = Source(
     rules=_RULES,
     lateral=r"backbone\.fpn_lateral([2-5])\.weight",
     size_major=True,
+    clip_boxes="after_nms",
     input="bgr",
     unsupported=[
         (

@@ -18,7 +18,11 @@ _BOXES = r"roi_heads\.box_predictor\.(?:(\d)\.)?bbox_pred\.(?:weight|bias)"
 _MASKS = r"roi_heads\.mask_predictor\.mask_fcn_logits\.(?:weight|bias)"
 _SIGMOIDS = r"head\.classification_head\.cls_logits\.(weight|bias)"
 _ANCHOR_BOXES = r"head\.regression_head\.bbox_reg\.(?:weight|bias)"
+_CELL_ANCHORS = r".*anchor_generator\.cell_anchors\.\d+"
 _LINEAR = r"roi_heads\.(?:box_head|box_predictor)\..*\.weight"
+
+ROUNDING = 0.05  # torchvision rounds sides to whole pixels: up to 3 % of the smallest
+SHOWN_ANCHORS = 9
 
 
 def count_classes(tensors: Mapping[str, Tensor], source: Source) -> int | None:
@@ -72,6 +76,46 @@ def arrange_heads(
             tensor = choose_rows(tensor, foreground, groups=anchors, fill=fill)
         arranged[key] = tensor
     return arranged
+
+
+def check_anchors(tensors: Mapping[str, Tensor], ours: Sequence[Tensor]) -> None:
+    """Compare the anchors in a file with those of the config; older files of detectron2 contain them.
+
+    Args:
+        tensors: tensors of the file.
+        ours: anchors of a location of each level, `(n, 4)`.
+
+    Raises:
+        ValueError: if their number or sizes differ; torchvision's rounding is within the tolerance.
+    """
+    for name, theirs in tensors.items():
+        if not re.fullmatch(_CELL_ANCHORS, name):
+            continue
+        level = int(name.rpartition(".")[2])
+        own = ours[level] if level < len(ours) else torch.empty(0, 4)
+        if not _same_sides(theirs, own):
+            raise ValueError(
+                f"the anchors of the config must have the sizes of those in the checkpoint: {name} has "
+                f"{_describe_sides(theirs)}, level {level} of the config has {_describe_sides(own)}; set anchor_sizes "
+                "and aspect_ratios of the detector"
+            )
+
+
+def _same_sides(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether both have the same number of anchors, and each anchor a counterpart of the same width and height."""
+    if theirs.shape != ours.shape:
+        return False
+    first, second = (anchors[:, 2:] - anchors[:, :2] for anchors in (theirs.double(), ours.double()))
+    is_close = ((first[:, None] - second).abs() <= ROUNDING * second).all(2)
+    return bool(is_close.any(0).all() and is_close.any(1).all())
+
+
+def _describe_sides(anchors: Tensor) -> str:
+    if anchors.dim() != 2 or anchors.shape[1] != 4:
+        return f"a tensor of shape {[*anchors.shape]}"
+    sides = (anchors[:, 2:] - anchors[:, :2]).tolist()
+    shown = ", ".join(f"{width:.4g} x {height:.4g}" for width, height in sides[:SHOWN_ANCHORS])
+    return f"{len(sides)} anchors ({shown}{', ...' if len(sides) > SHOWN_ANCHORS else ''})" if sides else "no anchors"
 
 
 def transpose_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -105,6 +105,7 @@ PADDLE = Source(
     rules=_RULES,
     lateral=r"neck\.fpn_inner_res([2-5])_sum(?:_lateral)?\.weight",
     size_major=True,
+    clip_boxes="never",
     linear_transposed=True,
     unsupported=[
         (
@@ -115,6 +116,11 @@ PADDLE = Source(
         ),
     ],
     remaining_differences=[
+        (
+            ".*rcnn",
+            "RoIAlign: with half-pixel shift, as PaddleDetection's configs state. Its develop branch ignores them and "
+            "pools without the shift; for weights trained so, add roi_aligned=false and roi_sampling_ratio=0",
+        ),
         (".*", "resizing: PaddleDetection uses OpenCV, this project PyTorch, both bilinear"),
     ],
 )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -70,6 +70,7 @@ class Source(NamedTuple):
         linear_transposed: whether linear layers have weights of shape (inputs, outputs).
         roi_aligned: whether RoIAlign shifts by half a pixel.
         anchors: kind of its anchors, a key of `models.anchors.ANCHORS`.
+        clip_boxes: when its RetinaNet clips boxes, a name in `models.retinanet.CLIPPING`.
         input: default input format, a key of `arithmetic.INPUT_FORMATS`.
         cascade_factors: standard deviations of (dx, dy, dw, dh) by cascade stage, times the weights of this project.
         unsupported: (pattern, reason, whether the backbone is affected too) of names that cannot be converted.
@@ -87,6 +88,7 @@ class Source(NamedTuple):
     linear_transposed: bool = False
     roi_aligned: bool = True
     anchors: str = "exact"
+    clip_boxes: str = "before_nms"
     input: str = "rgb_std"
     cascade_factors: Mapping[int, tuple[float, ...]] = MappingProxyType({})
     unsupported: Sequence[tuple[str, str, bool]] = ()
@@ -97,6 +99,10 @@ class Source(NamedTuple):
         names = frozenset(names)
         numbers = {int(match[1]) for name in names if (match := re.fullmatch(self.lateral, name))}
         return Layout(names, min(numbers, default=0), len(numbers))
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of a detector that give its tensors the meaning that they have in the source."""
+        return {"roi_aligned": self.roi_aligned, "anchors": self.anchors, "clip_boxes": self.clip_boxes}
 
     def remaining(self, detector: str) -> list[str]:
         """Return the remaining differences of a converted detector to the source."""

@@ -42,8 +42,6 @@ def build_graph(detector: str, model: nn.Module, suppress: Callable[..., Tensor]
     """
     check_exportable(detector)
     model = with_torchvision_operator(model).eval().requires_grad_(False)
-    with torch.inference_mode():
-        model([torch.zeros(3, _PROBE, _PROBE)])  # sets the scales of RoI pooling
     module, _, graph = DETECTORS[detector].export.partition(":")
     return getattr(import_module(module), graph)(model, suppress).eval()
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from models.retinanet import AFTER_NMS, BEFORE_NMS
+
 from .batches import ABSENT, gather_rows, make_anchors, prepare, split_by_label, top_detections, topk_per_level
 
 
@@ -41,10 +43,17 @@ class RetinaNetGraph(nn.Module):
         boxes = self.decode(gather_rows(outputs["bbox_regression"], locations).flatten(0, 1), anchors).unflatten(
             0, order.shape
         )
-        boxes = clip_boxes_to_image(boxes, images.shape[-2:])
+        size, clipping = images.shape[-2:], getattr(model, "clip_boxes", BEFORE_NMS)
+        boxes = clip_boxes_to_image(boxes, size) if clipping == BEFORE_NMS else boxes
 
         keep = self.suppress(boxes, split_by_label(scores, labels, classes), model.nms_thresh, ABSENT)
-        return top_detections(boxes, torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img)
+        scores, labels, most = torch.where(keep.any(1), scores, ABSENT), labels + 1, model.detections_per_img
+        found = top_detections(boxes, scores, labels, most)
+        if clipping == AFTER_NMS:
+            boxes = clip_boxes_to_image(found["boxes"], size)
+            has_size = (boxes[..., 2:] > boxes[..., :2]).all(-1)
+            found = top_detections(boxes, torch.where(has_size, found["scores"], ABSENT), found["labels"], most)
+        return found
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """Return the scores of all classes from the outputs of the head."""

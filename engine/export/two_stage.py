@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, roi_align
+from torchvision.ops import clip_boxes_to_image
 
-from models.roi_pool import AlignedRoIPool
+from models.roi_pool import PyramidRoIAlign
 
 from .batches import (
     ABSENT,
@@ -31,7 +31,7 @@ class FasterRCNNGraph(nn.Module):
     """Detection on images that need no resizing, equal to `model(images)`.
 
     Args:
-        model: Faster R-CNN in eval mode, after a first forward pass, which sets the scales of RoI pooling.
+        model: Faster R-CNN in eval mode.
         suppress: `suppression.suppress` or `suppress_as_operator`.
     """
 
@@ -152,27 +152,22 @@ def to_rois(boxes: Tensor) -> Tensor:
     return torch.cat([image.to(boxes), boxes], 2).flatten(0, 1)
 
 
-def pool_rois(pooler: MultiScaleRoIAlign | AlignedRoIPool, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
+def pool_rois(pooler: PyramidRoIAlign, maps: dict[str, Tensor], rois: Tensor) -> Tensor:
     """Pool RoIs from the pyramid levels that match their sizes.
 
     Args:
-        pooler: pooler of `models.roi_pool`; torchvision's pooler needs a first forward pass, which sets its scales.
+        pooler: pooler of `models.roi_pool`.
         maps: feature map `(B, C, Hl, Wl)` of each level.
-        rois: `(N, 5)`, of `regions`.
+        rois: `(N, 5)`, of `to_rois`.
 
     Returns:
         `(N, C, h, w)`.
     """
     levels = pooler.map_levels([rois[:, 1:]])
-    aligned = isinstance(pooler, AlignedRoIPool)
-    if aligned:
-        scales, points = {name: 1 / stride for name, stride in pooler.strides.items()}, 0
-    else:
-        scales, points = dict(zip(pooler.featmap_names, pooler.scales, strict=True)), pooler.sampling_ratio
     pooled = None
-    for level, (name, scale) in enumerate(scales.items()):
+    for level, name in enumerate(pooler.strides):
         chosen = torch.where(levels == level)[0]
-        part = roi_align(maps[name], rois[chosen], pooler.output_size, scale, points, aligned)
+        part = pooler.pool_level(maps, name, rois[chosen])
         pooled = part.new_zeros((rois.shape[0], *part.shape[1:])) if pooled is None else pooled
         pooled = pooled.index_put((chosen,), part)
     return pooled

@@ -52,7 +52,7 @@ def test_boxes_of_the_canonical_size_are_pooled_from_level_4(canonical, make):
     boxes = [torch.tensor([[0.0, 0, side + 0.1, side + 0.1] for side in sides])]
     with torch.no_grad():
         assert pool(model.backbone(torch.zeros(1, 3, 256, 256)), boxes, [(256, 256)]).shape == (3, 16, 7, 7)
-    assert [pool.featmap_names[index] for index in pool.map_levels(boxes)] == ["p3", "p4", "p5"]
+    assert [[*pool.strides][index] for index in pool.map_levels(boxes)] == ["p3", "p4", "p5"]
 
 
 @pytest.mark.parametrize("sizes", [[32, 64, 128, 256], [32, 64, 128, 256, 512, 1024], []])
@@ -142,6 +142,52 @@ def test_losses_are_those_of_torchvision_over_full_samples(make, float64_labels)
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-12)
     # fewer than the anchors, of which those between the thresholds are ignored
     assert 0.5 < ratios[0] < 3024 / 4000
+
+
+def smooth_l1(errors: torch.Tensor, beta: float) -> torch.Tensor:
+    """Sum of the smooth L1 loss by its definition; 0 is plain L1, as in detectron2, mmdetection and PaddleDetection."""
+    errors = errors.abs().flatten()
+    return sum(0.5 * e**2 / beta if beta and e < beta else e - 0.5 * beta for e in errors)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 0.5], ids=str)
+@pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_rcnn"])
+def test_box_losses_are_smooth_l1_of_the_option(make, detector, beta, monkeypatch):
+    """The losses and their gradients equal the formula on the box deltas that the heads predict."""
+    betas = {"rpn_smooth_l1_beta": beta, "box_smooth_l1_beta": beta}
+    model = make.tiny(detector, **betas, rpn_batch_size_per_image=64, box_batch_size_per_image=16)
+    images, targets = make.four_images()
+    seen = {}
+    rpn_loss, box_loss = model.rpn.compute_loss, model.roi_heads.sample_losses
+
+    def keep_rpn(objectness, deltas, labels, regression_targets):
+        seen["rpn"] = deltas, torch.cat(labels), torch.cat(regression_targets)
+        return rpn_loss(objectness, deltas, labels, regression_targets)
+
+    def keep_box(logits, deltas, samples, given, coder):
+        if "box" not in seen:  # the first stage of a cascade
+            gt = [
+                t["boxes"][m] if len(t["boxes"]) else b
+                for b, m, t in zip(samples.boxes, samples.matched, given, strict=True)
+            ]
+            seen["box"] = deltas, torch.cat(samples.labels), torch.cat(coder.encode(gt, samples.boxes))
+        return box_loss(logits, deltas, samples, given, coder)
+
+    monkeypatch.setattr(model.rpn, "compute_loss", keep_rpn)
+    monkeypatch.setattr(model.roi_heads, "sample_losses", keep_box)
+    losses = model(images, targets)
+    name = "loss_box_reg_1" if detector == "cascade_rcnn" else "loss_box_reg"
+    for part, key, count in (("rpn", "loss_rpn_box_reg", 64), ("box", name, 16)):
+        deltas, labels, encoded = seen[part]
+        positive = labels >= 1
+        own = deltas[positive]
+        if part == "box":
+            own = torch.stack([row.view(-1, 4)[label] for row, label in zip(own, labels[positive], strict=True)])
+        expected = smooth_l1(own - encoded[positive], beta) / (4 * count)
+        assert positive.sum() > 3
+        assert losses[key].item() == pytest.approx(expected.item(), rel=1e-9)
+        gradients = [torch.autograd.grad(loss, deltas, retain_graph=True)[0] for loss in (losses[key], expected)]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-15)
 
 
 def test_the_two_samples_of_an_image_are_independent(make):

@@ -11,7 +11,6 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, box_iou, roi_align
 
-from models.roi_pool import AlignedRoIPool
 from models.sampling import ImageSampler
 
 MASK_SIDE = 28
@@ -148,10 +147,8 @@ def test_options_of_masks_arrive(make, detector):
     heads = make.build(detector, mask_head_channels=24, roi_canonical_size=56, roi_aligned=True).roi_heads
     assert heads.mask_predictor.conv5_mask.in_channels == 24
     for pool in (heads.box_roi_pool, heads.mask_roi_pool):
-        assert isinstance(pool, AlignedRoIPool)
-        assert pool.map_levels.s0 == 56
-    heads = make.build(detector, roi_canonical_size=56).roi_heads
+        assert (pool.aligned, pool.sampling_ratio, pool.map_levels.s0) == (True, 0, 56)
+    heads = make.build(detector, roi_sampling_ratio=3).roi_heads
     for pool in (heads.box_roi_pool, heads.mask_roi_pool):
-        assert isinstance(pool, MultiScaleRoIAlign)
-        assert pool.canonical_scale == 56
+        assert (pool.aligned, pool.sampling_ratio, pool.map_levels.s0) == (False, 3, 224)
     assert heads.mask_predictor.mask_fcn_logits.in_channels == 256

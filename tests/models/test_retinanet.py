@@ -55,9 +55,11 @@ def test_p6_from_c5_has_the_shapes_of_torchvisions_second_builder():
     assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in theirs.items()}
 
 
-def test_losses_by_hand(make):
-    """The paper's focal loss and L1 loss, divided by the positive anchors of each image."""
-    model = make.tiny("retinanet", aspect_ratios=[0.5, 1.0])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("anchors", ["exact", "torchvision"])
+def test_losses_by_hand(make, beta, anchors):
+    """The paper's focal loss, and L1 (0) or smooth L1 loss, divided by the positive anchors of each image."""
+    model = make.tiny("retinanet", aspect_ratios=[0.5, 1.0], smooth_l1_beta=beta, anchors=anchors)
     images, targets = make.four_images()
     outputs = {}
     model.head.register_forward_hook(lambda module, inputs, output: outputs.update(output))
@@ -88,10 +90,11 @@ def test_losses_by_hand(make):
             width, height = x2 - x1, y2 - y1
             code = [(u1 + u2 - x1 - x2) / 2 / width, (v1 + v2 - y1 - y2) / 2 / height]
             code += [math.log((u2 - u1) / width), math.log((v2 - v1) / height)]
-            total += (outputs["bbox_regression"][index, place] - torch.tensor(code)).abs().sum()
+            errors = (outputs["bbox_regression"][index, place] - torch.tensor(code, dtype=torch.float64)).abs().tolist()
+            total += sum(0.5 * e**2 / beta if beta and e < beta else e - 0.5 * beta for e in errors)
         regression.append(total / count)
     assert losses["loss_classification"].item() == pytest.approx(sum(classification).item() / 4, rel=1e-6)
-    assert losses["loss_bbox_regression"].item() == pytest.approx(sum(regression).item() / 4, rel=1e-6)
+    assert losses["loss_bbox_regression"].item() == pytest.approx(sum(regression) / 4, rel=1e-6)
 
 
 def test_class_0_is_never_detected(make):
@@ -102,6 +105,32 @@ def test_class_0_is_never_detected(make):
             assert len(found["labels"]) == 100
             assert found["labels"].min() == 1
             assert found["scores"].max() < 0.5
+
+
+@pytest.mark.parametrize("clip_boxes", ["before_nms", "after_nms", "never"])
+def test_boxes_are_clipped_when_the_option_says(make, clip_boxes):
+    """Three boxes of a class at the left border, by hand: two overlap only inside the image, one is outside of it."""
+    model = make.build("retinanet", clip_boxes=clip_boxes, score_threshold=0.1, nms_threshold=0.5).eval()
+    boxes = torch.tensor([[-60.0, 10, 20, 50], [0, 10, 20, 50], [-40, 60, -10, 90], [70, 10, 130, 40]])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    logits = torch.full((1, 4, 4), -20.0)
+    logits[0, :, 2] = scores.logit()
+    outputs = {"cls_logits": [logits], "bbox_regression": [torch.zeros(1, 4, 4)]}
+    (found,) = model.postprocess_detections(outputs, [[boxes]], [(80, 100)])
+    expected = {
+        # clipped, the second box equals the first one, and the third has no width; torchvision keeps it
+        "before_nms": [[0, 10, 20, 50], [0, 60, 0, 80], [70, 10, 100, 40]],
+        # detectron2: no overlap before clipping; the box without a width is removed
+        "after_nms": [[0, 10, 20, 50], [0, 10, 20, 50], [70, 10, 100, 40]],
+        "never": boxes.tolist(),  # PaddleDetection
+    }
+    torch.testing.assert_close(found["boxes"], torch.tensor(expected[clip_boxes], dtype=torch.float32))
+    assert found["labels"].tolist() == [2] * len(expected[clip_boxes])
+
+
+def test_unknown_clipping(make):
+    with pytest.raises(ValueError, match="unknown clip_boxes 'twice', known: before_nms, after_nms, never"):
+        make.build("retinanet", clip_boxes="twice")
 
 
 def test_options_arrive(make):

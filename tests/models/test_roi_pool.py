@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
-from models.roi_pool import AlignedRoIPool, roi_pool
+from models.roi_pool import PyramidRoIAlign
 
 SIDE = 3
 IMAGE = (96, 128)
@@ -43,16 +43,18 @@ def read(image_map: Tensor, y: float, x: float) -> Tensor:
     return (1 - (y - y0)) * upper + (y - y0) * lower
 
 
-def pool_by_hand(maps: dict[str, Tensor], boxes: list[Tensor], canonical: int) -> Tensor:
+def pool_by_hand(maps: dict[str, Tensor], boxes: list[Tensor], canonical: int, *, aligned: bool, points: int) -> Tensor:
     pooled = []
     for image, own in enumerate(boxes):
         for x1, y1, x2, y2 in own.tolist():
             area = (x2 - x1) * (y2 - y1)
             level = min(max(math.floor(4 + math.log2(math.sqrt(area) / canonical)), 3), 5) if area else 3
             stride = 2**level
-            left, top = x1 / stride - 0.5, y1 / stride - 0.5
+            left, top = x1 / stride - 0.5 * aligned, y1 / stride - 0.5 * aligned
             bin_h, bin_w = (y2 - y1) / stride / SIDE, (x2 - x1) / stride / SIDE
-            rows, columns = math.ceil(bin_h), math.ceil(bin_w)
+            if not aligned:  # boxes have at least a pixel of the map
+                bin_h, bin_w = max(bin_h, 1 / SIDE), max(bin_w, 1 / SIDE)
+            rows, columns = points or math.ceil(bin_h), points or math.ceil(bin_w)
             out = torch.zeros(4, SIDE, SIDE, dtype=torch.float64)
             for i in range(SIDE):
                 for j in range(SIDE):
@@ -64,9 +66,25 @@ def pool_by_hand(maps: dict[str, Tensor], boxes: list[Tensor], canonical: int) -
     return torch.stack(pooled)
 
 
-def test_aligned_pooling_is_the_definition(maps):
-    pool = roi_pool(["p3", "p4", "p5"], SIDE, canonical_size=40, aligned=True)
-    torch.testing.assert_close(pool(maps, BOXES, [IMAGE] * 2), pool_by_hand(maps, BOXES, 40), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("points", [0, 1, 2, 3])
+def test_pooling_is_the_definition(maps, aligned, points):
+    """PaddleDetection's develop branch uses boxes without the shift and adaptive points (0)."""
+    pool = PyramidRoIAlign(["p3", "p4", "p5"], SIDE, canonical_size=40, aligned=aligned, sampling_ratio=points)
+    expected = pool_by_hand(maps, BOXES, 40, aligned=aligned, points=points)
+    torch.testing.assert_close(pool(maps, BOXES, [IMAGE] * 2), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("aligned", "points"), [(True, 0), (False, 2)])
+def test_the_default_number_of_points(maps, aligned, points):
+    """0 is adaptive, as in mmdetection and detectron2; 2 is torchvision's."""
+    found, expected = (
+        PyramidRoIAlign(["p3"], SIDE, canonical_size=40, aligned=aligned, sampling_ratio=ratio)(
+            maps, BOXES, [IMAGE] * 2
+        )
+        for ratio in (None, points)
+    )
+    assert torch.equal(found, expected)
 
 
 def test_aligned_pooling_samples_the_box():
@@ -75,7 +93,7 @@ def test_aligned_pooling_samples_the_box():
     maps = {"p3": x.expand(1, 1, 12, 16)}
     box = [torch.tensor([[16.0, 20, 88, 70]], dtype=torch.float64)]
     found = {
-        aligned: roi_pool(["p3"], SIDE, canonical_size=224, aligned=aligned)(maps, box, [IMAGE])[0, 0, 1]
+        aligned: PyramidRoIAlign(["p3"], SIDE, canonical_size=224, aligned=aligned)(maps, box, [IMAGE])[0, 0, 1]
         for aligned in (True, False)
     }
     centres = torch.tensor([28.0, 52, 76], dtype=torch.float64)
@@ -84,17 +102,29 @@ def test_aligned_pooling_samples_the_box():
 
 
 def test_the_default_is_torchvision(maps):
-    pool = roi_pool(("p3", "p4", "p5"), SIDE, canonical_size=40, aligned=False)
-    assert type(pool) is MultiScaleRoIAlign
+    pool = PyramidRoIAlign(("p3", "p4", "p5"), SIDE, canonical_size=40, aligned=False)
     expected = MultiScaleRoIAlign(["p3", "p4", "p5"], SIDE, 2, canonical_scale=40)(maps, BOXES, [IMAGE] * 2)
     assert torch.equal(pool(maps, BOXES, [IMAGE] * 2), expected)
+
+
+def test_a_small_first_image_does_not_change_the_strides(maps):
+    """33 pixels are padded to 64, so that torchvision takes the map of stride 32 for one of stride 16."""
+    pool, theirs = (
+        PyramidRoIAlign(["p5"], SIDE, canonical_size=40, aligned=False),
+        MultiScaleRoIAlign(["p5"], SIDE, 2, canonical_scale=40),
+    )
+    expected = pool(maps, BOXES, [IMAGE] * 2)
+    small, box = {"p5": torch.rand(1, 4, 2, 2, dtype=torch.float64)}, [BOXES[0][:1]]
+    pool(small, box, [(33, 33)]), theirs(small, box, [(33, 33)])
+    assert torch.equal(pool(maps, BOXES, [IMAGE] * 2), expected)
+    assert not torch.equal(theirs(maps, BOXES, [IMAGE] * 2), expected)
 
 
 @pytest.mark.parametrize("canonical", [224, 56])
 def test_levels_match_torchvision(maps, canonical):
     theirs = MultiScaleRoIAlign(["p3", "p4", "p5"], SIDE, 2, canonical_scale=canonical)
     theirs(maps, BOXES, [IMAGE] * 2)
-    ours = AlignedRoIPool(["p3", "p4", "p5"], SIDE, canonical_size=canonical)
+    ours = PyramidRoIAlign(["p3", "p4", "p5"], SIDE, canonical_size=canonical, aligned=True)
     sides = torch.arange(1, 600) * 1.01
     boxes = [torch.stack([0 * sides, 0 * sides, sides, 1.3 * sides], 1)]
     assert torch.equal(ours.map_levels(boxes), theirs.map_levels(boxes))
@@ -102,14 +132,14 @@ def test_levels_match_torchvision(maps, canonical):
 
 
 def test_images_without_a_box(maps):
-    pool = AlignedRoIPool(["p3", "p4", "p5"], SIDE, canonical_size=40)
+    pool = PyramidRoIAlign(["p3", "p4", "p5"], SIDE, canonical_size=40, aligned=True)
     none = torch.zeros(0, 4, dtype=torch.float64)
     assert torch.equal(pool(maps, [none, BOXES[1]], [IMAGE] * 2), pool(maps, [BOXES[0], BOXES[1]], [IMAGE] * 2)[3:])
     assert tuple(pool(maps, [none, none], [IMAGE] * 2).shape) == (0, 4, SIDE, SIDE)
 
 
 def test_it_has_no_state_and_gradients_reach_every_level(maps):
-    pool = AlignedRoIPool(["p3", "p4", "p5"], SIDE, canonical_size=40)
+    pool = PyramidRoIAlign(["p3", "p4", "p5"], SIDE, canonical_size=40, aligned=True)
     assert not pool.state_dict()
     leaves = {name: level.requires_grad_() for name, level in maps.items()}
     pool(leaves, BOXES, [IMAGE] * 2).square().sum().backward()

@@ -29,7 +29,6 @@ from engine.insight.figures import dcn_figures
 from engine.training.metrics_logger import NullLogger
 from models import DETECTORS, resnet
 from models.anchors import ExactAnchors
-from models.roi_pool import AlignedRoIPool
 
 
 def model_of(tiny_config, *overrides, pretrained=True):
@@ -72,7 +71,7 @@ def test_every_option_of_the_model_arrives(tiny_config):
     assert (model.rpn.pre_nms_top_n(), model.rpn.post_nms_top_n()) == (31, 29)
     assert model.rpn.sampler.batch_size_per_image == 19
     assert model.roi_heads.sampler.batch_size_per_image == 23
-    assert model.roi_heads.box_roi_pool.canonical_scale == 50
+    assert model.roi_heads.box_roi_pool.canonical_size == 50
     assert model.roi_heads.box_head.fc7.out_features == 24
     assert model.roi_heads.box_predictor.cls_score.out_features == 6
     assert (model.roi_heads.score_thresh, model.roi_heads.nms_thresh) == (0.25, 0.375)
@@ -88,6 +87,9 @@ def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
         "anchor_sizes: [8, 16, 24]",
         "anchors: exact",
         "roi_aligned: true",
+        "roi_sampling_ratio: 3",
+        "rpn_smooth_l1_beta: 0",
+        "box_smooth_l1_beta: 0.5",
         "box_batch_size_per_image: 23",
         "detections_per_image: 11",
     ]
@@ -96,7 +98,9 @@ def test_every_option_of_two_stage_detectors_arrives(tiny_config, detector):
     model, _ = model_of(tiny_config, *overrides)
     heads, anchors = model.roi_heads, model.rpn.anchor_generator
     assert (type(anchors), anchors.strides) == (ExactAnchors, [4, 8, 16])
-    assert isinstance(heads.box_roi_pool, AlignedRoIPool)
+    pools = [heads.box_roi_pool, *([heads.mask_roi_pool] if "mask" in detector else [])]
+    assert [(pool.aligned, pool.sampling_ratio) for pool in pools] == [(True, 3)] * len(pools)
+    assert (model.rpn.smooth_l1_beta, heads.smooth_l1_beta) == (0, 0.5)
     assert (heads.sampler.batch_size_per_image, heads.detections_per_img) == (23, 11)
     assert heads.has_mask() == ("mask" in detector)
     assert not heads.has_mask() or heads.mask_predictor.mask_fcn_logits.in_channels == 12
@@ -110,10 +114,14 @@ def test_every_option_of_retinanet_arrives(tiny_config):
         "model.fpn={levels: [4, 5], out_channels: 16, extra_levels: p6p7_from_c5}",
         """model.retinanet={anchor_sizes: [8, 16, 24, 40], scales_per_octave: 2, aspect_ratios: [1, 3],
            positive_iou: 0.75, negative_iou: 0.25, score_threshold: 0.125, nms_threshold: 0.375, topk_candidates: 77,
-           detections_per_image: 11}""",
+           detections_per_image: 11, anchors: exact, clip_boxes: after_nms, smooth_l1_beta: 0.25}""",
     )
     assert (model.backbone.out_channels, model.backbone.fpn.extra_blocks.p6.in_channels) == (16, 512)
-    assert model.anchor_generator.sizes == ((8, 11), (16, 22), (24, 33), (40, 56))
+    assert [size for level in model.anchor_generator.sizes for size in level] == pytest.approx(
+        [8, 8 * 2**0.5, 16, 16 * 2**0.5, 24, 24 * 2**0.5, 40, 40 * 2**0.5]
+    )
+    assert model.anchor_generator.strides == [16, 32, 64, 128]
+    assert (model.clip_boxes, model.head.smooth_l1_beta) == ("after_nms", 0.25)
     assert model.anchor_generator.aspect_ratios == ((1.0, 3.0),) * 4
     assert (model.proposal_matcher.high_threshold, model.proposal_matcher.low_threshold) == (0.75, 0.25)
     assert (model.score_thresh, model.nms_thresh) == (0.125, 0.375)

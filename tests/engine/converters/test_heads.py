@@ -9,8 +9,9 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from engine.converters.heads import arrange_heads, count_classes
+from engine.converters.heads import arrange_heads, check_anchors, count_classes
 from engine.converters.recognition import SOURCES
+from models.anchors import make_anchors
 
 SIZES, RATIOS, CLASSES = (32, 40, 50), (0.5, 1.0, 2.0), 4
 
@@ -124,3 +125,34 @@ def test_outputs_that_do_not_fit_raise(rows):
     name = "roi_heads.box_predictor.bbox_pred.bias"
     with pytest.raises(ValueError, match=f"expected 12 classes with 1 x 4 outputs each, got {rows} outputs"):
         arrange_heads({name: torch.zeros(rows)}, SOURCES["detectron2"], classes=12, kept=range(12), ratios=3)
+
+
+def detectron2_anchors(sizes, ratios=RATIOS):
+    """Anchors of a location, by size, then by ratio, as a buffer of older files has them."""
+    sides = [(size / math.sqrt(ratio), size * math.sqrt(ratio)) for size in sizes for ratio in ratios]
+    return torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+
+
+@pytest.mark.parametrize("kind", ["exact", "torchvision"])
+def test_anchors_in_a_file_match_the_config(kind):
+    ours = make_anchors(kind, [SIZES, [64, 80, 101]], RATIOS, [8, 16]).cell_anchors
+    name = "proposal_generator.anchor_generator.cell_anchors."
+    check_anchors({f"{name}0": detectron2_anchors(SIZES), f"{name}1": detectron2_anchors([64, 80, 101])}, ours)
+    check_anchors({"backbone.conv1.weight": torch.zeros(1)}, ours)  # no anchors in the file
+
+
+@pytest.mark.parametrize(
+    ("level", "theirs"),
+    [
+        (0, detectron2_anchors((32, 40, 56))),
+        (0, detectron2_anchors(SIZES, (0.5, 1.0))),
+        (0, detectron2_anchors(SIZES, (0.4, 1.0, 2.0))),
+        (1, detectron2_anchors(SIZES)),
+        (0, torch.zeros(9)),
+    ],
+    ids=["other size", "fewer ratios", "other ratio", "level that the config does not have", "other shape"],
+)
+def test_other_anchors_in_a_file_are_an_error(level, theirs):
+    ours = make_anchors("exact", [SIZES], RATIOS, [8]).cell_anchors
+    with pytest.raises(ValueError, match=rf"cell_anchors.{level} has .+, level {level} of the config has"):
+        check_anchors({f"anchor_generator.cell_anchors.{level}": theirs}, ours)

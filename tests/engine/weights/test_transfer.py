@@ -293,6 +293,7 @@ def test_group_norms_are_no_batch_norms(tiny_config):
     [
         (["model.backbone.stride_in_1x1={}"], "model.backbone.stride_in_1x1", False, True),
         (["model.faster_rcnn.roi_aligned={}"], "model.faster_rcnn.roi_aligned", True, False),
+        (["model.faster_rcnn.roi_sampling_ratio={}"], "model.faster_rcnn.roi_sampling_ratio", 0, 2),
         (["model.faster_rcnn.anchors={}"], "model.faster_rcnn.anchors", "torchvision", "exact"),
         ([DCN, "model.backbone.mask_scale={}"], "model.backbone.mask_scale", 1.0, 2.0),
         (["model.fpn.extra_levels={}"], "model.fpn.extra_levels", "p6p7_from_c5", "p6p7"),
