@@ -8,7 +8,7 @@ from torchvision.ops import remove_small_boxes
 
 from engine.export.batches import ABSENT, gather_rows, is_large, prepare, split_by_label, top_detections, topk_per_level
 from engine.export.two_stage import pool_rois, to_rois
-from models.roi_pool import roi_pool
+from models.roi_pool import PyramidRoIAlign
 
 
 def test_prepare_is_the_transform_without_resizing():
@@ -66,7 +66,7 @@ def test_pool_is_the_pooling_of_lists(aligned):
     random = torch.Generator().manual_seed(0)
     maps = {f"p{level}": torch.rand(2, 3, 96 >> level, 128 >> level, generator=random) for level in (2, 3, 4)}
     maps["pool"] = nn.functional.max_pool2d(maps["p4"], 1, 2)
-    pooler = roi_pool(["p2", "p3", "p4"], 5, canonical_size=30, aligned=aligned)
+    pooler = PyramidRoIAlign(["p2", "p3", "p4"], 5, canonical_size=30, aligned=aligned)
     corners = torch.rand(2, 30, 2, generator=random) * 60
     boxes = torch.cat([corners, corners + torch.rand(2, 30, 2, generator=random) * 60], 2)
     boxes[0, 0, 2:] = boxes[0, 0, :2]  # has no size
