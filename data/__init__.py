@@ -4,7 +4,7 @@ from .annotations import CocoAnnotations, load_annotations
 from .coco import CocoDetection
 from .coco_file import DatasetError, Problem, declared_size
 from .image_files import ImageError
-from .images import read_image
+from .images import ReadOptions, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader
 from .segmentation import MASK_THRESHOLD, decode_masks, encode_masks, segmentation_problem, to_rle

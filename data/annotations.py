@@ -8,7 +8,10 @@ from typing import Any
 from .arrays import AnnotationArrays, to_arrays
 from .coco_file import DatasetError, Problem, category_names, fill_in, read_instances, structure_problems
 from .image_check import CHECK_POLICIES, check_stamp, image_problems
+from .images import ReadOptions
 from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, training_annotations, with_boxes, with_masks
+
+_READ_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class CocoAnnotations:
         check_skipped: Whether the image files were checked earlier and not in this call.
         raw: Whole file for evaluation, with annotation ids counted from 1, and missing areas and crowd flags filled
             in; None if `keep_raw` was False.
+        read_options: How the images are read.
     """
 
     image_dir: Path
@@ -43,6 +47,7 @@ class CocoAnnotations:
     checked: dict[str, Any] | None = None
     check_skipped: bool = False
     raw: dict[str, Any] | None = None
+    read_options: ReadOptions = _READ_OPTIONS
 
 
 def load_annotations(
@@ -55,6 +60,7 @@ def load_annotations(
     check_images: str = "always",
     checked: Collection[dict[str, Any]] = (),
     keep_raw: bool = True,
+    read_options: ReadOptions = _READ_OPTIONS,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> CocoAnnotations:
     """Read and check a data set in COCO format.
@@ -71,6 +77,7 @@ def load_annotations(
             skips the check if the stamp is in `checked`.
         checked: Stamps of earlier checks.
         keep_raw: Whether to keep `raw`, which needs much memory.
+        read_options: How the images are read.
         progress: Function that wraps the iteration over the images.
 
     Raises:
@@ -88,10 +95,10 @@ def load_annotations(
     raw, sha256 = read_instances(image_dir, path, download_hint)
     _raise_first(path, structure_problems(raw))
     fill_in(raw)
-    stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir)
+    stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir, read_options)
     skipped = check_images == "first_time" and stamp in checked
     if stamp and not skipped:
-        _raise_first(path, image_problems(raw["images"], image_dir, download_hint, progress))
+        _raise_first(path, image_problems(raw["images"], image_dir, read_options, download_hint, progress))
     dropped_masks = 0
     if invalid_masks is not None:
         raw, unmasked = with_masks(raw)
@@ -116,6 +123,7 @@ def load_annotations(
         checked=stamp,
         check_skipped=skipped,
         raw=raw if keep_raw else None,
+        read_options=read_options,
     )
 
 

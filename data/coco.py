@@ -50,6 +50,7 @@ class CocoDetection(Dataset):
         # only arrays, see `AnnotationArrays`
         self.image_dir = annotations.image_dir
         self.arrays = annotations.arrays
+        self.read_options = annotations.read_options
         self.transform = transform
         self.masks = masks
         self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_images_without_boxes else 1))
@@ -74,7 +75,7 @@ class CocoDetection(Dataset):
             ImageError: If the file cannot be read; the message contains its name.
         """
         position, arrays = self.images[index], self.arrays
-        image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position))
+        image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position), self.read_options)
         span = arrays.span(position)
         boxes = torch.tensor(arrays.boxes[span])
         target = {

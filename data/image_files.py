@@ -4,6 +4,7 @@
 """
 
 import errno
+import math
 import os
 import stat
 import warnings
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import BinaryIO
 
+import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 # Formats that Pillow decodes itself. Other decoders start programs, as for EPS, or open further files.
@@ -27,6 +29,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
+# TIFF tag
+_BITS_PER_SAMPLE = 258
 _NOT_READABLE = "cannot be read; it is truncated, corrupt or not an image"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,6 +49,10 @@ class ImageError(ValueError):
 
 class MissingImageError(ImageError):
     """An image does not exist."""
+
+
+class UnknownPixelsError(ValueError):
+    """The colours of an image are unknown; the message continues after the name of the image."""
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -98,6 +106,8 @@ def naming_errors(name: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except UnknownPixelsError as error:
+        raise ImageError(f"{name} {error}") from None
     except FileNotFoundError:
         raise MissingImageError(f"{name} does not exist") from None
     except Image.DecompressionBombError as error:
@@ -133,21 +143,68 @@ def orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Rotate an image according to its EXIF orientation.
+def upright_rgb(image: Image.Image, pixel_range: tuple[float, float] | None = None) -> Image.Image:
+    """Convert an image to RGB, see `to_rgb`, and rotate it according to its EXIF orientation.
 
     Other than `ImageOps.exif_transpose`, it does not write the other EXIF data, which may contain invalid entries.
     """
+    image.load()  # its errors are not errors of EXIF data
     turn = _TURNS.get(orientation(image))
+    image = to_rgb(image, pixel_range)  # first, since a rotated image does not have the format of its file
     return image if turn is None else image.transpose(turn)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB."""
-    if image.mode.startswith("I") or image.mode == "F":
-        # Pillow clips 16-bit greys at 255 instead of scaling them
-        image = image.convert("F").point(lambda value: value * (1 / 257)).convert("L")
-    return image.convert("RGB")
+def to_rgb(image: Image.Image, pixel_range: tuple[float, float] | None = None) -> Image.Image:
+    """Convert an image of any mode to RGB.
+
+    Args:
+        image: Image.
+        pixel_range: Values of black and white in grey images with more than 8 bits; values outside are clipped. None
+            uses the whole range of 16-bit images, and 0 to 1 for floating-point images with such values.
+
+    Raises:
+        UnknownPixelsError: If the range of the pixels is unknown, if pixels are not finite, or if Pillow cannot convert
+            the mode.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float32)
+        # not Pillow's own conversion, which clips at 255 instead of scaling
+        image = Image.fromarray(to_8_bits(values, _range_of(image, values, pixel_range)))
+    try:
+        return image.convert("RGB")
+    except ValueError:
+        raise UnknownPixelsError(f"must have colours that can be converted to RGB, got {image.mode}") from None
+
+
+def to_8_bits(values: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarray:
+    """Scale the values of black and white to 0 and 255, clip and round; return uint8."""
+    low, high = pixel_range
+    return ((values.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+
+
+def _range_of(image: Image.Image, values: np.ndarray, pixel_range: tuple[float, float] | None) -> tuple[float, float]:
+    """Return the values of black and white in a grey image with more than 8 bits."""
+    least, largest = float(values.min()), float(values.max())
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        raise UnknownPixelsError("must have finite pixels, got NaN or infinity")
+    if pixel_range is not None:
+        return pixel_range
+    # Pillow scales the values of PNM files, and their 32-bit mode holds 16 bits
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return 0.0, float(2 ** _bits_of(image) - 1)
+    if image.mode == "F" and least >= 0 and largest <= 1:
+        return 0.0, 1.0
+    kind = "floating-point pixels" if image.mode == "F" else "32-bit integer pixels"
+    raise UnknownPixelsError(
+        f"has {kind} from {least:g} to {largest:g}, whose range is unknown: set data.pixel_range to the values of "
+        "black and white, for example [0, 255]"
+    )
+
+
+def _bits_of(image: Image.Image) -> int:
+    """Return the bits per pixel of an image with 16 bits in memory; TIFF has files with fewer."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
+    return bits[0] if isinstance(bits, tuple) and len(bits) == 1 and bits[0] in range(9, 16) else 16
 
 
 def silence_pillow() -> None:

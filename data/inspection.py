@@ -13,8 +13,9 @@ from pycocotools import mask as coco_mask
 from .annotations import CocoAnnotations
 from .arrays import to_arrays
 from .coco_file import Problem, category_names, declared_size, fill_in, read_instances, structure_problems
-from .image_check import image_problems
+from .image_check import inspect_images
 from .image_files import open_regular
+from .images import ReadOptions
 from .objects import TrainingAnnotation, training_annotations, with_boxes, with_masks
 from .segmentation import to_rle
 
@@ -26,6 +27,7 @@ _THIN = 20  # ratio of sides, beyond the ratio of every anchor
 _RARE = 10  # boxes of a class
 # Minimum IoU of an annotation's box and its mask's bounding box.
 _SAME_BOX = 0.5
+_READ_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def inspect_dataset(
     annotations: str | Path,
     *,
     masks: bool = False,
+    read_options: ReadOptions = _READ_OPTIONS,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Inspection:
     """Check a data set in COCO format as `load_annotations` does, but continue after problems.
@@ -73,6 +76,7 @@ def inspect_dataset(
         images: Folder of the images.
         annotations: JSON file.
         masks: Whether training needs masks. If not, invalid masks are warnings, provided that the file has any mask.
+        read_options: How the images are read.
         progress: Function that wraps the iteration over the images.
 
     Raises:
@@ -82,7 +86,8 @@ def inspect_dataset(
     raw, sha256 = read_instances(image_dir, path)
     errors = list(structure_problems(raw))
     fill_in(raw)
-    errors += image_problems(raw["images"], image_dir, progress=progress)
+    broken, doubtful = inspect_images(raw["images"], image_dir, read_options, progress)
+    errors += broken
     masked, unmasked = with_masks(raw)
     if masks:
         raw = masked
@@ -94,7 +99,7 @@ def inspect_dataset(
     learned = [found.annotation for found in training]
     counts = Counter(annotation["category_id"] for annotation in learned)
     images_of = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in learned})
-    warnings = _warnings(raw, training, names, counts)
+    warnings = _warnings(raw, training, names, counts) + doubtful
     if masked["annotations"]:
         warnings += [_mask_warnings(masked)] if masks else [unmasked._replace(hint=""), _mask_warnings(masked)]
     readable = {annotation["id"] for annotation in masked["annotations"]}
@@ -111,6 +116,7 @@ def inspect_dataset(
         fixed_boxes=len(invalid.found),
         dropped_masks=len(unmasked.found) if masks else 0,
         sha256=sha256,
+        read_options=read_options,
     )
     return Inspection(
         errors=errors,

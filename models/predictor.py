@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from .checkpoint import LAST, load_checkpoint, restore_detector
 from .detectors import DETECTORS
-from .image_files import naming_errors, open_image, to_rgb, upright
+from .image_files import naming_errors, open_image, to_8_bits, upright_rgb
 from .options import read_options
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,6 +29,7 @@ class Predictor:
         class_names: Names of labels 1, 2, ...
         device: Device of the model.
         amp: Autocast dtype: "off", "bf16" or "fp16".
+        pixel_range: Values of black and white in images with more than 8 bits, as in the config's `data.pixel_range`.
 
     Example:
         ```python
@@ -37,12 +38,19 @@ class Predictor:
     """
 
     def __init__(
-        self, model: nn.Module, class_names: Sequence[str], *, device: torch.device | str = "cpu", amp: str = "off"
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        *,
+        device: torch.device | str = "cpu",
+        amp: str = "off",
+        pixel_range: Sequence[float] | None = None,
     ) -> None:
         self.model = model.to(device).eval()
         self.class_names = list(class_names)
         self.device = torch.device(device)
         self.amp = amp
+        self.pixel_range = pixel_range and tuple(pixel_range)
 
     @classmethod
     def load(
@@ -75,7 +83,8 @@ class Predictor:
         device = device or config.get("device", "auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model, state["class_names"], device=device, amp=config.get("train", {}).get("amp", "off"))
+        amp, pixel_range = config.get("train", {}).get("amp", "off"), config.get("data", {}).get("pixel_range")
+        return cls(model, state["class_names"], device=device, amp=amp, pixel_range=pixel_range)
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1
@@ -109,7 +118,9 @@ class Predictor:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         found = []
         for start in range(0, len(images), batch_size):
-            found += self._detect([image_tensor(image) for image in images[start : start + batch_size]])
+            found += self._detect(
+                [image_tensor(image, self.pixel_range) for image in images[start : start + batch_size]]
+            )
         return found
 
     @torch.inference_mode()
@@ -145,7 +156,7 @@ def set_score_threshold(config: Mapping[str, Any], score_threshold: float) -> di
     return {**config, "model": {**model, name: {**options, "score_threshold": minimum}}}
 
 
-def image_tensor(image: ImageInput) -> Tensor:
+def image_tensor(image: ImageInput, pixel_range: tuple[float, float] | None = None) -> Tensor:
     """Convert an image of any kind, see `Predictor`, to a `(3, H, W)` uint8 tensor.
 
     Raises:
@@ -166,17 +177,11 @@ def image_tensor(image: ImageInput) -> Tensor:
                 f"got {image.dtype} {list(image.shape)}"
             )
         # Pillow supports 16 bits only for grey images
-        image = Image.fromarray((image // 257).astype(np.uint8) if image.dtype == np.uint16 else image)
-    if not isinstance(image, str | os.PathLike | Image.Image):
-        raise ValueError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}")
-    return pil_to_tensor(_upright_rgb(image))
-
-
-def _upright_rgb(image: str | os.PathLike | Image.Image) -> Image.Image:
-    """Return an image as upright RGB."""
-    if not isinstance(image, Image.Image):
+        image = Image.fromarray(to_8_bits(image, pixel_range or (0, 65535)) if image.dtype == np.uint16 else image)
+    if isinstance(image, str | os.PathLike):
         with open_image(image) as opened:
-            return to_rgb(upright(opened))
+            return pil_to_tensor(upright_rgb(opened, pixel_range))
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}")
     with naming_errors(f"image {getattr(image, 'filename', '')}".strip()):
-        image.load()  # of a file that is still open
-        return to_rgb(upright(image))
+        return pil_to_tensor(upright_rgb(image, pixel_range))

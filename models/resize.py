@@ -49,6 +49,11 @@ class Resize:
         """Return the sizes of which one is drawn for all images of a training step; empty if each image draws one."""
         return () if self.kind == "shortest" else self.sizes
 
+    @property
+    def max_aspect_ratio(self) -> float | None:
+        """Return the largest ratio of sides with which the shorter side keeps a pixel; None for any ratio."""
+        return self.max_size if self.kind == "shortest" else None
+
     def train_steps(self, size: int | None, fill: tuple[int, int, int]) -> list[v2.Transform]:
         """Return the transforms of a training image.
 

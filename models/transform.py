@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image
@@ -13,6 +14,27 @@ Margins = tuple[int, int, int, int]
 
 class DetectorTransform(GeneralizedRCNNTransform):
     """torchvision's transform without resizing of training images."""
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Resize, normalise and pad images as torchvision does.
+
+        Raises:
+            ValueError: If an image is too narrow, see `check_size`.
+        """
+        for image in () if self.training else images:
+            self.check_size(tuple(image.shape[-2:]))
+        return super().forward(images, targets)
+
+    def check_size(self, size: Size) -> None:
+        """Raise `ValueError` if the shorter side of an image (height, width) has no pixel after resizing."""
+        # in the arithmetic of the resizing, which rounds down
+        if self.fixed_size is None and int(min(size) * (self.max_size / max(size))) < 1:
+            raise ValueError(
+                f"an image must have a longer side of at most {self.max_size:g} times the shorter side, or the shorter "
+                f"side has no pixel after resizing, got {size[1]}x{size[0]}: crop the image, or raise data.max_size"
+            )
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
         """Resize an image `(3, H, W)` and its target in evaluation; return them unchanged in training."""
@@ -42,6 +64,9 @@ class LetterboxTransform(DetectorTransform):
     def resize_unnormalized(self, image: Tensor) -> Tensor:
         """Resize an image `(3, H, W)` in evaluation before normalisation, with padding of the mean."""
         return self._place(image, image.new_tensor(self.image_mean))
+
+    def check_size(self, size: Size) -> None:
+        """Accept every size: the shorter side keeps a pixel."""
 
     def _place(self, image: Tensor, fill: Tensor) -> Tensor:
         """Scale an image to fit a square and fill the rest with a colour, `(3,)`."""

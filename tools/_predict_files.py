@@ -1,8 +1,7 @@
 """Parts of predict.py: images read ahead, collected detections, and output files that never overwrite other files."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from engine.evaluation import coco_results
 SOFTWARE = "resnet-dcn tools/predict.py"
 # Formats of images and videos that the tool writes; other inputs get the first suffix after their own.
 WRITTEN = {False: (".png", ".jpg", ".jpeg"), True: (".mp4",)}
-READERS = 4
 JPEG_QUALITY = 92
 
 
@@ -67,18 +65,6 @@ def in_words(detections: dict[str, Any]) -> str:
     """Count the detections of an image by class, the most frequent first."""
     counts = Counter(detections["names"]).most_common()
     return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
-
-
-def read_ahead(read: Callable[[Any], Any], items: Iterable) -> Iterator:
-    """Yield `read(item)` in order, while threads read the next few."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Path]:

@@ -13,9 +13,19 @@ import _clone
 from _arguments import add_json, add_num_images, add_overrides, current_spellings, make_parser
 from torchvision.transforms.v2.functional import to_pil_image
 
-from data import CocoDetection, ImageError, Inspection, Problem, compare_splits, eval_transform, inspect_dataset
+from data import (
+    CocoDetection,
+    ImageError,
+    Inspection,
+    Problem,
+    ReadOptions,
+    compare_splits,
+    eval_transform,
+    inspect_dataset,
+)
 from data.files import atomic_file, write_json
-from engine.config import load_config
+from engine.building import read_options
+from engine.config import DataConfig, load_config
 from engine.display import COLOURS, PLAIN, Progress, Styled, counted, draw_sample_grid, format_table, wants_colour
 
 EPILOG = """examples:
@@ -61,13 +71,18 @@ def main() -> None:
         splits = {"train": config.data.train, "val": config.data.val}
         masks = config.model.spec.has_masks
         files = {name: (split.images, split.annotations) for name, split in splits.items()}
+        options = {name: read_options(config, name) for name in splits}
     else:
         files = {"data": (args.images, args.annotations)}
         masks = False
+        options = {"data": ReadOptions(max_aspect_ratio=DataConfig.model_fields["max_size"].default)}
     progress = Progress()
     found = {
         name: inspect_dataset(
-            *split, masks=masks, progress=lambda items, name=name: progress.track(items, f"check {name} images")
+            *split,
+            masks=masks,
+            read_options=options[name],
+            progress=lambda items, name=name: progress.track(items, f"check {name} images"),
         )
         for name, split in files.items()
     }

@@ -32,6 +32,7 @@ from engine.building import (
     check_dcn_backend,
     describe_limits,
     describe_skipped_check,
+    max_aspect_ratio,
     read_split,
 )
 from engine.config import describe_unused, load_config, unused_overrides
@@ -174,6 +175,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
             "val",
             lambda items: progress.track(items, "check val images"),
             masks=config.model.spec.has_masks,
+            max_aspect_ratio=max_aspect_ratio(config, "val"),
             check_images=distributed.local_rank == 0,
             run=path.parent,
         )

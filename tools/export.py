@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from data import read_image
-from engine.building import read_split
+from engine.building import read_options, read_split
 from engine.display import Progress, format_table
 from engine.export import (
     BOX_TOLERANCE,
@@ -87,7 +87,8 @@ def main() -> None:
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
     detector = trained.config.model.detector
     check_exportable(detector)
-    images = [(path.name, to_float(pil_to_tensor(read_image(path)))) for path in args.check]
+    options = read_options(trained.config, "val")
+    images = [(path.name, to_float(pil_to_tensor(read_image(path, options=options)))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
     check_size(detector, model)
     for name, image in images:
@@ -146,9 +147,10 @@ def to_float(image: Tensor) -> Tensor:
 def find_images(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
     """Read the first images of the val split that are large enough; return noise if there are none."""
     try:
+        options = read_options(trained.config, "val")
         split = read_split(trained.config.data, "val", check_images=False)
         files = [split.image_dir / entry["file_name"] for entry in split.raw["images"][:CHECK_IMAGES]]
-        images = [(file.name, to_float(pil_to_tensor(read_image(file)))) for file in files]
+        images = [(file.name, to_float(pil_to_tensor(read_image(file, options=options)))) for file in files]
     except (ValueError, OSError):
         images = []
     side = model.transform.min_size[-1]

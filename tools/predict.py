@@ -31,16 +31,17 @@ from _predict_files import (
     check_json,
     in_words,
     plan_files,
-    read_ahead,
     write_image,
 )
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data import CocoAnnotations, ImageError, declared_size, load_annotations, read_image
+from data import CocoAnnotations, ImageError, ReadOptions, declared_size, load_annotations, read_image
 from data.files import write_json
 from data.media_files import MediaFile, find_media_files
+from data.read_ahead import read_ahead
 from data.video import VideoError, load_av, open_video, video_writer
+from engine.building import read_options
 from engine.config import describe_unused, unused_overrides
 from engine.display import Progress, counted, draw_detections, format_table, log, start_logging
 from engine.evaluation import coco_dataset, match_files
@@ -120,7 +121,7 @@ def main() -> None:
     findings = Findings(predictor.class_names, trained.state["category_ids"])
     began = time.perf_counter()
     images = [source for source in sources if not source.is_video]
-    detect_in_images(predictor, images, files, findings, known, args, max_aspect_ratio=trained.config.data.max_size)
+    detect_in_images(predictor, images, files, findings, known, args, options=read_options(trained.config, "val"))
     for source in videos:
         detect_in_video(predictor, source, files.get(source), findings, args)
     seconds = time.perf_counter() - began
@@ -157,18 +158,14 @@ def detect_in_images(
     known: dict[Path, dict[str, Any]] | None,
     args: argparse.Namespace,
     *,
-    max_aspect_ratio: int,
+    options: ReadOptions,
 ) -> None:
     """Detect objects in images, draw them, and collect them."""
 
     def read(source: MediaFile) -> tuple[MediaFile, Tensor | ImageError]:
         try:
-            image = read_image(source.path, declared_size(known[source.path]) if known else None)
-            if max(image.size) > max_aspect_ratio * min(image.size):
-                raise ImageError(
-                    f"image {source.path} is too narrow: its shorter side would be 0 pixels at data.max_size"
-                )
-            return source, pil_to_tensor(image)
+            size = declared_size(known[source.path]) if known else None
+            return source, pil_to_tensor(read_image(source.path, size, options))
         except ImageError as error:
             return source, error
 

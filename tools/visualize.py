@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from data import CocoAnnotations, CocoDetection, eval_transform, read_image
+from data import CocoAnnotations, CocoDetection, ReadOptions, eval_transform, read_image
 from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.paths import resolved
-from engine.building import check_dcn_backend, read_split
+from engine.building import check_dcn_backend, max_aspect_ratio, read_options, read_split
 from engine.devices import pick_device, set_tf32, to_device
 from engine.display import Progress, draw_detections, format_table
 from engine.evaluation import draw_predictions
@@ -189,9 +189,10 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
     """Read the wanted images, or the first ones of the val split that have boxes; read the split only if needed."""
     folder = Path(trained.config.data.val.images)
     loose = [Path(text).is_file() and not resolved(text).is_relative_to(resolved(folder)) for text in wanted]
+    options = read_options(trained.config, "val")
     subjects = []
     if wanted and all(loose):
-        subjects = [read_file(Path(text)) for text in wanted]
+        subjects = [read_file(Path(text), options) for text in wanted]
     else:
         masks = trained.config.model.spec.has_masks
         split = read_split(
@@ -199,12 +200,15 @@ def find_subjects(trained: Trained, wanted: Sequence[str], count: int, progress:
             "val",
             lambda items: progress.track(items, "check val images"),
             masks=masks,
+            max_aspect_ratio=max_aspect_ratio(trained.config, "val"),
             run=trained.path.parent,
         )
         dataset = CocoDetection(split, eval_transform(), masks=masks)
         if wanted:
             for text, is_loose in zip(wanted, loose, strict=True):
-                subjects.append(read_file(Path(text)) if is_loose else read_entry(dataset, find_entry(split, text)))
+                subjects.append(
+                    read_file(Path(text), options) if is_loose else read_entry(dataset, find_entry(split, text))
+                )
         else:
             indices = split.arrays.counts.nonzero()[0].tolist() or range(len(dataset))
             subjects = [read_entry(dataset, index) for index in indices[:count]]
@@ -232,9 +236,9 @@ def read_entry(dataset: CocoDetection, index: int) -> Subject:
     return Subject(Path(dataset.arrays.file_name(index)).stem, image, target)
 
 
-def read_file(path: Path) -> Subject:
+def read_file(path: Path, options: ReadOptions) -> Subject:
     """Read an image file without ground truth."""
-    return Subject(path.stem, pil_to_tensor(read_image(path)), None)
+    return Subject(path.stem, pil_to_tensor(read_image(path, options=options)), None)
 
 
 def check_pixels(pixels: Sequence[Pixel], subject: Subject) -> None:

@@ -1,6 +1,13 @@
 """Build models, loaders and trainers from a checked config, and train."""
 
-from .data import build_eval_loader, describe_limits, describe_skipped_check, read_split
+from .data import (
+    build_eval_loader,
+    describe_limits,
+    describe_skipped_check,
+    max_aspect_ratio,
+    read_options,
+    read_split,
+)
 from .model import build_initialized_model, build_model, check_dcn_backend
 from .start import RunResult, train
 from .training import build_optimization, build_trainer, images_in_step

@@ -11,6 +11,7 @@ from data import (
     Batch,
     CocoAnnotations,
     CocoDetection,
+    ReadOptions,
     TrainTransform,
     eval_loader,
     eval_transform,
@@ -36,6 +37,7 @@ def read_split(
     track: Track = iter,
     *,
     masks: bool = False,
+    max_aspect_ratio: float | None = None,
     check_images: bool = True,
     run: Path | None = None,
 ) -> CocoAnnotations:
@@ -46,6 +48,7 @@ def read_split(
         split: "train" or "val".
         track: wraps the iteration over the images.
         masks: whether the detector needs masks, see `DetectorSpec`.
+        max_aspect_ratio: see `max_aspect_ratio`.
         check_images: False if another process of the machine checks the images, or no check is needed.
         run: folder of the run; images that it has checked are not checked again, see `data.check_images`.
 
@@ -69,6 +72,7 @@ def read_split(
         check_images=data.check_images if check_images else "never",
         checked=_read_checked(run) if run else (),
         keep_raw=split == "val",
+        read_options=_read_options(data, max_aspect_ratio),
         progress=track,
     )
     unmasked = (
@@ -80,6 +84,26 @@ def read_split(
         purpose = "train on" if split == "train" else "evaluate on"
         raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
     return found
+
+
+def read_options(config: RunConfig, split: str) -> ReadOptions:
+    """Return how the images of a split are read, for `CocoDetection` and `read_image`."""
+    return _read_options(config.data, max_aspect_ratio(config, split))
+
+
+def _read_options(data: DataConfig, limit: float | None) -> ReadOptions:
+    return ReadOptions(limit, data.pixel_range and tuple(data.pixel_range))
+
+
+def max_aspect_ratio(config: RunConfig, split: str) -> float | None:
+    """Return the largest ratio of sides of images whose shorter side keeps a pixel after resizing; None for any ratio.
+
+    Training images are resized by large-scale jitter too, if it is on.
+    """
+    limits = [build_resize(config.model.spec, config.data.model_dump()).max_aspect_ratio]
+    if split == "train" and (jitter := config.data.large_scale_jitter):
+        limits.append(jitter.size * min(jitter.scale))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _read_checked(run: Path) -> list[dict[str, Any]]:
@@ -129,6 +153,7 @@ def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_image
             name,
             lambda items, name=name: progress.track(items, f"check {name} images"),
             masks=config.model.spec.has_masks,
+            max_aspect_ratio=max_aspect_ratio(config, name),
             check_images=check_images,
             run=run,
         )

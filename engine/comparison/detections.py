@@ -12,7 +12,7 @@ from data import CocoAnnotations, DatasetError, read_batches
 from data.files import write_json
 from data.json_file import read_json
 
-from ..building import build_eval_loader, check_dcn_backend, read_split
+from ..building import build_eval_loader, check_dcn_backend, max_aspect_ratio, read_split
 from ..devices import set_tf32
 from ..display import log
 from ..evaluation import MASK_PREFIX, MAX_DETECTIONS, check_results, detect, has_masks
@@ -64,7 +64,14 @@ def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> Co
         ValueError: if the files are missing or are not the files that the run was evaluated on.
     """
     try:
-        split = read_split(run.config.data, "val", track, masks=run.config.model.spec.has_masks, run=run.folder)
+        split = read_split(
+            run.config.data,
+            "val",
+            track,
+            masks=run.config.model.spec.has_masks,
+            max_aspect_ratio=max_aspect_ratio(run.config, "val"),
+            run=run.folder,
+        )
     except DatasetError as error:
         raise DatasetError(
             f"{error}; this path comes from the config of {run.folder}. To use other paths, add "

@@ -66,6 +66,10 @@ class DataConfig(Section):
     """Whether to train on images without boxes too."""
     on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
+    pixel_range: Annotated[Annotated[list[float], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
+    """Values [low, high] of black and white in grey images with more than 8 bits, as in [0, 4095] for 12 bits. Values
+    outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for floating-point images with such values. All
+    other images are errors without this key."""
     flip: Annotated[Fraction, Affects.RESULT] = 0.5
     """Probability of a horizontal flip in training."""
     color_jitter: Annotated[Fraction, Affects.RESULT] = 0.0

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_i
 from data import MASK_THRESHOLD
 
 SHORT_SIDE = 320
+MAX_RATIO = 10  # of the longer side to `SHORT_SIDE`; narrower images are drawn smaller
 GAP = 6
 FONT_SIZE = 16
 LINE = 26  # height of a line of the legend, in pixels
@@ -42,8 +43,8 @@ def draw_boxes(
         boxes: `(n, 4)` xyxy pixels.
         names: names of the boxes.
         colours: RGB colours of the boxes.
-        short_side: the image is scaled to this shorter side, in pixels. None keeps the size and scales lines and names
-            with it.
+        short_side: the image is scaled to this shorter side in pixels, or to a smaller one if the longer side would be
+            more than `MAX_RATIO` times as long. None keeps the size and scales lines and names with it.
         dashed: number of boxes, from the first, with dashed lines.
         masks: `(H, W)` of each box, or None.
 
@@ -51,9 +52,9 @@ def draw_boxes(
         `(3, h, w)` uint8.
     """
     # scaled before drawing, so that names are readable on small images
-    scale = short_side / min(image.shape[1:]) if short_side else 1.0
+    scale = min(short_side / min(image.shape[1:]), MAX_RATIO * short_side / max(image.shape[1:])) if short_side else 1.0
     font_size, line = (FONT_SIZE, 2) if short_side else _sizes(min(image.shape[1:]))
-    size = [round(side * scale) for side in image.shape[1:]]
+    size = [max(round(side * scale), 1) for side in image.shape[1:]]
     enlarged = resize(image, size, antialias=True) if short_side else image.clone()
     surfaces = [
         (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
@@ -124,10 +125,12 @@ def draw_sample_grid(
         colours = [class_colour(label - 1, len(class_names)) for label in labels]
         masks = masks_of(target, range(len(labels)))
         drawn = draw_boxes(image, target["boxes"], [class_names[label - 1] for label in labels], colours, masks=masks)
-        size = [SHORT_SIDE, round(drawn.shape[2] * SHORT_SIDE / drawn.shape[1])]
-        if rows[-1] and sum(cell.shape[2] for cell in rows[-1]) + size[1] > width:
+        if drawn.shape[1] > SHORT_SIDE:  # a tall image
+            size = [SHORT_SIDE, max(round(drawn.shape[2] * SHORT_SIDE / drawn.shape[1]), 1)]
+            drawn = resize(drawn, size, antialias=True)
+        if rows[-1] and sum(cell.shape[2] for cell in rows[-1]) + drawn.shape[2] > width:
             rows.append([])
-        rows[-1].append(pad(resize(drawn, size, antialias=True), [0, GAP, 0, GAP], value=255))
+        rows[-1].append(pad(drawn, [0, GAP, 0, GAP + SHORT_SIDE - drawn.shape[1]], value=255))
     joined = [torch.cat(row, dim=2) for row in rows]
     whole = max(row.shape[2] for row in joined)
     return torch.cat([pad(row, [0, whole - row.shape[2], 0, 0], value=255) for row in joined], dim=1)

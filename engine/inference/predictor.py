@@ -50,4 +50,6 @@ def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str
     check_dcn_backend(config.model, device)
     set_tf32(config.train.tf32)
     model = with_tta(restore_model(trained._replace(config=config), weights=weights), config)
-    return Predictor(model, trained.state["class_names"], device=device, amp=config.train.amp)
+    return Predictor(
+        model, trained.state["class_names"], device=device, amp=config.train.amp, pixel_range=config.data.pixel_range
+    )

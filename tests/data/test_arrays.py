@@ -75,7 +75,9 @@ def load(folder: Path, content: dict, **options):
 @given(content=files(), keep_images_without_boxes=st.booleans())
 def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_images_without_boxes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.coco.read_image", lambda path, size: (paths.append(path), Image.new("RGB", size))[1])
+        patch.setattr(
+            "data.coco.read_image", lambda path, size, options: (paths.append(path), Image.new("RGB", size))[1]
+        )
         paths = []
         found = load(folder, copy.deepcopy(content), invalid_masks="raise")
         dataset = CocoDetection(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import DatasetError, load_annotations
+from data import DatasetError, ReadOptions, load_annotations
 
 NAMES = ("a.png", "more/ü b.png")
 
@@ -27,7 +27,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, policy: str, checked=()):
+def load(folder: Path, policy: str, checked=(), **options):
     """Return the annotations and the images that were opened."""
     opened = []
     found = load_annotations(
@@ -35,6 +35,7 @@ def load(folder: Path, policy: str, checked=()):
         folder / "a.json",
         check_images=policy,
         checked=checked,
+        **options,
         progress=lambda entries: (opened.append(entry["file_name"]) or entry for entry in entries),
     )
     return found, opened
@@ -90,6 +91,34 @@ def test_a_missing_image_is_reported_although_images_were_checked(folder):
     (folder / "images" / NAMES[1]).unlink()
     with pytest.raises(DatasetError, match=r"images missing in .*: 1 of 2; the first: more/ü b\.png"):
         load(folder, "first_time", [found.checked])
+
+
+@pytest.mark.parametrize("options", [ReadOptions(max_aspect_ratio=2), ReadOptions(pixel_range=(0, 9))])
+def test_other_options_make_it_check_again(folder, options):
+    found, _ = load(folder, "first_time")
+    checked = json.loads(json.dumps([found.checked]))
+    again, opened = load(folder, "first_time", checked, read_options=options)
+    assert opened == [*NAMES]
+    again, opened = load(folder, "first_time", json.loads(json.dumps([again.checked])), read_options=options)
+    assert opened == []
+
+
+def test_a_special_file_is_an_error_and_a_missing_one_is_missing(folder):
+    (folder / "images" / NAMES[0]).unlink()
+    (folder / "images" / NAMES[0]).symlink_to("gone.png")
+    with pytest.raises(DatasetError, match=r"images missing in .*: 1 of 2; the first: a\.png"):
+        load(folder, "always")
+    (folder / "images" / NAMES[0]).unlink()
+    os.mkfifo(folder / "images" / NAMES[0])
+    with pytest.raises(DatasetError, match=r"invalid images: 1; the first: .*a\.png .* but a named pipe"):
+        load(folder, "always")
+
+
+def test_a_narrow_image_is_an_error(folder):
+    with pytest.raises(
+        DatasetError, match=r"invalid images: 2; the first: .*a\.png must have a longer side of at most 1 "
+    ):
+        load(folder, "always", read_options=ReadOptions(max_aspect_ratio=1))
 
 
 def test_an_unknown_policy_is_an_error(folder):

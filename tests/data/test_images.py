@@ -8,15 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from data import images
 from data.image_files import ImageError
-from data.images import check_image, read_image
+from data.images import ImageFacts, ReadOptions, check_image, inspect_image, read_image
 
+# pytest resets the filter of `silence_pillow`
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 BOTH = pytest.mark.parametrize("look", [read_image, check_image])
+ALL = pytest.mark.parametrize("look", [read_image, check_image, inspect_image])
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 ORIENTATION = 0x0112
 # Rotation that makes a stored image upright, by EXIF orientation.
@@ -224,7 +230,7 @@ def test_a_large_image_within_the_bound_is_read_without_a_warning(tmp_path, look
     path.write_bytes(png_of(13_000, 13_700))  # Pillow warns here by default
     loaded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.size))
-    monkeypatch.setattr(images, "to_rgb", lambda image: image)
+    monkeypatch.setattr(images, "upright_rgb", lambda image, pixel_range: image)
     look(path)
     assert {*loaded} == ({(13_000, 13_700)} if look is read_image else set())
     assert not recwarn.list
@@ -232,7 +238,7 @@ def test_a_large_image_within_the_bound_is_read_without_a_warning(tmp_path, look
 
 def test_check_decodes_only_suspicious_files(tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(images, "read_image", lambda path, size: decoded.append(path.name))
+    monkeypatch.setattr(images, "read_image", lambda path, *arguments: decoded.append(path.name))
     for kind in ("jpeg", "png"):
         path = tmp_path / f"whole.{kind}"
         path.write_bytes(encoded(kind))
@@ -268,3 +274,189 @@ def test_broken_bytes_raise_nothing_else(tmp_path_factory, kind, data):
     for look in (read_image, check_image):
         found = complaint(look, path)
         assert found is None or str(path) in found
+
+
+def grey(values: np.ndarray, kind: str) -> np.ndarray:
+    return np.asarray(values, dtype=kind).reshape(2, -1)
+
+
+UNKNOWN_RANGES = {
+    "float beyond 1": (grey([0, 0.5, 1, 255], "f4"), "has floating-point pixels from 0 to 255, whose range is unknown"),
+    "negative float": (grey([-1, 0.5, 1, 0], "f4"), "has floating-point pixels from -1 to 1, whose range is unknown"),
+    "32 bits": (grey([0, 5, 9, 250], "i4"), "has 32-bit integer pixels from 0 to 250, whose range is unknown"),
+    "negative integers": (grey([-7, 5, 9, 250], "i4"), "has 32-bit integer pixels from -7 to 250"),
+    "NaN": (grey([0, 1, np.nan, 1], "f4"), "must have finite pixels, got NaN or infinity"),
+    "infinity": (grey([0, 1, np.inf, 1], "f4"), "must have finite pixels, got NaN or infinity"),
+}
+
+
+@ALL
+@pytest.mark.parametrize("kind", UNKNOWN_RANGES)
+def test_pixels_of_an_unknown_range_are_an_error(tmp_path, look, kind):
+    values, message = UNKNOWN_RANGES[kind]
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=f"image .*a.tif {message}"):
+        look(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("values", "pixel_range", "expected"),
+    [
+        (grey([0, 0.25, 0.5, 1], "f4"), None, [0, 64, 128, 255]),
+        (grey([0, 0, 0, 0], "f4"), None, [0, 0, 0, 0]),
+        (grey([0, 64, 128, 255], "f4"), (0, 255), [0, 64, 128, 255]),
+        (grey([-1, 0, 0.5, 2], "f4"), (-1, 1), [0, 128, 191, 255]),
+        (grey([0, 64, 128, 400], "i4"), (0, 255), [0, 64, 128, 255]),
+        (grey([0, 16, 1365, 4095], "u2"), (0, 4095), [0, 1, 85, 255]),
+        (grey([0, 16, 1365, 4095], "u2"), None, [0, 0, 5, 16]),
+        (grey([0, 257, 128 * 257, 65535], ">u2"), None, [0, 1, 128, 255]),
+    ],
+)
+def test_pixels_are_scaled_by_their_range(tmp_path, values, pixel_range, expected):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    image = np.asarray(read_image(tmp_path / "a.tif", None, ReadOptions(pixel_range=pixel_range)))
+    assert image[..., 0].ravel().tolist() == expected
+
+
+def test_a_tiff_may_state_fewer_bits(tmp_path):
+    Image.fromarray(grey([0, 0, 0, 0], "u2")).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    place = content.index(struct.pack("<HHI", 258, 3, 1))
+    content[place + 8 : place + 10] = struct.pack("<H", 12)
+    pixels = content.rindex(bytes(8))
+    content[pixels : pixels + 6] = b"\xff\xf0\x00\x80\x00\x00"  # 4095 and 0, 2048 and 0, two rows of 12 bits
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.asarray(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[255, 0], [128, 0]]
+
+
+@pytest.mark.parametrize("pixel_range", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
+def test_an_invalid_range_is_an_error(pixel_range):
+    with pytest.raises(ValueError, match=r"data\.pixel_range must be two finite numbers \[low, high\] with low < high"):
+        ReadOptions(pixel_range=pixel_range)
+
+
+def test_a_rotated_image_keeps_the_meaning_of_its_pixels(tmp_path):
+    tags = {ORIENTATION: 6, 258: 16}
+    Image.fromarray(grey([0, 257, 128 * 257, 65535], "u2")).save(tmp_path / "a.tif", tiffinfo=tags)
+    assert np.asarray(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[128, 0], [255, 1]]
+
+
+@ALL
+@given(st.integers(1, 40), st.integers(1, 5000), st.integers(1, 1333), st.booleans())
+@example(3, 3999, 1333, False)
+@example(1, 1334, 1333, True)
+def test_the_shorter_side_must_keep_a_pixel(tmp_path_factory, look, short, long, limit, is_tall):
+    size = (min(short, long), max(short, long))[:: 1 if is_tall else -1]
+    path = tmp_path_factory.mktemp("narrow") / "a.png"
+    Image.new("L", size).save(path)
+    resized = v2.RandomShortestSize([1000], limit).make_params([tv_tensors.Image(torch.zeros(1, *size[::-1]))])["size"]
+    options = ReadOptions(max_aspect_ratio=limit)
+    if min(resized) >= 1:
+        look(path, size, options)
+    else:
+        message = (
+            rf"a\.png must have a longer side of at most {limit} times the shorter .*, got {size[0]}x{size[1]}: crop"
+        )
+        with pytest.raises(ImageError, match=message):
+            look(path, size, options)
+
+
+@BOTH
+def test_a_narrow_image_is_not_decoded(tmp_path, monkeypatch, look):
+    (tmp_path / "a.png").write_bytes(png_of(5000, 1))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match="got 5000x1"):
+        look(tmp_path / "a.png", None, ReadOptions(max_aspect_ratio=1333))
+
+
+COMPLETE = {
+    "jpeg": {"quality": 90},
+    "progressive": {"progressive": True},
+    "png": {},
+    "webp": {},
+    "tiff": {"compression": "tiff_lzw"},
+    "gif": {},
+    "avif": {},
+}
+
+
+@given(st.sampled_from([*COMPLETE]), st.data())
+def test_inspection_finds_what_reading_finds(tmp_path_factory, kind, data):
+    """Damage in the middle of a file whose header and end are right."""
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).save(buffer, "jpeg" if kind == "progressive" else kind, **COMPLETE[kind])
+    content = bytearray(buffer.getvalue())
+    place = data.draw(st.integers(len(content) // 8, len(content) - 30))
+    length = data.draw(st.integers(1, 25))
+    content[place : place + length] = data.draw(st.binary(max_size=length))
+    path = tmp_path_factory.mktemp("damage") / f"a.{kind}"
+    path.write_bytes(content)
+    assert (complaint(inspect_image, path) is None) == (complaint(read_image, path) is None)
+
+
+def progressive_with(marker: bytes) -> bytes:
+    """Return a progressive JPEG with a marker in the middle."""
+    buffer = io.BytesIO()
+    Image.fromarray(NOISE).save(buffer, "jpeg", progressive=True)
+    content = buffer.getvalue()
+    return content[: len(content) // 2] + marker + content[len(content) // 2 :]
+
+
+def png_without(number: int) -> bytes:
+    """Return a PNG that lacks some bytes of its pixels, with checksums that are right."""
+    content = encoded("png")
+    place = content.index(b"IDAT") - 4
+    (length,) = struct.unpack(">I", content[place : place + 4])
+    pixels = content[place + 8 : place + 8 + length - number]
+    chunk = struct.pack(">I", len(pixels)) + b"IDAT" + pixels + struct.pack(">I", zlib.crc32(b"IDAT" + pixels))
+    return content[:place] + chunk + content[place + length + 12 :]
+
+
+@pytest.mark.parametrize("content", [progressive_with(b"\xff\xc4\0\5\0\0\0"), png_without(99)], ids=["jpeg", "png"])
+def test_damage_in_the_middle_is_found(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert complaint(read_image, tmp_path / "a.jpg")
+    assert complaint(inspect_image, tmp_path / "a.jpg")
+
+
+def several(mode: str, *colours) -> tuple[Image.Image, dict]:
+    first, *rest = (Image.new(mode, (40, 30), colour) for colour in colours)
+    return first, {"save_all": True, "append_images": rest}
+
+
+def transparent_palette() -> tuple[Image.Image, dict]:
+    return palette_image(), {"transparency": b"\xff\x10"}
+
+
+FACTS = {
+    "plain.jpg": (Image.new("RGB", (40, 30)), {}, ImageFacts()),
+    "alpha.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 9)), {}, ImageFacts(is_transparent=True)),
+    "opaque.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 255)), {}, ImageFacts()),
+    "grey.png": (Image.new("LA", (4, 3), (9, 9)), {}, ImageFacts(is_transparent=True)),
+    "palette.png": (*transparent_palette(), ImageFacts(is_transparent=True)),
+    "pages.tif": (*several("L", 1, 2), ImageFacts(has_more_frames=True)),
+    "moves.gif": (*several("L", 9, 200), ImageFacts(has_more_frames=True)),
+    "moves.png": (*several("RGB", "red", "blue"), ImageFacts(has_more_frames=True)),
+    "moves.webp": (*several("RGB", "red", "blue"), ImageFacts(has_more_frames=True)),
+    "phone.mpo": (*several("RGB", "red", "blue"), ImageFacts()),
+    "deep.png": (Image.fromarray(grey([7, 8, 4095, 9], "u2")), {}, ImageFacts(values=(7, 4095))),
+    "deep.tif": (Image.fromarray(grey([7, 8, 4095, 9], ">u2")), {}, ImageFacts(values=(7, 4095))),
+    "float.tif": (Image.fromarray(grey([0, 0.5, 1, 0], "f4")), {}, ImageFacts(values=(0, 1))),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_of_an_image(tmp_path, name):
+    image, options, expected = FACTS[name]
+    image.save(tmp_path / name, **options)
+    assert inspect_image(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(("largest", "is_dark"), [(4095, True), (65535, False)])
+def test_colours_with_unused_upper_bits(tmp_path, largest, is_dark):
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">6H", 1, 2, 3, 4, 5, largest))
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    assert inspect_image(tmp_path / "a.png") == ImageFacts(is_dark_16_bit_colour=is_dark)

@@ -1,11 +1,14 @@
 """All problems of a data set are reported with their number, and the check continues after them."""
 
 import json
+import struct
+import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from data import DatasetError, compare_splits, inspect_dataset
+from data import DatasetError, ReadOptions, compare_splits, inspect_dataset
 from data.inspection import find_copies
 
 
@@ -190,3 +193,45 @@ def test_invalid_masks_are_warnings_if_masks_are_not_needed(tmp_path):
     without = inspect_dataset(*write(tmp_path))
     assert UNREADABLE not in by_message(without.warnings), "a file without masks has no invalid masks"
     assert (without.masks, without.has_masks) == (0, False)
+
+
+def test_every_image_is_decoded(tmp_path):
+    """Header and end of the file are right; its pixels are not complete."""
+    folder, file = write(tmp_path)
+    content = (folder / "2.png").read_bytes()
+    place = content.index(b"IDAT") - 4
+    pixels = zlib.compress(bytes(100))
+    chunk = struct.pack(">I", len(pixels)) + b"IDAT" + pixels + struct.pack(">I", zlib.crc32(b"IDAT" + pixels))
+    (folder / "2.png").write_bytes(content[:place] + chunk + content[-12:])
+    (error,) = by_message(inspect_dataset(folder, file).errors)["invalid images"]
+    assert "2.png cannot be read; it is truncated" in error
+
+
+def test_narrow_images_are_errors(tmp_path):
+    folder, file = write(tmp_path, [{"id": 4, "file_name": "4.png"}])
+    Image.new("L", (5000, 1)).save(folder / "4.png")
+    assert inspect_dataset(folder, file).errors == []
+    found = inspect_dataset(folder, file, read_options=ReadOptions(max_aspect_ratio=1333))
+    (error,) = by_message(found.errors)["invalid images"]
+    assert "4.png must have a longer side of at most 1333 times the shorter side" in error
+    assert found.usable.read_options.max_aspect_ratio == 1333
+
+
+def test_doubtful_pixels_are_warnings(tmp_path):
+    names = ["deep.png", "alpha.png", "pages.tif"]
+    folder, file = write(tmp_path, [{"id": 4 + number, "file_name": name} for number, name in enumerate(names)])
+    Image.fromarray(np.array([[5, 4095]], np.uint16)).save(folder / "deep.png")
+    Image.new("RGBA", (4, 3), (1, 2, 3, 4)).save(folder / "alpha.png")
+    Image.new("L", (4, 3)).save(folder / "pages.tif", save_all=True, append_images=[Image.new("L", (4, 3), 9)])
+    warnings = by_message(inspect_dataset(folder, file).warnings)
+    dark = "16-bit images that are dark, with values up to 4095: set data.pixel_range to the values of black and white"
+    assert warnings[f"{dark}, such as [0, 4095] for 12 bits"] == ["deep.png"]
+    assert warnings["images with transparent pixels, whose colours are used as if they were visible"] == ["alpha.png"]
+    assert warnings["images with several frames or pages, of which only the first is used"] == ["pages.tif"]
+    ranges = {(0, 4095): [], (10, 4000): ["deep.png: 5 to 4095"]}
+    for pixel_range, expected in ranges.items():
+        warnings = by_message(inspect_dataset(folder, file, read_options=ReadOptions(pixel_range=pixel_range)).warnings)
+        assert not any("dark" in what for what in warnings)
+        low, high = pixel_range
+        what = f"images with pixels outside of data.pixel_range [{low}, {high}], which are clipped"
+        assert warnings.get(what, []) == expected

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data import read_image
 from models.predictor import Predictor, image_tensor, set_score_threshold
+from models.resize import Resize
 
 
 class Counting(torch.nn.Module):
@@ -133,3 +134,29 @@ def test_the_threshold_is_raised_and_never_lowered():
     for wrong in (1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match="the score threshold must be from 0 to 1, got"):
             set_score_threshold(config, wrong)
+
+
+def test_the_range_of_pixels():
+    fine = np.array([[0, 1365, 4095, 9000]], np.uint16)
+    for image in (fine, Image.fromarray(fine)):
+        assert image_tensor(image, (0, 4095))[0].tolist() == [[0, 85, 255, 255]]
+    colours = np.stack([fine] * 3, axis=2)
+    assert image_tensor(colours, (0, 4095))[2].tolist() == [[0, 85, 255, 255]]
+    model = Counting()
+    predictor = Predictor(model, ["cat", "dog"], pixel_range=[0, 4095])
+    seen = []
+    model.forward = lambda images: (seen.extend(images), Counting.forward(model, images))[1]
+    predictor(fine)
+    assert seen[0][0, 0].tolist() == pytest.approx([0, 1 / 3, 1, 1])
+
+
+def test_a_narrow_image_is_an_error():
+    transform = Resize("shortest", (64,), 96).transform([0.5] * 3, [0.5] * 3).eval()
+    for size in ((1, 97), (97, 1)):
+        with pytest.raises(
+            ValueError, match=f"longer side of at most 96 times the shorter side.*, got {size[1]}x{size[0]}"
+        ):
+            transform([torch.zeros(3, *size)])
+        for kind in ("letterbox", "stretch"):
+            Resize(kind, (64,), 96).transform([0.5] * 3, [0.5] * 3).eval()([torch.zeros(3, *size)])
+    transform([torch.zeros(3, 1, 96)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from data import DatasetError, ImageError
 from dcn import DeformConv2d, triton_backend
@@ -15,6 +16,7 @@ from engine.building.data import (
     build_eval_loader,
     build_train_loader,
     describe_skipped_check,
+    max_aspect_ratio,
     read_split,
     write_checked_images,
 )
@@ -228,6 +230,49 @@ def test_what_becomes_of_unreadable_images(tiny_config, shapes, tmp_path, policy
         with outcome:
             (batch,) = build(config, split, pin_memory=False)
             assert len(batch.unreadable) == 1
+
+
+NARROW = [
+    ("faster_rcnn", [], {"train": 96, "val": 96}),
+    ("faster_rcnn", ["data.large_scale_jitter={size: 64, scale: [0.5, 2]}"], {"train": 32, "val": 96}),
+    ("faster_rcnn", ["data.large_scale_jitter={size: 640, scale: [0.5, 2]}"], {"train": 96, "val": 96}),
+    ("faster_rcnn", ["data.resize=letterbox"], {"train": None, "val": None}),
+    ("retinanet", ["data.resize=stretch"], {"train": None, "val": None}),
+]
+
+
+@pytest.mark.parametrize(("detector", "overrides", "limits"), NARROW)
+def test_narrow_images_are_errors_by_the_resizing(tiny_config, shapes, tmp_path, detector, overrides, limits):
+    """An image at the limit can be resized, and a longer one is named before the training."""
+    shutil.copytree(shapes / "train", tmp_path / "train")
+    raw = json.loads((shapes / "annotations/train.json").read_text())
+    name = raw["images"][0]["file_name"]
+    places = [f"data.{s}={{images: {tmp_path}/train, annotations: {tmp_path}/a.json}}" for s in ("train", "val")]
+    config = load_config(
+        tiny_config, [*places, *overrides, f"model.detector={detector}", "data.on_unreadable_image=skip"]
+    )
+    for split, limit in limits.items():
+        assert max_aspect_ratio(config, split) == limit
+        for long in (limit or 5000, (limit or 5000) + 1):
+            Image.new("RGB", (long, 1)).save(tmp_path / "train" / name)
+            raw["images"] = [raw["images"][0] | {"width": long, "height": 1}]
+            box = {"id": 1, "image_id": raw["images"][0]["id"], "category_id": 1, "bbox": [0, 0, long, 1]}
+            (tmp_path / "a.json").write_text(json.dumps(raw | {"annotations": [box]}))
+            options = {"max_aspect_ratio": max_aspect_ratio(config, split)}
+            if limit and long > limit:
+                with pytest.raises(DatasetError, match=rf"{name} must have a longer side of at most {limit} times"):
+                    read_split(config.data, split, **options)
+            annotations = read_split(config.data, split, check_images=False, **options)
+            build = {"train": build_train_loader, "val": build_eval_loader}[split]
+            (batch,) = build(config, annotations, pin_memory=False)
+            assert len(batch.unreadable) == bool(limit and long > limit)
+
+
+def test_the_range_of_pixels_follows_the_config(tiny_config, shapes, tmp_path):
+    config = load_config(tiny_config, ["data.pixel_range=[0, 4095]"])
+    assert read_split(config.data, "val", check_images=False).read_options.pixel_range == (0, 4095)
+    with pytest.raises(ValueError, match=r"data\.pixel_range must be two finite numbers"):
+        read_split(load_config(tiny_config, ["data.pixel_range=[9, 0]"]).data, "val")
 
 
 def test_training_images_follow_the_config(tiny_config):

@@ -5,7 +5,15 @@ import itertools
 import pytest
 import torch
 
-from engine.display.drawing import class_colour, draw_detections, draw_ground_truth, draw_sample_grid
+from engine.display.drawing import (
+    GAP,
+    MAX_RATIO,
+    SHORT_SIDE,
+    class_colour,
+    draw_detections,
+    draw_ground_truth,
+    draw_sample_grid,
+)
 from tests.engine.pixels import BESIDE, MASKED, count, is_colour, is_drawn, mask_of, sample, tinted
 
 NAMES = ["cat", "dog", "hen"]
@@ -125,3 +133,13 @@ def test_an_image_may_keep_its_size():
         ground = (drawing == torch.tensor(class_colour(1, 3))[:, None, None]).all(0)
         heights[side] = ground[:, 20 * scale + 3 : 60 * scale - 9].any(1)[: 40 * scale - 2].sum().item()
     assert heights == {80: 10, 320: 16, 640: 16, 2560: 64}
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 900), (3, 900, 1), (3, 3, 4000)])
+def test_narrow_images_are_drawn_in_a_bounded_size(shape):
+    target = {"boxes": torch.tensor([[0.0, 0, shape[2], shape[1]]]), "labels": torch.tensor([1])}
+    samples = 3 * [(torch.zeros(shape, dtype=torch.uint8), target)]
+    height, width = draw_sample_grid(samples, ["cat"]).shape[1:]
+    assert height <= 3 * (SHORT_SIDE + 2 * GAP)
+    assert width <= MAX_RATIO * SHORT_SIDE + GAP
+    assert max(draw_ground_truth(*samples[0], ["cat"]).shape) <= MAX_RATIO * SHORT_SIDE
