@@ -1,16 +1,16 @@
 """Trained detectors from the checkpoints of `tools/train.py`, read with `weights_only=True`, without running code."""
 
 import os
-import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .checkpoint_form import DETECTOR, TRAINED, check_form
 from .detectors import build_detector, with_current_names
+from .shown import shown
+from .weights_file import WeightsFileError, read_weights_file, unreadable
 
 FORMAT = 2
 # Current checkpoint keys by their name up to 0.1; they are renamed when a file is read.
@@ -21,7 +21,6 @@ RENAMED_KEYS = {
     "window": "running_mean",
 }
 LAST = "last.pt"  # the newest checkpoint of a run folder
-_FOLDER = 0x10  # attribute of a folder's record in a zip archive
 
 
 class CheckpointError(ValueError):
@@ -72,20 +71,46 @@ def restore_detector(
         CheckpointError: If something is missing or inconsistent.
         ValueError: If the checkpoint does not contain the requested weights, or the config is invalid.
     """
-    for key, kind in (("config", Mapping), ("class_names", list), ("model", Mapping)):
-        if not isinstance(state.get(key), kind):
-            raise CheckpointError(
-                f"checkpoint {path} must contain {key!r} as a {kind.__name__}, got {type(state.get(key)).__name__}"
-            )
-    detector = build_detector(state["config"] if config is None else config, len(state["class_names"]))
+    _check_form(state, path, DETECTOR)
     tensors = state["ema"]["model"] if choose_weights(state, weights, path) == "ema" else state["model"]
-    try:
-        detector.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the weights of checkpoint {path} do not match the detector of its config: {error}"
-        ) from None
+    detector = build_detector(state["config"] if config is None else config, len(state["class_names"]))
+    check_tensors(tensors, detector.state_dict(), path)
+    detector.load_state_dict(tensors)
     return detector.eval()
+
+
+def check_tensors(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a checkpoint has the tensors of a network.
+
+    Args:
+        tensors: State dict of the checkpoint.
+        wanted: State dict of the network.
+        path: File of the checkpoint.
+
+    Raises:
+        CheckpointError: If names or shapes differ; the message counts them and has the first.
+    """
+    missing, unused = [key for key in wanted if key not in tensors], [key for key in tensors if key not in wanted]
+    shapes = [key for key in wanted if key in tensors and tensors[key].shape != wanted[key].shape]
+    problems = [
+        f"{counted} {what}, first {shown(keys[0])}"
+        for what, keys in (("missing", missing), ("unexpected", unused), ("of another shape", shapes))
+        if (counted := len(keys))
+    ]
+    if shapes:
+        there, here = ([*values[shapes[0]].shape] for values in (tensors, wanted))
+        problems[-1] += f" {there} instead of {here}"
+    if problems:
+        raise CheckpointError(
+            f"the weights of checkpoint {path} do not match the detector of its config; tensors: {', '.join(problems)}"
+        )
+
+
+def _check_form(state: Mapping[str, Any], path: Path, needed: Collection[str]) -> None:
+    try:
+        check_form(state, f"checkpoint {path}", needed)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def choose_weights(state: Mapping[str, Any], asked: str | None, path: Path) -> str:
@@ -101,53 +126,34 @@ def choose_weights(state: Mapping[str, Any], asked: str | None, path: Path) -> s
     return asked or ("raw" if state.get("ema") is None else "ema")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, after comparing all content with its checksums.
 
+    Args:
+        path: File of the checkpoint.
+        needed: Entries that it must have, see `checkpoint_form`; only weights are needed of a converted detector.
+
     Raises:
-        CheckpointError: If it is missing, damaged, from another version of this project, or not a checkpoint of it.
+        CheckpointError: If it is missing, damaged, from another version of this project, or not a checkpoint of it; or
+            if an entry is missing or invalid.
     """
-    state = _read(path)
+    try:
+        state = read_weights_file(path)
+    except WeightsFileError as error:
+        raise CheckpointError(f"checkpoint {path} {unreadable(error)}") from error
     written = state.get("format") if isinstance(state, dict) else None
-    if not isinstance(written, int):
-        found = sorted(map(str, state))[:5] if isinstance(state, dict) else type(state).__name__
+    if type(written) is not int:
+        found = shown([*state] if isinstance(state, dict) else state)
         raise CheckpointError(f"checkpoint {path} was not written by this project's trainer; it contains {found}")
     if written != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} was written by another version of this project: its format must be {FORMAT}, got "
-            f"{written}; use that version, or train again"
+            f"{shown(written)}; use that version, or train again"
         )
-    if isinstance(state.get("config"), Mapping):
+    state = {RENAMED_KEYS.get(key, key): value for key, value in state.items()}
+    if "converted_from" in state:  # without the state of a training
+        needed = [key for key in needed if key in TRAINED]
+    _check_form(state, path, needed)
+    if "config" in state:
         state["config"] = with_current_names(state["config"], is_silent=True)
-    return {RENAMED_KEYS.get(key, key): value for key, value in state.items()}
-
-
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            _check_records(file)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist (resolved: {path.absolute()})") from None
-    except Exception as error:
-        # torch.load raises a dozen exception types; its messages continue with advice on running unsafe files
-        reason = getattr(error, "strerror", None) or re.split(r"\.\s|\n", str(error))[0] or type(error).__name__
-        is_archive = not isinstance(error, zipfile.BadZipFile)
-        hint = "" if is_archive else "; it is truncated or not a checkpoint of this project"
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from error
-
-
-def _check_records(file: BinaryIO) -> None:
-    """Compare the records of PyTorch's zip archive with their CRC-32; torch.load does not detect damaged numbers.
-
-    Raises:
-        ValueError: If a record is damaged.
-        BadZipFile: If the file is not a zip archive.
-    """
-    with zipfile.ZipFile(file) as archive:
-        # torch.load does not read a record that is marked as a folder, and returns uninitialised memory
-        marked = (record.filename for record in archive.infolist() if record.external_attr & _FOLDER)
-        damaged = next(marked, None) or archive.testzip()
-    if damaged:
-        raise ValueError(f"it is damaged: the checksum of its record {damaged} does not match")
+    return state

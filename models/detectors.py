@@ -60,7 +60,7 @@ def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:
 
 def build_body(config: Mapping[str, Any]) -> ResNet:
     """Return the ResNet of a config with random weights, see `build_detector`."""
-    model = config["model"]
+    model = config.get("model", {})
     options = {key: value for key, value in model.get("backbone", {}).items() if key != "weights"}
     return resnet(**options, dcn_backend=model.get("dcn_backend", "auto"))
 
@@ -88,7 +88,7 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
         ```
     """
     config = with_current_names(config)
-    model, data = config["model"], config.get("data", {})
+    model, data = config.get("model", {}), config.get("data", {})
     name = model.get("detector", "faster_rcnn")
     check_name("detector", name, [*DETECTORS])
     if num_classes < 1:

@@ -1,15 +1,18 @@
 """Pretrained weights of a backbone, from torchvision or a local file."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.hub import get_dir
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import ResNet
 
 from .resnet import VD
+from .shown import shown
+from .state_dict import StateDict, check_weights, find_state_dict
+from .weights_file import read_weights_file, unreadable
 
 
 class LoadReport(NamedTuple):
@@ -19,11 +22,13 @@ class LoadReport(NamedTuple):
         loaded: Number of loaded tensors.
         new: Keys of the network that were not in the weights and keep their initial values.
         dropped: Keys of the weights that the network does not use.
+        unused: Other networks in the file, see `state_dict.StateDict`.
     """
 
     loaded: int
     new: list[str]
     dropped: list[str]
+    unused: Sequence[str] = ()
 
 
 def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadReport:
@@ -33,7 +38,8 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
         network: ResNet, without an FPN.
         name: Name of the ResNet.
         weights: Name of torchvision's weights, such as "DEFAULT" or "IMAGENET1K_V1", which torchvision downloads and
-            caches; or a file with a state dict with the keys of `models.resnet`.
+            caches; or a file with a state dict with the keys of `models.resnet`. `weights_file.read_weights_file` lists
+            the formats of files, and `state_dict.find_state_dict` the containers and prefixes.
 
     Returns:
         The numbers and keys of loaded, new and dropped tensors.
@@ -41,16 +47,21 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     Raises:
         ValueError: If the weights are unknown, cannot be downloaded, or do not match the network.
     """
-    state = _read_file(Path(weights)) if is_file_name(weights) else _download(name, weights)
     own = network.state_dict()
+    found = _read_file(Path(weights), own) if is_file_name(weights) else StateDict(_download(name, weights), [])
+    state = found.tensors
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape and not key.startswith("fc.")]
     missing = [key for key in own if key not in state and not _may_be_new(key)]
     for problem, keys in (("tensors with another shape", wrong), ("missing tensors", missing)):
         if keys:
-            raise ValueError(f"weights {weights!r} do not match {name}: {len(keys)} {problem}, first {keys[0]!r}")
+            is_resnet = "layer1.0.conv1.weight" in state
+            hint = "" if is_resnet else "; convert files of other frameworks with tools/convert.py"
+            raise ValueError(f"weights {weights!r} do not match {name}: {len(keys)} {problem}, first {keys[0]!r}{hint}")
     taken = {key: tensor for key, tensor in state.items() if key in own and own[key].shape == tensor.shape}
+    check_weights(taken, f"weights {weights}")
     network.load_state_dict(taken, strict=False)
-    return LoadReport(len(taken), [key for key in own if key not in taken], [key for key in state if key not in taken])
+    new, dropped = ([key for key in names if key not in taken] for names in (own, state))
+    return LoadReport(len(taken), new, dropped, found.unused)
 
 
 def is_file_name(weights: str) -> bool:
@@ -63,17 +74,19 @@ def _may_be_new(key: str) -> bool:
     return ".conv_offset." in key or key.startswith("fc.") or key.endswith("num_batches_tracked")
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"weights file {path} does not exist (resolved: {path.absolute()})")
+def _read_file(path: Path, wanted: Collection[str]) -> StateDict:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises a dozen exception types
-        raise ValueError(f"weights file {path} cannot be read as a state dict: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights file {path} must contain a state dict of tensors with torchvision's keys")
-    return state
+        content = read_weights_file(path)
+        found = find_state_dict(content, wanted)
+    except ValueError as error:
+        raise ValueError(f"weights file {path} {unreadable(error)}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("format"), int) and "class_names" in content:
+        raise ValueError(f"weights file {path} is a whole detector of this project: set model.weights to it")
+    if not found.tensors:
+        raise ValueError(
+            f"weights file {path} must contain a state dict of tensors with torchvision's keys, got {shown(content)}"
+        )
+    return found
 
 
 def _download(name: str, weights: str) -> dict[str, Tensor]:

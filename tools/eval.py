@@ -54,7 +54,8 @@ from engine.evaluation import (
 from engine.inference import with_tta
 from engine.runs import load_checkpoint
 from engine.weights import Trained, check_categories, check_same_model, load_trained
-from models.checkpoint import choose_weights
+from models.checkpoint import check_tensors, choose_weights
+from models.checkpoint_form import TRAINED
 
 EPILOG = """examples:
   python tools/eval.py runs/demo_dcn
@@ -138,7 +139,7 @@ def read_trained(args: argparse.Namespace) -> Trained:
         trained = load_trained(Path(args.run), args.overrides)
     else:
         config = load_config(args.config, args.overrides)
-        trained = Trained(args.checkpoint, config, load_checkpoint(args.checkpoint))
+        trained = Trained(args.checkpoint, config, load_checkpoint(args.checkpoint, TRAINED))
     check_same_model(trained.state, trained.config.model_dump(mode="json"), trained.path)
     return trained
 
@@ -181,7 +182,9 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         )
         check_categories(state, split.class_names, split.category_ids, path, split.path)
         model, _ = build_model(config.model, config.data, len(split.class_names), pretrained=False)
-        model.load_state_dict(state["ema"]["model"] if weights == "ema" else state["model"])
+        tensors = state["ema"]["model"] if weights == "ema" else state["model"]
+        check_tensors(tensors, model.state_dict(), path)
+        model.load_state_dict(tensors)
         model = with_tta(model, config)
         loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", distributed=distributed)
     with distributed.raise_together():

@@ -23,6 +23,7 @@ from engine.config import load_config
 from engine.display import Progress, format_table, start_logging
 from engine.runs import BEST, LAST, step_files
 from engine.weights import load_trained
+from models.checkpoint_form import RUN
 
 EPILOG = """examples:
   python tools/study.py                          # sized for CPUs: 21 runs of 5 minutes on one core each
@@ -295,7 +296,7 @@ def is_finished(run: Run) -> bool:
     """
     if not (run.folder / LAST).is_file():
         return False
-    trained = load_trained(run.folder)
+    trained = load_trained(run.folder, needed=RUN)
     if trained.config != load_config(run.config, run.overrides):
         raise ValueError(
             f"{run.folder} holds a run with other options than this study: remove it, or choose another folder "

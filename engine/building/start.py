@@ -10,6 +10,7 @@ import torch
 
 from data import CocoAnnotations, WorkerError
 from data.files import write_text
+from models.checkpoint_form import RESUMED
 from models.weights import LoadReport
 
 from ..config import (
@@ -131,7 +132,7 @@ def _prepare(
         start = read_source(config.model.weights) if config.model.weights and not candidates else None
         splits = read_splits(config, progress, folder, check_images=distributed.local_rank == 0)
     checkpoint, state, broken = distributed.run_on_main_and_broadcast(
-        lambda: load_newest(candidates) if candidates else (None, None, [])
+        lambda: load_newest(candidates, RESUMED) if candidates else (None, None, [])
     )
     with distributed.raise_together():
         names, ids = splits["train"].class_names, splits["train"].category_ids

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.paths import resolved
 from models import DETECTORS
+from models.checkpoint_form import RUN
 from models.options import Affects
 
 from ..config import RunConfig, check_config, flatten, keys_that_affect
@@ -99,7 +100,7 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
     """
     if folder.is_file():
         raise ValueError(f"{folder} must be a run folder with {LAST} and {METRICS_FILE}, got a file")
-    trained = load_trained(folder / LAST, overrides)
+    trained = load_trained(folder / LAST, overrides, needed=RUN)
     path, state = trained.path, trained.state
     file = folder / METRICS_FILE
     if not file.is_file():

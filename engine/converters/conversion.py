@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models.state_dict import check_weights
+
 from ..display import first_lines
 from .architecture import describe_backbone, describe_pyramid, missing_in_backbone
 from .heads import arrange_heads, count_classes, transpose_linear
@@ -58,6 +60,7 @@ def convert_backbone(
     ]
     entries += [Entry(name, None, "dropped", rest) for name in mapped.unknown]
     entries = [entry._replace(ours=entry.ours and entry.ours.removeprefix(BODY)) for entry in entries]
+    _check_values(folded, mapped, source)
     weights = {key.removeprefix(BODY): _own(tensor) for key, tensor in folded.items()}
     return Converted(weights, entries, describe_backbone(body))
 
@@ -114,6 +117,7 @@ def convert_detector(
         if key in (asked or {}) and value is not None and asked[key] != value
     ]
     _check_same(mapped, ours, needed, source, differ)
+    _check_values(ours, mapped, source)
     entries = mapped.entries + [Entry(None, key, "new", "batch norm counter") for key in counters]
     state = {key: _own(ours[key]).to(wanted[key].dtype) if key in ours else wanted[key] for key in wanted}
     return Converted(state, entries, found)
@@ -149,6 +153,12 @@ def _check_backbone(body: Mapping[str, Tensor], unknown: Sequence[str], source: 
             f"{shown}{others}"
         )
     _check_masks(body, source)
+
+
+def _check_values(tensors: Mapping[str, Tensor], mapped: Mapped, source: Source) -> None:
+    """Check converted tensors under their names in the file; see `check_weights`."""
+    names = {entry.ours: entry.source for entry in mapped.entries if entry.ours}
+    check_weights({names.get(key, key): tensor for key, tensor in tensors.items()}, f"the {source.title} checkpoint")
 
 
 def _check_masks(tensors: Mapping[str, Tensor], source: Source) -> None:

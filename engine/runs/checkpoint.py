@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     _save(path, state)
 
 
-def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[str]]:
+def load_newest(candidates: Sequence[Path], needed: Collection[str] = ()) -> tuple[Path, dict[str, Any], list[str]]:
     """Read the first intact checkpoint.
 
     Args:
         candidates: files to try, in order, see `choose_run`.
+        needed: see `load_checkpoint`.
 
     Returns:
         The file, its state, and the errors of the files before it.
@@ -48,7 +49,7 @@ def load_newest(candidates: Sequence[Path]) -> tuple[Path, dict[str, Any], list[
     problems = []
     for path in candidates:
         try:
-            return path, load_checkpoint(path), problems
+            return path, load_checkpoint(path, needed), problems
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(

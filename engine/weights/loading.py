@@ -1,9 +1,11 @@
 """Read the config and weights of a run from its folder or a checkpoint."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from models.checkpoint_form import TRAINED
 
 from ..config import RunConfig, with_current_names, with_overrides
 from ..runs import LAST, load_checkpoint
@@ -34,17 +36,18 @@ class Trained(NamedTuple):
         return state["last_eval_step"] == state["step"] and (done or has_stopped_early)
 
 
-def load_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
+def load_trained(path: Path, overrides: Sequence[str] = (), *, needed: Collection[str] = TRAINED) -> Trained:
     """Read a checkpoint, or the last checkpoint of a run folder.
 
     Args:
         path: checkpoint file or run folder.
         overrides: `key=value` for the config of the run, as in `data.num_workers=0`.
+        needed: entries that the checkpoint must have, see `models.checkpoint_form`.
 
     Raises:
         ValueError: if the checkpoint is missing or damaged, or an override is not valid.
     """
     file = path / LAST if path.is_dir() else path
-    state = load_checkpoint(file)
+    state = load_checkpoint(file, needed)
     state["config"] = with_current_names(state["config"], str(file), is_silent=True)
     return Trained(file, with_overrides(state["config"], overrides, str(file)), state)

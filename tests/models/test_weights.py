@@ -86,35 +86,60 @@ def test_missing_file_is_named_as_written_and_as_resolved(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"PK\x03\x04" + b"\0" * 50], ids=["empty", "text", "zip"]
+    ("content", "reason"),
+    [
+        (b"", r"it is empty \(0 bytes\)"),
+        (b"<html>404</html>", "it is a web page, not weights"),
+        (b"PK\x03\x04" + b"\0" * 50, "it is truncated or damaged"),
+    ],
 )
-def test_garbage_file_is_named(tmp_path, content):
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, content, reason):
     (tmp_path / "bad.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.pth cannot be read as a state dict"):
+    with pytest.raises(ValueError, match=rf"weights file {tmp_path}/bad\.pth cannot be read: .*{reason}"):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "bad.pth"))
 
 
-def test_truncated_file_is_named(file):
-    file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"weights\.pth cannot be read as a state dict"):
-        load_backbone_weights(resnet("resnet18"), "resnet18", str(file))
-
-
-def test_a_pickled_module_is_an_error(tmp_path):
-    torch.save(resnet("resnet18"), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module\.pth cannot be read as a state dict"):
-        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "module.pth"))
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda state: {"model": state}, lambda state: [*state.values()]], ids=["model", "list"]
-)
-def test_other_content_is_an_error(tmp_path, theirs, wrap):
+@pytest.mark.parametrize("wrap", [lambda state: [*state.values()], lambda state: {"epoch": 3}], ids=["list", "dict"])
+def test_content_without_named_tensors_is_an_error(tmp_path, theirs, wrap):
     torch.save(wrap(theirs), tmp_path / "checkpoint.pth")
     with pytest.raises(
-        ValueError, match=r"checkpoint\.pth must contain a state dict of tensors with torchvision's keys"
+        ValueError, match=r"checkpoint\.pth must contain a state dict of tensors with torchvision's keys, got "
     ):
         load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "checkpoint.pth"))
+
+
+def test_a_container_and_a_prefix_are_removed(tmp_path, theirs):
+    averaged = {key: tensor + 1 for key, tensor in theirs.items()}
+    torch.save({"model": {f"module.{key}": value for key, value in theirs.items()}, "ema": averaged}, tmp_path / "w.pt")
+    network = resnet("resnet18")
+    report = load_backbone_weights(network, "resnet18", str(tmp_path / "w.pt"))
+    check_loaded(network, theirs)
+    assert report.unused == ["ema"]
+
+
+def test_a_whole_detector_is_sent_to_its_own_option(tmp_path, theirs):
+    torch.save({"format": 2, "class_names": ["a"], "model": theirs}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt is a whole detector of this project: set model\.weights to it"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "w.pt"))
+
+
+def test_weights_of_another_framework_are_sent_to_the_converter(tmp_path, theirs):
+    torch.save({f"backbone.{key}": tensor for key, tensor in theirs.items()}, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"missing tensors, first 'conv1\.weight'; convert files of other frameworks"):
+        load_backbone_weights(resnet("resnet18"), "resnet18", str(tmp_path / "w.pt"))
+
+
+def test_weights_that_are_not_finite_are_an_error(tmp_path, theirs):
+    bad = theirs["layer3.0.conv1.weight"].clone()
+    bad[0, 0, 0] = float("nan")
+    torch.save(theirs | {"layer3.0.conv1.weight": bad}, tmp_path / "w.pt")
+    network = resnet("resnet18")
+    before = network.conv1.weight.clone()
+    with pytest.raises(
+        ValueError, match=r"'layer3\.0\.conv1\.weight' of weights \S+w\.pt contains 3 NaN or infinite values"
+    ):
+        load_backbone_weights(network, "resnet18", str(tmp_path / "w.pt"))
+    assert torch.equal(network.conv1.weight, before), "no tensor is loaded after an error"
 
 
 def test_weights_of_another_network(file):

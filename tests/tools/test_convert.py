@@ -285,5 +285,5 @@ def test_code_in_a_file_is_not_run(run_tool, tmp_path):
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"model": {"stem.conv1.weight": Evil()}}))
     code, _, err = run_tool("convert", "model.pkl", "ours.pth", cwd=tmp_path)
     assert code == 2
-    assert err.startswith("error: cannot read checkpoint model.pkl: it contains posix.system, but only arrays")
+    assert err.startswith("error: checkpoint model.pkl cannot be read: it contains posix.system, but only arrays")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pkl"]

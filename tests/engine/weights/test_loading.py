@@ -23,7 +23,8 @@ def finish(make_trainer, tiny_config):
 
     def finish(folder, options):
         config = load_config(tiny_config, options)
-        about = {"config": config.model_dump(mode="json"), "class_names": ["a", "b", "c", "d", "e"]}
+        classes = {"class_names": ["a", "b", "c", "d", "e"], "category_ids": [1, 2, 3, 4, 5]}
+        about = {"config": config.model_dump(mode="json")} | classes
         figures = dict.fromkeys(COCO_METRICS, 0.5) | {"per_class": {}}
         save = Checkpoints(folder, about).save
         trainer = make_trainer(folder, *options, save=save, evaluate=lambda model: figures)
@@ -120,7 +121,7 @@ def test_a_run_is_finished_after_its_last_evaluation(
     config = load_config(tiny_config, ["train.max_steps=null", *options]).model_dump(mode="json")
     progress = {"epoch": epoch, "step": step, "last_eval_step": judged, "evals_without_improvement": stale}
     save_checkpoint(tmp_path / LAST, {"config": config, **progress})
-    assert load_trained(tmp_path).is_finished is finished
+    assert load_trained(tmp_path, needed=["config"]).is_finished is finished
 
 
 def test_a_trainer_that_ended_and_its_checkpoint_agree(finish, tmp_path):

@@ -337,7 +337,7 @@ def saved(folder, config, name, step, **more):
     state = {"step": step, "model": raw, "ema": None} | more
     if state["ema"] == "average":
         state["ema"] = {"model": average}
-    about = {"config": config.model_dump(mode="json"), "class_names": THEIRS}
+    about = {"config": config.model_dump(mode="json"), "class_names": THEIRS, "category_ids": [1, 2, 3, 4]}
     folder.mkdir(exist_ok=True)
     Checkpoints(folder, about).save(state, name)
     return raw, average

@@ -1,9 +1,11 @@
 """Pickles are data: what they name is looked up in a list, and nothing is ever called that is not in it."""
 
 import collections
+import contextlib
 import io
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.converters.pickles import PickleError, load_pickle, read_pickle
+from models.pickles import PickleError, load_pickle
 
 TRACE = "was_here"
 
@@ -100,8 +102,8 @@ def test_calls_raise_by_name(attack, named, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     written = pickle.dumps({"model": {"weight": attack}}, protocol=protocol)
     Path("x.pkl").write_bytes(written)
-    with pytest.raises(PickleError, match=f"it contains .*{named}"):
-        read_pickle(Path("x.pkl"))
+    with Path("x.pkl").open("rb") as file, pytest.raises(PickleError, match=f"it contains .*{named}"):
+        load_pickle(file)
     assert [file.name for file in tmp_path.iterdir()] == ["x.pkl"]
     if "touch" in str(attack.call) and named == "posix.system":
         pickle.loads(written)  # the attack is a real one
@@ -121,7 +123,7 @@ def test_calls_raise_by_name(attack, named, protocol, tmp_path, monkeypatch):
         ("numpy.testing._private.utils", "runstring"),
         ("collections", "namedtuple"),
         ("_codecs", "decode"),
-        ("engine.converters.pickles", "_Unpickler"),
+        ("models.pickles", "_Unpickler"),
         ("torch._utils", "_rebuild_tensor_v2"),
         ("functools", "partial"),
         ("builtins", "bytearray"),
@@ -180,3 +182,74 @@ def test_arrays_that_lie_about_their_size_raise():
 def test_damage_is_reported(data):
     with pytest.raises(PickleError, match="not a pickle, or it is damaged"):
         load_pickle(io.BytesIO(data))
+
+
+def test_shared_references_stay_shared():
+    """A walk that does not remember what it has seen would make 2 ** 60 lists."""
+    value = [1.5]
+    for _ in range(60):
+        value = [value, value]
+    read = load_pickle(dumped({"model": value}))["model"]
+    assert read[0] is read[1]
+
+
+def test_a_list_in_itself_is_read():
+    value = []
+    value.append(value)
+    read = load_pickle(dumped(value))
+    assert read[0] is read
+
+
+def tuples(depth: int) -> tuple:
+    """Return nested shared tuples, whose hash takes 2 ** depth steps."""
+    value = (1,)
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        b"}%s1s.",  # SETITEM
+        b"}(%s1u.",  # SETITEMS
+        b"(%s1d.",  # DICT
+        b"\x8f(%s\x90.",  # ADDITEMS
+        b"(%s\x91.",  # FROZENSET
+        b"ccollections\nOrderedDict\n(((%s1tttR.",
+    ],
+)
+def test_what_takes_for_ever_to_hash_raises(ways):
+    key = pickle.dumps(tuples(60), protocol=2)[2:-1]
+    with pytest.raises(PickleError, match=r"a dict with the key|a set"):
+        load_pickle(io.BytesIO(b"\x80\x02" + ways.replace(b"1", b"K\x01") % key))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.",  # the unpickler in C makes room for as many references
+        pickle.BINBYTES8 + (2**45).to_bytes(8, "little") + b".",
+        pickle.LONG4 + b"\xff\xff\xff\x7f.",
+        b"\x80\x04\x95" + (2**45).to_bytes(8, "little") + b"N.",
+    ],
+)
+def test_sizes_that_a_pickle_only_declares_take_no_memory(head):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(PickleError):
+        load_pickle(io.BytesIO(head))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_messages_are_short():
+    """Nested shared references in a message would be 2 ** 60 long."""
+    value = pickle.dumps(tuples(60), protocol=2)[2:-1]
+    for path in ("builtins\nbytes", "numpy\ndtype", "numpy.core.multiarray\n_reconstruct"):
+        with pytest.raises(PickleError) as error:
+            load_pickle(io.BytesIO(b"\x80\x02c" + path.encode() + b"\n(" + value + b"tR."))
+        assert len(str(error.value)) < 300
+
+
+def test_deep_nesting_is_reported():
+    with pytest.raises(PickleError, match="nested too deeply"):
+        load_pickle(io.BytesIO(b"]" * 100_000 + b"a" * 99_999 + b"."))

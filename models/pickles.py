@@ -7,10 +7,12 @@ Even NumPy's functions are replaced by substitutes that accept numbers and raise
 import io
 import pickle
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+
+from .shown import shown
 
 # NumPy type codes of numbers, without "O", which contains any object
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
@@ -25,13 +27,13 @@ class Dtype:
 
     def __init__(self, code: str = "", *_: Any) -> None:
         if not isinstance(code, str) or code.lstrip("<>=|") not in NUMBERS:
-            raise PickleError(f"it contains an array of {code!r}, which is not a number type")
+            raise PickleError(f"it contains an array of {shown(code)}, which is not a number type")
         self.numpy = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if order not in ("<", ">", "=", "|"):
-            raise PickleError(f"it contains a dtype of the byte order {order!r}")
+            raise PickleError(f"it contains a dtype of the byte order {shown(order)}")
         self.numpy = self.numpy.newbyteorder(order)
 
 
@@ -45,6 +47,12 @@ class Array:
             raise PickleError("it contains an array that does not have NumPy's format")
         _, shape, dtype, is_fortran, data = state
         self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+    def numbers(self) -> np.ndarray:
+        """Return the array."""
+        if self.value is None:
+            raise PickleError("it contains an array without numbers")
+        return self.value
 
 
 class IgnoredObject:
@@ -64,20 +72,20 @@ def _array(data: Any, dtype: Any, shape: Any, order: str = "C") -> np.ndarray:
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, Dtype) or not is_shape:
         raise PickleError("it contains an array that is not numeric")
     if len(data) != dtype.numpy.itemsize * int(np.prod(shape, dtype=object)):
-        raise PickleError(f"it contains an array of shape {shape} with {len(data)} bytes")
+        raise PickleError(f"it contains an array of shape {shown(shape)} with {len(data)} bytes")
     numbers = np.frombuffer(data, dtype.numpy) if data else np.empty(0, dtype.numpy)
     return numbers.astype(dtype.numpy.newbyteorder("=")).reshape(shape, order=order)
 
 
 def _reconstruct(kind: Any = None, *_: Any) -> Array:
     if kind is not Array:
-        raise PickleError(f"it makes an array of {kind!r}")
+        raise PickleError(f"it makes an array of {shown(kind)}")
     return Array()
 
 
 def _frombuffer(data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C") -> Array:
     if order not in ("C", "F"):
-        raise PickleError(f"it makes an array of the order {order!r}")
+        raise PickleError(f"it makes an array of the order {shown(order)}")
     array = Array()
     array.value = _array(data, dtype, shape, order)
     return array
@@ -89,7 +97,7 @@ def _scalar(dtype: Any = None, data: Any = None) -> int | float | bool:
 
 def _encode(text: Any = None, codec: Any = None) -> bytes:
     if not isinstance(text, str) or codec != "latin1":
-        raise PickleError(f"it encodes {type(text).__name__} as {codec!r}")
+        raise PickleError(f"it encodes {type(text).__name__} as {shown(codec)}")
     return text.encode("latin1")
 
 
@@ -105,6 +113,26 @@ def _tuple(items: Any = ()) -> tuple:
     if not isinstance(items, tuple | list):
         raise PickleError(f"it makes a tuple of {type(items).__name__}")
     return tuple(items)
+
+
+def _ordered_dict(items: Any = ()) -> OrderedDict:
+    """Replaces OrderedDict."""
+    pairs = items if isinstance(items, list | tuple) else [items]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise PickleError(f"it makes a dict of {shown(items)}")
+    made: OrderedDict = OrderedDict()
+    _add_items(made, pairs)
+    return made
+
+
+def _add_items(target: Any, items: Iterable[Sequence[Any]]) -> None:
+    """Add items to a dict with plain keys: to hash nested shared tuples would take for ever."""
+    if not isinstance(target, dict):
+        raise PickleError(f"it adds an item to {shown(target)}, which is not a dict")
+    for key, value in items:
+        if not isinstance(key, str | int | float | bytes | None):
+            raise PickleError(f"it contains a dict with the key {shown(key)}")
+        target[key] = value
 
 
 def _attribute(*_: Any) -> IgnoredObject:
@@ -124,7 +152,7 @@ _NUMPY = {
 }
 # all names that a pickle of detectron2 or PaddlePaddle may contain
 ALLOWED: dict[str, Any] = _NUMPY | {
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _ordered_dict,
     "_codecs.encode": _encode,
     "builtins.bytes": _bytes,
     "builtins.tuple": _tuple,
@@ -136,52 +164,88 @@ ALLOWED_IN_TORCH: dict[str, Any] = _NUMPY | {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickler that finds only the names in `ALLOWED`."""
+class _Unpickler(pickle._Unpickler):
+    """Unpickler that finds only the names in `ALLOWED`.
+
+    It is the one in Python: the one in C allocates and clears as much memory as a 9-byte pickle asks for.
+    """
 
     renamed: ClassVar[dict[str, str]] = {"copy_reg": "copyreg", "__builtin__": "builtins"}
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
+
+    def load_items(self) -> None:
+        """Add items to a dict."""
+        items = self.pop_mark()
+        _add_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def load_item(self) -> None:
+        """Add an item to a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        _add_items(self.stack[-1], [(key, value)])
+
+    def load_dict(self) -> None:
+        """Make a dict of items."""
+        self.stack, items = self.metastack.pop(), self.stack
+        self.append = self.stack.append
+        self.stack.append({})
+        _add_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def load_set(self) -> None:
+        """Raise an error."""
+        raise PickleError("it contains a set")
+
+    dispatch |= {pickle.SETITEMS[0]: load_items, pickle.SETITEM[0]: load_item, pickle.DICT[0]: load_dict}
+    dispatch |= {pickle.EMPTY_SET[0]: load_set, pickle.FROZENSET[0]: load_set}
 
     def find_class(self, module: str, name: str) -> Any:
         path = f"{self.renamed.get(module, module)}.{name}"
         if path not in ALLOWED:
-            raise PickleError(
-                f"it contains {path}, but only arrays and plain values are allowed: {', '.join(sorted(ALLOWED))}"
-            )
+            raise PickleError(f"it contains {path[:200]}, but only arrays and plain values are allowed")
         return ALLOWED[path]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise PickleError(f"it refers to {pid!r} outside of the file")
-
-
-def read_pickle(path: Path) -> Any:
-    """Read a pickle that contains only numbers, text, lists, dicts and NumPy arrays.
-
-    Raises:
-        PickleError: if it is damaged or contains another type, with the name of the type.
-    """
-    with path.open("rb") as file:
-        return load_pickle(file)
+        raise PickleError(f"it refers to {shown(pid)} outside of the file")
 
 
 def load_pickle(file: BinaryIO | io.BytesIO) -> Any:
-    """Read a pickle from an open file; see `read_pickle`."""
+    """Read a pickle that contains only numbers, text, lists, dicts and NumPy arrays.
+
+    Raises:
+        PickleError: If it is damaged or contains another type, with the name of the type.
+    """
     try:
         return plain(_Unpickler(file, encoding="latin1").load())
     except PickleError:
         raise
+    except RecursionError:
+        raise PickleError("its values are nested too deeply") from None
     except Exception as error:
         # a damaged pickle raises a dozen types of errors
-        raise PickleError(f"it is not a pickle, or it is damaged: {error}") from error
+        reason = str(error)[:200] or type(error).__name__
+        raise PickleError(f"it is not a pickle, or it is damaged: {reason}") from error
 
 
-def plain(value: Any) -> Any:
-    """Replace the substitutes in a value by their arrays."""
+def plain(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """Replace the substitutes in a value by their arrays.
+
+    Args:
+        value: Value of a pickle.
+        done: Results by the identity of their values: shared references are replaced once and stay shared.
+
+    Raises:
+        PickleError: If an array has no numbers.
+    """
+    done = {} if done is None else done
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, Array):
-        if value.value is None:
-            raise PickleError("it contains an array without numbers")
-        return value.value
+        return value.numbers()
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        result = done[id(value)] = {}
+        result.update((key, plain(item, done)) for key, item in value.items())
+        return result
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        result = done[id(value)] = []
+        result += [plain(item, done) for item in value]
+        return result
     return value
