@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.paths import resolved
+from data.shown import escaped
 from models.checkpoint import LAST
+
+from ..display import log
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-CONFIG_FILE, LOG_FILE, CHECKED_FILE = "config.yaml", "train.log", "checked_images.json"
+CONFIG_FILE, LOG_FILE, METRICS_FILE, CHECKED_FILE = "config.yaml", "train.log", "metrics.jsonl", "checked_images.json"
 BEST = "best.pt"
+RUN_FILES = (CONFIG_FILE, LOG_FILE, METRICS_FILE, CHECKED_FILE, LAST, BEST)
 
 
 class RunFolderError(ValueError):
@@ -65,6 +69,8 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
         )
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"run folder {folder} is a file, not a folder")
+    for name in RUN_FILES:
+        _check_file(folder / name)
     if resume == "auto":
         ordered = [folder / LAST, *step_files(folder).values(), folder / BEST]
         checkpoints = [file for file in ordered if file.is_file()]
@@ -81,7 +87,10 @@ def choose_run(folder: Path | None, resume: str | None, default: Path | None) ->
 def lock_run(folder: Path) -> Iterator[None]:
     """Create a run folder and lock it against other processes. The system releases the lock when the process ends.
 
-    Note: Windows has no locks on folders: nothing protects the folder there.
+    Loader workers do not hold the lock: a run that was killed can start again at once, while its workers still end.
+
+    Note: Windows has no locks on folders, and on NFS the lock holds on one machine only. A warning names a file system
+    without locks.
 
     Raises:
         RunFolderError: if the folder cannot be created or written, or if another process trains in it.
@@ -91,29 +100,58 @@ def lock_run(folder: Path) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    _locks.add(handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise RunFolderError(
-            f"another process trains in run folder {folder}: wait until it ends, or choose another with --run-dir"
-        ) from None
-    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"another process trains in run folder {folder}: wait until it ends, or choose another with --run-dir"
+            ) from None
+        except OSError as error:
+            log.warning(
+                "run folder %s cannot be locked (%s): make sure that no other process trains in it",
+                folder,
+                error.strerror,
+            )
         yield
     finally:
+        _locks.discard(handle)
         os.close(handle)
+
+
+def _leave_locks() -> None:
+    """Close the folders that a forked process has inherited: a lock lasts as long as any process holds its handle."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+# handles of the folders that this process has locked
+_locks: set[int] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def _make_writable(folder: Path) -> None:
     """Create a folder and write a temporary file, to fail now rather than at the first checkpoint."""
+    if os.path.lexists(folder) and not folder.exists():
+        raise RunFolderError(f"run folder {folder} is a link that leads to no folder: remove it, or choose another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())  # some file systems report a full disk only here
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
+        reason = getattr(error, "strerror", None) or error
         raise RunFolderError(
-            f"run folder {folder} cannot be created or written: {error.strerror}. "
+            f"run folder {escaped(str(folder))} cannot be created or written: {reason}. "
             "Fix this, or choose another folder with --run-dir"
         ) from None
+
+
+def _check_file(path: Path) -> None:
+    """Raise `RunFolderError` if there is something else than a file in the place of one of the run's files."""
+    if os.path.lexists(path) and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a link that leads nowhere" if path.is_symlink() else "a special file"
+        raise RunFolderError(f"{path} must be a file of the run, and is {kind}: remove it, or choose another --run-dir")

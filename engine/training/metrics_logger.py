@@ -23,8 +23,8 @@ from data.files import atomic_file
 from data.json_file import JsonError, parse_json, read_json_lines
 
 from ..display import counted, log
+from ..runs import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
 # Bins of a histogram; TensorBoard merges them into 30.
 BINS = 64
 # Tags of version 0.1, as patterns, with the present ones. Each is applied in turn.

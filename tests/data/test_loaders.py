@@ -3,11 +3,12 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -467,6 +468,76 @@ def test_signals_of_a_scheduler_do_not_end_workers(before):
     found += batches
     assert drawn(found) == drawn(train_loader(Numbers(33)))
     assert {*multiprocessing.active_children()} - before == workers
+
+
+class Shortage(Numbers):
+    """Data set that changes its process, from the image `at` on, so that no batch can be sent."""
+
+    def __init__(self, count: int, at: int, spoil: Callable[[], object]) -> None:
+        super().__init__(count)
+        self.at, self.spoil = at, spoil
+
+    def read(self, index: int, size: int | None, strong: bool) -> tuple[torch.Tensor, dict]:
+        if index == self.at:
+            self.spoil()
+        return super().read(index, size, strong)
+
+
+def open_no_more_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def refuse_to_share(*arguments: object) -> None:
+    raise RuntimeError("unable to write to file </torch_7>: No space left on device (28)")
+
+
+def fill_shared_memory() -> None:
+    torch.UntypedStorage._share_fd_cpu_ = refuse_to_share
+
+
+def break_sharing() -> None:
+    torch.UntypedStorage._share_fd_cpu_ = lambda *arguments: 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            open_no_more_files,
+            r"could not send a batch \(Too many open files\)\. .* limit \(\d+\): raise it with ulimit -n, ",
+        ),
+        (fill_shared_memory, r"could not send a batch \(No space left on device\)\. .* shared memory \(/dev/shm\)"),
+        (break_sharing, r"ended with exit code 1\. "),
+    ],
+)
+def test_a_batch_that_cannot_be_sent_ends_the_pass(capfd, spoil, said):
+    loader = train_loader(Shortage(12, 11, spoil), batch_size=2, workers=1)
+    with pytest.raises(WorkerError, match=rf"^worker process \d+ of the data loader {said}"):
+        list(read_batches(loader))
+    assert ("ZeroDivisionError" in capfd.readouterr().err) == (spoil is break_sharing)
+
+
+def test_a_batch_that_cannot_be_received_ends_the_pass():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    loader = train_loader(Numbers(33), batch_size=2, workers=1)
+    batches = read_batches(loader)
+    next(batches)
+    try:
+        open_no_more_files()
+        with pytest.raises(WorkerError, match=r"cannot receive a batch: Too many open files\. .*data\.num_workers"):
+            list(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_workers_raise_the_limit_on_open_files():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        train_loader(Numbers(1), workers=1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 ITEMS = """

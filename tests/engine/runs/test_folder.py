@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,59 @@ def test_a_run_folder_has_one_owner_until_its_process_ends(tmp_path, start_proce
             pass
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_lock_ends_with_its_process_although_a_child_lives_on(tmp_path, start_process):
+    """As loader workers do, which end some seconds after a trainer that was killed."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from engine.runs.folder import lock_run\n"
+        f"with lock_run(Path({str(tmp_path)!r})):\n"
+        "    child = os.fork()\n"
+        "    print(child or '', end='', flush=True)\n"
+        "    child or time.sleep(600)\n"
+        "    print(flush=True)\n"
+        "    input()"
+    )
+    owner = start_process(code)
+    child = int(owner.stdout.readline())
+    with pytest.raises(RunFolderError, match="another process trains"):
+        lock_run(tmp_path).__enter__()
+    owner.kill()
+    owner.wait()
+    try:
+        with lock_run(tmp_path):
+            os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows no locks on folders")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with lock_run(tmp_path):
+        pass
+    assert f"run folder {tmp_path} cannot be locked ({os.strerror(number)}): make sure that no" in caplog.text
+
+
+@pytest.mark.parametrize("resume", [None, "auto", "best.pt"])
+@pytest.mark.parametrize("name", [LAST, BEST, "config.yaml", "train.log", "metrics.jsonl", "checked_images.json"])
+@pytest.mark.parametrize("kind", ["a folder", "a link that leads nowhere", "a special file"])
+def test_something_else_in_the_place_of_a_file_of_the_run(place, name, kind, resume):
+    path = place / "new" / name
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a special file":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(name)
+    resume = resume and resume.replace("best", str(place / "old/best"))
+    with pytest.raises(RunFolderError, match=f"{path} must be a file of the run, and is {kind}: remove it, or choose"):
+        choose_run(place / "new", resume, None)
+
+
 class TestFoldersThatCannotBeWritten:
     def check(self, folder, reason):
         said = rf"run folder {folder} cannot be created or written: {reason}\. .* --run-dir"
@@ -136,6 +190,17 @@ class TestFoldersThatCannotBeWritten:
             assert list((folder / "run").iterdir()) == []
         (folder / "others").write_bytes(bytes(shutil.disk_usage(folder).free))
         self.check(folder / "run", "No space left on device")
+
+    @pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+    def test_a_name_that_cannot_be(self, place, name):
+        with pytest.raises(RunFolderError, match=r"run folder a\\(x00|ud800)b cannot be created or written: "):
+            lock_run(*choose_run(Path(name), "auto", None)[:1]).__enter__()
+
+    @pytest.mark.parametrize("target", ["loop", "absent"])
+    def test_a_link_to_no_folder(self, place, target):
+        (place / "loop").symlink_to(target)
+        with pytest.raises(RunFolderError, match="run folder loop is a link that leads to no folder: remove it"):
+            lock_run(Path("loop")).__enter__()
 
     def test_in_a_file(self, place):
         self.check(place / "a_file/run", "Not a directory")
