@@ -30,7 +30,7 @@ def escaped(text: str, *, keep: str = "") -> str:
 
     Printable characters of all languages stay, and the characters of `keep`.
     """
-    if text.isprintable():
+    if text.translate(dict.fromkeys(map(ord, keep))).isprintable():
         return text
     return "".join(char if char in keep or _is_shown(char) else repr(char)[1:-1] for char in text)
 

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from data.shown import escaped
+
 from .differences import Difference
 
 # Distinguishable with any colour vision, on white and on black; the base is grey.
@@ -203,7 +205,7 @@ def _draw_dot(axes: Axes, x: float, y: float, colour: str, face: str) -> None:
 
 def _clipped(text: str, inches: float) -> str:
     """Shorten a text that would not fit into the plot."""
-    most = int(_LETTERS * inches)
+    most, text = int(_LETTERS * inches), escaped(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -230,5 +232,5 @@ def _finish(figure: Figure, name: str, title: str) -> str:
     width = figure.get_size_inches()[0] * _INCH
     box = re.search(r'viewBox="[^"]*"', svg).group()
     style = f"width: 100%; max-width: {1.5 * width:.0f}px; stroke-linejoin: round; stroke-linecap: butt"
-    head = f'<svg {box} role="img" aria-label="{escape(title)}" style="{style}">'
+    head = f'<svg {box} role="img" aria-label="{escape(escaped(title))}" style="{style}">'
     return head + svg[svg.index(">") + 1 :]

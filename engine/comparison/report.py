@@ -12,6 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from data.shown import escaped
+
 from ..display import counted, percent
 from ..evaluation import (
     COCO_METRICS,
@@ -47,6 +49,7 @@ def templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_plain,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -54,6 +57,11 @@ def templates() -> Environment:
     environment.filters |= {"percent": percent, "signed": signed}
     environment.globals |= {"interval": interval, "mean_and_spread": mean_and_spread}
     return environment
+
+
+def _plain(value: Any) -> Any:
+    """Escape control characters, which HTML does not allow; names of classes and folders are user data."""
+    return type(value)(escaped(str(value), keep="\n\t")) if isinstance(value, str) else value  # also of Markup
 
 
 def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .drawing import (
     draw_sample_grid,
     masks_of,
 )
+from .guard import only_shown
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
 from .tables import counted, first_lines, format_table, percent
 from .terminal import Styled, for_people, safe_outputs

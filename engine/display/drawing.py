@@ -13,11 +13,13 @@ from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
 from data import MASK_THRESHOLD
+from data.shown import escaped, shortened
 
 SHORT_SIDE = 320
 MAX_RATIO = 10  # of the longer side to `SHORT_SIDE`; narrower images are drawn smaller
 GAP = 6
 FONT_SIZE = 16
+LONGEST_NAME = 80  # characters
 LINE = 26  # height of a line of the legend, in pixels
 GROUND_TRUTH_COLOUR = (255, 255, 255)
 MASK_ALPHA = 0.45
@@ -55,6 +57,7 @@ def draw_boxes(
     scale = min(short_side / min(image.shape[1:]), MAX_RATIO * short_side / max(image.shape[1:])) if short_side else 1.0
     font_size, line = (FONT_SIZE, 2) if short_side else _sizes(min(image.shape[1:]))
     size = [max(round(side * scale), 1) for side in image.shape[1:]]
+    names = [plain_name(name) for name in names]
     enlarged = resize(image, size, antialias=True) if short_side else image.clone()
     surfaces = [
         (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
@@ -67,7 +70,7 @@ def draw_boxes(
     # not torchvision's draw_bounding_boxes, which has no dashed boxes and places names over each other
     pen = ImageDraw.Draw(canvas)
     font = _font(font_size)
-    scaled = (boxes * scale).tolist()
+    scaled = _visible(boxes * scale, canvas.size)
     for index, (box, colour) in enumerate(zip(scaled, colours, strict=True)):
         _outline(pen, box, colour, dashed=index < dashed, line=line)
     tags = _place_tags(scaled, [pen.textlength(name, font) for name in names], canvas.size, font_size + 2)
@@ -141,7 +144,8 @@ def draw_legend(width: int, items: Iterable[tuple[str, Colour | None, bool]]) ->
     font = _font(FONT_SIZE)
     lines: list[list[tuple[float, str, Colour | None, bool]]] = [[]]
     x = float(GAP)
-    for text, colour, dashed in items:
+    for words, colour, dashed in items:
+        text = plain_name(words)
         needed = font.getlength(text) + (0 if colour is None else LINE)
         if lines[-1] and x + needed > width:
             lines.append([])
@@ -171,6 +175,11 @@ def class_colour(index: int, num_classes: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def plain_name(name: str) -> str:
+    """Return a name of user data as short text of one line, which fonts can draw."""
+    return shortened(escaped(name), LONGEST_NAME)
+
+
 @cache
 def _font(height: int) -> ImageFont.FreeTypeFont:
     """Return a font with lines of `height` pixels. Unlike Pillow's default font it has letters beyond English."""
@@ -189,6 +198,21 @@ def _tint(image: Tensor, mask: Tensor, colour: Colour) -> None:
     # not torchvision's draw_segmentation_masks, which paints overlaps of masks black
     mixed = (1 - MASK_ALPHA) * image[:, mask] + MASK_ALPHA * torch.tensor(colour)[:, None]
     image[:, mask] = mixed.round().to(image.dtype)
+
+
+def _visible(boxes: Tensor, size: tuple[int, int]) -> list[list[float]]:
+    """Return boxes of at least a pixel, cut off just outside an image of (width, height).
+
+    Boxes of a network that diverged may be anywhere or not finite, and boxes of a large image may become very thin.
+    """
+    width, height = size
+    margin = FONT_SIZE
+    boxes = boxes.float().nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6).reshape(-1, 4)
+    first, last = torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])
+    far = torch.tensor([width + margin, height + margin])
+    first = torch.minimum(first.clamp(min=-margin), far - 1)
+    last = torch.maximum(torch.minimum(last, far), first + 1)
+    return torch.cat([first, last], dim=1).tolist()
 
 
 def _place_tags(

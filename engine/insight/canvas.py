@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from data.shown import escaped
+
 DPI, POINTS_IN_INCH = 100, 72
 # Maximum width of a figure, longer side of a panel, and minimum width of a column, which needs room for its title.
 WIDEST, PANEL, NARROWEST = 1600, 480, 320
@@ -81,7 +83,8 @@ def extent_of(image: Tensor) -> tuple[float, float, float, float]:
 
 def title(axes: Axes, *lines: str) -> None:
     """Set the title of a panel; empty lines are omitted."""
-    axes.set_title("\n".join(filter(None, lines)), fontsize=SMALL, linespacing=1.4)
+    names = [escaped(line) for line in lines if line]
+    axes.set_title("\n".join(names), fontsize=SMALL, linespacing=1.4, parse_math=False)  # a name may contain a $
 
 
 def colour_bar(figure: Figure, column: Sequence[Axes], label: str, colours: str, norm: Normalize) -> None:

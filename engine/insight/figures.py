@@ -77,4 +77,4 @@ def box_centres(boxes: Tensor, most: int, image: Tensor) -> list[Pixel]:
     whole = boxes.new_tensor([[0, 0, width, height]])
     chosen = boxes[:most] if len(boxes) else whole
     # a box from 0 to 1 covers one pixel, whose centre has the coordinate 0
-    return [(x, y) for x, y in ((chosen[:, :2] + chosen[:, 2:]) / 2 - 0.5).tolist()]
+    return [(x, y) for x, y in ((chosen[:, :2] + chosen[:, 2:]) / 2 - 0.5).nan_to_num().tolist()]

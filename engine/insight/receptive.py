@@ -91,7 +91,7 @@ def receptive_fields(
         found = []
         for unit in units:
             (gradient,) = torch.autograd.grad(features[0, :, unit[0], unit[1]].sum(), inputs, retain_graph=True)
-            found.append(frame.cut(gradient[0].cpu().double().norm(dim=0)))
+            found.append(frame.cut(gradient[0].cpu().double().nan_to_num().norm(dim=0)))
     stage = list(model.backbone.body.return_layers)[-1]
     centres = [frame.to_image(unit * stride) for unit in units]
     return [

@@ -18,6 +18,9 @@ from dcn import DeformConv2d
 
 from .capture import SamplingRecord, deformable_layers
 
+# Maximum offset in figures, in pixels of a layer's input.
+FAR_PX = 1e4
+
 
 def sampling_locations(
     offset: Tensor,
@@ -153,14 +156,15 @@ def sampled_layers(
 
 
 def _sampled(name: str, layer: DeformConv2d, sampling: SamplingRecord, frame: Frame, regular: bool) -> SampledLayer:
-    offset = sampling.offset.cpu().double()
+    # offsets of a network that diverged are drawn as far away
+    offset = sampling.offset.cpu().double().nan_to_num(nan=FAR_PX).clamp(-FAR_PX, FAR_PX)
     locations = sampling_locations(
         torch.zeros_like(offset) if regular else offset, layer.kernel_size, layer.stride, layer.padding, layer.dilation
     )
     locations = locations[0].flatten(0, 1)
     weights = torch.ones(locations.shape[:-1], dtype=torch.float64)
     if sampling.mask is not None:
-        weights = weights * layer.mask_scale / 2 if regular else sampling.mask[0].cpu().double()
+        weights = weights * layer.mask_scale / 2 if regular else sampling.mask[0].cpu().double().nan_to_num()
     step = frame.stride(sampling.input_size)
     middle = (torch.tensor(layer.kernel_size) - 1) * torch.tensor(layer.dilation) / 2 - torch.tensor(layer.padding)
     return SampledLayer(name, step * torch.tensor(layer.stride), step * middle, locations * step, weights)

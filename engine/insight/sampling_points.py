@@ -44,7 +44,8 @@ def draw_sampling_points(
     sides = [(depth, side) for depth in depths for side in (regular, layers)]
     locations = [frame.to_network(torch.tensor([y, x], dtype=torch.float64)) for x, y in pixels]
     found = [[nested_points(side[-depth:], location) for depth, side in sides] for location in locations]
-    norm = Normalize(0, max(weights.max().item() for row in found for _, weights in row))
+    largest = [weights.max().item() for row in found for _, weights in row if len(weights)]  # all may be outside
+    norm = Normalize(0, max(largest, default=1.0))
     # the margin shows sampling points outside the image, which read zeros
     bars = [len(sides) - 1] if has_masks else []
     figure, axes = panels(image, len(pixels), len(sides), bars=bars, margin=MARGIN * max(image.shape[1:]))

@@ -21,10 +21,12 @@ from torch.utils.tensorboard import summary
 
 from data.files import atomic_file
 from data.json_file import JsonError, parse_json, read_json_lines
+from data.shown import escaped, shortened
 
 from ..display import counted, log
 from ..runs import METRICS_FILE
 
+LONGEST_TAG = 500
 # Bins of a histogram; TensorBoard merges them into 30.
 BINS = 64
 # Tags of version 0.1, as patterns, with the present ones. Each is applied in turn.
@@ -91,30 +93,35 @@ class MetricsLogger:
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log scalars by tag. Non-finite values become null in metrics.jsonl and are omitted from TensorBoard."""
         finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
-        self._events.add([summary.scalar(tag, value) for tag, value in finite.items()], step)
+        self._events.add([summary.scalar(_plain(tag), value) for tag, value in finite.items()], step)
         with _naming(self._metrics.name):
             self._metrics.write(json.dumps({"step": step, **{tag: finite.get(tag) for tag in values}}).encode() + b"\n")
             self._metrics.flush()
 
     def log_image(self, step: int, tag: str, image: Tensor) -> None:
         """Log an image `(3, H, W)` uint8."""
-        self._events.add([summary.image(tag, image, dataformats="CHW")], step)
+        self._events.add([summary.image(_plain(tag), image, dataformats="CHW")], step)
 
     def log_histogram(self, step: int, tag: str, values: Tensor) -> None:
         """Log a histogram of the finite values in bins of equal width; nothing if no value is finite."""
-        numbers = values.detach().to("cpu", torch.float32).numpy()
+        numbers = values.detach().to("cpu", torch.float64).numpy()
         numbers = numbers[np.isfinite(numbers)]
         if numbers.size:
-            self._events.add([summary.histogram(tag, numbers, BINS)], step)
+            low, high = numbers.min(), numbers.max()
+            room = 0.0 if low < high else max(0.5, abs(high) * 1e-6)
+            # NumPy's own edges have no width if all values are equal and large
+            edges = np.linspace(low - room, high + room, BINS + 1)
+            self._events.add([summary.histogram(_plain(tag), numbers, edges)], step)
 
     def log_text(self, tag: str, text: str) -> None:
         """Log a text, shown in a fixed-width font."""
-        self._events.add([summary.text(tag, "\n".join(f"    {line}" for line in text.splitlines()))])
+        lines = escaped(text, keep="\n").splitlines()
+        self._events.add([summary.text(tag, "\n".join(f"    {line}" for line in lines))])
 
     def log_hparams(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Log the options of a run and its final `val/<COCO metric>` for TensorBoard's hparams table."""
         shown = {
-            key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            key: value if isinstance(value, bool | int | float) else escaped(_as_text(value))
             for key, value in options.items()
         }
         finite = {f"val/{name}": value for name, value in metrics.items() if math.isfinite(value)}
@@ -128,6 +135,15 @@ class MetricsLogger:
         finally:
             with _naming(self._metrics.name):
                 self._metrics.close()
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _plain(tag: str) -> str:
+    """Return a tag or a value that TensorBoard shows; class names are user data."""
+    return shortened(escaped(tag), LONGEST_TAG)
 
 
 class NullLogger:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from data import Batch, ImageError, WorkerError, read_batches
 
 from ..devices import peak_memory_gib
-from ..display import Progress, log, percent
+from ..display import Progress, log, only_shown, percent
 from ..distributed import SINGLE_PROCESS, DistributedContext, PreemptedError, StopRequest
 from ..evaluation import MASK_PREFIX, describe_metrics, scalar_metrics
 from ..insight import Health, SamplingRecord
@@ -134,9 +134,9 @@ class Trainer:
                 self.epoch, self.batch = self.epoch + 1, 0
             if self.step >= self.total_steps or self.epoch % self.intervals.eval_every_epochs == 0:
                 self._evaluate()
+            self._save(LAST)
             if self.is_finished:
                 self._draw()
-            self._save(LAST)
         return self.metrics
 
     def _train_epoch(self) -> None:
@@ -175,10 +175,10 @@ class Trainer:
         if record.signalled:
             self._save(LAST)
             self._end_preempted()
-        if self.step % self.intervals.images_every_steps == 0:
-            self._draw()
         if self.step % self.intervals.checkpoint_every_steps == 0:
             self._save(LAST)
+        if self.step % self.intervals.images_every_steps == 0:
+            self._draw()
 
     def _next_parts(self, batches: Iterator[Batch]) -> tuple[list[Batch], Exception | None]:
         """Return the micro-batches of a step and None, or on an error a dummy batch and the error.
@@ -213,14 +213,18 @@ class Trainer:
         self.progress.step(mean | numbers | display)
         if self._is_due(self.step, self.intervals.log_every_steps):
             self.progress.line(mean | display, self.epoch + 1, self.epochs)
-            health = self.health.report(self.step, seen)
-            self.metrics_logger.log_scalars(self.step, _tagged(mean | display, record.lrs) | health.scalars)
-            for warning in health.warnings:
+            scalars, warnings = _tagged(mean | display, record.lrs), []
+            with only_shown("statistics of the deformable layers"):
+                health = self.health.report(self.step, seen)
+                scalars, warnings = scalars | health.scalars, health.warnings
+            self.metrics_logger.log_scalars(self.step, scalars)
+            for warning in warnings:
                 log.warning("%s", warning)
             self._running_mean.clear()
         if self._is_due(self.step, self.intervals.images_every_steps):
-            for tag, values in self.health.histograms(seen).items():
-                self.metrics_logger.log_histogram(self.step, tag, values)
+            with only_shown("histograms of the deformable layers"):
+                for tag, values in self.health.histograms(seen).items():
+                    self.metrics_logger.log_histogram(self.step, tag, values)
 
     def _log_unreadable(self, unreadable: list[str]) -> None:
         """Count and log the images that any process could not read."""
@@ -267,8 +271,9 @@ class Trainer:
 
     def _draw(self) -> None:
         def log_images() -> None:
-            for tag, image in self.draw(self.eval_model).items():
-                self.metrics_logger.log_image(self.step, tag, image)
+            with only_shown("figures of the validation images"):
+                for tag, image in self.draw(self.eval_model).items():
+                    self.metrics_logger.log_image(self.step, tag, image)
 
         self.distributed.run_on_main_and_broadcast(log_images)
 

@@ -10,8 +10,10 @@ from engine.display.drawing import (
     MAX_RATIO,
     SHORT_SIDE,
     class_colour,
+    draw_boxes,
     draw_detections,
     draw_ground_truth,
+    draw_legend,
     draw_sample_grid,
 )
 from tests.engine.pixels import BESIDE, MASKED, count, is_colour, is_drawn, mask_of, sample, tinted
@@ -143,3 +145,42 @@ def test_narrow_images_are_drawn_in_a_bounded_size(shape):
     assert height <= 3 * (SHORT_SIDE + 2 * GAP)
     assert width <= MAX_RATIO * SHORT_SIDE + GAP
     assert max(draw_ground_truth(*samples[0], ["cat"]).shape) <= MAX_RATIO * SHORT_SIDE
+
+
+HOSTILE = "a\nb\x1b[31m\x00\udcff$\\frac$" + "x" * 100_000
+
+
+@pytest.mark.parametrize("dashed", [0, 1])
+@pytest.mark.parametrize("short_side", [40, None])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [10.0, 10.0, 10.2, 30.0],
+        [10.0, 10.0, 30.0, 10.0],
+        [10.0, 10.0, 10.0, 10.0],
+        [30.0, 30.0, 10.0, 10.0],
+        [79.9, 59.9, 80.0, 60.0],
+        [-500.0, -500.0, -400.0, -400.0],
+        [-1e30, -1e30, 1e30, 1e30],
+        [float("nan")] * 4,
+        [float("-inf"), 0.0, float("inf"), 5.0],
+        [1e38, 1e38, float("inf"), float("inf")],
+    ],
+)
+def test_any_box_can_be_drawn(box, short_side, dashed):
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    drawn = draw_boxes(image, torch.tensor([box]), [HOSTILE], [(255, 0, 0)], short_side, dashed=dashed, masks=[None])
+    assert drawn.dtype == torch.uint8
+    assert drawn.shape == ((3, 40, 53) if short_side else image.shape)
+
+
+def test_a_box_that_is_thinner_than_a_pixel_is_visible():
+    image = torch.zeros(3, 600, 800, dtype=torch.uint8)
+    for dashed in (0, 1):
+        box = torch.tensor([[400.0, 100.0, 401.0, 500.0]])
+        drawn = draw_boxes(image, box, [""], [(255, 0, 0)], 60, dashed=dashed, masks=[None])
+        assert ((drawn[0] > 200) & (drawn[1] < 50)).sum() > 10
+
+
+def test_a_legend_of_any_text():
+    assert draw_legend(200, [(HOSTILE, (0, 0, 0), True), ("", None, False)]).shape[2] == 200

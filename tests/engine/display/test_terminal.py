@@ -1,4 +1,4 @@
-"""What the terminal receives: no escape codes of files, any encoding, and no error that ends the work."""
+"""Streams: no escape codes of files, any encoding, and no error that ends the work."""
 
 import errno
 import io

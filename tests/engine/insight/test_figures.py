@@ -360,3 +360,17 @@ def test_box_centres():
     image = torch.zeros(3, 9, 14)
     assert box_centres(boxes, 2, image) == [(0.0, 0.0), (3.5, 5.0)]
     assert box_centres(torch.zeros(0, 4), 2, image) == [(6.5, 4.0)]  # between two columns, on the middle row
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e30, math.inf, math.nan])
+@pytest.mark.parametrize("options", [("dcn_v2_stages=[2]",), ("dcn_v2_stages=[2]", "modulation=false")])
+def test_a_network_that_diverged_can_be_drawn(make, size, options):
+    model = make(*options)
+    for module in model.modules():
+        if isinstance(module, DeformConv2d):
+            nn.init.constant_(module.conv_offset.bias, size)
+    figures = dcn_figures(model, IMAGE, [(40, 30), (0, 0)], device=CPU, name="a $\\frac$ \x1b\n b")
+    assert {"receptive_field", "sampling_points", "offsets"} <= figures.keys()
+    for parameter in model.parameters():
+        parameter.data.fill_(size)
+    assert dcn_figures(model, IMAGE, box_centres(torch.full((1, 4), math.nan), 1, IMAGE), device=CPU).keys()

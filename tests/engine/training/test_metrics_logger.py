@@ -298,3 +298,40 @@ def test_damaged_lines_are_skipped_with_a_warning(tmp_path, caplog, line, ending
     file.write_bytes(b"\n".join([whole[0], line, whole[1], line]) + ending)
     assert read_metrics(file) == records
     assert caplog.messages == [f"{file}: skipped 2 damaged lines, first line 2"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [3e38, -3e38],
+        [1e20, 1e20],
+        [3e38] * 3,
+        [1e20, 1.0000001e20],
+        [0.0],
+        [1e-45, 0.0],
+        [math.nan, 1.0, math.inf],
+    ],
+)
+def test_histograms_of_any_finite_values(values, tmp_path):
+    metrics_logger = MetricsLogger(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        metrics_logger.log_histogram(1, f"a/{dtype}", torch.tensor(values).to(dtype))
+    metrics_logger.close()
+    assert len(events(tmp_path).Tags()["histograms"]) == 2
+
+
+def test_names_of_files_are_harmless_in_tensorboard(tmp_path):
+    name, shown = "nut\x1b[2J\n\x00\udcff" + "x" * 10_000, r"val_per_class/nut\x1b[2J\n\x00\udcff"
+    metrics_logger = MetricsLogger(tmp_path)
+    metrics_logger.log_scalars(1, {f"val_per_class/{name}": 1.0})
+    metrics_logger.log_image(1, f"val_per_class/{name}", torch.zeros(3, 8, 6, dtype=torch.uint8))
+    metrics_logger.log_histogram(1, f"val_per_class/{name}", torch.ones(3))
+    metrics_logger.log_text("config", f"a: {name}")
+    metrics_logger.log_hparams({"name": name, "names": [name]}, {})
+    metrics_logger.close()
+    tags = events(tmp_path).Tags()
+    for kind in ("scalars", "images", "histograms"):
+        (tag,) = tags[kind]
+        assert tag.startswith(shown)
+        assert len(tag) <= 500
+    assert metrics(tmp_path)[0][f"val_per_class/{name}"] == 1.0  # whole in the file

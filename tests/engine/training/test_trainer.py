@@ -17,6 +17,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import ImageError
+from engine.display import guard
 from engine.display.progress import log
 from engine.distributed.preemption import PreemptedError, StopRequest
 from engine.distributed.processes import DistributedContext
@@ -737,3 +738,34 @@ def test_metrics_of_masks_of_averaged_and_raw_weights(make_trainer, tmp_path):
     assert logged(tmp_path, "val/mask_AP") == {2: 0.125}
     assert logged(tmp_path, "val_no_ema/mask_AP") == {2: 0.0625}
     assert logged(tmp_path, "val_mask_per_class/arrow") == {2: 0.125}
+
+
+@pytest.mark.parametrize("part", ["figures", "histograms", "statistics"])
+def test_an_error_in_what_is_only_shown_ends_no_training(make_trainer, tmp_path, caplog, monkeypatch, part):
+    monkeypatch.setattr(guard, "_warned", set())
+    saved = []
+
+    def fail(*_):
+        saved_at.append(saved[-1:])
+        raise ValueError("x1 must be greater than or equal to x0")
+
+    saved_at = []
+    names = {"histograms": "histograms", "statistics": "report"}
+    options = {"draw": fail} if part == "figures" else {}
+    trainer = make_trainer(
+        tmp_path,
+        *[DCN, "train.max_steps=4", "train.images_every_steps=2", "train.checkpoint_every_steps=2"],
+        evaluate=fake_figures,
+        save=lambda state, name: saved.append(state["step"]),
+        **options,
+    )
+    if part in names:
+        monkeypatch.setattr(trainer.health, names[part], fail)
+    caplog.set_level(logging.WARNING, logger=log.name)
+    trainer.fit()
+    assert trainer.step == 4
+    assert len([message for message in caplog.messages if "ValueError: x1 must be" in message]) == 1
+    assert caplog.messages[0].startswith(part)
+    assert list(logged(tmp_path)) == [1, 2, 3, 4]
+    if part == "figures":
+        assert saved_at == [[2], [4], [4]]  # saved first
