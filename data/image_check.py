@@ -1,7 +1,7 @@
 """Checks of a data set's image files, and stamps to skip repeated checks."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ def inspect_images(
 ) -> tuple[list[Problem], list[Problem]]:
     """Decode all images; return the problems that stop training, and likely errors."""
     facts, errors = _check(inspect_image, images, image_dir, options, progress)
-    return errors, [problem for problem in _doubts(facts, options) if problem.found]
+    return errors, doubtful_pixels(facts, options)
 
 
 def _check(
@@ -85,8 +85,12 @@ def _check(
     return {name: result for name, result in results if not isinstance(result, ImageError)}, problems
 
 
-def _doubts(facts: dict[str, ImageFacts], options: ReadOptions) -> Iterator[Problem]:
-    """Yield likely errors in the pixels of valid images."""
+def doubtful_pixels(facts: Mapping[str, ImageFacts], options: ReadOptions) -> list[Problem]:
+    """Return likely errors in the pixels of valid images, from the facts by file name."""
+    return [problem for problem in _doubts(facts, options) if problem.found]
+
+
+def _doubts(facts: Mapping[str, ImageFacts], options: ReadOptions) -> Iterator[Problem]:
     deep = {name: found.values for name, found in facts.items() if found.values}
     largest = max((high for _, high in deep.values()), default=0.0)
     if options.pixel_range:

@@ -73,9 +73,13 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
-        raise OSError(errno.EINVAL, f"it is not a regular file but {kind}")
+        raise OSError(errno.EINVAL, f"it is not a regular file but {kind_of_file(mode)}")
     return os.fdopen(descriptor, "rb")
+
+
+def kind_of_file(mode: int) -> str:
+    """Describe a file that is not a regular file by its mode, as in "a named pipe"."""
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 @contextmanager

@@ -103,18 +103,39 @@ def inspect_image(path: Path, size: tuple[int, int] | None = None, options: Read
     """Decode an image to find every error that `read_image` raises; arguments and errors are the same."""
     with open_image(path) as image:
         _check_ratio(path, image.size, options)
-        stored, is_16_bit = image.size, "16" in str([tile[3] for tile in image.tile])
+        stored, is_16_bit = image.size, _has_16_bits(image)
         image.draft(None, [max(side // _JPEG_SCALE, 1) for side in stored])  # only JPEG has scales
         image.load()
         _check_size(path, image, stored, size)
-        rgb = to_rgb(image, options.pixel_range)
-        is_deep = image.mode.startswith(_DEEP_MODES)
-        return ImageFacts(
-            values=_extrema(image) if is_deep else None,
-            is_dark_16_bit_colour=is_16_bit and not is_deep and max(high for _, high in rgb.getextrema()) < 64,
-            is_transparent=_is_transparent(image),
-            has_more_frames=image.format != "MPO" and getattr(image, "is_animated", False),
-        )
+        return _facts_of(image, to_rgb(image, options.pixel_range), is_16_bit)
+
+
+def read_with_facts(
+    path: Path, size: tuple[int, int] | None = None, options: ReadOptions = _DEFAULTS
+) -> tuple[Image.Image, ImageFacts]:
+    """Read an image, and return its facts too; arguments and errors are those of `read_image`."""
+    with open_image(path) as image:
+        _check_ratio(path, image.size, options)
+        is_16_bit = _has_16_bits(image)
+        image.load()
+        is_turned = _check_size(path, image, image.size, size)
+        rgb = (upright_rgb if is_turned else to_rgb)(image, options.pixel_range)
+        return rgb, _facts_of(image, rgb, is_16_bit)
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Return whether a file has 16 bits per value, before the image is loaded; Pillow reduces colours to 8 bits."""
+    return "16" in str([tile[3] for tile in image.tile])
+
+
+def _facts_of(image: Image.Image, rgb: Image.Image, is_16_bit: bool) -> ImageFacts:
+    is_deep = image.mode.startswith(_DEEP_MODES)
+    return ImageFacts(
+        values=_extrema(image) if is_deep else None,
+        is_dark_16_bit_colour=is_16_bit and not is_deep and max(high for _, high in rgb.getextrema()) < 64,
+        is_transparent=_is_transparent(image),
+        has_more_frames=image.format != "MPO" and getattr(image, "is_animated", False),
+    )
 
 
 def _check_ratio(path: Path, size: tuple[int, int], options: ReadOptions) -> None:

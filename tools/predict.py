@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ from _predict_files import (
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data import CocoAnnotations, ImageError, ReadOptions, declared_size, load_annotations, read_image
+from data import CocoAnnotations, ImageError, ReadOptions, declared_size, load_annotations
 from data.files import write_json
-from data.media_files import MediaFile, find_media_files
+from data.image_check import doubtful_pixels
+from data.images import ImageFacts, read_with_facts
+from data.media_files import MediaFile, describe_passed_over, find_media_files
 from data.read_ahead import read_ahead
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.building import read_options
@@ -107,7 +110,9 @@ def main() -> None:
     """Detect, draw and write."""
     args = parse_arguments()
     start_logging()
-    sources = find_media_files(args.inputs, exclude=args.out)
+    sources, passed_over = find_media_files(args.inputs, exclude=args.out)
+    if passed_over:
+        log.warning("passed over: %s", describe_passed_over(passed_over))
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
     trained = load_trained(args.run, args.overrides)
@@ -161,11 +166,13 @@ def detect_in_images(
     options: ReadOptions,
 ) -> None:
     """Detect objects in images, draw them, and collect them."""
+    facts: dict[str, ImageFacts] = {}
 
     def read(source: MediaFile) -> tuple[MediaFile, Tensor | ImageError]:
         try:
             size = declared_size(known[source.path]) if known else None
-            return source, pil_to_tensor(read_image(source.path, size, options))
+            image, facts[source.name] = read_with_facts(source.path, size, options)
+            return source, pil_to_tensor(image)
         except ImageError as error:
             return source, error
 
@@ -185,6 +192,8 @@ def detect_in_images(
                 write_image(files[source], draw(image, detections, predictor, args))
             line = (len(findings.images) + len(findings.unreadable), len(images), source.name, in_words(detections))
             log.info("%d/%d %s: %s", *line, extra={"on_bar": True})
+    for problem in doubtful_pixels(facts, options):
+        log.warning("%s", problem)
 
 
 def detect_in_video(
@@ -192,9 +201,9 @@ def detect_in_video(
 ) -> None:
     """Detect objects in the frames of a video, draw them into a video, and collect them."""
 
-    def readable(frames: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    def readable(frames: Iterable[tuple[Tensor, Fraction]]) -> Iterator[tuple[int, Tensor, Fraction]]:
         try:
-            yield from ((index, frame) for index, frame in enumerate(frames) if index % args.frame_stride == 0)
+            yield from ((index, *frame) for index, frame in enumerate(frames) if index % args.frame_stride == 0)
         except VideoError as error:
             findings.skip(source.path, error)  # earlier frames are kept
 
@@ -204,12 +213,12 @@ def detect_in_video(
             frames = Progress().track(video.images, source.name, video.frames, unit=" frames")
             with drawn as write:
                 for batch in in_batches(readable(frames), args.batch_size):
-                    found = predictor([image for _, image in batch], batch_size=args.batch_size)
-                    for (index, image), detections in zip(batch, found, strict=True):
+                    found = predictor([image for _, image, _ in batch], batch_size=args.batch_size)
+                    for (index, image, time_s), detections in zip(batch, found, strict=True):
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)
                         if file:
-                            write(draw(image, detections, predictor, args))
+                            write(draw(image, detections, predictor, args), time_s)
                         if index % (LINE_EVERY * args.frame_stride) == 0:
                             line = (source.name, index, video.frames or "?", in_words(detections))
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})

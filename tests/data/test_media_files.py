@@ -1,11 +1,12 @@
 """The files of inputs, and their unique names."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from data.media_files import MediaFile, MediaFileError, find_media_files
+from data.media_files import MediaFile, MediaFileError, PassedOver, describe_passed_over, find_media_files
 
 FILES = [
     "trip/a.jpg",
@@ -33,11 +34,11 @@ def place(tmp_path, monkeypatch):
 
 
 def names(*inputs, out="trip/out"):
-    return [source.name for source in find_media_files(inputs, exclude=Path(out))]
+    return [source.name for source in find_media_files(inputs, exclude=Path(out))[0]]
 
 
 def test_a_folder_includes_all_its_files(place):
-    found = find_media_files(["trip"], exclude=Path("trip/out"))
+    found, _ = find_media_files(["trip"], exclude=Path("trip/out"))
     assert found == [
         MediaFile(place / "trip/B.PNG", "B.PNG", False),
         MediaFile(place / "trip/a.jpg", "a.jpg", False),
@@ -91,3 +92,79 @@ def test_several_inputs_are_named_from_what_they_have_in_common(place):
 def test_inputs_without_files(place, text, message):
     with pytest.raises(MediaFileError, match=re.escape(message.format(place=place))):
         names("scan", text)
+
+
+def passed_over(*inputs):
+    _, others = find_media_files(inputs, exclude=Path("x"))
+    return [(path.relative_to(Path.cwd()).as_posix(), why) for path, why in others]
+
+
+def test_what_is_passed_over_is_named(place):
+    (place / "trip/photo.heic").touch()
+    (place / "trip/link").symlink_to(place / "other")
+    expected = [
+        ("trip/folder.jpg", "folders with the suffix of a file, whose files are used"),
+        ("trip/link", "links to folders"),
+        ("trip/notes.txt", "files with the suffix .txt"),
+        ("trip/photo.heic", "files with the suffix .heic"),
+    ]
+    assert passed_over("trip") == expected
+    assert passed_over("trip/*o*") == expected[2:]
+    assert passed_over("trip/*.jpg", "trip") == expected
+    assert passed_over("trip", "trip/photo.heic") == expected[:-1]
+    assert passed_over("trip/a.jpg") == []
+
+
+def test_passed_over_files_are_counted_by_kind():
+    paths = [Path("a.txt"), Path("b.heic"), Path("c.txt")]
+    files = [PassedOver(path, f"files with the suffix {path.suffix}") for path in paths]
+    text = "files with the suffix .txt: 2 (such as a.txt); files with the suffix .heic: 1 (b.heic)"
+    assert describe_passed_over(files) == text
+    assert describe_passed_over([]) == ""
+
+
+def test_a_folder_that_cannot_be_read_is_named(place, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "day 2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert ("trip/day 2", "folders with Permission denied") in passed_over("trip")
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2", ".jpe", ".tga", ".apng", ".webp", ".JFIF", ".mkv"])
+def test_suffixes_of_images_and_videos(place, suffix):
+    (place / f"other/b{suffix}").touch()
+    assert names("other") == ["a.jpg", f"b{suffix}"]
+    assert names(f"other/*{suffix}") == [f"b{suffix}"]
+
+
+def test_special_files_in_folders_are_inputs_that_cannot_be_opened(place):
+    (place / "other/b.jpg").symlink_to("gone.jpg")
+    os.mkfifo(place / "other/c.png")
+    assert names("other") == ["a.jpg", "b.jpg", "c.png"]
+    assert names("other/*.png") == ["c.png"]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a named pipe"),
+        (lambda path: path.symlink_to("gone"), "a link to nothing"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    ],
+)
+def test_a_special_file_is_no_input(place, make, kind):
+    make(place / "special.jpg")
+    with pytest.raises(MediaFileError, match=f"input special.jpg must be a file, a folder or a pattern, got {kind}"):
+        names("other", "special.jpg")
+
+
+def test_a_pattern_without_a_supported_suffix_names_what_it_matches(place):
+    (place / "trip/photo.heic").touch()
+    message = r"matches no image .*; passed over: files with the suffix \.heic: 1 \(.*photo\.heic\)"
+    with pytest.raises(MediaFileError, match=message):
+        names("trip/*.heic")

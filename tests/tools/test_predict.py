@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -248,6 +249,35 @@ def test_what_cannot_be_read_is_named_and_left_out(predict, dcn_run, photos, tmp
     assert written(tmp_path / "out") == {"deep/er/one.bmp.png", "deep/one.JPG", "deep/turned.jpg", "one.png"}
     images = json.loads((tmp_path / "found.json").read_text())["images"]
     assert [entry["id"] for entry in images] == [1, 2, 3, 4]
+
+
+def test_all_of_a_folder_is_an_input_or_named(predict, dcn_run, photos, tmp_path):
+    (photos / "gone.png").symlink_to("nothing.png")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "video.mp4").symlink_to("/dev/zero")
+    (photos / "photo.heic").write_text("of a phone")
+    Image.new("RGB", (60, 50)).save(photos / "new.avif")
+    Image.fromarray(np.array([[5, 4095]] * 2, np.uint16)).save(photos / "deep.png")
+    frames = [Image.new("L", (60, 50), grey) for grey in (9, 200)]
+    frames[0].save(photos / "moves.gif", save_all=True, append_images=frames[1:])
+    code, out, _ = predict(dcn_run, "photos", "--no-images", "--json", "found.json")
+    assert code == 1
+    assert f"passed over: files with the suffix .heic: 1 ({photos}/photo.heic)" in out
+    assert f"skipped: image {photos}/gone.png does not exist" in out
+    assert re.search(rf"skipped: image {photos}/pipe.png cannot be read.* not a regular file but a named pipe", out)
+    assert re.search(rf"skipped: video {photos}/video.mp4 cannot be read.* not a regular file but a device", out)
+    assert re.search(r"16-bit images that are dark, with values up to 4095: .*: 1; the first: deep.png", out)
+    assert "images with several frames or pages, of which only the first is used: 1; the first: moves.gif" in out
+    found = {entry["file_name"] for entry in json.loads((tmp_path / "found.json").read_text())["images"]}
+    assert found == {
+        "deep.png",
+        "deep/er/one.bmp",
+        "deep/one.JPG",
+        "deep/turned.jpg",
+        "moves.gif",
+        "new.avif",
+        "one.png",
+    }
 
 
 def test_only_earlier_results_are_written_over(predict, dcn_run, photos, tmp_path, files_of):
