@@ -3,9 +3,10 @@
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from engine.display import for_people
 from models.options import REMOVAL
@@ -28,17 +29,108 @@ RENAMED: dict[str, dict[str, str]] = {
     "benchmark train": {"--batch": "--batch-size"},
     "download_coco": {"--what": "--parts"},
 }
+_SIZES = ("data.min_size", "data.max_size", "data.eval_size", "data.resize")
+_VAL = ("data.val", "data.num_workers", "data.check_images", "data.invalid_annotations", "data.on_unreadable_image")
+_VAL += ("data.download_hint", "train.batch_size", "eval")
+_INFERENCE = ("device", "model", *_SIZES, "train.amp", "train.tf32")
+# Keys and sections of the config that a tool reads from a trained run; the others have no effect there.
+_READ = {
+    "eval": (*_INFERENCE, *_VAL, "tta"),
+    "predict": (*_INFERENCE, "tta"),
+    "visualize": (*_INFERENCE, *_VAL),
+    "compare": (*_INFERENCE, *_VAL),
+    "export": (*_INFERENCE, *_VAL),
+    "check_dataset": ("data", "model"),
+}
+# Options of the model that only training reads, because a checkpoint has all weights.
+_TRAINING = ("model.weights", "model.backbone.weights", "model.backbone.frozen_stages")
 _OVERRIDE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*=")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Parser that records which options are given, and warns of options and config values that are given twice.
+
+    `refuse_unused` then finds options that the command does not use, also those with the value of their default.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in (None, "store"):
+            self.register("action", name, _Store)
+        self.register("action", "store_true", _StoreTrue)
+
     def error(self, message: str) -> NoReturn:
+        """Print the message for people, and exit with 2."""
         super().error(for_people(message))
 
 
-def make_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
+class _Store(argparse.Action):
+    """Stores a value, and records the option in `given`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if option is None:
+            _warn_of_repeated_keys(values if isinstance(values, list) else [])
+        elif _record(self, namespace):
+            _warn(f"{self.option_strings[-1]} is given twice; the last value counts")
+        setattr(namespace, self.dest, values)
+
+
+class _StoreTrue(argparse.Action):
+    """Stores True, and records the option in `given`."""
+
+    def __init__(self, option_strings: list[str], dest: str, default: bool = False, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=default, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        _record(self, namespace)
+        setattr(namespace, self.dest, True)
+
+
+def _record(action: argparse.Action, namespace: argparse.Namespace) -> bool:
+    """Add an option to those that are given; return whether it was already."""
+    before = getattr(namespace, "given", frozenset())
+    namespace.given = before | {action.option_strings[-1]}
+    return action.option_strings[-1] in before
+
+
+def _warn_of_repeated_keys(arguments: list[Any]) -> None:
+    """Warn of config values that a later argument replaces; mappings are merged."""
+    texts = [text for text in arguments if isinstance(text, str) and is_override(text) and "={" not in text]
+    for key, count in Counter(text.partition("=")[0] for text in texts).items():
+        if count > 1:
+            _warn(f"{key} is given twice; the last value counts")
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def refuse_unused(args: argparse.Namespace, why: str, *options: str) -> None:
+    """Raise `ValueError` for an option that is given but has no effect in this command.
+
+    Args:
+        args: result of a `Parser`.
+        why: reason, after the name of the option, such as "needs --html".
+        options: long names of options; "key=value" for config values.
+    """
+    given = {option: option for option in getattr(args, "given", ())}
+    if overrides := getattr(args, "overrides", None):
+        given["key=value"] = overrides[0]
+    if unused := [given[option] for option in options if option in given]:
+        raise ValueError(f"{' and '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect: {why}")
+
+
+def is_read(tool: str, key: str) -> bool:
+    """Return whether a tool for trained runs reads a key of the config."""
+    within = lambda sections: any(f"{key}.".startswith(f"{section}.") for section in sections)  # noqa: E731
+    return within(_READ[tool]) and not (tool != "check_dataset" and within(_TRAINING))
+
+
+def make_parser(description: str | None, epilog: str) -> Parser:
     """Make a parser whose help keeps the line breaks of `epilog`; options cannot be abbreviated."""
-    return _Parser(
+    return Parser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,9 +156,25 @@ def split_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     return [text for text in arguments if not is_override(text)], [text for text in arguments if is_override(text)]
 
 
-def config_values(args: argparse.Namespace) -> list[str]:
-    """Return the config values of a command line, `--device` included."""
-    return [*args.overrides, *([f"device={args.device}"] if args.device else [])]
+def config_values(args: argparse.Namespace, options: Mapping[str, str] | None = None) -> list[str]:
+    """Return the config values of a command line, with options that set config values.
+
+    Args:
+        args: result of a `Parser`.
+        options: config key of each option; `--device` is always one.
+
+    Raises:
+        ValueError: if an option and a config value set the same key.
+    """
+    values = [*args.overrides]
+    for option, key in {"--device": "device", **(options or {})}.items():
+        value = getattr(args, option.removeprefix("--").replace("-", "_"))
+        if value is None:
+            continue
+        if twice := [text for text in args.overrides if text.partition("=")[0] == key]:
+            raise ValueError(f"{option} and {twice[0]} set the same value: give one of them")
+        values.append(f"{key}={value}")
+    return values
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -181,5 +289,5 @@ def _current(argument: str, names: Mapping[str, str]) -> str:
     option, equals, value = argument.partition("=")
     if option not in names:
         return argument
-    print(f"warning: {option} is deprecated and will be removed in {REMOVAL}: use {names[option]}", file=sys.stderr)
+    _warn(f"{option} is deprecated and will be removed in {REMOVAL}: use {names[option]}")
     return f"{names[option]}{equals}{value}"

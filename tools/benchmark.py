@@ -7,7 +7,7 @@ import _clone
 
 # isort: split
 import torch
-from _arguments import add_device, add_json, current_spellings, make_parser, positive
+from _arguments import Parser, add_device, add_json, current_spellings, make_parser, positive
 from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
@@ -62,12 +62,12 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, EPILOG)
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     add_device(common, "auto")
     common.add_argument("--amp", choices=DTYPES, default="off", help="mixed precision (default: %(default)s)")
     common.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's default)")
     add_json(common, "all measurements")
-    backends = argparse.ArgumentParser(add_help=False)
+    backends = Parser(add_help=False)
     backends.add_argument(
         "--backends",
         nargs="+",

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ from typing import Any
 import _clone
 
 # isort: split
-from _arguments import add_json, add_num_images, add_overrides, current_spellings, make_parser
+from _arguments import (
+    add_json,
+    add_num_images,
+    add_overrides,
+    current_spellings,
+    is_read,
+    make_parser,
+    refuse_unused,
+)
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import (
@@ -25,7 +34,7 @@ from data import (
 )
 from data.files import atomic_file, write_json
 from engine.building import read_options
-from engine.config import DataConfig, load_config
+from engine.config import DataConfig, describe_unused, load_config, unused_overrides
 from engine.display import COLOURS, PLAIN, Progress, Styled, counted, draw_sample_grid, format_table, wants_colour
 
 EPILOG = """examples:
@@ -58,6 +67,10 @@ def parse_arguments() -> argparse.Namespace:
     split = (args.images, args.annotations)
     if bool(args.config) == any(split) or any(split) != all(split):
         parser.error("give either --config, or --images and --annotations")
+    if not args.config:
+        refuse_unused(args, "it needs --config", "key=value")
+    if not args.contact_sheet:
+        refuse_unused(args, 'it needs a contact sheet, and --contact-sheet is ""', "--num-images")
     if args.contact_sheet and Path(args.contact_sheet).suffix.lower() not in FORMATS:
         parser.error(f"--contact-sheet must end with one of {', '.join(FORMATS)}, got {args.contact_sheet}")
     return args
@@ -68,6 +81,8 @@ def main() -> None:
     args = parse_arguments()
     if args.config:
         config = load_config(args.config, args.overrides)
+        if unused := unused_overrides(config, args.overrides, partial(is_read, "check_dataset")):
+            print(describe_unused(unused))
         splits = {"train": config.data.train, "val": config.data.val}
         masks = config.model.spec.has_masks
         files = {name: (split.images, split.annotations) for name, split in splits.items()}

@@ -2,6 +2,7 @@
 
 import argparse
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import _clone
@@ -12,8 +13,10 @@ from _arguments import (
     add_device,
     add_json,
     current_spellings,
+    is_read,
     make_parser,
     not_negative,
+    refuse_unused,
     split_overrides,
 )
 
@@ -71,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     args.runs = [Path(run) for run in runs]
     if not args.runs:
         parser.error("give at least one RUN; a folder whose name has the form key=value needs a path, as ./a=b")
+    if not args.html:
+        refuse_unused(args, "it needs --html", "--num-images")
     for file in filter(None, (args.html, args.json)):
         existing = next(folder for folder in file.absolute().parents if folder.exists())
         if file.is_dir() or not existing.is_dir():
@@ -85,6 +90,7 @@ def main() -> None:
     comparison = compare_runs(
         args.runs,
         overrides=args.overrides,
+        is_read=partial(is_read, "compare"),
         device=args.device,
         bootstrap_samples=args.bootstrap_samples,
         seed=args.seed,

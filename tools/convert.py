@@ -11,7 +11,7 @@ import _clone
 
 # isort: split
 import torch
-from _arguments import add_json, add_overrides, current_spellings, make_parser
+from _arguments import add_json, add_overrides, current_spellings, make_parser, refuse_unused
 
 from data.files import atomic_file, write_json, write_text
 from engine.building import build_model
@@ -80,12 +80,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="print the mapping of each tensor")
     add_overrides(parser, "model.backbone.modulation=false, with --config")
     args = parser.parse_intermixed_args(current_spellings("convert"))
-    if not args.config and (args.overrides or args.classes):
-        parser.error("key=value and --classes need a detector: give --config")
+    if not args.config:
+        refuse_unused(args, "a detector needs --config", "key=value", "--classes")
     if args.out.suffix in (".yaml", ".yml"):
         parser.error(f"OUT must be a weights file, for example weights.pt, got {args.out}")
-    if args.config and args.mask_scale is not None:
-        parser.error("with --config, write model.backbone.mask_scale=...")
+    if args.config:
+        refuse_unused(args, "with --config, write model.backbone.mask_scale=...", "--mask-scale")
     return args
 
 
@@ -131,6 +131,8 @@ def write_backbone(
     """Convert a backbone and write its state dict."""
     mask_scale = MASK_SCALE if args.mask_scale is None else args.mask_scale
     converted = convert_backbone(checkpoint.tensors, source, input_format=input_format, eps=eps, mask_scale=mask_scale)
+    if not has_masks(converted):
+        refuse_unused(args, f"{args.checkpoint} has no modulated deformable layers", "--mask-scale")
     with atomic_file(args.out) as file:
         torch.save(converted.tensors, file)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"

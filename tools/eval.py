@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from _arguments import (
     at_least,
     config_values,
     current_spellings,
+    is_read,
     make_parser,
+    refuse_unused,
     split_overrides,
 )
 
@@ -68,13 +71,6 @@ EPILOG = """examples:
 The tool writes the detections next to the checkpoint as COCO results (or to --detections).
 --config evaluates with another config than the checkpoint's; the detector must be the same."""
 
-# options that need a model, by attribute
-MODEL_OPTIONS = {
-    "weights": "--weights",
-    "detections": "--detections",
-    "overrides": "key=value, --device or --batch-size",
-}
-
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
@@ -109,17 +105,16 @@ def parse_arguments() -> argparse.Namespace:
     args.run = runs[0] if runs else None
     if len(runs) > 1:
         parser.error(f"expected one RUN and key=value, got {' and '.join(runs)}")
-    if args.batch_size:
-        args.overrides.append(f"train.batch_size={args.batch_size}")
-    if args.max_detections and not args.results:
-        args.overrides.append(f"eval.max_detections={args.max_detections}")
-    args.overrides = config_values(args)
     given = [bool(args.run), bool(args.config), bool(args.checkpoint), bool(args.results), bool(args.annotations)]
     if given not in ([True, *[False] * 4], [False, True, True, False, False], [*[False] * 3, True, True]):
         parser.error("give either RUN, or --config and --checkpoint, or --results and --annotations")
-    model_only = [option for name, option in MODEL_OPTIONS.items() if getattr(args, name)]
-    if args.results and model_only:
-        parser.error(f"{model_only[0]} needs a model, and --results is a file of detections")
+    if args.results:
+        why = "--results evaluates a file of detections without a model"
+        refuse_unused(args, why, "--weights", "--detections", "--device", "--batch-size", "key=value")
+    else:
+        refuse_unused(args, "it needs --results", "--ignore-unmasked")
+        options = {"--batch-size": "train.batch_size", "--max-detections": "eval.max_detections"}
+        args.overrides = config_values(args, options)
     return args
 
 
@@ -193,7 +188,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
     gathered = gather_results(results, split.raw, distributed)
 
     def evaluate() -> dict[str, Any]:
-        if unused := unused_overrides(config, args.overrides):
+        if unused := unused_overrides(config, args.overrides, partial(is_read, "eval")):
             print(f"{describe_unused(unused)}\n")
         if skipped := describe_skipped_check(config.data, {"val": split}):
             print(skipped)
@@ -221,6 +216,8 @@ def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
     split = load_annotations(args.annotations.parent, args.annotations, invalid_boxes="clip", check_images="never")
     detections = check_results(split.raw, content, source)
     masks = has_masks(detections)
+    if not masks:
+        refuse_unused(args, f"{source} has no masks", "--ignore-unmasked")
     unmasked = with_masks(split.raw)[1] if masks else None
     if unmasked and unmasked.found:
         masks = args.ignore_unmasked

@@ -12,12 +12,13 @@ import _clone
 
 # isort: split
 import torch
-from _arguments import add_overrides, add_run, add_weights, current_spellings, make_parser
+from _arguments import add_overrides, add_run, add_weights, current_spellings, is_read, make_parser, refuse_unused
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from data import read_image
 from engine.building import read_options, read_split
+from engine.config import describe_unused, unused_overrides
 from engine.display import Progress, format_table
 from engine.export import (
     BOX_TOLERANCE,
@@ -72,8 +73,8 @@ def parse_arguments() -> argparse.Namespace:
     add_weights(parser)
     add_overrides(parser, "model.faster_rcnn.score_threshold=0.3")
     args = parser.parse_intermixed_args(current_spellings("export"))
-    if args.opset and args.out.suffix == ".pt2":
-        parser.error("--opset needs an .onnx file")
+    if args.out.suffix == ".pt2":
+        refuse_unused(args, "it needs an .onnx file", "--opset")
     return args
 
 
@@ -85,6 +86,8 @@ def main() -> None:
     check_requirements(args.out, opset)
     # the program has standard operators; the detector runs on the CPU for comparison
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
+    if unused := unused_overrides(trained.config, args.overrides, lambda key: is_read("export", key)):
+        print(f"{describe_unused(unused)}\n")
     detector = trained.config.model.detector
     check_exportable(detector)
     options = read_options(trained.config, "val")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from _arguments import (
     add_weights,
     config_values,
     current_spellings,
+    is_read,
     make_parser,
     positive,
+    refuse_unused,
     split_overrides,
 )
 from _predict_files import (
@@ -101,8 +104,8 @@ def parse_arguments() -> argparse.Namespace:
     args.out = args.out or (args.run if args.run.is_dir() else args.run.parent) / "predictions"
     if not args.inputs:
         parser.error("give at least one INPUT; a file whose name has the form key=value needs a path, as ./a=b.jpg")
-    if args.annotations and not args.json:
-        parser.error("--annotations needs --json")
+    if not args.json:
+        refuse_unused(args, "it needs --json", "--annotations")
     return args
 
 
@@ -116,7 +119,7 @@ def main() -> None:
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
     trained = load_trained(args.run, args.overrides)
-    if unused := unused_overrides(trained.config, args.overrides):
+    if unused := unused_overrides(trained.config, args.overrides, partial(is_read, "predict")):
         log.warning("%s", describe_unused(unused))
     known = read_annotations(args.annotations, sources, trained) if args.annotations else None
     if args.json:
@@ -143,8 +146,8 @@ def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
         load_av()
     if videos and args.annotations:
         raise ValueError(f"--annotations supports images only, got the video {videos[0].path}")
-    if args.frame_stride > 1 and not videos:
-        raise ValueError("--frame-stride needs a video, and the inputs are images")
+    if not videos:
+        refuse_unused(args, "it needs a video, and the inputs are images", "--frame-stride")
 
 
 def read_annotations(file: Path, sources: Sequence[MediaFile], trained: Trained) -> dict[Path, dict[str, Any]]:

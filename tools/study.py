@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,15 @@ import _clone
 
 # isort: split
 import torch
-from _arguments import add_bootstrap_samples, add_out, add_overrides, current_spellings, make_parser, positive
+from _arguments import (
+    add_bootstrap_samples,
+    add_out,
+    add_overrides,
+    current_spellings,
+    make_parser,
+    positive,
+    refuse_unused,
+)
 
 from data.files import write_json, write_text
 from data.json_file import read_json
@@ -62,6 +71,8 @@ NETWORKS = {
     "dcnv2_4": Network([4], modulation=True, at_every_deformation=False),
     "dcnv1_234": Network([2, 3, 4], modulation=False, at_every_deformation=False),
 }
+# Keys that the study sets for each run.
+OWN_KEYS = ("seed", "data.train", "data.val", "model.backbone.dcn_v2_stages", "model.backbone.modulation")
 _LAST_LINES = 5
 WIDTH = 120
 
@@ -122,9 +133,19 @@ def parse_arguments() -> argparse.Namespace:
     for option in ("seeds", "networks"):
         if len(values := getattr(args, option)) != len({*values}):
             parser.error(f"--{option} must differ, got {values}")
+    check_own_keys(args.overrides)
+    if len(args.networks) == 1:
+        refuse_unused(args, "it needs two networks", "--bootstrap-samples")
     size = SIZES[args.size]
     args.size = size._replace(train=args.train_images or size.train, val=args.val_images or size.val)
     return args
+
+
+def check_own_keys(overrides: Sequence[str]) -> None:
+    """Raise `ValueError` for config values that the study sets for each run."""
+    keys = [text.partition("=")[0] for text in overrides]
+    if own := [key for key in keys if any(f"{key}.".startswith(f"{name}.") for name in OWN_KEYS)]:
+        raise ValueError(f"{own[0]} must not be given: the study sets it for each run (--seeds, --networks, --data)")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from _arguments import (
     config_values,
     current_spellings,
     is_override,
+    is_read,
     make_parser,
     positive,
+    refuse_unused,
 )
 from PIL import PngImagePlugin
 from torch import Tensor, nn
@@ -33,6 +36,7 @@ from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.paths import resolved
 from engine.building import check_dcn_backend, max_aspect_ratio, read_options, read_split
+from engine.config import describe_unused, unused_overrides
 from engine.devices import pick_device, set_tf32, to_device
 from engine.display import Progress, draw_detections, format_table
 from engine.evaluation import draw_predictions
@@ -106,6 +110,10 @@ def parse_arguments() -> argparse.Namespace:
     add_overrides(parser, "data.val.images=/data/val")
     args = parser.parse_intermixed_args(current_spellings("visualize"))
     args.overrides = config_values(args)
+    if args.images:
+        refuse_unused(args, "--images names the images", "--num-images")
+    if args.pixel:
+        refuse_unused(args, "--pixel sets the sampling points", "--max-detections")
     if args.out and args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder, got the file {args.out}")
     return args
@@ -125,6 +133,8 @@ def main() -> None:
     args = parse_arguments()
     progress = Progress()
     trained = load_trained(args.run, args.overrides)
+    if unused := unused_overrides(trained.config, args.overrides, partial(is_read, "visualize")):
+        print(f"{describe_unused(unused)}\n")
     device = pick_device(trained.config.device)
     check_dcn_backend(trained.config.model, device)
     set_tf32(trained.config.train.tf32)

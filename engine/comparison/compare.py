@@ -1,7 +1,7 @@
 """Comparison of finished runs by their detections on a common val split."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from data import CocoAnnotations, CocoDetection, eval_transform
 
 from ..building import describe_limits
+from ..config import describe_unused, unused_overrides
 from ..devices import describe, git_revision, pick_device, to_device
 from ..display import Progress, log
 from .bootstrap import bootstrap
@@ -29,6 +30,7 @@ def compare_runs(
     folders: Sequence[Path],
     *,
     overrides: Sequence[str] = (),
+    is_read: Callable[[str], bool] = lambda _: True,
     device: str = "auto",
     bootstrap_samples: int = 1000,
     seed: int = 0,
@@ -41,6 +43,7 @@ def compare_runs(
     Args:
         folders: run folders. Runs that differ only in the seed form a group; the first group is the base.
         overrides: `key=value` overrides of all configs, such as `data.val.images=photos`.
+        is_read: returns whether the comparison reads an option; the others cause a warning if `overrides` has them.
         device: device of detection and timing; "auto" selects a GPU if there is one.
         bootstrap_samples: number of bootstrap samples of the images.
         seed: random seed of the bootstrap.
@@ -58,6 +61,9 @@ def compare_runs(
     # one run with masks is enough to need the masks of the split
     reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
     check_same_limit(runs)
+    unused = [unused_overrides(run.config, overrides, is_read) for run in runs]
+    if nowhere := {key: why for key, why in unused[0].items() if all(key in found for found in unused)}:
+        log.warning("%s", describe_unused(nowhere))
     split = read_val_split(reader, lambda items: progress.track(items, "check val images"))
     for run in runs:
         for problem in describe_limits(run.config, split):

@@ -4,7 +4,7 @@ Unused options cause a warning, not an error, so that you can switch DCN off wit
 without editing the options that belong to it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
 from pydantic.fields import FieldInfo
@@ -66,10 +66,22 @@ def _reasons(config: RunConfig, key: str, field: FieldInfo) -> Iterator[tuple[Us
             yield mark, mark.otherwise or f"{other} is {'empty' if value == [] else value}"
 
 
-def unused_overrides(config: RunConfig, overrides: Sequence[str]) -> dict[str, str]:
-    """Find unused options of the command line only, for tools that read the config of a run."""
+def unused_overrides(
+    config: RunConfig, overrides: Sequence[str], is_read: Callable[[str], bool] = lambda _: True
+) -> dict[str, str]:
+    """Find unused options of the command line only, for tools that read the config of a run.
+
+    Args:
+        config: config of the run, with the overrides.
+        overrides: `key=value` of the command line.
+        is_read: returns whether the tool reads an option.
+
+    Returns:
+        The reason by dotted key.
+    """
     given = _keys_of(overrides)
-    return {key: why for key, why in unused_options(config, overrides).items() if _is_given(key, given)}
+    unread = {key: "this tool does not read it" for key in given if not is_read(key)}
+    return unread | {key: why for key, why in unused_options(config, overrides).items() if _is_given(key, given)}
 
 
 def describe_unused(unused: dict[str, str]) -> str:

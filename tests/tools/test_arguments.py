@@ -121,3 +121,91 @@ def test_numbers(arguments, read, text, value):
             getattr(arguments, read)(text)
     else:
         assert getattr(arguments, read)(text) == value
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "eval --results a.json --annotations b.json no.such.key=1",
+            "no.such.key=1 has no effect: --results",
+        ),
+        ("eval --results a.json --annotations b.json data.flip=0", "data.flip=0 has no effect: --results evaluates"),
+        ("eval --results a.json --annotations b.json --detections c.json", "--detections has no effect: --results"),
+        ("eval --results a.json --annotations b.json --device cpu", "--device has no effect: --results evaluates"),
+        ("eval --results a.json --annotations b.json --batch-size 2", "--batch-size has no effect: --results"),
+        ("eval --results a.json --annotations b.json --weights ema", "--weights has no effect: --results evaluates"),
+        ("eval runs/a --ignore-unmasked", "--ignore-unmasked has no effect: it needs --results"),
+        ("eval runs/a --device cpu device=cuda", "--device and device=cuda set the same value"),
+        ("eval runs/a --batch-size 2 train.batch_size=3", "--batch-size and train.batch_size=3 set the same value"),
+        (
+            "eval runs/a --max-detections 200 eval.max_detections=300",
+            "--max-detections and eval.max_detections=300",
+        ),
+        ("predict runs/a b.jpg --device cpu device=cpu", "--device and device=cpu set the same value"),
+        ("predict runs/a b.jpg --annotations c.json", "--annotations has no effect: it needs --json"),
+        ("compare runs/a --num-images 6", "--num-images has no effect: it needs --html"),
+        ("visualize runs/a --num-images 4 --images 1", "--num-images has no effect: --images names the images"),
+        ("visualize runs/a --pixel 3,3 --max-detections 3", "--max-detections has no effect: --pixel sets"),
+        ("visualize runs/a --device cpu device=cpu", "--device and device=cpu set the same value"),
+        ("train --config demo --device cpu device=cpu", "--device and device=cpu set the same value"),
+        ("export runs/a a.pt2 --opset 18", "--opset has no effect: it needs an .onnx file"),
+        ("convert a.pth b.pth --classes c.json", "--classes has no effect: a detector needs --config"),
+        ("convert a.pth b.pth data.flip=0", "data.flip=0 has no effect: a detector needs --config"),
+        ("convert a.pth b.pth --config demo --mask-scale 2", "--mask-scale has no effect: with --config, write"),
+        ("check_dataset --images a --annotations b.json data.flip=0", "data.flip=0 has no effect: it needs --config"),
+        (
+            "check_dataset --config demo --contact-sheet= --num-images 12",
+            "--num-images has no effect: it needs",
+        ),
+        ("study seed=3", "seed must not be given: the study sets it for each run"),
+        ("study data.val={images: a}", "data.val must not be given: the study sets it for each run"),
+        ("study model.backbone.dcn_v2_stages=[2]", "model.backbone.dcn_v2_stages must not be given"),
+        ("study --networks plain --bootstrap-samples 1000", "--bootstrap-samples has no effect: it needs two networks"),
+    ],
+)
+def test_what_a_command_does_not_use_is_an_error(run_tool, command, said, tmp_path):
+    """Also if the value is the default."""
+    tool, *arguments = re.findall(r"[\w.]+=\{.*\}|\S+", command)
+    code, out, err = run_tool(tool, *arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {said}")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_given_twice_causes_a_warning(arguments, capsys):
+    parser = arguments.make_parser("", "")
+    parser.add_argument("-o", "--out")
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--name", default="a")
+    parser.add_argument("overrides", nargs="*", default=[])
+    texts = ["--out=a", "x.y=1", "-o", "b", "--fast", "x.y=2", "x.z=3", "m={a: 1}", "m={b: 2}"]
+    args = parser.parse_intermixed_args(texts)
+    assert (args.out, args.fast, args.name) == ("b", True, "a")
+    assert args.overrides == ["x.y=1", "x.y=2", "x.z=3", "m={a: 1}", "m={b: 2}"]
+    assert args.given == {"--out", "--fast"}
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --out is given twice; the last value counts",
+        "warning: x.y is given twice; the last value counts",
+    ]
+    arguments.refuse_unused(args, "", "--name")
+    with pytest.raises(ValueError, match="--out and --fast have no effect: it is dark"):
+        arguments.refuse_unused(args, "it is dark", "--name", "--out", "--fast")
+    assert not hasattr(parser.parse_intermixed_args([]), "given")
+
+
+def test_every_tool_of_runs_reads_keys_that_exist(arguments):
+    from engine.config.options import RunConfig
+    from engine.config.sections import keys_of
+
+    keys = {key for key, _ in keys_of(RunConfig)}
+    named = {key for read in arguments._READ.values() for key in read} | {*arguments._TRAINING}
+    assert named <= keys
+    assert not arguments.is_read("eval", "train.lr")
+    assert not arguments.is_read("predict", "data.val.images")
+    assert not arguments.is_read("compare", "tta.flip")
+    assert not arguments.is_read("visualize", "model.weights")
+    assert not arguments.is_read("eval", "train.amp_other")
+    assert arguments.is_read("eval", "data.val")
+    assert arguments.is_read("eval", "data.val.images")
+    assert arguments.is_read("check_dataset", "model.detector")

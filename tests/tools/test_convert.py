@@ -169,6 +169,14 @@ def test_the_report_names_each_tensor_once(converted, theirs, detector):
     assert re.search(r"^  stride of stages +in the 3x3 convolution$", out, re.MULTILINE)
 
 
+def test_a_mask_scale_without_masks_is_an_error(run_tool, tmp_path):
+    torch.save(resnet("resnet18").state_dict(), tmp_path / "plain.pth")
+    code, _, err = run_tool("convert", "plain.pth", "ours.pth", "--mask-scale", 2, cwd=tmp_path)
+    assert code == 2
+    assert "--mask-scale has no effect: plain.pth has no modulated deformable layers" in err
+    assert not (tmp_path / "ours.pth").exists()
+
+
 def test_a_backbone_is_what_the_config_asks_for(run_tool, tmp_path):
     source = resnet("resnet18", dcn_v2_stages=[4], mask_scale=1.0, norm="bn")
     with torch.no_grad():

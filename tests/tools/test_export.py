@@ -232,7 +232,7 @@ def test_a_broken_export_leaves_nothing(run_tool, dcn_run, shortened, monkeypatc
     [
         (["a.pt"], "must end in .onnx or .pt2, got a.pt"),
         (["a.onnx", "--opset", 18], "the opset must be 19, the first with DeformConv"),
-        (["a.pt2", "--opset", 19], "--opset needs an .onnx file"),
+        (["a.pt2", "--opset", 19], "--opset has no effect: it needs an .onnx file"),
         (["a.onnx", "--check", "nowhere.jpg"], "image nowhere.jpg does not exist"),
         (["a.onnx", "--weights", "ema"], "does not contain EMA weights"),
         (["a.onnx", "model.faster_rcnn.score=1"], "score"),

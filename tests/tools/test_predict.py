@@ -393,8 +393,8 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
         (["photos", "--score-threshold", "2"], "--score-threshold: must be a number from 0 to 1, got '2'"),
         (["photos", "--batch-size", "0"], "--batch-size: must be an integer of at least 1, got '0'"),
         (["photos", "--frame-stride", "0"], "--frame-stride: must be an integer of at least 1, got '0'"),
-        (["photos", "--frame-stride", "2"], "--frame-stride needs a video"),
-        (["photos", "--annotations", "a.json"], "--annotations needs --json"),
+        (["photos", "--frame-stride", "2"], "--frame-stride has no effect: it needs a video"),
+        (["photos", "--annotations", "a.json"], "--annotations has no effect: it needs --json"),
         (["photos", "--json", "f.json", "--annotations", "a.json"], "annotation file a.json does not exist"),
         (
             ["photos", "--json", "f.json", "--annotations", "val.json"],

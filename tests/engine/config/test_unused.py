@@ -111,6 +111,17 @@ def test_unused_overrides_are_those_of_the_command_line():
     assert unused_overrides(config, []) == {}
 
 
+def test_overrides_that_a_tool_does_not_read_are_unused():
+    overrides = ["train.lr=0.1", "data.flip=0", "model.backbone.dcn_every=2"]
+    config = load_config("r50.yaml", overrides)
+    found = unused_overrides(config, overrides, lambda key: key.startswith("model."))
+    assert found == {
+        "train.lr": "this tool does not read it",
+        "data.flip": "this tool does not read it",
+        "model.backbone.dcn_every": "model.backbone.dcn_v2_stages is empty",
+    }
+
+
 def test_in_words():
     shown = describe_unused({"a.b": "c is empty", "d": "e"})
     assert shown == "these options have no effect:\n  - a.b: c is empty\n  - d: e"
