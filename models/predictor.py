@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from .checkpoint import LAST, load_checkpoint, restore_detector
 from .detectors import DETECTORS
 from .image_files import naming_errors, open_image, to_8_bits, upright_rgb
+from .masks import unpasted_masks
 from .options import read_options
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,7 +89,7 @@ class Predictor:
         return cls(model, state["class_names"], device=device, amp=amp, pixel_range=pixel_range)
 
     def __call__(
-        self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1
+        self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1, paste_masks: bool = True
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Detect objects in an image or in a list of images.
 
@@ -105,6 +107,8 @@ class Predictor:
                 EXIF. Grey images, palettes and alpha channels are converted to RGB.
             batch_size: Number of images per forward pass. Images are padded to the largest image of the batch, which
                 can change detections slightly. With 1 the detections do not depend on other images.
+            paste_masks: False returns `mask_patches` and `mask_boxes` instead of `masks`, of which
+                `models.masks.paste_masks` makes a few masks at a time. All masks of a large image need much memory.
 
         Returns:
             A dict for an image, and a list of dicts for a list.
@@ -113,14 +117,15 @@ class Predictor:
             ValueError: If an image is missing, corrupt or not supported.
         """
         if not isinstance(images, list | tuple):
-            return self([images])[0]
+            return self([images], paste_masks=paste_masks)[0]
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         found = []
-        for start in range(0, len(images), batch_size):
-            found += self._detect(
-                [image_tensor(image, self.pixel_range) for image in images[start : start + batch_size]]
-            )
+        with nullcontext() if paste_masks else unpasted_masks(self.model):
+            for start in range(0, len(images), batch_size):
+                found += self._detect(
+                    [image_tensor(image, self.pixel_range) for image in images[start : start + batch_size]]
+                )
         return found
 
     @torch.inference_mode()

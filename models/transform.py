@@ -4,16 +4,37 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image
+
+from .masks import set_masks
 
 Size = tuple[int, int]
 Margins = tuple[int, int, int, int]
 
 
 class DetectorTransform(GeneralizedRCNNTransform):
-    """torchvision's transform without resizing of training images."""
+    """torchvision's transform without resizing of training images.
+
+    Attributes:
+        pastes_masks: whether masks of detections have the size of the image, see `unpasted_masks`.
+    """
+
+    pastes_masks = True
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]
+    ) -> list[dict[str, Tensor]]:
+        """Map detections to pixels of the input images."""
+        if self.training:
+            return result
+        patches = [found.pop("masks", None) for found in result]
+        result = super().postprocess(result, image_shapes, original_image_sizes)
+        for found, own, size in zip(result, patches, original_image_sizes, strict=True):
+            if own is not None:
+                found["masks"] = own
+                set_masks(found, found["boxes"], size, pasted=self.pastes_masks)
+        return result
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -92,11 +113,7 @@ class LetterboxTransform(DetectorTransform):
             boxes = (found["boxes"] - shift) / scale
             found["boxes"] = clip_boxes_to_image(boxes, original)
             if "masks" in found:
-                is_visible = (found["boxes"][:, 2:] > found["boxes"][:, :2]).all(1)
-                masks = boxes.new_zeros(len(boxes), 1, *original)
-                pasted = paste_masks_in_image(found["masks"][is_visible], boxes[is_visible], original)
-                masks[is_visible] = pasted.to(masks)
-                found["masks"] = masks
+                set_masks(found, boxes, original, pasted=self.pastes_masks)
         return result
 
 

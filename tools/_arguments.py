@@ -104,7 +104,7 @@ def _warn_of_repeated_keys(arguments: list[Any]) -> None:
 
 
 def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {for_people(message)}", file=sys.stderr)
 
 
 def refuse_unused(args: argparse.Namespace, why: str, *options: str) -> None:

@@ -40,7 +40,7 @@ from engine.building import (
 )
 from engine.config import describe_unused, load_config, unused_overrides
 from engine.devices import pick_device, set_tf32
-from engine.display import Progress, counted, format_table, percent
+from engine.display import Progress, counted, for_people, format_table, percent
 from engine.distributed import DistributedContext, read_distributed_context
 from engine.evaluation import (
     MASK_PREFIX,
@@ -234,7 +234,7 @@ def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
 def warn(messages: Iterable[str]) -> None:
     """Print warnings."""
     for message in messages:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {for_people(message)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def detect_in_images(
                 yield source, image
 
     for batch in in_batches(readable(), args.batch_size):
-        found = predictor([image for _, image in batch], batch_size=args.batch_size)
+        found = predictor([image for _, image in batch], batch_size=args.batch_size, paste_masks=False)
         for (source, image), detections in zip(batch, found, strict=True):
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
             if source in files:
@@ -216,7 +216,7 @@ def detect_in_video(
             frames = Progress().track(video.images, source.name, video.frames, unit=" frames")
             with drawn as write:
                 for batch in in_batches(readable(frames), args.batch_size):
-                    found = predictor([image for _, image, _ in batch], batch_size=args.batch_size)
+                    found = predictor([image for _, image, _ in batch], batch_size=args.batch_size, paste_masks=False)
                     for (index, image, time_s), detections in zip(batch, found, strict=True):
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)

@@ -44,6 +44,7 @@ from engine.inference import restore_model
 from engine.insight import box_centres, dcn_figures, deformable_layers
 from engine.weights import Trained, load_trained
 from models.checkpoint import choose_weights
+from models.masks import unpasted_masks
 
 EPILOG = """examples:
   python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split
@@ -273,7 +274,7 @@ def draw(
 ) -> dict[str, Tensor]:
     """Draw all figures of one image, by kind; without `pixels`, for the centres of the best detections."""
     image = subject.image
-    with torch.inference_mode():
+    with torch.inference_mode(), unpasted_masks(model):
         (found,) = model(to_device([image], [], device)[0])
     found = {key: value.cpu() for key, value in found.items()}
     options = {"score_threshold": score_threshold, "short_side": SHORT_SIDE}

@@ -1,7 +1,7 @@
 """Images with boxes, masks and names drawn on them."""
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 
-from data import MASK_THRESHOLD
+from data import MASK_THRESHOLD, decode_masks, encode_masks
 from data.shown import escaped, shortened
+from models.masks import paste_masks
 
 SHORT_SIDE = 320
 MAX_RATIO = 10  # of the longer side to `SHORT_SIDE`; narrower images are drawn smaller
@@ -36,7 +37,7 @@ def draw_boxes(
     short_side: int | None = SHORT_SIDE,
     *,
     dashed: int = 0,
-    masks: Sequence[Tensor | None],
+    masks: Iterable[Tensor | None],
 ) -> Tensor:
     """Draw boxes, their names and masks over an image; later boxes are on top.
 
@@ -48,7 +49,7 @@ def draw_boxes(
         short_side: the image is scaled to this shorter side in pixels, or to a smaller one if the longer side would be
             more than `MAX_RATIO` times as long. None keeps the size and scales lines and names with it.
         dashed: number of boxes, from the first, with dashed lines.
-        masks: `(H, W)` of each box, or None.
+        masks: `(H, W)` of each box, or None; an iterator needs the memory of one mask.
 
     Returns:
         `(3, h, w)` uint8.
@@ -59,13 +60,15 @@ def draw_boxes(
     size = [max(round(side * scale), 1) for side in image.shape[1:]]
     names = [plain_name(name) for name in names]
     enlarged = resize(image, size, antialias=True) if short_side else image.clone()
+    # run lengths, because masks of a large image need much memory
     surfaces = [
-        (resize(mask[None].float(), size, antialias=True)[0] >= MASK_THRESHOLD, colour)
+        (int(surface.sum()), encode_masks(surface[None])[0], colour)
         for mask, colour in zip(masks, colours, strict=True)
         if mask is not None
+        for surface in [_scaled(mask, size)]
     ]
-    for surface, colour in sorted(surfaces, key=lambda item: -int(item[0].sum())):  # small masks on top of large ones
-        _tint(enlarged, surface, colour)
+    for _, surface, colour in sorted(surfaces, key=lambda item: -item[0]):  # small masks on top of large ones
+        _tint(enlarged, torch.from_numpy(decode_masks([surface], size[::-1])[0]).bool(), colour)
     canvas = to_pil_image(enlarged)
     # not torchvision's draw_bounding_boxes, which has no dashed boxes and places names over each other
     pen = ImageDraw.Draw(canvas)
@@ -163,10 +166,13 @@ def draw_legend(width: int, items: Iterable[tuple[str, Colour | None, bool]]) ->
     return pil_to_tensor(canvas)
 
 
-def masks_of(source: dict, indices: Iterable[int]) -> list[Tensor | None]:
-    """Return the masks `(H, W)` of some objects of a target or of detections, or None for each without masks."""
-    masks = source.get("masks")
-    return [None if masks is None else masks[index].reshape(masks.shape[-2:]) for index in indices]
+def masks_of(source: dict, indices: Iterable[int]) -> Iterator[Tensor | None]:
+    """Yield the masks `(H, W)` of some objects of a target or of detections, or None for each without masks."""
+    if "masks" not in source and "mask_patches" not in source:
+        yield from (None for _ in indices)
+        return
+    for masks in paste_masks(source, [*indices]):
+        yield from masks.flatten(0, -3)
 
 
 def class_colour(index: int, num_classes: int) -> tuple[int, int, int]:
@@ -191,6 +197,12 @@ def _sizes(short_side: int) -> tuple[int, int]:
     if short_side < SHORT_SIDE:
         return max(round(FONT_SIZE * short_side / SHORT_SIDE), 10), 2
     return max(FONT_SIZE, round(short_side / 40)), max(2, round(short_side / SHORT_SIDE))
+
+
+def _scaled(mask: Tensor, size: list[int]) -> Tensor:
+    """Return which pixels of an image of `size` (height, width) belong to a mask."""
+    same = [*mask.shape] == size
+    return (mask if same else resize(mask[None].float(), size, antialias=True)[0]) >= MASK_THRESHOLD
 
 
 def _tint(image: Tensor, mask: Tensor, colour: Colour) -> None:

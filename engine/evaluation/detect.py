@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.ops import box_convert
 
 from data import Batch, encode_masks
+from models.masks import paste_masks, unpasted_masks
 
 from ..devices import autocast, to_device
 from ..display import log
@@ -37,16 +38,17 @@ def detect(
     model.eval()
     results = []
     try:
-        for batch in loader:
-            for message in batch.unreadable:
-                log.warning("evaluated without detections: %s", message)
-            if not batch.images:
-                continue
-            images, targets = to_device(batch.images, batch.targets, device)
-            with autocast(device, amp):
-                outputs = model(images)
-            for output, target in zip(outputs, targets, strict=True):
-                results += coco_results(output, target["image_id"], category_ids)
+        with unpasted_masks(model):
+            for batch in loader:
+                for message in batch.unreadable:
+                    log.warning("evaluated without detections: %s", message)
+                if not batch.images:
+                    continue
+                images, targets = to_device(batch.images, batch.targets, device)
+                with autocast(device, amp):
+                    outputs = model(images)
+                for output, target in zip(outputs, targets, strict=True):
+                    results += coco_results(output, target["image_id"], category_ids)
     finally:
         model.train(was_training)
     return results
@@ -61,8 +63,9 @@ def coco_results(output: dict, image_id: int, category_ids: Sequence[int]) -> li
             boxes_xywh.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True
         )
     ]
-    if "masks" in output:
-        for result, rle in zip(results, encode_masks(output["masks"]), strict=True):
+    if "masks" in output or "mask_patches" in output:
+        rles = (rle for masks in paste_masks(output) for rle in encode_masks(masks))
+        for result, rle in zip(results, rles, strict=True):
             result["segmentation"] = rle
     return results
 

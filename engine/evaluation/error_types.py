@@ -1,10 +1,13 @@
 """Drawings of detections with a colour and a symbol by error type."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+
+from models.masks import unpasted_masks
 
 from ..devices import to_device
 from ..display import GAP, SHORT_SIDE, draw_boxes, draw_ground_truth, draw_legend, masks_of
@@ -51,7 +54,8 @@ def draw_predictions(
     rows = []
     try:
         for image, target in samples:
-            (output,) = model(to_device([image], [], device)[0])
+            with unpasted_masks(model):
+                (output,) = model(to_device([image], [], device)[0])
             output = {key: value.cpu() for key, value in output.items()}
             classified = draw_classified(
                 image, target, output, class_names, score_threshold=score_threshold, short_side=short_side
@@ -103,7 +107,7 @@ def draw_classified(
     colours = [ERROR_TYPE_COLOURS[MISSED]] * len(missed)
     colours += [ERROR_TYPE_COLOURS[classified.detections[index]] for index in order]
     all_boxes = torch.cat([torch.as_tensor(target["boxes"])[missed].float(), boxes[order].float()])
-    masks = masks_of(target, missed) + masks_of(detections, shown.nonzero().flatten()[order].tolist())
+    masks = chain(masks_of(target, missed), masks_of(detections, shown.nonzero().flatten()[order].tolist()))
     return draw_boxes(image, all_boxes, names, colours, short_side, dashed=len(missed), masks=masks)
 
 

@@ -6,7 +6,7 @@ from torchvision.ops import batched_nms
 from torchvision.transforms.v2.functional import horizontal_flip_bounding_boxes
 from torchvision.tv_tensors import BoundingBoxFormat
 
-Detections = dict[str, Tensor]
+from models.masks import Detections, join_patches
 
 
 class HorizontalFlipTta(nn.Module):
@@ -14,7 +14,7 @@ class HorizontalFlipTta(nn.Module):
 
     Args:
         model: detector; maps a list of images `(3, H, W)` to a list of dicts with `boxes` (xyxy pixels of the image),
-            `labels`, `scores` and optionally `masks` `(n, 1, H, W)`.
+            `labels`, `scores` and optionally `masks` `(n, 1, H, W)` or their patches.
         nms_threshold: IoU above which the detection with the lower score of two of a class is dropped.
         detections_per_image: maximum number of detections per image.
     """
@@ -49,6 +49,8 @@ class HorizontalFlipTta(nn.Module):
             first = len(one["masks"])  # masks are large, so only the kept ones are stacked
             masks = [one["masks"][i] if i < first else other["masks"][i - first] for i in kept.tolist()]
             merged["masks"] = torch.stack(masks) if masks else one["masks"][:0]
+        if "mask_patches" in one:
+            merged |= join_patches(one, other, kept)
         return merged
 
 
@@ -56,4 +58,6 @@ def flip_detections(found: Detections, width: int) -> Detections:
     """Flip the boxes and masks of detections horizontally in an image of `width` pixels."""
     size = (0, width)  # the height does not matter
     flipped = found | {"boxes": horizontal_flip_bounding_boxes(found["boxes"], BoundingBoxFormat.XYXY, size)}
+    if "mask_flipped" in found:
+        flipped["mask_flipped"] = ~found["mask_flipped"]
     return flipped | {"masks": found["masks"].flip(-1)} if "masks" in found else flipped

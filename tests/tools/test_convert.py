@@ -236,7 +236,7 @@ def test_other_input_is_folded_and_reported(run_tool, tmp_path):
         (["--mask-scale", "0"], "--mask-scale must be a positive number"),
         (["--bn-eps=-1e-5"], "--bn-eps must be from 0 to below 1, got -1e-05"),
         (["--json", "{classes}/x.json"], r"x\.json must be in a writable folder, got .*train\.json"),
-        (["model.fpn.out_channels=3"], "give --config"),
+        (["model.fpn.out_channels=3"], "a detector needs --config"),
         (["--config", "{config}", "--mask-scale", "1"], "write model.backbone.mask_scale=..."),
     ],
 )

@@ -134,9 +134,10 @@ def renamed(tmp_path, shapes) -> list[str]:
 def test_errors_are_one_message(run_tool, plain_run, shapes, tmp_path, arguments, said):
     if callable(arguments):
         arguments = arguments(tmp_path, shapes)
-    options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt"]
-    options += ["--detections", tmp_path / "detections.json", *arguments]
-    code, _, err = run_tool("eval", *options, cwd=tmp_path)
+    files = {"--config": plain_run / "config.yaml", "--checkpoint": plain_run / "last.pt"}
+    files["--detections"] = tmp_path / "detections.json"
+    options = [text for option, file in files.items() if option not in arguments for text in (option, file)]
+    code, _, err = run_tool("eval", *options, *arguments, cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: ")
     assert said in err
