@@ -16,7 +16,7 @@ _KEYS = ("mask_patches", "mask_boxes", "mask_flipped")
 
 @contextmanager
 def unpasted_masks(model: nn.Module) -> Iterator[None]:
-    """Make the detectors in a model return patches of masks, see `set_masks`; masks of large images need much memory."""
+    """Make the detectors in a model return patches of masks, see `set_masks`; large images need less memory then."""
     transforms = [module for module in model.modules() if hasattr(module, "pastes_masks")]
     before = [transform.pastes_masks for transform in transforms]
     try:
