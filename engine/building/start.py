@@ -40,6 +40,7 @@ from ..weights import (
 from .data import read_splits, write_checked_images
 from .model import build_initialized_model, check_dcn_backend, check_norm
 from .report import show_end, show_resumption, show_start
+from .schedule_effects import options_beyond_run, schedule_warnings
 from .training import build_trainer, images_in_step
 
 
@@ -180,8 +181,13 @@ def _execute(plan: _Plan) -> None:
         show_resumption(trainer, plan.checkpoint, plan.state, plan.about, passed_over=plan.broken)
     if not trainer.is_finished:
         show_start(config, plan.weights, trainer, *plan.splits.values())
-        if plan.unused:
-            log.warning("%s", describe_unused(plan.unused))
+        length = {"steps": trainer.total_steps, "epoch_steps": trainer.epoch_steps}
+        unused = options_beyond_run(config, **length) | plan.unused
+        if unused:
+            log.warning("%s", describe_unused(unused))
+        images, processes = len(trainer.loader.dataset), trainer.distributed.size
+        for message in schedule_warnings(config, **length, images=images, processes=processes):
+            log.warning("%s", message)
         trainer.metrics_logger.log_text("config", dump_config(config))
         try:
             metrics = trainer.fit()
@@ -195,6 +201,13 @@ def _execute(plan: _Plan) -> None:
             raise
         options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
         trainer.metrics_logger.log_hparams(options, scalar_metrics(metrics))
+    else:
+        log.warning(
+            "nothing to train: the run ended at step %d of %d. A higher train.epochs, train.max_steps or "
+            "train.early_stopping_patience continues it",
+            trainer.step,
+            trainer.total_steps,
+        )
     trainer.metrics_logger.close()
     show_end(trainer, folder)
 

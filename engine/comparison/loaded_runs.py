@@ -1,6 +1,7 @@
 """Finished runs, read from their folders and grouped by config."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..training import METRICS_FILE, read_metrics
 from ..weights import load_trained
 
 # Tags of which a comparison needs at least one value.
-_NEEDED_TAGS = ("time/step_s", "time/data_s", "memory/peak_gib")
+_NEEDED_TAGS = ("time/step_s", "time/data_s")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Run:
 
     @property
     def peak_gib(self) -> float:
-        """Peak memory of training, see `peak_memory_gib`."""
-        return max(self.curve("memory/peak_gib")[1])
+        """Peak memory of training, see `peak_memory_gib`; NaN if it was not measured."""
+        return max(self.curve("memory/peak_gib")[1], default=math.nan)
 
     def curve(self, tag: str) -> tuple[list[int], list[float]]:
         """Return steps and values of a logged scalar; values that are not finite are skipped."""

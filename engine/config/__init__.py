@@ -19,4 +19,4 @@ from .options import (
     options_that_deform,
 )
 from .reference import reference_page, renamed_page, schema_text
-from .unused import describe_unused, is_used, unused_options, unused_overrides
+from .unused import changed_options, describe_unused, is_used, unused_options, unused_overrides

@@ -29,10 +29,13 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
         The reason by dotted key.
     """
     model, data = config.model, config.data
-    changed, given = _changed(config), _keys_of(overrides)
+    changed, given = changed_options(config), _keys_of(overrides)
     why: dict[str, str] = {}
     if data.weak_last_epochs and not (data.color_jitter or data.large_scale_jitter):
         why["data.weak_last_epochs"] = "neither data.color_jitter nor data.large_scale_jitter is on"
+    smallest = min([data.min_size] if isinstance(data.min_size, int) else data.min_size)
+    if is_used(config, "data.max_size") and data.max_size < smallest and not data.large_scale_jitter:
+        why["data.min_size"] = f"data.max_size {data.max_size} is smaller, and decides the size of every image"
     if data.large_scale_jitter and not data.weak_last_epochs:
         if data.eval_size:
             why["data.min_size"] = "training uses data.large_scale_jitter, and evaluation uses data.eval_size"
@@ -89,7 +92,7 @@ def describe_unused(unused: dict[str, str]) -> str:
     return "\n".join(["these options have no effect:", *(f"  - {key}: {why}" for key, why in unused.items())])
 
 
-def _changed(config: RunConfig) -> set[str]:
+def changed_options(config: RunConfig) -> set[str]:
     """Return the keys whose values differ from the defaults, and all keys of the data set."""
     values = dict(flatten(config.model_dump()))
     defaults = dict(flatten(RunConfig.model_construct(data=None).model_dump()))

@@ -1,12 +1,17 @@
 """Device, versions and memory of the machine."""
 
+import math
 import platform
-import resource
 import subprocess
 from pathlib import Path
 
 import torch
 import torchvision
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 from ..display import counted
 from ..distributed import SINGLE_PROCESS, DistributedContext
@@ -70,8 +75,13 @@ def git_revision() -> str:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Return the peak memory so far in GiB: of tensors on a GPU, or of this process without its loader workers."""
+    """Return the peak memory so far in GiB: of tensors on a GPU, or of this process without its loader workers.
+
+    Windows does not measure the memory of a process in this way: the value is NaN there.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return math.nan
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib * (1 if platform.system() == "Darwin" else 1024) / 2**30

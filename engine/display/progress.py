@@ -1,6 +1,7 @@
 """Output of a run: a coloured bar on a terminal, plain lines elsewhere, and the log file."""
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -191,11 +192,12 @@ def describe_step(record: Mapping[str, float], palette: Palette, *, parts_last: 
     waited = 100 * record["data_s"] / record["step_s"]
     left = timedelta(seconds=round(record["eta_s"]))
     count = record.get("skipped")
+    memory = "" if math.isnan(record["peak_gib"]) else f" {record['peak_gib']:.1f} GiB"
     skipped = f" {palette.warning}{counted(int(count), 'image')} skipped{palette.reset}" if count else ""
     return (
         f"{palette.loss}loss {record['loss']:.3f}{palette.reset}{'' if parts_last else f' ({parts})'} "
         f"{palette.rate}lr {record['lr']:.2g}{palette.reset} "
         f"{palette.speed}{record['images_per_s']:.1f} img/s{palette.reset} "
-        f"data wait {waited:.0f}% eta {left} {record['peak_gib']:.1f} GiB{skipped}"
+        f"data wait {waited:.0f}% eta {left}{memory}{skipped}"
         f"{f' ({parts})' if parts_last else ''}"
     )

@@ -35,8 +35,8 @@ def percent(fraction: float | None) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 image", "2 images", "3 boxes"."""
-    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    """Return a count with its noun: "1 image", "2 epochs", "3 boxes"."""
+    plural = f"{noun}es" if noun.endswith(("s", "x", "tch", "nch", "sh")) else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 

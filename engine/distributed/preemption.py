@@ -10,6 +10,10 @@ class PreemptedError(Exception):
     """A signal stopped the run; its state is saved."""
 
 
+class _Woken(BaseException):
+    """A signal ended a wait. The code that waits cannot catch it with `except Exception`."""
+
+
 class StopRequest:
     """Records a signal to stop.
 
@@ -24,6 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._waits = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -39,12 +44,39 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context of a wait that may never end: a signal ends it at once.
+
+        Raises:
+            PreemptedError: if a signal is received before or during the wait.
+        """
+        try:
+            self._waits = True
+            if self.received:
+                raise _Woken
+            yield
+            self._waits = False
+        except _Woken:
+            raise PreemptedError(f"asked to stop by {self.received}") from None
+        finally:
+            self._waits = False
+
     def _receive(self, number: int, frame: Any) -> None:
         self.received = signal.Signals(number).name
+        if self._waits:
+            self._waits = False
+            raise _Woken
 
     def until(self, items: Iterable) -> Iterator:
-        """Yield items until a signal is received."""
-        for item in items:
-            if self.received:
+        """Yield items until a signal is received, also while an item is awaited."""
+        iterator, end = iter(items), object()
+        while True:
+            try:
+                with self.waiting():
+                    item = next(iterator, end)
+            except PreemptedError:
+                return
+            if item is end:
                 return
             yield item

@@ -165,8 +165,12 @@ class Trainer:
         is_shown = self._is_due(self.step + 1, intervals.log_every_steps) or self._is_due(
             self.step + 1, intervals.images_every_steps
         )
-        with self.health.capture(is_shown) as seen:
-            record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
+        try:
+            with self.health.capture(is_shown) as seen:
+                record = self.updater(parts, error=error, is_signalled=lambda: self.stop.received is not None)
+        except PreemptedError:  # in all processes, before the step
+            self._save(LAST)
+            self._end_preempted()
         self.batch += 1
         images = len(parts[0].images) / parts[0].weight if parts[0].weight else 0.0
         if record.unreadable:
@@ -184,12 +188,14 @@ class Trainer:
         """Return the micro-batches of a step and None, or on an error a dummy batch and the error.
 
         With the dummy batch this process takes part in the collective calls of the step. All processes fail after it.
+        A signal to stop ends the wait for a batch, which may never come.
         """
         try:
-            parts = [next(batches)]
-            while not parts[-1].ends_step:
-                parts.append(next(batches))
-        except (ImageError, WorkerError) as error:
+            with self.stop.waiting():
+                parts = [next(batches)]
+                while not parts[-1].ends_step:
+                    parts.append(next(batches))
+        except (ImageError, WorkerError, PreemptedError) as error:
             return [self.loader.dataset.dummy_batch()], error
         return parts, None
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from data import Batch
 
 from ..devices import autocast, to_device
-from ..distributed import SINGLE_PROCESS, DistributedContext, OtherProcessError
+from ..distributed import SINGLE_PROCESS, DistributedContext, OtherProcessError, PreemptedError
 from ..insight import largest_offset
 from .ema import Ema
 from .optimizer import current_lrs, load_optimizer_state, set_lrs
@@ -102,16 +102,20 @@ class Updater:
 
         Args:
             batches: micro-batches of a step of this process.
-            error: error to raise after the collective calls of this step.
+            error: error to raise after the collective calls of this step. A `PreemptedError` is raised before the
+                forward pass in all processes, so that the weights of the last step can be saved.
             is_signalled: returns whether this process received a signal to stop; called after the backward pass.
 
         Raises:
             NonFiniteError: if the loss or its gradient is not finite; raised before the update.
+            PreemptedError: if `error` is one in any process.
             Exception: `error`, and `OtherProcessError` in the other processes.
         """
         torch.manual_seed(((self.seed * 1_000_003 + self.step) * 1_000_003 + self.distributed.rank) % 2**63)
         self.optimizer.zero_grad()
-        step_boxes = self._count_boxes(batches)
+        step_boxes, is_preempted = self._count_boxes(batches, isinstance(error, PreemptedError))
+        if is_preempted:
+            raise error if isinstance(error, PreemptedError) else PreemptedError("another process was asked to stop")
         losses = [self._backward(batch, step_boxes) for batch in batches]
         self.scaler.unscale_(self.optimizer)
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
@@ -137,12 +141,12 @@ class Updater:
             self.ema.update(self.model)
         return StepRecord(numbers, lrs, counts["signals"] > 0, round(counts["unreadable"]))
 
-    def _count_boxes(self, batches: list[Batch]) -> float:
-        """Return the boxes per image of the step over all processes, counting at least one box."""
+    def _count_boxes(self, batches: list[Batch], is_preempted: bool) -> tuple[float, bool]:
+        """Return the boxes per image of the step over all processes, at least one box, and if any is preempted."""
         read = [target for batch in batches if batch.weight for target in batch.targets]
-        counts = torch.tensor([sum(len(target["boxes"]) for target in read), len(read)])
-        boxes, images = self.distributed.sum(counts).tolist()
-        return max(boxes, 1) / max(images, 1)
+        counts = torch.tensor([sum(len(target["boxes"]) for target in read), len(read), is_preempted])
+        boxes, images, preempted = self.distributed.sum(counts).tolist()
+        return max(boxes, 1) / max(images, 1), preempted > 0
 
     def _backward(self, batch: Batch, step_boxes: float) -> dict[str, Tensor]:
         """Accumulate the gradient of a micro-batch, weighted by its images; return its weighted losses."""

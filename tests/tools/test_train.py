@@ -481,7 +481,13 @@ def test_the_seed_decides_the_weights(run_tool, tiny_config, tmp_path):
     weights = []
     for index, seed in enumerate((0, 0, 1)):
         torch.rand(index)
-        options = ["train.max_steps=1", "train.lr=1e-6", f"seed={seed}", *["model.fcos.num_dcn_convs=2"] * index]
+        options = [
+            "train.max_steps=1",
+            "train.milestones=[]",
+            "train.lr=1e-6",
+            f"seed={seed}",
+            *["model.fcos.num_dcn_convs=2"] * index,
+        ]
         result = run_tool("train", "--config", tiny_config, "--run-dir", tmp_path / str(index), *options)
         assert result.code == 0, result.err
         # only the runs with an unused option have the warning

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import time
 
 import pytest
 
-from engine.distributed.preemption import StopRequest
+from engine.distributed.preemption import PreemptedError, StopRequest
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
@@ -35,3 +36,32 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def wait_forever() -> None:
+    """Wait for a batch that never comes, in code that takes every error for its own."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        time.sleep(600)
+    except Exception:
+        pytest.fail("the code that waits must not handle the signal")
+
+
+def test_a_signal_ends_a_wait_at_once():
+    stop = StopRequest()
+    with stop.listen():
+        with pytest.raises(PreemptedError, match="asked to stop by SIGTERM"), stop.waiting():
+            wait_forever()
+        with pytest.raises(PreemptedError, match="asked to stop by SIGTERM"), stop.waiting():
+            pytest.fail("no wait starts after a signal")
+        os.kill(os.getpid(), signal.SIGTERM)  # outside a wait
+
+
+def test_a_signal_ends_the_wait_for_an_item():
+    def items():
+        yield 1
+        wait_forever()
+
+    stop = StopRequest()
+    with stop.listen():
+        assert [*stop.until(items())] == [1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.distributed.preemption import PreemptedError
 from engine.distributed.processes import SINGLE_PROCESS, DistributedContext, LostProcessError, OtherProcessError
 from engine.evaluation.coco_eval import COCO_METRICS
 from engine.training.metrics_logger import NullLogger
@@ -199,6 +200,33 @@ def test_a_split_changes_nothing(together, assembler, tiny_config, tmp_path, nam
                 torch.testing.assert_close(
                     torch.from_numpy(value), torch.from_numpy(expected[key]), rtol=1e-8, atol=1e-10, msg=key
                 )
+
+
+def wait_in_one(distributed, assemble, config, folder):
+    """Process 1 is asked to stop while it waits for the images of the third step."""
+    saved = []
+    parts = {"metrics_logger": Recorder(), "evaluate": fake_figures}
+    parts["save"] = lambda state, name: saved.append((name, state["step"]))
+    trainer = assemble(config, folder, ["train.batch_size=1"], distributed=distributed, **parts)
+    next_parts = trainer._next_parts
+
+    def wait(batches):
+        if distributed.rank == 1 and trainer.step == 2:
+            trainer.stop.received = "SIGTERM"
+        return next_parts(batches)
+
+    trainer._next_parts = wait
+    with pytest.raises(PreemptedError) as reason:
+        trainer.fit()
+    return str(reason.value), trainer.step, saved
+
+
+def test_a_wait_that_a_signal_ends_in_one_process_ends_all_with_a_checkpoint(
+    together, assembler, tiny_config, tmp_path
+):
+    main, other = together(2, wait_in_one, assembler, tiny_config, tmp_path)
+    assert main == ("asked to stop by SIGTERM", 2, [("last.pt", 2)])
+    assert other == ("asked to stop by SIGTERM", 2, [])
 
 
 def evaluate_with_batch_norm(distributed, assemble, config, folder):

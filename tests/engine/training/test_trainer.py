@@ -9,8 +9,11 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 import shutil
+import signal
+import time
 
 import pytest
 import torch
@@ -576,6 +579,26 @@ def test_a_stop_request_is_obeyed_after_the_step_with_a_checkpoint(make_trainer,
     state = load_checkpoint(tmp_path / LAST)
     assert (state["step"], state["epoch"], state["batch"]) == (4, 0, 4)
     assert list(logged(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_a_stop_request_ends_the_wait_for_a_batch_that_never_comes(make_trainer, tmp_path):
+    stop = StopRequest()
+    trainer = make_trainer(tmp_path, stop=stop)
+    read = trainer.loader.dataset.dataset.read
+    steps = []
+
+    def read_or_hang(*arguments):
+        if trainer.step == 3:
+            steps.append(trainer.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+        return read(*arguments)
+
+    trainer.loader.dataset.dataset.read = read_or_hang
+    with stop.listen(), pytest.raises(PreemptedError, match="asked to stop by SIGTERM"):
+        trainer.fit()
+    state = load_checkpoint(tmp_path / LAST)
+    assert (trainer.step, state["step"], state["batch"], steps) == (3, 3, 3, [3])
 
 
 def test_a_stop_request_ends_an_evaluation(make_trainer, tmp_path):
