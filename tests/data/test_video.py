@@ -230,7 +230,8 @@ def test_a_change_of_the_size_is_an_error():
 
 def test_a_playlist_opens_no_other_file(clip, tmp_path):
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
-    (tmp_path / "stream.m3u8").write_text(f"#EXTM3U\n#EXTINF:9,\n{clip.name}\n#EXT-X-ENDLIST\n")
+    playlist = ["#EXTM3U", "#EXT-X-TARGETDURATION:9", "#EXTINF:9,", clip.name, "#EXT-X-ENDLIST", ""]
+    (tmp_path / "stream.m3u8").write_text("\n".join(playlist))
     for name in ("list.mp4", "stream.m3u8"):
         with (
             pytest.raises(VideoError, match=f"{name} cannot be read: it has none of the formats mov"),
