@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .files import atomic_file
-from .image_files import open_regular
+from .image_files import NotRegularFileError, open_regular
 
 # Quality: the constant rate factor of libx264, and the bits per pixel of other encoders.
 _CRF, _BITS_PER_PIXEL = "20", 0.2
@@ -82,6 +82,8 @@ def open_video(path: Path) -> Iterator[Video]:
         container = _open(av, path)
     except av.error.ArgumentError:  # FFmpeg's error about `_FORMATS`
         raise VideoError(f"video {path} cannot be read: it has none of the formats {', '.join(_FORMATS)}") from None
+    except NotRegularFileError as error:
+        raise VideoError(f"video {path} {error.strerror}") from None
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"video {path} cannot be read: {error.strerror or error}") from None
     with container:

@@ -51,6 +51,10 @@ class MissingImageError(ImageError):
     """An image does not exist."""
 
 
+class NotRegularFileError(OSError):
+    """A file is a named pipe, a device, a socket or a folder; `strerror` continues after the name of the file."""
+
+
 class UnknownPixelsError(ValueError):
     """The colours of an image are unknown; the message continues after the name of the image."""
 
@@ -59,7 +63,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a regular file to read. A named pipe, a device and a socket are errors and never block.
 
     Raises:
-        OSError: If the file cannot be opened, or is not a regular file.
+        OSError: If the file cannot be opened; a `NotRegularFileError` if it is not a regular file.
     """
     # without O_NONBLOCK, opening a named pipe waits for a writer
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -67,13 +71,13 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         descriptor = os.open(path, flags)
     except OSError as error:
         if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket cannot be opened
-            raise OSError(error.errno, "it is not a regular file but a socket or a device") from None
+            raise NotRegularFileError(error.errno, "must be a regular file, got a socket or a device") from None
         raise
     # of the opened file, since another file may have taken its name
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"it is not a regular file but {kind_of_file(mode)}")
+        raise NotRegularFileError(errno.EINVAL, f"must be a regular file, got {kind_of_file(mode)}")
     return os.fdopen(descriptor, "rb")
 
 
@@ -118,8 +122,12 @@ def naming_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} {_NOT_READABLE}: its content has none of the formats {', '.join(FORMATS)}") from None
+    except NotRegularFileError as error:
+        raise ImageError(f"{name} {error.strerror}") from None
     except OSError as error:
-        raise ImageError(f"{name} {_NOT_READABLE}: {error.strerror or error}") from None
+        if error.strerror:  # of the system, not of Pillow
+            raise ImageError(f"{name} cannot be read: {error.strerror}") from None
+        raise ImageError(f"{name} {_NOT_READABLE}: {error}") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged files
         raise ImageError(f"{name} {_NOT_READABLE}: {error or type(error).__name__}") from None
 

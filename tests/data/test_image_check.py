@@ -110,7 +110,9 @@ def test_a_special_file_is_an_error_and_a_missing_one_is_missing(folder):
         load(folder, "always")
     (folder / "images" / NAMES[0]).unlink()
     os.mkfifo(folder / "images" / NAMES[0])
-    with pytest.raises(DatasetError, match=r"invalid images: 1; the first: .*a\.png .* but a named pipe"):
+    with pytest.raises(
+        DatasetError, match=r"invalid images: 1; the first: .*a\.png must be a regular file, got a named pipe"
+    ):
         load(folder, "always")
 
 
