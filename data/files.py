@@ -100,7 +100,7 @@ def is_stream(path: Path) -> bool:
     """Whether a path is a pipe or a device, which cannot be replaced."""
     try:
         mode = path.stat().st_mode
-    except OSError:
+    except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 

@@ -1,11 +1,12 @@
 """Parts of predict.py: images read ahead, collected detections, and output files that never overwrite other files."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from _outputs import file_key
 from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -14,7 +15,6 @@ from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.json_file import JsonError, read_json
 from data.media_files import MediaFile
-from data.paths import resolved
 from data.video import video_comment
 from engine.display import log
 from engine.evaluation import coco_results
@@ -79,10 +79,18 @@ def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Pa
         suffixes = WRITTEN[source.is_video]
         known = source.path.suffix.lower() in suffixes
         files[source] = folder / (source.name if known else source.name + suffixes[0])
-    inputs = {resolved(source.path) for source in sources}
+    inputs = {file_key(source.path) for source in sources}
+    names: dict[Hashable, MediaFile] = {}
     for source, file in files.items():
-        if resolved(file) in inputs:
+        key = file_key(file)
+        if key in inputs:
             raise ValueError(f"the result must not overwrite the input {file}: choose another --out")
+        if key in names:
+            raise ValueError(
+                f"the results of {names[key].path} and {source.path} must be different files, got {file} for both: "
+                "process them in two calls with another --out"
+            )
+        names[key] = source
         if file.exists() and not (_is_our_video if source.is_video else _is_our_image)(file):
             raise ValueError(f"{file} exists and is not an earlier result of this tool: choose another --out")
     folder.mkdir(parents=True, exist_ok=True)

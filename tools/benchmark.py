@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import _clone
 
@@ -11,6 +12,7 @@ from _arguments import Parser, add_device, add_json, current_spellings, make_par
 from _benchmark_loop import benchmark_health, benchmark_loop
 from _benchmark_op import DTYPES, benchmark_operator
 from _benchmark_step import benchmark_step
+from _outputs import check_outputs
 
 from data.files import write_json
 from dcn import BACKENDS
@@ -106,6 +108,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     args = parse_arguments()
+    config = getattr(args, "config", None)
+    check_outputs({"--json": args.json}, {"--config": config and Path(config)})
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)

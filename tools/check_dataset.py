@@ -1,6 +1,7 @@
 """Check a COCO-format data set before training: errors, likely problems and statistics."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from _arguments import (
     make_parser,
     refuse_unused,
 )
+from _outputs import check_outputs
 from torchvision.transforms.v2.functional import to_pil_image
 
 from data import (
@@ -33,9 +35,20 @@ from data import (
     inspect_dataset,
 )
 from data.files import atomic_file, write_json
+from data.paths import resolved
 from engine.building import read_options
 from engine.config import DataConfig, describe_unused, load_config, unused_overrides
-from engine.display import COLOURS, PLAIN, Progress, Styled, counted, draw_sample_grid, format_table, wants_colour
+from engine.display import (
+    COLOURS,
+    PLAIN,
+    Progress,
+    Styled,
+    counted,
+    draw_sample_grid,
+    format_table,
+    only_shown,
+    wants_colour,
+)
 
 EPILOG = """examples:
   python tools/check_dataset.py --config cards.yaml
@@ -91,6 +104,10 @@ def main() -> None:
         files = {"data": (args.images, args.annotations)}
         masks = False
         options = {"data": ReadOptions(max_aspect_ratio=DataConfig.model_fields["max_size"].default)}
+    sheet = Path(args.contact_sheet) if args.contact_sheet else None
+    inputs = {f"the annotations of {name}": Path(split[1]) for name, split in files.items()}
+    inputs |= {"--config": args.config and Path(args.config)}
+    check_outputs({"--contact-sheet": sheet, "--json": args.json}, inputs)
     progress = Progress()
     found = {
         name: inspect_dataset(
@@ -112,14 +129,18 @@ def main() -> None:
     if any(common):
         print()
         show_problems(*common)
-    if args.contact_sheet:
-        draw(found, Path(args.contact_sheet), args.num_images)
     errors = [problem for inspection in found.values() for problem in inspection.errors] + common[0]
     count = sum(len(problem.found) for problem in errors)
     if args.json:
         splits = {split: as_json(inspection) for split, inspection in found.items()}
         everything = splits | {"together": [listed(p) for p in chain(*common)], "errors": count}
         write_json(args.json, everything, indent=1)
+    if sheet:
+        for name, inspection in found.items():
+            check_no_image(sheet, Path(files[name][0]), inspection)
+        with only_shown("samples of the contact sheet"):
+            draw(found, sheet, args.num_images)
+    if args.json:
         print(f"findings: {args.json}")
     print(f"\n{counted(count, 'error')}: training stops on this data set" if count else "\nno errors")
     if count:
@@ -167,6 +188,13 @@ def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> Non
 def percentage(part: int, whole: int) -> str:
     """Return a bar of up to 20 characters, and the percentage."""
     return f"{'#' * round(20 * part / max(whole, 1)):20} {part / max(whole, 1):>6.1%}"
+
+
+def check_no_image(sheet: Path, images: Path, inspection: Inspection) -> None:
+    """Raise `ValueError` if the contact sheet would overwrite an image of the data set."""
+    arrays, name = inspection.usable.arrays, Path(os.path.relpath(resolved(sheet), resolved(images))).as_posix()
+    if sheet.exists() and any(arrays.file_name(index) == name for index in range(len(arrays))):
+        raise ValueError(f"--contact-sheet {sheet} must not overwrite an image of the data set")
 
 
 def draw(found: dict[str, Inspection], path: Path, count: int) -> None:

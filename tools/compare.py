@@ -19,6 +19,7 @@ from _arguments import (
     refuse_unused,
     split_overrides,
 )
+from _outputs import check_outputs, run_files
 
 from data.files import write_json, write_text
 from engine.comparison import (
@@ -32,6 +33,7 @@ from engine.comparison import (
 )
 from engine.display import Progress, format_table, start_logging
 from engine.evaluation import COCO_METRICS
+from engine.runs import LAST
 
 EPILOG = """examples:
   python tools/compare.py runs/demo runs/demo_dcn
@@ -76,10 +78,6 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give at least one RUN; a folder whose name has the form key=value needs a path, as ./a=b")
     if not args.html:
         refuse_unused(args, "it needs --html", "--num-images")
-    for file in filter(None, (args.html, args.json)):
-        existing = next(folder for folder in file.absolute().parents if folder.exists())
-        if file.is_dir() or not existing.is_dir():
-            parser.error(f"--html and --json must be files that can be written, got {file}")
     return args
 
 
@@ -87,6 +85,9 @@ def main() -> None:
     """Compare and print."""
     args = parse_arguments()
     start_logging()
+    files = {name: file for run in args.runs for name, file in run_files(run).items()}
+    detections = {f"the detections of {run}": (run / LAST).with_suffix(".detections.json") for run in args.runs}
+    check_outputs({"--html": args.html, "--json": args.json}, files | detections)
     comparison = compare_runs(
         args.runs,
         overrides=args.overrides,
@@ -98,9 +99,10 @@ def main() -> None:
         timed_images=args.timed_images,
         progress=Progress(),
     )
-    show(comparison)
     if args.json:
         write_json(args.json, comparison.as_json())
+    show(comparison)
+    if args.json:
         print(f"\nresults: {args.json}")
     if args.html:
         write_text(args.html, render_report(comparison))

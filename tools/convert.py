@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import _clone
 # isort: split
 import torch
 from _arguments import add_json, add_overrides, current_spellings, make_parser, refuse_unused
+from _outputs import check_outputs
 
 from data.files import atomic_file, write_json, write_text
 from engine.building import build_model
@@ -115,10 +115,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     for file in [args.out, args.out.with_suffix(".yaml")] if args.config else [args.out]:
         if file.exists():
             raise ValueError(f"{file} exists: remove it, or choose another OUT")
-    for file in filter(None, (args.out, args.json)):
-        folder = next(parent for parent in file.absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            raise ValueError(f"{file} must be in a writable folder, got {folder}")
+    yaml = args.out.with_suffix(".yaml") if args.config else None
+    inputs = {"SOURCE": args.checkpoint, "--classes": args.classes, "--config": args.config and Path(args.config)}
+    check_outputs({"OUT": args.out, "the config of OUT": yaml, "--json": args.json}, inputs)
     if args.mask_scale is not None and not 0 < args.mask_scale < float("inf"):
         raise ValueError(f"--mask-scale must be a positive number, got {args.mask_scale}")
     if args.bn_eps is not None and not 0 <= args.bn_eps < 1:

@@ -24,6 +24,7 @@ from _arguments import (
     refuse_unused,
     split_overrides,
 )
+from _outputs import check_outputs, run_files
 
 from data import load_annotations, read_batches
 from data.files import without_nan, write_json
@@ -55,7 +56,7 @@ from engine.evaluation import (
     result_doubts,
 )
 from engine.inference import with_tta
-from engine.runs import load_checkpoint
+from engine.runs import LAST, load_checkpoint
 from engine.weights import Trained, check_categories, check_same_model, load_trained
 from models.checkpoint import check_tensors, choose_weights
 from models.checkpoint_form import TRAINED
@@ -121,11 +122,24 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Evaluate and print."""
     args = parse_arguments()
+    check_files(args)
     distributed = read_distributed_context()
     with distributed.process_group():
         figures = evaluate_results(args) if args.results else evaluate_run(args, distributed)
     if distributed.is_main:
         show(figures, args.json)
+
+
+def check_files(args: argparse.Namespace, **inputs: Path) -> None:
+    """Raise `ValueError` if an output is another output or an input; `inputs` are more of them."""
+    outputs: dict[str, Path | None] = {"--json": args.json}
+    known = {"--results": args.results, "--annotations": args.annotations} | inputs
+    if not args.results:
+        run = Path(args.run) if args.run else args.checkpoint
+        checkpoint = run / LAST if run.is_dir() else run
+        outputs["--detections"] = args.detections or checkpoint.with_suffix(".detections.json")
+        known |= run_files(run) | {"--config": args.config and Path(args.config)}
+    check_outputs(outputs, known)
 
 
 def read_trained(args: argparse.Namespace) -> Trained:
@@ -141,6 +155,8 @@ def read_trained(args: argparse.Namespace) -> Trained:
 
 def show(figures: dict[str, Any], file: Path | None) -> None:
     """Print the metrics of boxes and masks, and write them to a file."""
+    if file:
+        write_json(file, without_nan(figures))
     kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
     rows = [
         (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), meaning)
@@ -153,7 +169,6 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
     print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
     if file:
-        write_json(file, without_nan(figures))
         print(f"\nmetrics: {file}")
 
 
@@ -162,6 +177,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
     progress = Progress(silent=not distributed.is_main)
     with distributed.raise_together():
         path, config, state = read_trained(args)
+        check_files(args, **{"data.val.annotations": Path(config.data.val.annotations)})
         device = pick_device(config.device, distributed)
         check_dcn_backend(config.model, device)
         set_tf32(config.train.tf32)

@@ -13,6 +13,7 @@ import _clone
 # isort: split
 import torch
 from _arguments import add_overrides, add_run, add_weights, current_spellings, is_read, make_parser, refuse_unused
+from _outputs import check_outputs, run_files
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
@@ -84,6 +85,9 @@ def main() -> None:
     progress = Progress()
     opset = args.opset or MIN_OPSET
     check_requirements(args.out, opset)
+    partial = args.out.with_name(f"{args.out.stem}.partial{args.out.suffix}")
+    images = {f"--check {path}": path for path in args.check}
+    check_outputs({"OUT": args.out, "the unchecked OUT": partial}, run_files(args.run) | images)
     # the program has standard operators; the detector runs on the CPU for comparison
     trained = load_trained(args.run, ["model.dcn_backend=auto", *args.overrides])
     if unused := unused_overrides(trained.config, args.overrides, lambda key: is_read("export", key)):
@@ -103,7 +107,6 @@ def main() -> None:
             )
     images = images or find_images(trained, model)
 
-    partial = args.out.with_name(f"{args.out.stem}.partial{args.out.suffix}")
     start = time.perf_counter()
     try:
         operators = export_to(partial, detector, model, describe(trained, model, args.weights), opset=opset)

@@ -29,6 +29,7 @@ from _arguments import (
     refuse_unused,
     split_overrides,
 )
+from _outputs import check_outputs, run_files
 from _predict_files import (
     SOFTWARE,
     Findings,
@@ -49,7 +50,7 @@ from data.read_ahead import read_ahead
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.building import read_options
 from engine.config import describe_unused, unused_overrides
-from engine.display import Progress, counted, draw_detections, format_table, log, start_logging
+from engine.display import Progress, counted, draw_detections, format_table, log, only_shown, start_logging
 from engine.evaluation import coco_dataset, match_files
 from engine.inference import predictor_of
 from engine.weights import Trained, check_categories, load_trained
@@ -125,6 +126,9 @@ def main() -> None:
     if args.json:
         check_json(args.json)
     files = {} if args.no_images else plan_files(sources, args.out)
+    drawn = {f"the result of {source.name}": file for source, file in files.items()}
+    inputs = {f"the input {source.name}": source.path for source in sources} | {"--annotations": args.annotations}
+    check_outputs({"--json": args.json} | drawn, run_files(args.run) | inputs)
     predictor = predictor_of(trained, score_threshold=args.score_threshold, weights=args.weights)
     findings = Findings(predictor.class_names, trained.state["category_ids"])
     began = time.perf_counter()
@@ -192,7 +196,8 @@ def detect_in_images(
         for (source, image), detections in zip(batch, found, strict=True):
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
             if source in files:
-                write_image(files[source], draw(image, detections, predictor, args))
+                with only_shown(f"the detections in {source.name}"):
+                    write_image(files[source], draw(image, detections, predictor, args))
             line = (len(findings.images) + len(findings.unreadable), len(images), source.name, in_words(detections))
             log.info("%d/%d %s: %s", *line, extra={"on_bar": True})
     for problem in doubtful_pixels(facts, options):

@@ -23,6 +23,7 @@ from _arguments import (
     positive,
     refuse_unused,
 )
+from _outputs import file_key
 
 from data.files import write_json, write_text
 from data.json_file import read_json
@@ -136,6 +137,8 @@ def parse_arguments() -> argparse.Namespace:
     check_own_keys(args.overrides)
     if len(args.networks) == 1:
         refuse_unused(args, "it needs two networks", "--bootstrap-samples")
+    if file_key(args.out) == file_key(args.data):
+        parser.error(f"--out and --data must be different folders, got {args.out} and {args.data}")
     size = SIZES[args.size]
     args.size = size._replace(train=args.train_images or size.train, val=args.val_images or size.val)
     return args
@@ -195,13 +198,13 @@ def show(study: Study) -> None:
 
 def write(study: Study, out: Path) -> None:
     """Write the reports, and all results as JSON."""
+    write_json(out / "study.json", study.as_json())
     links = {}
     for level, comparison in study.comparisons.items():
         file = out / f"{name_of(level)}.html"
         write_text(file, render_report(comparison))
         links[f"deformation {level:g}"] = file.name
     write_text(out / "study.html", render_study(study, links))
-    write_json(out / "study.json", study.as_json())
     print(f"\nresults: {out / 'study.json'}\nreport: {out / 'study.html'} (open it in a browser)")
 
 

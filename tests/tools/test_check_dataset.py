@@ -155,3 +155,14 @@ def test_errors_of_a_whole_config(run_tool, tiny_config, shapes, tmp_path, mista
     assert json.loads((tmp_path / "new/a.json").read_text())["errors"] == 1
     with Image.open(tmp_path / "new/a.jpg") as drawn:
         assert drawn.format == "JPEG"
+
+
+def test_the_contact_sheet_overwrites_no_image(run_tool, shapes, tmp_path):
+    folder = shutil.copytree(shapes, tmp_path / "shapes")
+    sheet = folder / "val/000001.png"
+    before = sheet.read_bytes()
+    options = ["--images", folder / "val", "--annotations", folder / "annotations/val.json", "--json", "a.json"]
+    code, _, err = run_tool("check_dataset", *options, "--contact-sheet", sheet, cwd=tmp_path)
+    assert (code, err) == (2, f"error: --contact-sheet {sheet} must not overwrite an image of the data set\n")
+    assert sheet.read_bytes() == before
+    assert (tmp_path / "a.json").is_file()  # saved first

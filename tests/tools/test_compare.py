@@ -172,9 +172,13 @@ def unfinished(plain_run, tmp_path):
         ),
         (
             lambda plain_run, tmp_path: f"--html={tmp_path}",
-            "--html and --json must be files that can be written, got /",
+            "--html must be a file, got the folder /",
         ),
-        (lambda plain_run, tmp_path: f"--json={plain_run}/last.pt/a.json", "must be files that can be written"),
+        (lambda plain_run, tmp_path: f"--json={plain_run}/last.pt/a.json", "must be in a writable folder"),
+        (
+            lambda plain_run, tmp_path: f"--json={plain_run}/last.pt",
+            "must not overwrite the file of the run last.pt",
+        ),
         (lambda plain_run, tmp_path: "--num-images=-1", "--num-images: must be an integer of at least 0"),
     ],
 )

@@ -266,7 +266,7 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_work(run_tool, ti
     given = ["--config", tiny_config] if whole else []
     code, _, err = run_tool("convert", "missing.pth", "taken/deep/ours.pt", *given, cwd=tmp_path)
     place = tmp_path / "taken"
-    message = f"taken/deep/ours.pt must be in a writable folder, got {place}"
+    message = f"OUT taken/deep/ours.pt must be in a writable folder, got {place}"
     assert (code, err) == (2, f"error: {message}\n")
     assert [*tmp_path.iterdir()] == [place]
 

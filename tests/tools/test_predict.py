@@ -494,3 +494,25 @@ def test_masks_are_drawn_and_written(predict, mask_run, photos, tmp_path):
     )
     assert np.array_equal(as_array(tmp_path / "out/one.png"), drawn)
     assert (drawn != without).any()
+
+
+def test_inputs_with_one_result_are_an_error(run_tool, plain_run, tmp_path):
+    for name in ("a.tif", "a.tif.png"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    code, _, err = run_tool("predict", plain_run, tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"the results of {tmp_path / 'a.tif'} and {tmp_path / 'a.tif.png'} must be different files" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_in_the_place_of_a_result_is_not_followed(run_tool, plain_run, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out/a.png.partial").symlink_to(tmp_path / "victim")
+    assert run_tool("predict", plain_run, tmp_path / "a.png", "--out", tmp_path / "out").code == 0
+    (tmp_path / "out/a.png").unlink()
+    (tmp_path / "out/a.png").symlink_to(tmp_path / "victim")
+    code, _, err = run_tool("predict", plain_run, tmp_path / "a.png", "--out", tmp_path / "out")
+    assert (code, "is not an earlier result" in err) == (2, True)
+    assert (tmp_path / "victim").read_text() == "mine"
