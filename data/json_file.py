@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .image_files import open_regular
+from .image_files import NotRegularFileError, open_regular
 from .paths import resolved
 from .shown import shown
 
@@ -103,6 +103,8 @@ def read_bytes(path: Path, what: str = "file") -> bytes:
         raise JsonError(f"{what} {path} does not exist (resolved: {resolved(path)})") from None
     except JsonError:
         raise
+    except NotRegularFileError as error:
+        raise JsonError(f"{what} {path} {error.strerror}") from None
     except MemoryError:
         raise JsonError(f"{what} {path} is too large for the memory") from None
     except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError

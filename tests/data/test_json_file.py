@@ -69,10 +69,10 @@ def kinds_of_files(folder):
     with (folder / "large").open("wb") as file:
         file.truncate(2**40)
     return {
-        "folder": "cannot be read: it is not a regular file but a folder",
-        "pipe": "cannot be read: it is not a regular file but a named pipe",
-        "device": "cannot be read: it is not a regular file but a device",
-        "socket": "cannot be read: it is not a regular file but a socket",
+        "folder": "must be a regular file, got a folder",
+        "pipe": "must be a regular file, got a named pipe",
+        "device": "must be a regular file, got a device",
+        "socket": "must be a regular file, got a socket",
         "loop": "cannot be read: Too many levels",
         "missing": r"does not exist \(resolved: /",
         "large": "must have at most 8,589,934,592 bytes, got 1,099,511,627,776",
