@@ -23,13 +23,16 @@ from engine.converters import (
     Source,
     SourceCheckpoint,
     check_anchors,
+    check_supported,
     choose_classes,
     classes_of,
     convert_backbone,
     convert_detector,
     detect_source,
+    doubt_about_input,
     infer_eps,
     infer_input_format,
+    infer_norm,
     infer_stride_in_1x1,
     read_source_checkpoint,
     settings_table,
@@ -68,6 +71,12 @@ def parse_arguments() -> argparse.Namespace:
         "deviations, or BGR in 0..255 (default: as the file states, otherwise the framework's default)",
     )
     parser.add_argument(
+        "--stride",
+        choices=("1x1", "3x3"),
+        help="convolution of a bottleneck that has the stride (default: 1x1 for BGR in 0..255 without groups and group "
+        "norm, otherwise 3x3)",
+    )
+    parser.add_argument(
         "--bn-eps", type=float, metavar="X", help="epsilon of the batch norms (default: 1e-5; torchvision on COCO: 0)"
     )
     parser.add_argument(
@@ -86,6 +95,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"OUT must be a weights file, for example weights.pt, got {args.out}")
     if args.config:
         refuse_unused(args, "with --config, write model.backbone.mask_scale=...", "--mask-scale")
+        refuse_unused(args, "with --config, write model.backbone.stride_in_1x1=...", "--stride")
     return args
 
 
@@ -95,6 +105,7 @@ def main() -> None:
     check_arguments(args)
     checkpoint = read_source_checkpoint(args.checkpoint)
     source = detect_source(checkpoint.tensors, args.source)
+    check_supported(checkpoint.tensors, source, whole=bool(args.config))
     input_format = args.input_format or infer_input_format(checkpoint, source)
     classes = classes_of(checkpoint.tensors, source)
     eps = infer_eps(checkpoint, source, classes) if args.bn_eps is None else args.bn_eps
@@ -108,6 +119,10 @@ def main() -> None:
     mask_scale = source.mask_scale if has_masks(converted) else None
     show(args, source, converted, settings_table(input_format, eps, mask_scale, stride_in_1x1=stride_in_1x1))
     print("\n" + "\n".join(hints))
+    if checkpoint.unused:
+        print(f"warning: the file contains more networks, which are not converted: {', '.join(checkpoint.unused)}")
+    if doubt := doubt_about_input(converted.tensors, input_format):
+        print(f"warning: {doubt}")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -136,10 +151,10 @@ def write_backbone(
         torch.save(converted.tensors, file)
     weights = args.out if "/" in str(args.out) or args.out.suffix else f"./{args.out}"
     options = {key: value for key, value in converted.found.items() if value is not None}
-    stride_in_1x1 = infer_stride_in_1x1(checkpoint, input_format)
+    stride_in_1x1 = infer_stride_in_1x1(checkpoint, input_format) if args.stride is None else args.stride == "1x1"
     options |= {"stride_in_1x1": True} if stride_in_1x1 else {}
     options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
-    options |= {"norm": "frozen_bn", "weights": str(weights)}
+    options |= {"norm": infer_norm(checkpoint), "weights": str(weights)}
     shown = [f"  model.backbone.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
     hints = [f"backbone: {args.out}; use it with", *(line.replace('"', "") for line in shown)]
     return converted, hints, stride_in_1x1
@@ -214,7 +229,7 @@ def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Sour
     config = load_config(args.config, args.overrides)
     model = config.model
     values: dict[str, Any] = {
-        "model.backbone.norm": "frozen_bn",
+        "model.backbone.norm": infer_norm(checkpoint),
         "model.backbone.weights": None,
         "model.backbone.stride_in_1x1": infer_stride_in_1x1(checkpoint, input_format),
     }

@@ -103,6 +103,10 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
             len(weights.new),
             len(weights.dropped),
         )
+        if weights.unused:
+            log.warning(
+                "%s contains more networks, which are not used: %s", backbone.weights, ", ".join(weights.unused)
+            )
     elif backbone.norm == "frozen_bn" and not (backbone.weights or config.model.weights):
         log.warning(
             "model.backbone.norm frozen_bn without pretrained weights does not normalise; from scratch use gn or bn"

@@ -1,7 +1,7 @@
 """Architecture of a network, inferred from tensor shapes, as config values."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,8 @@ def describe_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     if name and f"{BODY}conv1.0.weight" in tensors:
         name += "_vd"
     found: dict[str, Any] = {"name": name, "dcn_v2_stages": sorted(deformable)}
+    if not has_statistics(tensors):
+        found["norm"] = "gn"
     if offsets:
         points = offsets[0][0, 0].numel()
         modulated = is_modulated(offsets[0])
@@ -79,15 +81,21 @@ def _every(deformable: Mapping[int, set[int]], blocks: Mapping[int, set[int]]) -
     return None
 
 
+def has_statistics(names: Iterable[str]) -> bool:
+    """Whether norms have running statistics; otherwise they are group norms."""
+    return any(re.search(r"(running_mean|\._mean)$", name) for name in names)
+
+
 def missing_in_backbone(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return missing keys of a ResNet: convolutions with their norms, the stem, and all four stages."""
+    parts = ["weight", "bias", *(("running_mean", "running_var") if has_statistics(tensors) else ())]
     wanted = {f"{BODY}bn1.weight"}
     wanted |= {f"{BODY}layer{stage}.0.conv1.weight" for stage in (1, 2, 3, 4)}
     for key in tensors:
         if match := re.fullmatch(re.escape(BODY) + r"(.*)\.(?:weight|running_var)", key):
             place = match[1]
             if re.search(r"(^|\.)bn\d$", place):
-                wanted |= {f"{BODY}{place}.{name}" for name in ("weight", "bias", "running_mean", "running_var")}
+                wanted |= {f"{BODY}{place}.{name}" for name in parts}
                 conv = re.sub(r"bn(\d)$", r"conv\1", place)
                 wanted.add(f"{BODY}{conv}.weight" if place != "bn1" else _stem_conv(tensors))
     return sorted(wanted - {*tensors})

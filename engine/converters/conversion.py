@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from models import RESNETS, resnet
 from models.state_dict import check_weights
 
 from ..display import first_lines
 from .architecture import describe_backbone, describe_pyramid, missing_in_backbone
-from .heads import arrange_heads, count_classes, transpose_linear
+from .heads import arrange_heads, count_classes, decides_classes, transpose_linear
 from .mapping import Entry, Mapped, fold_backbone, is_modulated, map_tensors
 from .source import BODY, Source
 
@@ -47,9 +48,12 @@ def convert_backbone(
     Raises:
         ValueError: if the checkpoint does not contain a complete ResNet, or a ResNet that is not supported.
     """
-    mapped = _map(tensors, source, whole=False)
-    body = {key: tensor for key, tensor in mapped.tensors.items() if key.startswith(BODY)}
+    check_supported(tensors, source, whole=False)
+    mapped = map_tensors(tensors, source, is_wanted=lambda key: key.startswith(BODY))
+    body = mapped.tensors
     _check_backbone(body, mapped.unknown, source)
+    found = describe_backbone(body)
+    _check_network(body, mapped, found)
     folded = fold_backbone(
         body, input_format=input_format, eps=eps, source_mask_scale=source.mask_scale, mask_scale=mask_scale
     )
@@ -62,7 +66,7 @@ def convert_backbone(
     entries = [entry._replace(ours=entry.ours and entry.ours.removeprefix(BODY)) for entry in entries]
     _check_values(folded, mapped, source)
     weights = {key.removeprefix(BODY): _own(tensor) for key, tensor in folded.items()}
-    return Converted(weights, entries, describe_backbone(body))
+    return Converted(weights, entries, found)
 
 
 def convert_detector(
@@ -93,7 +97,8 @@ def convert_detector(
     Raises:
         ValueError: if the architecture differs, with all differences, or if the detector is not supported.
     """
-    mapped = _map(tensors, source, whole=True)
+    check_supported(tensors, source, whole=True)
+    mapped = map_tensors(tensors, source)
     ours = transpose_linear(mapped.tensors) if source.linear_transposed else mapped.tensors
     _check_masks(ours, source)
     found = describe_backbone(ours)
@@ -130,17 +135,26 @@ def _own(tensor: Tensor) -> Tensor:
 
 def classes_of(tensors: Mapping[str, Tensor], source: Source) -> int | None:
     """Return the number of foreground classes of a file's detector; None without a known classifier."""
-    ours = map_tensors(tensors, source).tensors
+    ours = map_tensors(tensors, source, is_wanted=decides_classes).tensors
     return count_classes(transpose_linear(ours) if source.linear_transposed else ours, source)
 
 
-def _map(tensors: Mapping[str, Tensor], source: Source, *, whole: bool) -> Mapped:
+def check_supported(tensors: Mapping[str, Tensor], source: Source, *, whole: bool) -> None:
+    """Check that a checkpoint can be converted, from the names of its tensors.
+
+    Args:
+        tensors: tensors of the file.
+        source: source framework.
+        whole: whether the whole detector is converted, not only the backbone.
+
+    Raises:
+        ValueError: if it contains a part that is not supported, with the reason.
+    """
     for pattern, reason, is_of_backbone in source.unsupported:
         name = next((name for name in tensors if re.fullmatch(pattern, name)), None)
         if name is not None and (whole or is_of_backbone):
             hint = "" if is_of_backbone else ". The backbone alone can be converted, without --config"
             raise ValueError(f"the {source.title} checkpoint contains {name}: {reason}{hint}")
-    return map_tensors(tensors, source)
 
 
 def _check_backbone(body: Mapping[str, Tensor], unknown: Sequence[str], source: Source) -> None:
@@ -153,6 +167,29 @@ def _check_backbone(body: Mapping[str, Tensor], unknown: Sequence[str], source: 
             f"{shown}{others}"
         )
     _check_masks(body, source)
+
+
+def _check_network(body: Mapping[str, Tensor], mapped: Mapped, found: Mapping[str, Any]) -> None:
+    """Check that a backbone has the tensors of the network that its names describe."""
+    if found["name"] is None or found.get("dcn_every", 1) is None:
+        raise ValueError(
+            "the backbone is not a ResNet of this project, or has deformable layers in blocks that dcn_every cannot "
+            f"describe; the networks are {', '.join(RESNETS)}"
+        )
+    with torch.device("meta"):
+        wanted = resnet(**found).state_dict()
+    wanted = {f"{BODY}{key}": tensor for key, tensor in wanted.items() if not key.startswith("fc.")}
+    names = {entry.ours: entry.source for entry in mapped.entries if entry.ours}
+    problems = [f"{key} is missing" for key in wanted if key not in body and not key.endswith("num_batches_tracked")]
+    problems += [f"{names[key]} is not part of the network" for key in body if key not in wanted]
+    problems += [
+        f"{names[key]} has the shape {[*tensor.shape]} instead of {[*wanted[key].shape]}"
+        for key, tensor in body.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    if problems:
+        lines = (f"  - {problem}" for problem in first_lines(problems, SHOWN))
+        raise ValueError("\n".join([f"the tensors of the backbone differ from {found['name']}:", *lines]))
 
 
 def _check_values(tensors: Mapping[str, Tensor], mapped: Mapped, source: Source) -> None:

@@ -66,9 +66,10 @@ DETECTRON2 = Source(
     size_major=True,
     clip_boxes="after_nms",
     input="bgr",
+    input_with_groups="bgr_std",
     unsupported=[
         (
-            r"head\.ctrness\..*",
+            r"(head\.ctrness|proposal_generator\.fcos_head)\..*",
             "FCOS of detectron2 is not supported: it places points at cell centres, torchvision and this project at "
             "cell corners",
             False,

@@ -25,6 +25,11 @@ ROUNDING = 0.05  # torchvision rounds sides to whole pixels: up to 3 % of the sm
 SHOWN_ANCHORS = 9
 
 
+def decides_classes(key: str) -> bool:
+    """Whether `count_classes` needs the tensor of a key."""
+    return bool(re.fullmatch(f"{_CLASSIFIER}|{_SIGMOIDS}|{_ANCHOR_BOXES}", key))
+
+
 def count_classes(tensors: Mapping[str, Tensor], source: Source) -> int | None:
     """Return the number of foreground classes, from tensors by our keys; None without a classifier."""
     for key, tensor in tensors.items():

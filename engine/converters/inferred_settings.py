@@ -8,6 +8,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from data.json_file import read_bytes, read_json
 
+from .architecture import has_statistics
 from .arithmetic import EPS, INPUT_FORMATS
 from .reading import SourceCheckpoint
 from .source import Source
@@ -31,15 +32,31 @@ def infer_input_format(checkpoint: SourceCheckpoint, source: Source) -> str:
     text = checkpoint.config_text
     if re.search(r"to_rgb\s*=\s*False", text):
         return "bgr" if re.search(r"std\s*=\s*\[\s*1\.0\s*,", text) else "bgr_std"
-    return source.input
+    return (source.input_with_groups if _has_groups(checkpoint) else "") or source.input
 
 
 def infer_stride_in_1x1(checkpoint: SourceCheckpoint, input_format: str) -> bool:
-    """Whether bottlenecks have their stride in the first convolution, as networks of Caffe and MSRA (raw BGR)."""
-    has_bottlenecks = any(re.search(r"(conv3|branch2c\.conv)\.weight$", name) for name in checkpoint.tensors)
-    return has_bottlenecks and (
-        input_format == "bgr" or bool(re.search(r"style\s*=\s*['\"]caffe", checkpoint.config_text))
-    )
+    """Whether bottlenecks have their stride in the first convolution, as networks of Caffe and MSRA (raw BGR).
+
+    Networks with group norm and ResNeXts have it in the 3x3 convolution. A config of mmdetection in the file decides.
+    """
+    if not any(re.search(r"(conv3|branch2c\.conv)\.weight$", name) for name in checkpoint.tensors):
+        return False
+    if style := re.search(r"style\s*=\s*['\"](caffe|pytorch)", checkpoint.config_text):
+        return style[1] == "caffe"
+    return input_format == "bgr" and has_statistics(checkpoint.tensors) and not _has_groups(checkpoint)
+
+
+def infer_norm(checkpoint: SourceCheckpoint) -> str:
+    """Infer the norm of a converted network, a key of `models.NORMS`."""
+    return "frozen_bn" if has_statistics(checkpoint.tensors) else "gn"
+
+
+def _has_groups(checkpoint: SourceCheckpoint) -> bool:
+    """Whether the 3x3 convolutions of bottlenecks have groups, as in ResNeXt."""
+    pattern = r"(?:.*\.)?(?:layer1|res2|layers\.0)\.0\.conv2\.weight"
+    first = next((tensor for name, tensor in checkpoint.tensors.items() if re.fullmatch(pattern, name)), None)
+    return first is not None and first.dim() == 4 and first.shape[1] < first.shape[0]
 
 
 def infer_eps(checkpoint: SourceCheckpoint, source: Source, classes: int | None) -> float:

@@ -1,7 +1,7 @@
 """Mapping of another framework's tensors to this project's keys, with a report entry for each."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -43,11 +43,18 @@ class Mapped(NamedTuple):
     unknown: list[str]
 
 
-def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
+def map_tensors(
+    tensors: Mapping[str, Tensor], source: Source, *, is_wanted: Callable[[str], bool] = lambda key: True
+) -> Mapped:
     """Map tensors to our keys.
 
+    Args:
+        tensors: tensors of the file.
+        source: source framework.
+        is_wanted: whether a key of this project is needed; the tensors of other keys are only listed.
+
     Raises:
-        ValueError: if two tensors map to the same key.
+        ValueError: if two tensors map to the same key that is needed.
     """
     layout = source.layout(tensors)
     pieces: dict[str, list[tuple[TensorRule, str]]] = {}
@@ -61,7 +68,8 @@ def map_tensors(tensors: Mapping[str, Tensor], source: Source) -> Mapped:
             entries.append(Entry(name, None, "dropped", target.why))
         else:
             unknown.append(name)
-    return Mapped({key: _join(key, parts, tensors) for key, parts in pieces.items()}, entries, unknown)
+    joined = {key: _join(key, parts, tensors) for key, parts in pieces.items() if is_wanted(key)}
+    return Mapped(joined, entries, unknown)
 
 
 def _join(key: str, parts: list[tuple[TensorRule, str]], tensors: Mapping[str, Tensor]) -> Tensor:

@@ -22,6 +22,10 @@ _RULES: list[Rule] = [
     (r"(?:backbone\.)?(?:fc|head\.fc)\..*", CLASSIFIER),
     (r"(?:backbone\.)?stem\.(\d)\.(.*)", lambda match, _: f"{BODY}{_STEM.get(match[1], match[0])}.{match[2]}"),
     (r"(?:backbone\.)?(layer\d\.\d+)\.conv2_offset\.(.*)", BODY + r"\1.conv2.conv_offset.\2"),
+    (
+        r"(?:backbone\.)?(layer\d\.\d+\.)?gn(\d)\.(.*)",
+        lambda match, _: f"{BODY}{match[1] or ''}bn{match[2]}.{match[3]}",
+    ),
     (r"(?:backbone\.)?((?:conv1|bn1|layer[1-4])\..*)", BODY + r"\1"),
     (rf"neck\.lateral_convs\.(\d)\.conv\.{_TENSOR}", r"backbone.fpn.inner_blocks.\1.0.\2"),
     (rf"neck\.fpn_convs\.(\d)\.conv\.{_TENSOR}", _fpn),

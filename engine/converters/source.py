@@ -72,6 +72,7 @@ class Source(NamedTuple):
         anchors: kind of its anchors, a key of `models.anchors.ANCHORS`.
         clip_boxes: when its RetinaNet clips boxes, a name in `models.retinanet.CLIPPING`.
         input: default input format, a key of `arithmetic.INPUT_FORMATS`.
+        input_with_groups: default input format of networks with grouped convolutions (ResNeXt); "" for the same.
         cascade_factors: standard deviations of (dx, dy, dw, dh) by cascade stage, times the weights of this project.
         unsupported: (pattern, reason, whether the backbone is affected too) of names that cannot be converted.
         remaining_differences: differences after conversion: pattern of detector names, and text.
@@ -90,6 +91,7 @@ class Source(NamedTuple):
     anchors: str = "exact"
     clip_boxes: str = "before_nms"
     input: str = "rgb_std"
+    input_with_groups: str = ""
     cascade_factors: Mapping[int, tuple[float, ...]] = MappingProxyType({})
     unsupported: Sequence[tuple[str, str, bool]] = ()
     remaining_differences: Sequence[tuple[str, str]] = ()

@@ -1,10 +1,12 @@
 """Converted networks compute what the other framework's computed from the same image."""
 
+import re
+
 import pytest
 import torch
 
-from engine.converters.conversion import classes_of, convert_backbone, convert_detector
-from engine.converters.recognition import SOURCES
+from engine.converters.conversion import check_supported, classes_of, convert_backbone, convert_detector
+from engine.converters.recognition import SOURCES, detect_source
 from models import resnet
 from tests.detectors import assemble
 
@@ -206,3 +208,97 @@ def test_no_more_is_written_than_the_tensors():
     for key, value in converted.tensors.items():
         assert value.untyped_storage().nbytes() == value.numel() * value.element_size(), key
         assert state[key].untyped_storage().nbytes() == 3 * value.numel() * value.element_size()
+
+
+GROUP_NORM = {
+    "torchvision": lambda key: key,
+    "mmdetection": lambda key: "backbone." + re.sub(r"bn(\d)", r"gn\1", key),
+    "detectron2": lambda key: (
+        re.sub(
+            r"bn(\d)",
+            r"conv\1.norm",
+            key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm"),
+        )
+        .replace("layer1", "res2")
+        .replace("layer2", "res3")
+        .replace("layer3", "res4")
+        .replace("layer4", "res5")
+    ),
+}
+
+
+@pytest.mark.parametrize("key", GROUP_NORM)
+def test_a_backbone_with_group_norm(key):
+    network = resnet("resnet50", norm="gn")
+    theirs = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("fc.")}
+    renamed = {GROUP_NORM[key](name): tensor for name, tensor in theirs.items()}
+    if key == "detectron2":
+        stem = ("conv1.weight", "conv1.norm.weight", "conv1.norm.bias")
+        renamed = {f"stem.{name}" if name in stem else name: tensor for name, tensor in renamed.items()}
+    source = detect_source(renamed)
+    assert source is SOURCES[key]
+    converted = convert_backbone(renamed, source, input_format="rgb_std", eps=1e-5, mask_scale=2.0)
+    assert converted.found["norm"] == "gn"
+    assert converted.tensors.keys() == theirs.keys()
+    assert all(torch.equal(converted.tensors[name], tensor) for name, tensor in theirs.items())
+
+
+HEADS_OF_FCOS = {
+    "mmdetection": ["bbox_head.conv_centerness.weight", "bbox_head.scales.0.scale", "bbox_head.cls_convs.0.gn.weight"],
+    "detectron2": [
+        "head.ctrness.weight",
+        "head.cls_subnet.0.weight",
+        "head.cls_subnet.1.weight",
+        "head.cls_score.bias",
+    ],
+    "paddledetection": ["fcos_head.fcos_head_centerness.weight", "fcos_head.scales_on_reg"],
+}
+
+
+@pytest.mark.parametrize("key", HEADS_OF_FCOS)
+def test_fcos_of_others_has_its_reason_and_its_backbone_can_be_converted(key, peer):
+    state = peer.backbone(peer.names[key], dcn=())
+    state |= {name: torch.ones(4) for name in HEADS_OF_FCOS[key]}
+    with pytest.raises(
+        ValueError, match=r"FCOS of .* is not supported.*\. The backbone alone can be converted, without"
+    ):
+        check_supported(state, SOURCES[key], whole=True)
+    check_supported(state, SOURCES[key], whole=False)
+    classes_of(state, SOURCES[key])
+    converted = convert_backbone(state, SOURCES[key], input_format="rgb_std", eps=1e-5, mask_scale=2.0)
+    assert converted.found["name"] == "resnet50"
+    dropped = {entry.source for entry in converted.entries if entry.status == "dropped"}
+    assert dropped >= {*HEADS_OF_FCOS[key]}
+
+
+def changed(**tensors):
+    state = resnet("resnet18", norm="bn").state_dict()
+    return state | {key: change(state.get(key)) for key, change in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (
+            "layer2.0.conv1.weight",
+            lambda old: old[:-1],
+            r"has the shape \[127, 64, 3, 3\] instead of \[128, 64, 3, 3\]",
+        ),
+        ("bn1.weight", lambda old: torch.tensor(1.0), r"has the shape \[\] instead of \[64\]"),
+        ("bn1.weight", lambda old: old.to("meta"), "has no values"),
+        ("layer1.0.conv1.weight", lambda old: old.to(torch.complex64), "must contain floating-point numbers"),
+        ("layer1.0.conv1.weight", lambda old: old.to(torch.int32), "must contain floating-point numbers"),
+        ("layer1.0.conv1.weight", lambda old: old.to_sparse(), "must be a dense tensor"),
+        ("layer1.0.conv1.weight", lambda old: old * float("nan"), "contains 36864 NaN or infinite values of 36864"),
+        ("layer1.0.conv1.weight", lambda old: old.double() * 1e300, "NaN or infinite values of 36864"),
+        ("bn1.running_var", lambda old: old - 3, "contains 64 negative variances"),
+        ("layer1.0.se.weight", lambda old: torch.ones(3), "layer1.0.se.weight is not part of the network"),
+        ("layer1.7.conv1.weight", lambda old: torch.ones(3), "not a ResNet of this project"),
+    ],
+)
+def test_tensors_that_do_not_form_a_network_are_named(key, change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        convert_backbone(
+            changed(**{key: change}), SOURCES["torchvision"], input_format="rgb_std", eps=1e-5, mask_scale=2.0
+        )
+    assert key in str(error.value) or "ResNet of this" in str(error.value)

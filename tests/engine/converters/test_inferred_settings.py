@@ -16,14 +16,21 @@ from engine.converters.inferred_settings import (
 from engine.converters.reading import SourceCheckpoint
 from engine.converters.recognition import SOURCES
 
-BOTTLENECK = {"layer1.0.conv3.weight": torch.zeros(1)}
+BOTTLENECK = {"layer1.0.conv3.weight": torch.zeros(1), "layer1.0.bn1.running_mean": torch.zeros(1)}
+THEIRS = {"res2.0.conv3.weight": torch.zeros(1), "res2.0.conv1.norm.running_mean": torch.zeros(1)}
+GROUPS = {"res2.0.conv2.weight": torch.zeros(256, 8, 3, 3)}
 
 
 @pytest.mark.parametrize(
     ("key", "checkpoint", "input_format", "stride_in_1x1"),
     [
         ("torchvision", SourceCheckpoint(BOTTLENECK), "rgb_std", False),
-        ("detectron2", SourceCheckpoint({"res2.0.conv3.weight": torch.zeros(1)}), "bgr", True),
+        ("detectron2", SourceCheckpoint(THEIRS), "bgr", True),
+        # of detectron2's zoo: its ResNeXts have the standard deviation and the stride in the 3x3, group norm the latter
+        ("detectron2", SourceCheckpoint(THEIRS | GROUPS), "bgr_std", False),
+        ("detectron2", SourceCheckpoint(THEIRS | GROUPS | {"pixel_std": torch.ones(3)}), "bgr", False),
+        ("detectron2", SourceCheckpoint({"res2.0.conv3.weight": torch.zeros(1)}), "bgr", False),
+        ("mmdetection", SourceCheckpoint(BOTTLENECK, "style='pytorch', std=[1.0, 1.0], to_rgb=False"), "bgr", False),
         (
             "detectron2",
             SourceCheckpoint({"res2.0.conv2.weight": torch.zeros(1)}),
