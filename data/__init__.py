@@ -1,12 +1,13 @@
 """Data sets, transforms and loaders. This package imports neither models nor engine."""
 
-from .annotations import CocoAnnotations, load_annotations
+from .annotations import CocoAnnotations, ImageList, load_annotations, load_categories, load_image_list
 from .coco import CocoDetection
 from .coco_file import DatasetError, Problem, declared_size
 from .image_files import ImageError
 from .images import ReadOptions, read_image
 from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader
+from .meaning import unique_names
 from .segmentation import MASK_THRESHOLD, decode_masks, encode_masks, segmentation_problem, to_rle
 from .steps import Batch, MicroBatch, StepSampler
 from .transforms import TrainTransform, eval_transform

@@ -1,15 +1,19 @@
 """`load_annotations`: read and check a data set in COCO format before training."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .arrays import AnnotationArrays, to_arrays
-from .coco_file import DatasetError, Problem, category_names, fill_in, read_instances, structure_problems
+from .coco_file import DatasetError, Problem, category_names, read_instances, structure_problems
+from .conventions import convention_problems
 from .image_check import CHECK_POLICIES, check_stamp, image_problems
 from .images import ReadOptions
-from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, training_annotations, with_boxes, with_masks
+from .json_file import pause_garbage_collection
+from .meaning import complete, read_whole_numbers
+from .objects import INVALID_BOX_POLICIES, INVALID_MASK_POLICIES, check_boxes, with_masks
 
 _READ_OPTIONS = ReadOptions()
 
@@ -30,9 +34,10 @@ class CocoAnnotations:
         sha256: Hex digest of the annotation file, to detect changes.
         checked: Stamp of the image files, see `check_stamp`, if they were checked in this call or earlier.
         check_skipped: Whether the image files were checked earlier and not in this call.
-        raw: Whole file for evaluation, with annotation ids counted from 1, and missing areas and crowd flags filled
-            in; None if `keep_raw` was False.
+        raw: Whole file for evaluation, completed by `complete` and without the annotations that a policy drops; None if
+            `keep_raw` was False.
         read_options: How the images are read.
+        warnings: Values that were completed, clipped or left out, and numbers that seem to follow another convention.
     """
 
     image_dir: Path
@@ -48,8 +53,68 @@ class CocoAnnotations:
     check_skipped: bool = False
     raw: dict[str, Any] | None = None
     read_options: ReadOptions = _READ_OPTIONS
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def why_no_boxes(self) -> str:
+        """Return the reasons why the data set has no training boxes."""
+        reasons = {
+            "invalid boxes": self.fixed_boxes,
+            "crowd regions (iscrowd 1), which training skips": self.crowd_regions,
+            "annotations without a readable `segmentation`, which the detector's masks need": self.dropped_masks,
+        }
+        found = [f"{count} {what}" for what, count in reasons.items() if count]
+        return f"its annotations are {', '.join(found)}" if found else "it has no annotations"
 
 
+class ImageList(NamedTuple):
+    """The images of an annotation file, and its categories.
+
+    Attributes:
+        images: Entries of the images.
+        category_ids: Category ids in ascending order, None if the file has no categories.
+        class_names: Names in the same order.
+    """
+
+    images: list[dict[str, Any]]
+    category_ids: list[int] | None
+    class_names: list[str] | None
+
+
+def load_image_list(images: str | Path, annotations: str | Path) -> ImageList:
+    """Read the images and the categories of a COCO file, which may have no annotations, as COCO's test splits.
+
+    Raises:
+        DatasetError: If the file is missing, or an image or a category is invalid.
+    """
+    image_dir, path = Path(images), Path(annotations)
+    raw = _read_parts(image_dir, path, ("images",), ("categories",))
+    names = category_names(raw) or None
+    return ImageList(raw["images"], names and [*names], names and [*names.values()])
+
+
+def load_categories(annotations: str | Path) -> dict[int, str]:
+    """Return the category names of a COCO file by id, in ascending order. The file needs no images or annotations.
+
+    Raises:
+        DatasetError: If the file is missing, or a category is invalid.
+    """
+    path = Path(annotations)
+    return category_names(_read_parts(path.parent, path, ("categories",)))
+
+
+def _read_parts(image_dir: Path, path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Read, check and complete some lists of a COCO file; the others are empty."""
+    raw, _ = read_instances(image_dir, path, parts=needed)
+    used = {part: raw[part] for part in (*needed, *optional) if isinstance(raw.get(part), list)}
+    raw = {"images": [], "categories": [], "annotations": []} | used
+    deque(read_whole_numbers(raw), maxlen=0)
+    _raise_first(path, structure_problems(raw))
+    deque(complete(raw, image_dir), maxlen=0)
+    return raw
+
+
+@pause_garbage_collection()
 def load_annotations(
     images: str | Path,
     annotations: str | Path,
@@ -69,7 +134,9 @@ def load_annotations(
         images: Folder of the images.
         annotations: JSON file.
         invalid_boxes: Policy for boxes that have no size, are not numbers, or extend more than one pixel out of their
-            image: "raise" an error, "clip" them to the image (and drop boxes that have no size then), or "drop" them.
+            image: "raise" an error, "clip" them to the image (and drop boxes that have no size then), or "drop" them,
+            also in `raw`. "keep" is for evaluation alone: boxes out of their image remain as they are, and other
+            invalid boxes raise an error.
         invalid_masks: Policy for annotations, including crowd regions, whose `segmentation` is missing or invalid:
             "raise" an error, or "drop" them, also from `raw`. None does not check masks.
         download_hint: How to get the data set, for the error if it is missing.
@@ -93,37 +160,49 @@ def load_annotations(
             raise ValueError(f"`{name}` must be one of {', '.join(filter(None, policies))}, got {value!r}")
     image_dir, path = Path(images), Path(annotations)
     raw, sha256 = read_instances(image_dir, path, download_hint)
+    warnings = [*read_whole_numbers(raw)]
     _raise_first(path, structure_problems(raw))
-    fill_in(raw)
+    warnings += complete(raw, image_dir)
     stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir, read_options)
     skipped = check_images == "first_time" and stamp in checked
     if stamp and not skipped:
         _raise_first(path, image_problems(raw["images"], image_dir, read_options, download_hint, progress))
+    conventions = convention_problems(raw, masks=invalid_masks is not None)
+    _raise_first(path, conventions.errors)
+    warnings += conventions.warnings
     dropped_masks = 0
     if invalid_masks is not None:
         raw, unmasked = with_masks(raw)
         dropped_masks = len(unmasked.found)
         if invalid_masks == "raise":
             _raise_first(path, [unmasked] if unmasked.found else [])
-    training, invalid = training_annotations(raw, invalid_boxes)
-    if invalid_boxes == "raise":
-        _raise_first(path, [invalid] if invalid.found else [])
-    raw = with_boxes(raw)
+        warnings.append(unmasked._replace(hint="; data.invalid_annotations skips them"))
+    objects = check_boxes(raw, invalid_boxes)
+    if invalid_boxes in ("raise", "keep"):
+        _raise_first(path, [objects.invalid] if objects.invalid.found else [])
+    how = "clips them, or drops them if nothing remains" if invalid_boxes == "clip" else "drops them"
+    warnings += [
+        objects.invalid._replace(hint=f"; data.invalid_annotations {how}"),
+        objects.outside,
+        objects.boxless_crowds,
+    ]
+    raw = raw | {"annotations": objects.annotations}
     names = category_names(raw)
     return CocoAnnotations(
         image_dir=image_dir,
         path=path,
-        arrays=to_arrays(raw["images"], training, [*names], masks=invalid_masks is not None),
+        arrays=to_arrays(raw["images"], objects.training, [*names], masks=invalid_masks is not None),
         category_ids=[*names],
         class_names=[*names.values()],
         crowd_regions=sum(annotation["iscrowd"] for annotation in raw["annotations"]),
-        fixed_boxes=len(invalid.found),
+        fixed_boxes=len(objects.invalid.found),
         dropped_masks=dropped_masks,
         sha256=sha256,
         checked=stamp,
         check_skipped=skipped,
         raw=raw if keep_raw else None,
         read_options=read_options,
+        warnings=tuple(problem for problem in warnings if problem.found),
     )
 
 

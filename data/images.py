@@ -148,6 +148,16 @@ def _check_ratio(path: Path, size: tuple[int, int], options: ReadOptions) -> Non
         )
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of an image by its header, after rotation by EXIF.
+
+    Raises:
+        ImageError: As `open_image`.
+    """
+    with open_image(path) as image:
+        return image.size[::-1] if orientation(image) >= 5 else image.size
+
+
 def _check_size(path: Path, image: Image.Image, stored: tuple[int, int], declared: tuple[int, int] | None) -> bool:
     """Compare the size of an image with the declared one, and return whether EXIF is to be applied."""
     turned = stored[::-1] if orientation(image) >= 5 else stored

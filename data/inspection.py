@@ -12,11 +12,14 @@ from pycocotools import mask as coco_mask
 
 from .annotations import CocoAnnotations
 from .arrays import to_arrays
-from .coco_file import Problem, category_names, declared_size, fill_in, read_instances, structure_problems
+from .coco_file import Problem, category_names, declared_size, is_box, read_instances, structure_problems
+from .conventions import convention_problems
 from .image_check import inspect_images
 from .image_files import open_regular
 from .images import ReadOptions
-from .objects import TrainingAnnotation, training_annotations, with_boxes, with_masks
+from .json_file import pause_garbage_collection
+from .meaning import complete, read_whole_numbers
+from .objects import TrainingAnnotation, check_boxes, with_masks
 from .segmentation import to_rle
 
 # Bounds of COCO's size categories, in pixels of area.
@@ -62,12 +65,15 @@ class Inspection:
         return self.masks == len(self.usable.arrays.boxes) > 0
 
 
+@pause_garbage_collection()
 def inspect_dataset(
     images: str | Path,
     annotations: str | Path,
     *,
     masks: bool = False,
     read_options: ReadOptions = _READ_OPTIONS,
+    invalid_annotations: str = "raise",
+    max_detections: int = 100,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Inspection:
     """Check a data set in COCO format as `load_annotations` does, but continue after problems.
@@ -77,6 +83,8 @@ def inspect_dataset(
         annotations: JSON file.
         masks: Whether training needs masks. If not, invalid masks are warnings, provided that the file has any mask.
         read_options: How the images are read.
+        invalid_annotations: The policy of training: with "clip" or "drop", invalid boxes and masks are warnings.
+        max_detections: Number of detections of a class that evaluation counts in an image.
         progress: Function that wraps the iteration over the images.
 
     Raises:
@@ -84,22 +92,34 @@ def inspect_dataset(
     """
     image_dir, path = Path(images), Path(annotations)
     raw, sha256 = read_instances(image_dir, path)
+    warnings = [*read_whole_numbers(raw)]
     errors = list(structure_problems(raw))
-    fill_in(raw)
+    warnings += complete(raw, image_dir)
     broken, doubtful = inspect_images(raw["images"], image_dir, read_options, progress)
     errors += broken
+    conventions = convention_problems(raw, masks=masks)
+    errors += conventions.errors
+    warnings += conventions.warnings
+    accepted = f"; data.invalid_annotations: {invalid_annotations} accepts them"
     masked, unmasked = with_masks(raw)
     if masks:
         raw = masked
-        errors += [unmasked] if unmasked.found else []
-    training, invalid = training_annotations(raw, "clip")
-    if invalid.found:
-        errors.append(invalid)
+        if invalid_annotations == "raise":
+            errors += [unmasked] if unmasked.found else []
+        else:
+            warnings.append(unmasked._replace(hint=accepted))
+    objects = check_boxes(raw, "clip" if invalid_annotations == "raise" else invalid_annotations)
+    training = objects.training
+    if invalid_annotations == "raise":
+        errors += [objects.invalid] if objects.invalid.found else []
+    else:
+        warnings.append(objects.invalid._replace(hint=accepted))
+    warnings.append(objects.boxless_crowds)
     names = category_names(raw)
     learned = [found.annotation for found in training]
     counts = Counter(annotation["category_id"] for annotation in learned)
     images_of = Counter(category for _, category in {(a["image_id"], a["category_id"]) for a in learned})
-    warnings = _warnings(raw, training, names, counts) + doubtful
+    warnings += _warnings(raw, training, names, counts, max_detections) + doubtful
     if masked["annotations"]:
         warnings += [_mask_warnings(masked)] if masks else [unmasked._replace(hint=""), _mask_warnings(masked)]
     readable = {annotation["id"] for annotation in masked["annotations"]}
@@ -113,7 +133,7 @@ def inspect_dataset(
         category_ids=[*names],
         class_names=[*names.values()],
         crowd_regions=crowd,
-        fixed_boxes=len(invalid.found),
+        fixed_boxes=len(objects.invalid.found),
         dropped_masks=len(unmasked.found) if masks else 0,
         sha256=sha256,
         read_options=read_options,
@@ -185,7 +205,9 @@ def _mask_warnings(raw: dict[str, Any]) -> Problem:
     """Return masks that do not match their box, for example in relative coordinates or of another object."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
     found = []
-    for annotation in with_boxes(raw)["annotations"]:
+    for annotation in raw["annotations"]:
+        if not is_box(annotation.get("bbox")):
+            continue
         rle = to_rle(annotation["segmentation"], sizes[annotation["image_id"]])
         extent = coco_mask.toBbox(rle)
         if coco_mask.iou(extent[None], np.array([annotation["bbox"]], dtype=float), [0]) < _SAME_BOX:
@@ -194,20 +216,34 @@ def _mask_warnings(raw: dict[str, Any]) -> Problem:
 
 
 def _warnings(
-    raw: dict[str, Any], training: list[TrainingAnnotation], names: dict[int, str], counts: Counter
+    raw: dict[str, Any],
+    training: list[TrainingAnnotation],
+    names: dict[int, str],
+    counts: Counter,
+    max_detections: int,
 ) -> list[Problem]:
     same = Counter((a["image_id"], a["category_id"], *bbox) for a, bbox in training)
     learned = {a["image_id"] for a, _ in training}
     files = Counter(entry["file_name"] for entry in raw["images"])
-    named = Counter(names.values())
+    crowds = Counter(a["category_id"] for a in raw["annotations"] if a["iscrowd"])
+    of_class = Counter((a["image_id"], a["category_id"]) for a, _ in training)
+    file_names = {entry["id"]: entry["file_name"] for entry in raw["images"]}
     sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in training}
     return [
-        Problem("images without width and height, so that boxes cannot be compared with the image", [
-            entry["file_name"] for entry in raw["images"] if declared_size(entry) is None
+        Problem("all annotations are crowd regions (iscrowd 1), which training skips", [
+            f"{sum(crowds.values())} annotations" for _ in raw["annotations"][:1] if not training and crowds
         ]),
+        Problem(f"more than {max_detections} objects of a class in an image, where AP cannot reach 100", [
+            f"{file_names[image]} ({count} {names[category]})"
+            for (image, category), count in of_class.items()
+            if count > max_detections
+        ], "; evaluation counts that many detections (eval.max_detections)"),
         Problem("duplicate file names", [name for name, count in files.items() if count > 1]),
-        Problem("duplicate category names", [name for name, count in named.items() if count > 1]),
-        Problem("classes without boxes", [name for key, name in names.items() if not counts[key]]),
+        Problem("classes without boxes", [
+            f"{name} ({crowds[key]} crowd regions)" if crowds[key] else name
+            for key, name in names.items()
+            if not counts[key]
+        ]),
         Problem(f"classes with fewer than {_RARE} boxes", [
             f"{name} ({counts[key]})" for key, name in names.items() if 0 < counts[key] < _RARE
         ]),

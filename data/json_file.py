@@ -50,7 +50,7 @@ def read_json(path: Path, what: str = "file") -> Any:
 def parse_json(content: bytes, name: str) -> Any:
     """Convert bytes to plain values, see `read_json`; `name` is the beginning of messages."""
     try:
-        with _no_garbage_collection():
+        with pause_garbage_collection():
             text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
             return json.loads(text, parse_int=_integer, object_pairs_hook=_mapping)
     except json.JSONDecodeError as error:
@@ -143,8 +143,8 @@ def _other_kind(content: bytes) -> str | None:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Pause the collector, which would scan the growing tree again and again, more than half of the time."""
+def pause_garbage_collection() -> Iterator[None]:
+    """Pause the collector, which would scan a growing tree again and again, more than half of the time."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 from .coco_file import Problem, declared_size, is_box
 from .segmentation import segmentation_problem
+from .shown import shown
 
-INVALID_BOX_POLICIES = ("raise", "clip", "drop")
+INVALID_BOX_POLICIES = ("raise", "clip", "drop", "keep")
 INVALID_MASK_POLICIES = ("raise", "drop")
 # Annotation tools round; a box that extends less out of its image is clipped without a warning.
 ROUNDING_PX = 1
 # Smaller sides may vanish in float32, and the detectors do not accept boxes without a size.
 _MIN_PX = 0.01
+_OUTSIDE = "is not inside of its image"
 
 
 class TrainingAnnotation(NamedTuple):
@@ -21,29 +23,62 @@ class TrainingAnnotation(NamedTuple):
     bbox: list[float]
 
 
-def training_annotations(raw: dict[str, Any], policy: str) -> tuple[list[TrainingAnnotation], Problem]:
-    """Return the training annotations, in the order of the images, and the problem of invalid boxes."""
+class Objects(NamedTuple):
+    """The result of `check_boxes`.
+
+    Attributes:
+        training: Training annotations, in the order of the images.
+        annotations: Annotations for evaluation, crowd regions included. Boxes that are not invalid remain as they are.
+        invalid: Problem of invalid boxes.
+        outside: Problem of boxes outside of their image that the policy "keep" keeps.
+        boxless_crowds: Problem of crowd regions without a readable box, which are left out.
+    """
+
+    training: list[TrainingAnnotation]
+    annotations: list[dict[str, Any]]
+    invalid: Problem
+    outside: Problem
+    boxless_crowds: Problem
+
+
+def check_boxes(raw: dict[str, Any], policy: str) -> Objects:
+    """Check the boxes of a completed file by a policy, in training and evaluation, see `load_annotations`."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
-    training, invalid = [], []
+    training, kept, invalid, outside, boxless = [], [], [], [], []
     for annotation in raw["annotations"]:
+        bbox = annotation.get("bbox")
         if annotation["iscrowd"]:
+            if is_box(bbox):
+                kept.append(annotation)
+            else:
+                boxless.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {shown(bbox)}")
             continue
-        bbox, size = annotation.get("bbox"), sizes[annotation["image_id"]]
+        size = sizes[annotation["image_id"]]
         inside = _clip(bbox, size) if is_box(bbox) else None
         problem = _problem(bbox, inside, size)
         if problem:
-            invalid.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {bbox!r} {problem}")
-        if inside and (not problem or policy == "clip"):
+            name = f"annotation {annotation['file_id']} in image {annotation['image_id']}"
+            is_kept = policy == "keep" and problem.startswith(_OUTSIDE)
+            (outside if is_kept else invalid).append(f"{name}: {shown(bbox)} {problem}")
+            if is_kept:
+                kept.append(annotation)
+            elif inside and policy == "clip":
+                annotation = annotation | {"bbox": inside}
+                training.append(TrainingAnnotation(annotation, inside))
+                kept.append(annotation)
+        else:
             training.append(TrainingAnnotation(annotation, inside))
+            kept.append(annotation)
     order = {image_id: index for index, image_id in enumerate(sizes)}
     training.sort(key=lambda found: order[found.annotation["image_id"]])
-    hint = "; fix them, or set data.invalid_annotations to clip or drop"
-    return training, Problem("invalid boxes (x, y, width, height)", invalid, hint)
-
-
-def with_boxes(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the data without annotations whose box is missing or malformed, which evaluation cannot use."""
-    return raw | {"annotations": [annotation for annotation in raw["annotations"] if is_box(annotation.get("bbox"))]}
+    hint = "; fix them" if policy == "keep" else "; fix them, or set data.invalid_annotations to clip or drop"
+    return Objects(
+        training,
+        kept,
+        Problem("invalid boxes (x, y, width, height)", invalid, hint),
+        Problem("boxes that are not inside of their image", outside),
+        Problem("crowd regions without a readable box, which are left out", boxless),
+    )
 
 
 def with_masks(raw: dict[str, Any]) -> tuple[dict[str, Any], Problem]:
@@ -76,5 +111,5 @@ def _problem(bbox: Any, inside: list[float] | None, size: tuple[int, int] | None
         return "must have a width and height above 0"
     width, height = size or (math.inf, math.inf)
     if inside is None or min(x, y) < -ROUNDING_PX or x + w > width + ROUNDING_PX or y + h > height + ROUNDING_PX:
-        return f"is not inside of its image of {width}x{height}"
+        return f"{_OUTSIDE} of {width}x{height}"
     return None

@@ -51,6 +51,30 @@ def segmentation_problem(segmentation: Any, size: Size | None) -> str | None:
     return _runs_problem(segmentation["counts"], height * width)
 
 
+def extent_of_mask(segmentation: Any, size: Size | None) -> list[float] | None:
+    """Return the bounding box (x, y, width, height) of a `segmentation`, or None if it is missing or invalid.
+
+    Args:
+        segmentation: See `segmentation_problem`.
+        size: (width, height) of the image; None takes the size of run lengths from the mask itself.
+    """
+    if isinstance(segmentation, list) and segmentation and not any(map(_polygon_problem, segmentation)):
+        corners = np.concatenate([np.array(polygon, dtype=np.float64) for polygon in segmentation]).reshape(-1, 2)
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        return [*low.tolist(), *(high - low).tolist()]
+    if isinstance(segmentation, dict):
+        size = size or _stated_size(segmentation)
+        if size is not None and segmentation_problem(segmentation, size) is None:
+            return coco_mask.toBbox(to_rle(segmentation, size)).tolist()
+    return None
+
+
+def _stated_size(segmentation: dict[str, Any]) -> Size | None:
+    stated = segmentation.get("size")
+    is_size = isinstance(stated, list) and len(stated) == 2 and all(type(v) is int and 0 < v < _MAX_PX for v in stated)
+    return (stated[1], stated[0]) if is_size else None
+
+
 def to_rle(segmentation: list | dict[str, Any], size: Size) -> dict[str, Any]:
     """Return pycocotools' run lengths of a valid segmentation, for an image of (width, height).
 

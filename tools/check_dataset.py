@@ -34,6 +34,7 @@ from data import (
     eval_transform,
     inspect_dataset,
 )
+from data.coco_file import one_line
 from data.files import atomic_file, write_json
 from data.paths import resolved
 from engine.building import read_options
@@ -97,13 +98,16 @@ def main() -> None:
         if unused := unused_overrides(config, args.overrides, partial(is_read, "check_dataset")):
             print(describe_unused(unused))
         splits = {"train": config.data.train, "val": config.data.val}
-        masks = config.model.spec.has_masks
         files = {name: (split.images, split.annotations) for name, split in splits.items()}
-        options = {name: read_options(config, name) for name in splits}
+        common_options = {
+            "masks": config.model.spec.has_masks,
+            "invalid_annotations": config.data.invalid_annotations,
+            "max_detections": config.eval.max_detections,
+        }
+        options = {name: common_options | {"read_options": read_options(config, name)} for name in splits}
     else:
         files = {"data": (args.images, args.annotations)}
-        masks = False
-        options = {"data": ReadOptions(max_aspect_ratio=DataConfig.model_fields["max_size"].default)}
+        options = {"data": {"read_options": ReadOptions(max_aspect_ratio=DataConfig.model_fields["max_size"].default)}}
     sheet = Path(args.contact_sheet) if args.contact_sheet else None
     inputs = {f"the annotations of {name}": Path(split[1]) for name, split in files.items()}
     inputs |= {"--config": args.config and Path(args.config)}
@@ -112,14 +116,14 @@ def main() -> None:
     found = {
         name: inspect_dataset(
             *split,
-            masks=masks,
-            read_options=options[name],
+            **options[name],
             progress=lambda items, name=name: progress.track(items, f"check {name} images"),
         )
         for name, split in files.items()
     }
     if args.config and not len(found["train"].usable.arrays.boxes):
-        found["train"].errors.append(Problem("train split without a box", [files["train"][1]]))
+        reason = found["train"].usable.why_no_boxes
+        found["train"].errors.append(Problem("train split without a box", [f"{files['train'][1]}: {reason}"]))
     common = compare_splits(
         [inspection.usable for inspection in found.values()], lambda items: progress.track(items, "compare images")
     )
@@ -180,7 +184,7 @@ def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> Non
             sys.stdout.write(Styled(f"{colour}{kind}{palette.reset}"))
             print(f": {problem.what}: {len(problem.found):,}{problem.hint}")
             for location in problem.found[:NAMED]:
-                print(f"    {location}")
+                print(f"    {one_line(location)}")
             if len(problem.found) > NAMED:
                 print(f"    and {len(problem.found) - NAMED:,} more")
 

@@ -215,8 +215,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         detections = args.detections or path.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
-        if split.dropped_masks:
-            print(f"skipped: {counted(split.dropped_masks, 'annotation')} without a readable mask\n")
+        warn(f"annotation file {split.path}: {problem}" for problem in split.warnings)
         warn(f"{split.path}: {problem}" for problem in describe_limits(config, split))
         most = config.eval.max_detections
         return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks, max_detections=most)
@@ -229,7 +228,8 @@ def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
     most = args.max_detections or MAX_DETECTIONS
     source = f"results file {args.results}"
     content = read_json(args.results, "results file")
-    split = load_annotations(args.annotations.parent, args.annotations, invalid_boxes="clip", check_images="never")
+    split = load_annotations(args.annotations.parent, args.annotations, invalid_boxes="keep", check_images="never")
+    warn(f"annotation file {args.annotations}: {problem}" for problem in split.warnings)
     detections = check_results(split.raw, content, source)
     masks = has_masks(detections)
     if not masks:

@@ -41,7 +41,7 @@ from _predict_files import (
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from data import CocoAnnotations, ImageError, ReadOptions, declared_size, load_annotations
+from data import ImageError, ReadOptions, declared_size, load_image_list
 from data.files import write_json
 from data.image_check import doubtful_pixels
 from data.images import ImageFacts, read_with_facts
@@ -155,11 +155,12 @@ def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
 
 
 def read_annotations(file: Path, sources: Sequence[MediaFile], trained: Trained) -> dict[Path, dict[str, Any]]:
-    """Return the entry of the annotation file for each image; its categories must be those of the run."""
-    split: CocoAnnotations = load_annotations(file.parent, file, invalid_boxes="clip", check_images="never")
-    check_categories(trained.state, split.class_names, split.category_ids, trained.path, file)
+    """Return the entry of the annotation file for each image; its categories, if any, must be those of the run."""
+    found = load_image_list(file.parent, file)
+    if found.category_ids is not None:
+        check_categories(trained.state, found.class_names, found.category_ids, trained.path, file)
     files = [source.path for source in sources]
-    return dict(zip(files, match_files(files, split.raw["images"], file), strict=True))
+    return dict(zip(files, match_files(files, found.images, file), strict=True))
 
 
 def detect_in_images(

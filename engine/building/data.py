@@ -59,14 +59,12 @@ def read_split(
         ValueError: if files or annotations are missing or not valid, or the split has no boxes to train on.
     """
     place = getattr(data, split)
-    # evaluation uses the boxes of the val split as they are
-    policy = data.invalid_annotations if split == "train" else "clip"
     # a mask cannot be clipped, and annotations without one cannot be evaluated
     mask_policy = "raise" if data.invalid_annotations == "raise" else "drop"
     found = load_annotations(
         place.images,
         place.annotations,
-        invalid_boxes=policy,
+        invalid_boxes=data.invalid_annotations,
         invalid_masks=mask_policy if masks else None,
         download_hint=data.download_hint,
         check_images=data.check_images if check_images else "never",
@@ -75,14 +73,9 @@ def read_split(
         read_options=_read_options(data, max_aspect_ratio),
         progress=track,
     )
-    unmasked = (
-        f"; annotations without a readable `segmentation`, which the detector's masks need: {found.dropped_masks}"
-        if found.dropped_masks
-        else ""
-    )
-    if not len(found.arrays.boxes) and (split == "train" or unmasked):
+    if not len(found.arrays.boxes) and (split == "train" or found.dropped_masks):
         purpose = "train on" if split == "train" else "evaluate on"
-        raise ValueError(f"{found.path} has no image with a box to {purpose}{unmasked}")
+        raise ValueError(f"{found.path} has no image with a box to {purpose}: {found.why_no_boxes}")
     return found
 
 

@@ -47,20 +47,9 @@ def show_start(
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
         log.info("%s", skipped)
-    if train.fixed_boxes:
-        log.warning(
-            "invalid training boxes: %d (data.invalid_annotations: %s)",
-            train.fixed_boxes,
-            config.data.invalid_annotations,
-        )
     for split in (train, val):
-        if split.dropped_masks:
-            log.warning(
-                "%s: skipped %s without a readable mask (data.invalid_annotations: %s)",
-                split.path,
-                counted(split.dropped_masks, "annotation"),
-                config.data.invalid_annotations,
-            )
+        for problem in split.warnings:
+            log.warning("annotation file %s: %s", split.path, problem)
     for problem in describe_limits(config, val):
         log.warning("%s: %s", val.path, problem)
     log.info("%s in total, %d per epoch", counted(trainer.total_steps, "step"), trainer.epoch_steps)

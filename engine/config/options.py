@@ -57,8 +57,8 @@ class DataConfig(Section):
     download_hint: Annotated[str | None, Affects.NOTHING, OldName("source")] = None
     """How to get the data set; the error about missing files shows it."""
     invalid_annotations: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT, OldName("invalid_boxes")] = "raise"
-    """Policy for training boxes without a size or more than a pixel outside their image: raise an error, clip, or drop.
-    Detectors with masks also check the masks of both splits: clip and drop skip annotations without a readable mask."""
+    """Policy for boxes of both splits without a size or more than a pixel outside their image: raise an error, clip, or
+    drop. Detectors with masks also check the masks: clip and drop skip annotations without a readable mask."""
     check_images: Annotated[Literal["first_time", "always", "never"], Affects.NOTHING] = "first_time"
     """When to open every image file before training: at the first start of a run, always, or never. With first_time,
     later starts and evaluations check again only if the annotation file or an image folder has changed."""

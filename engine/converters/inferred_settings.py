@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from data.json_file import read_bytes, read_json
+from data import load_categories
+from data.json_file import read_bytes
 
 from .architecture import has_statistics
 from .arithmetic import EPS, INPUT_FORMATS
@@ -97,19 +98,16 @@ def read_classes(file: Path) -> dict[int, str]:
     Raises:
         ValueError: if the file does not exist or contains no classes.
     """
+    if file.suffix == ".json":
+        return load_categories(file)
     try:
-        if file.suffix != ".json":
-            lines = read_bytes(file, "class file").decode("utf-8-sig").splitlines()
-            names = dict(enumerate((line.strip() for line in lines if line.strip()), start=1))
-        else:
-            names = {item["id"]: str(item["name"]) for item in read_json(file, "class file")["categories"]}
-    except (UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"class file {file} must be a COCO annotation JSON or a text file of names: {error!r}"
-        ) from None
-    if not names or not all(type(index) is int for index in names):
-        raise ValueError(f"class file {file} must contain classes with integer ids")
-    return {index: names[index] for index in sorted(names)}
+        lines = read_bytes(file, "class file").decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class file {file} must be a COCO annotation JSON or a text file of names: {error}") from None
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"class file {file} must contain classes, got no name")
+    return dict(enumerate(names, start=1))
 
 
 def _default_classes(checkpoint: SourceCheckpoint, source: Source, classes: int) -> dict[int, str]:

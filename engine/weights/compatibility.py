@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data import unique_names
 from models import DETECTORS
 from models.options import Affects
 
@@ -20,7 +21,8 @@ def check_categories(
     Raises:
         CheckpointError: if ids or names differ; the message has the first difference.
     """
-    trained = list(zip(state["category_ids"], state["class_names"], strict=True))
+    # older checkpoints have names without the id that distinguishes categories of the same name
+    trained = list(zip(state["category_ids"], unique_names(state["category_ids"], state["class_names"]), strict=True))
     wanted = list(zip(category_ids, class_names, strict=True))
     if trained == wanted:
         return

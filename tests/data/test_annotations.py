@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data import CocoAnnotations, CocoDetection, DatasetError, eval_transform, inspect_dataset, load_annotations
+from data import (
+    CocoAnnotations,
+    CocoDetection,
+    DatasetError,
+    eval_transform,
+    inspect_dataset,
+    load_annotations,
+    load_image_list,
+)
 from data.objects import INVALID_BOX_POLICIES
 
 WIDTH, HEIGHT = 64, 48
@@ -111,8 +119,10 @@ def test_digest_depends_on_the_bytes_of_the_file(folder):
 
 
 def test_missing_area_is_never_below_zero(folder):
-    found = load(folder, with_boxes(VALID, [5, 5, 9, -3], [5, 5, -9, -3]), invalid_boxes="drop")
-    assert [a["area"] for a in found.raw["annotations"]] == [256, 0, 0]
+    content = with_boxes(VALID, [5, 5, 9, -3], [5, 5, -9, -3])
+    for annotation in content["annotations"][1:]:
+        annotation["iscrowd"] = 1
+    assert [a["area"] for a in load(folder, content).raw["annotations"]] == [256, 0, 0]
 
 
 def test_empty_optional_fields_count_as_missing(folder):
@@ -156,7 +166,7 @@ def test_a_file_instead_of_a_folder_is_an_error(folder, swapped):
 
 
 def test_an_unknown_policy_is_an_error(folder):
-    with pytest.raises(ValueError, match="one of raise, clip, drop, got 'ignore'"):
+    with pytest.raises(ValueError, match="one of raise, clip, drop, keep, got 'ignore'"):
         load(folder, CONTENT, invalid_boxes="ignore")
 
 
@@ -192,8 +202,6 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         (changed("categories", 2, "id", to=1.5), r"categories\[2\] must have 'id' of type int, got 1.5"),
         (changed("annotations", 0, "image_id"), r"annotations\[0\] must have 'image_id'"),
         (changed("annotations", 2, "category_id"), r"annotations\[2\] must have 'category_id'"),
-        (changed("annotations", 1, "id", to=[]), r"annotations\[1\] must have 'id' of type int or str"),
-        (changed("annotations", 1, "area", to="9"), r"annotations\[1\] must have 'area' of type int or float, got '9'"),
         (changed("annotations", 1, "iscrowd", to="0"), r"annotations\[1\] must have 'iscrowd' of type int or bool"),
         (
             changed("images", 1, "id", to=2**63),
@@ -216,13 +224,16 @@ def test_unreadable_file_is_named(folder, monkeypatch):
             r"images\[0\] must have 'height' in the range 0 <= height < 100000, got nan",
         ),
         (
-            changed("annotations", 0, "area", to=math.inf),
-            r"annotations\[0\] must have 'area' in the range 0 <= area < 1e\+10, got inf",
+            changed("annotations", 0, "iscrowd", to=2),
+            r"annotations\[0\] must have 'iscrowd' in the range 0 <= iscrowd < 2, got 2",
         ),
         (
-            changed("annotations", 0, "area", to=-1.5),
-            r"annotations\[0\] must have 'area' in the range 0 <= area < 1e\+10, got -1.5",
+            changed("annotations", 0, "iscrowd", to=0.5),
+            r"annotations\[0\] must have 'iscrowd' of type int or bool, got 0.5",
         ),
+        (changed("images", 1, "id", to=3.5), r"images\[1\] must have 'id' of type int, got 3.5"),
+        (changed("categories", 0, "name", to="a" * 3_000_000), r"'name' of at most 1000 characters, got 'aaa[a.]+'$"),
+        (changed("categories", 0, "name", to=True), r"categories\[0\] must have 'name' of type str or int, got True"),
         (
             changed("categories", 0, "name", to=["a"]),
             r"categories\[0\] must have 'name' of type str or int, got \['a'\]",
@@ -234,16 +245,20 @@ def test_unreadable_file_is_named(folder, monkeypatch):
         (changed("images", 0, "file_name", to="\udc80.png"), r"images\[0\] must have 'file_name' of valid Unicode"),
         (changed("images", 1, "id", to=7), "duplicate ids of images: 1; the first: 7"),
         (changed("categories", 1, "id", to=90), "duplicate ids of categories: 1; the first: 90"),
-        (changed("annotations", 2, "id", to=5), "duplicate ids of annotations: 1; the first: 5"),
         (changed("annotations", 1, "image_id", to=8), r"image_id is not in images: 1; the first: 5 .*8"),
         (changed("annotations", 2, "category_id", to=2), r"category_id is not in .*: 1; the first: 2 .*2"),
         (
             changed("images", 0, "file_name", to="../a.png"),
-            r"file names outside of .* folder: 1; the first: \.\./a",
+            r"file names outside of .* folder: 1; a name must be relative .*; the first: \.\./a",
         ),
         (changed("images", 0, "file_name", to="/etc/a.png"), "file names outside of the image folder: 1"),
         (changed("images", 0, "file_name", to="x\\..\\..\\a.png"), "file names outside of the image folder: 1"),
         (changed("images", 0, "file_name", to="C:a.png"), "file names outside of the image folder: 1"),
+        (changed("images", 0, "file_name", to="C:\\a\\a.png"), "file names outside of the image folder: 1"),
+        (
+            changed("images", 0, "file_name", to="x" * 3_000_000),
+            r"invalid images: 1; the first: .{1,500}$",
+        ),
         (changed("images", 0, "file_name", to="a" * 300), "invalid images: 1; the first: .*too long"),
     ],
 )
@@ -341,10 +356,226 @@ def test_rounding_is_clipped_without_a_warning(folder, box, inside):
     assert found.raw["annotations"][0]["bbox"] == box, "evaluation uses the box of the file"
 
 
-def test_boxes_of_an_image_without_a_declared_size(folder):
-    content = with_boxes([50, 5, 100, 9])
-    del content["images"][0]["width"]
-    assert boxes_of(load(folder, content), 7) == [[50, 5, 100, 9]]
+UNDECLARED = [{"width": 0, "height": 0}, {"width": None}, {"height": 0}, {"width": REMOVED, "height": REMOVED}]
+
+
+@pytest.mark.parametrize("stated", UNDECLARED)
+@pytest.mark.parametrize("check_images", ["always", "never"])
+def test_sizes_that_the_file_does_not_declare_are_measured(folder, stated, check_images):
+    content = with_boxes(VALID, [50, 5, 100, 9])
+    image = content["images"][0]
+    for side, value in stated.items():
+        if value is REMOVED:
+            del image[side]
+        else:
+            image[side] = value
+    with pytest.raises(DatasetError, match=r"annotation 2 in image 7: .* is not inside of its image of 64x48"):
+        load(folder, content, check_images=check_images)
+    found = load(folder, content, check_images=check_images, invalid_boxes="clip")
+    assert boxes_of(found, 7) == [VALID, [50, 5, 14, 9]]
+    assert warnings_of(found)["images without width and height, measured in the image files"] == ["a.png"]
+    content["annotations"][1]["bbox"] = VALID
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = OUTLINES["polygon"]
+    assert load(folder, content, check_images=check_images, invalid_masks="raise").dropped_masks == 0
+
+
+def test_sizes_are_measured_after_rotation_by_exif(folder, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "turned.jpg", exif=exif)
+    content = with_boxes([2, 50, 20, 14]) | {"images": [{"id": 7, "file_name": "turned.jpg"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert load_annotations(tmp_path, tmp_path / "a.json").arrays.size(0) == (HEIGHT, WIDTH)
+
+
+def warnings_of(found: CocoAnnotations) -> dict[str, list[str]]:
+    return {problem.what: problem.found for problem in found.warnings}
+
+
+WHOLE = "whole numbers written as fractions, read as integers"
+IDS = "annotation ids that are missing, repeated or no integers, counted from 1 instead"
+AREAS = "annotations without a valid area, which get the area of their box"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("images", 0, "id"), 7.0),
+        (("categories", 1, "id"), 1.0),
+        (("annotations", 0, "image_id"), 7.0),
+        (("annotations", 1, "category_id"), 1.0),
+        (("annotations", 0, "iscrowd"), 0.0),
+        (("annotations", 0, "id"), 4.0),
+    ],
+)
+def test_whole_numbers_are_integers(folder, place, value):
+    found = load(folder, changed(*place, to=value))
+    expected = load(folder, changed(*place, to=int(value)))
+    assert found.arrays.boxes.tolist() == expected.arrays.boxes.tolist()
+    assert found.raw == expected.raw
+    assert warnings_of(found)[WHOLE] == [f"{place[0]}[{place[1]}] has {place[2]} {value}"]
+    assert WHOLE not in warnings_of(expected)
+
+
+def test_a_crowd_region_may_have_a_whole_number(folder):
+    assert load(folder, changed("annotations", 0, "iscrowd", to=1.0)).crowd_regions == 1
+
+
+@pytest.mark.parametrize("ids", [(1, 1, 2), (None, 1, 2), (REMOVED, 1, 2), ("1", "2", "2"), ([], {}, 2), (True, 1, 2)])
+def test_ids_of_annotations_need_no_meaning(folder, ids):
+    content = copy.deepcopy(CONTENT)
+    for annotation, key in zip(content["annotations"], ids, strict=True):
+        annotation["id"] = key
+        if key is REMOVED:
+            del annotation["id"]
+    found = load(folder, content)
+    assert [(a["id"], a["file_id"]) for a in found.raw["annotations"]] == [(1, 1), (2, 2), (3, 3)]
+    assert 1 <= len(warnings_of(found)[IDS]) <= 3
+    assert found.arrays.boxes.tolist() == load(folder, CONTENT).arrays.boxes.tolist()
+    assert IDS not in warnings_of(load(folder, CONTENT))
+
+
+@pytest.mark.parametrize("area", [None, REMOVED, math.nan, math.inf, -1, 10**400, 1e10, "9", [], True])
+def test_areas_that_are_not_valid_are_those_of_the_box(folder, area):
+    found = load(folder, changed("annotations", 0, "area", to=area))
+    assert found.raw["annotations"][0]["area"] == 600
+    assert warnings_of(found)[AREAS][0].startswith("annotation 0 in image 7 has area ")
+
+
+@pytest.mark.parametrize("outline", ["polygon", "runs", "packed"])
+@pytest.mark.parametrize("bbox", [None, REMOVED, []])
+@pytest.mark.parametrize("size", [{}, {"width": None}])
+def test_a_missing_box_is_the_box_of_the_mask(folder, outline, bbox, size):
+    segmentation = OUTLINES[outline]
+    content = with_outlines(segmentation)
+    content["annotations"][0]["bbox"] = bbox
+    if bbox is REMOVED:
+        del content["annotations"][0]["bbox"]
+    content["images"][0] |= size
+    found = load(folder, content)
+    expected = coco_mask.toBbox(coco_mask.encode(EVERYWHERE)).tolist() if outline == "packed" else None
+    expected = {"polygon": [1, 1, 8, 8], "runs": [0, 5, 1, 10], "packed": expected}[outline]
+    assert boxes_of(found, 7) == [expected]
+    assert warnings_of(found)["annotations without a box, which get the box of their mask"] == [
+        "annotation 1 in image 7"
+    ]
+
+
+def test_a_malformed_box_is_not_replaced_by_its_mask(folder):
+    content = with_outlines(OUTLINES["polygon"])
+    content["annotations"][0]["bbox"] = ["1", "1", "8", "8"]
+    with pytest.raises(DatasetError, match="is not a list of four numbers"):
+        load(folder, content)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "what"),
+    [
+        (("a", None, "b"), ["a", "18", "b"], "categories without a name, named by their id"),
+        (("a", "", "b"), ["a", "18", "b"], "categories without a name, named by their id"),
+        (("a", " \t", "b"), ["a", "18", "b"], "categories without a name, named by their id"),
+        (("a", REMOVED, "b"), ["a", "18", "b"], "categories without a name, named by their id"),
+        (("a", "b", "a"), ["a (1)", "b", "a (90)"], "duplicate category names, completed with the id"),
+        (("90", "b", None), ["90 (1)", "b", "90 (90)"], "duplicate category names, completed with the id"),
+    ],
+)
+def test_every_category_has_a_name_of_its_own(folder, names, expected, what):
+    content = copy.deepcopy(CONTENT)
+    categories = [{"id": key, "name": name} for key, name in zip((1, 18, 90), names, strict=True)]
+    content["categories"] = [{k: v for k, v in category.items() if v is not REMOVED} for category in categories]
+    found = load(folder, content)
+    assert found.class_names == expected
+    assert [category["name"] for category in found.raw["categories"]] == expected
+    assert what in warnings_of(found)
+
+
+@pytest.mark.parametrize("name", ["sub\\a.png", ".\\sub\\a.png", "sub\\..\\sub\\a.png"])
+def test_backslashes_are_folders_where_only_that_names_a_file(folder, name):
+    (folder / "sub").mkdir(exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "sub/a.png")
+    content = changed("images", 0, "file_name", to=name)
+    if ".." in name:
+        with pytest.raises(DatasetError, match="file names outside"):
+            load(folder, content)
+        return
+    found = load(folder, content)
+    assert (folder / found.arrays.file_name(0)).samefile(folder / "sub/a.png")
+    assert warnings_of(found)["file names with backslashes, read as folders"] == [name]
+
+
+def test_a_file_name_may_contain_a_backslash(folder):
+    (folder / "sub").mkdir(exist_ok=True)
+    for name in ("sub/b.png", "sub\\b.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
+    found = load(folder, changed("images", 0, "file_name", to="sub\\b.png"))
+    assert found.arrays.file_name(0) == "sub\\b.png"
+    assert found.warnings == load(folder, CONTENT).warnings
+
+
+@pytest.mark.parametrize(
+    ("ids", "hint"),
+    [
+        ((0, 1, 2, 3, 4), "category_id runs from 0 to 4 and the ids of categories from 1 to 5, .* shifted by one"),
+        ((2, 3, 4, 5, 6), "category_id runs from 2 to 6 and the ids of categories from 1 to 5, .* shifted by one"),
+        ((1, 2, 9), "^(?!.*shifted)"),
+    ],
+)
+def test_shifted_categories_are_recognised(folder, ids, hint):
+    content = with_boxes(*[VALID] * len(ids))
+    content["categories"] = [{"id": key, "name": f"c{key}"} for key in range(1, 6)]
+    for annotation, key in zip(content["annotations"], ids, strict=True):
+        annotation["category_id"] = key
+    with pytest.raises(DatasetError, match=rf"category_id is not in categories.*{hint}" if hint[0] != "^" else hint):
+        load(folder, content)
+
+
+def test_evaluation_alone_keeps_boxes_out_of_their_image(folder):
+    outside = [60, 5, 9, 9]
+    found = load(folder, with_boxes(VALID, outside), invalid_boxes="keep")
+    assert [a["bbox"] for a in found.raw["annotations"]] == [VALID, outside]
+    assert warnings_of(found)["boxes that are not inside of their image"] == [
+        "annotation 2 in image 7: [60, 5, 9, 9] is not inside of its image of 64x48"
+    ]
+    for box in (["60", 5, 9, 9], None, [5, 5, 0, 9], [5, 5, -9, 9]):
+        with pytest.raises(DatasetError, match=r"invalid boxes .*: 1; fix them; the first: annotation 2"):
+            load(folder, with_boxes(VALID, box), invalid_boxes="keep")
+
+
+@pytest.mark.parametrize("policy", ["clip", "drop"])
+def test_evaluation_has_the_boxes_of_the_policy(folder, policy):
+    content = with_boxes(VALID, [60, 5, 9, 9], ["1", 1, 1, 1], [5, 5, -9, 9])
+    found = load(folder, content, invalid_boxes=policy)
+    kept = [a["bbox"] for a in found.raw["annotations"]]
+    assert kept == ([VALID, [60, 5, 4, 9]] if policy == "clip" else [VALID])
+    (invalid,) = (problem for problem in found.warnings if problem.what.startswith("invalid boxes"))
+    assert len(invalid.found) == 3
+    assert "data.invalid_annotations" in invalid.hint
+
+
+def test_reasons_for_no_boxes_are_named(folder):
+    content = with_boxes(VALID, VALID, [5, 5, 0, 9])
+    for annotation in content["annotations"][:2]:
+        annotation["iscrowd"] = 1
+    found = load(folder, content, invalid_boxes="drop")
+    assert (
+        found.why_no_boxes == "its annotations are 1 invalid boxes, 2 crowd regions (iscrowd 1), which training skips"
+    )
+    assert load(folder, with_boxes()).why_no_boxes == "it has no annotations"
+
+
+@pytest.mark.parametrize("parts", [("images", "categories"), ("images",)])
+def test_a_list_of_images_needs_no_annotations(folder, parts):
+    content = {part: CONTENT[part] for part in parts}
+    (folder / "info.json").write_text(json.dumps(content))
+    found = load_image_list(folder, folder / "info.json")
+    assert [entry["file_name"] for entry in found.images] == ["a.png", "b.png", "c.png"]
+    assert found.category_ids == ([1, 18, 90] if "categories" in parts else None)
+    assert found.class_names == (["person", "dog", "toothbrush"] if "categories" in parts else None)
+    with pytest.raises(DatasetError, match="the list 'annotations' is missing"):
+        load(folder, content | {"categories": CONTENT["categories"]})
+    (folder / "info.json").write_text(json.dumps(content | {"annotations": "damaged"}))
+    assert load_image_list(folder, folder / "info.json") == found
 
 
 EVERYWHERE = np.ones((HEIGHT, WIDTH), dtype=np.uint8, order="F")

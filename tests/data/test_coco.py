@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import CocoDetection, DatasetError, ImageError, eval_transform, load_annotations
+from data import CocoDetection, ImageError, eval_transform, load_annotations
 
 # file name -> size, and boxes (x, y, width, height) by category id
 PICTURES = {
@@ -151,8 +151,6 @@ def test_masks_follow_the_orientation_of_the_image(tmp_path, width, height):
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (20, 5, 35, 25)
 
 
-def test_masks_need_a_declared_size(tmp_path):
-    with pytest.raises(
-        DatasetError, match=r"annotations without a valid mask: 3; .* its image has no width and height"
-    ):
-        masked(tmp_path)
+def test_masks_of_an_image_without_a_declared_size_have_the_size_of_the_image(tmp_path):
+    image, target = CocoDetection(masked(tmp_path), eval_transform(), masks=True)[0]
+    assert tuple(image.shape[1:]) == tuple(target["masks"].shape[1:]) == (40, 80)

@@ -49,6 +49,9 @@ def test_a_valid_data_set_is_counted(tmp_path):
     assert by_message(found.warnings) == {
         "images without training boxes": ["2.png"],
         "classes with fewer than 10 boxes": ["cat (1)", "dog (2)"],
+        "annotations without a valid area, which get the area of their box": [
+            f"annotation {key} in image {image} has area None" for key, image in ((5, 1), (7, 2), (8, 3))
+        ],
     }
     assert found.usable.class_names == ["cat", "dog"]
 
@@ -97,13 +100,16 @@ def test_warnings(tmp_path):
     warnings = by_message(
         inspect_dataset(*write(tmp_path, images, annotations, categories=("cat", "dog", "cow", "dog"))).warnings
     )
-    assert warnings.pop("images without width and height, so that boxes cannot be compared with the image") == ["3.png"]
+    assert len(warnings.pop("annotations without a valid area, which get the area of their box")) == 6
+    assert warnings.pop("images without width and height, measured in the image files") == ["3.png"]
     assert warnings.pop("duplicate file names") == ["3.png"]
-    assert warnings.pop("duplicate category names") == ["dog"]
-    assert warnings.pop("classes without boxes") == ["cow", "dog"]
-    assert warnings.pop("classes with fewer than 10 boxes") == ["cat (1)", "dog (5)"]
+    assert warnings.pop("duplicate category names, completed with the id") == ["dog"]
+    assert warnings.pop("classes without boxes") == ["cow", "dog (40)"]
+    assert warnings.pop("classes with fewer than 10 boxes") == ["cat (1)", "dog (20) (5)"]
     assert warnings.pop("images without training boxes") == ["2.png", "3.png"]
-    assert warnings.pop("duplicate boxes, of the same class at the same location") == ["dog [3, 4, 33, 40] in image 3"]
+    assert warnings.pop("duplicate boxes, of the same class at the same location") == [
+        "dog (20) [3, 4, 33, 40] in image 3"
+    ]
     assert warnings.pop("boxes with a side below 2 pixels") == ["annotation 10 in image 3"]
     assert warnings.pop("boxes more than 20 times as long as wide") == ["annotation 11 in image 3"]
     assert warnings == {}

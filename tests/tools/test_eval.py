@@ -250,7 +250,8 @@ def test_objects_without_a_mask_do_not_prevent_evaluation(run_tool, with_masks, 
 
 def test_detections_beyond_the_limit_are_reported_and_can_count(run_tool, tmp_path):
     boxes = [[index % 15 * 40 + 2, index // 15 * 40 + 2, 30, 30] for index in range(150)]
-    entries = [{"id": i, "image_id": 1, "category_id": 1, "bbox": box} for i, box in enumerate(boxes, start=1)]
+    object_of = {"image_id": 1, "category_id": 1, "area": 900}
+    entries = [object_of | {"id": i, "bbox": box} for i, box in enumerate(boxes, start=1)]
     image = {"id": 1, "file_name": "a.png", "width": 620, "height": 420}
     raw = {"images": [image], "categories": [{"id": 1, "name": "nut"}], "annotations": entries}
     (tmp_path / "val.json").write_text(json.dumps(raw))

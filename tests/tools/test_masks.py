@@ -170,4 +170,4 @@ def test_damaged_masks_are_reported_before_training(run_tool, options, shapes, t
     assert not (tmp_path / "run").exists()
     code, out, err = run_tool("train", *options, *more, "data.invalid_annotations=drop")
     assert (code, err) == (0, "")
-    assert "val.json: skipped 1 annotation without a readable mask (data.invalid_annotations: drop)" in out
+    assert "val.json: annotations without a valid mask: 1; data.invalid_annotations skips them; the first: ann" in out

@@ -115,8 +115,8 @@ def test_classes_of_a_file(tmp_path):
     ("name", "content", "message"),
     [
         ("x.json", "[", "is not valid JSON: .*the file ends too early"),
-        ("x.json", '{"images": []}', "must be a COCO annotation JSON or a text file of names"),
-        ("x.json", '{"categories": [{"id": "one", "name": "a"}]}', "integer ids"),
+        ("x.json", '{"images": []}', "the list 'categories' is missing"),
+        ("x.json", '{"categories": [{"id": "one", "name": "a"}]}', "must have 'id' of type int, got 'one'"),
         ("x.txt", "\n\n", "must contain classes"),
         ("x.txt", b"\xff\xfe\x00", "must be a COCO annotation JSON or a text file of names"),
     ],
