@@ -155,5 +155,5 @@ def load_checkpoint(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
         needed = [key for key in needed if key in TRAINED]
     _check_form(state, path, needed)
     if "config" in state:
-        state["config"] = with_current_names(state["config"], is_silent=True)
+        state["config"] = with_current_names(state["config"], is_written=True)
     return state

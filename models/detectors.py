@@ -34,17 +34,17 @@ _MARKS = {
 }
 
 
-def with_current_names(config: Mapping[str, Any], *, is_silent: bool = False) -> dict[str, Any]:
+def with_current_names(config: Mapping[str, Any], *, is_written: bool = False) -> dict[str, Any]:
     """Return a copy of a config as plain values, with the options of its "model" under their current names.
 
     Args:
         config: see `build_detector`.
-        is_silent: see `models.options.current_names`.
+        is_written: see `models.options.current_names`.
 
     Raises:
         ValueError: if an option is given under an old and a current name.
     """
-    return current_names(config, _MARKS, is_silent=is_silent)
+    return current_names(config, _MARKS, is_written=is_written)
 
 
 def build_resize(spec: DetectorSpec, data: Mapping[str, Any]) -> Resize:

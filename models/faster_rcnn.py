@@ -11,7 +11,17 @@ from torchvision.models.resnet import ResNet
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import FpnOptions, check_anchor_sizes, level_names, map_strides, resnet_fpn
-from .options import Affects, Bounds, Choices, Fraction, NonNegativeFloat, OldName, PositiveFloat, PositiveInt
+from .options import (
+    Affects,
+    Bounds,
+    Choices,
+    Fraction,
+    NonNegativeFloat,
+    OldName,
+    PositiveFloat,
+    PositiveInt,
+    ValueBefore,
+)
 from .roi_heads import PerImageRoIHeads
 from .roi_pool import PyramidRoIAlign
 from .transform import DetectorTransform
@@ -27,10 +37,10 @@ class FasterRcnnOptions:
 
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
     """One anchor size in pixels for each pyramid level, including the extra levels."""
-    anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING] = "torchvision"
+    anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING, ValueBefore("torchvision")] = "exact"
     """Position and size of the anchors: exact (exact sizes, a stride of 2**l pixels on level l), as in detectron2,
-    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size). Weights need
-    the anchors that they were trained with."""
+    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size), for weights
+    of torchvision and of 0.1."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )

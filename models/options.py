@@ -108,6 +108,16 @@ class OldValue:
     new: str
 
 
+@dataclasses.dataclass(frozen=True)
+class ValueBefore:
+    """Annotation of an option with the value that it had before it existed, in configs that this project wrote then.
+
+    The checkpoints and run folders of such configs keep their meaning if the default of the option is another one.
+    """
+
+    value: Any
+
+
 class Renamed(NamedTuple):
     """A name that is read as one or more other names.
 
@@ -156,15 +166,20 @@ def renamed_options(marks: Mapping[str, Iterable[Any]]) -> list[Renamed]:
 
 
 def current_names(
-    values: Mapping[str, Any], marks: Mapping[str, Iterable[Any]], *, is_silent: bool = False
+    values: Mapping[str, Any],
+    marks: Mapping[str, Iterable[Any]],
+    *,
+    is_silent: bool = False,
+    is_written: bool = False,
 ) -> dict[str, Any]:
     """Return a copy of nested options with old names, aliases and old values replaced by the current ones.
 
     Args:
         values: Plain values, with sections as mappings.
         marks: See `renamed_options`.
-        is_silent: Whether to skip the `FutureWarning` for each deprecated name or value, for example for files that
-            this project has written.
+        is_silent: Whether to skip the `FutureWarning` for each deprecated name or value.
+        is_written: Whether this project wrote the values as a whole config, as in a checkpoint. Missing options then
+            get their `ValueBefore`, and there are no warnings.
 
     Raises:
         ValueError: If an option is given under an old and a current name, with one line for each.
@@ -184,6 +199,10 @@ def current_names(
         section |= {target: copy.deepcopy(value) for target in targets}
         if is_deprecated:
             notes.append(f"{old} is deprecated and will be removed in {REMOVAL}: use {' and '.join(new)}")
+    for key, own in marks.items() if is_written else ():
+        for mark in own:
+            if isinstance(mark, ValueBefore) and isinstance(section := _parent_of(current, key), dict):
+                section.setdefault(key.rpartition(".")[2], mark.value)
     for key, own in marks.items():
         section, name = _section_with(current, key)
         for mark in own:
@@ -192,18 +211,23 @@ def current_names(
                 notes.append(f"{key}={mark.old} is deprecated and will be removed in {REMOVAL}: use {mark.new}")
     if problems:
         raise ValueError("\n".join(problems))
-    for note in [] if is_silent else notes:
+    for note in [] if is_silent or is_written else notes:
         warnings.warn(note, FutureWarning, stacklevel=2)
     return current
 
 
 def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:
     """Return the section of a dotted key, or None if the key is missing, and the last part of its name."""
-    *parents, name = dotted.split(".")
-    section: Any = values
-    for parent in parents:
-        section = section.get(parent) if isinstance(section, dict) else None
+    section, name = _parent_of(values, dotted), dotted.rpartition(".")[2]
     return (section if isinstance(section, dict) and name in section else None), name
+
+
+def _parent_of(values: dict[str, Any], dotted: str) -> Any:
+    """Return the section that can contain a dotted key, or None if it is missing."""
+    section: Any = values
+    for parent in dotted.split(".")[:-1]:
+        section = section.get(parent) if isinstance(section, dict) else None
+    return section
 
 
 def field_docs(kind: type) -> dict[str, str]:

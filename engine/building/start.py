@@ -146,7 +146,7 @@ def _prepare(
             "revision": git_revision(),
         }
         if state is not None:
-            state["config"] = with_current_names(state["config"], str(checkpoint), is_silent=True)
+            state["config"] = with_current_names(state["config"], str(checkpoint), is_written=True)
             check_categories(state, names, ids, checkpoint, splits["train"].path)
             check_same_model(state, about["config"], checkpoint)
             check_same_optimizer(state, about["config"], checkpoint)

@@ -106,20 +106,23 @@ def read_overrides(overrides: Sequence[str], *, is_silent: bool = False) -> dict
     return with_current_names(values, _COMMAND_LINE, is_silent=is_silent)
 
 
-def with_current_names(values: Mapping[str, Any], name: str, *, is_silent: bool = False) -> dict[str, Any]:
+def with_current_names(
+    values: Mapping[str, Any], name: str, *, is_silent: bool = False, is_written: bool = False
+) -> dict[str, Any]:
     """Return a copy of a config with the current names of all options, see `models.options.current_names`.
 
     Args:
         values: config as plain values.
         name: source of the config, for the error.
         is_silent: see `models.options.current_names`.
+        is_written: see `models.options.current_names`.
 
     Raises:
         ConfigError: if an option is given under an old and a current name.
     """
     marks = {key: field.metadata for key, field in keys_of(RunConfig)}
     try:
-        return current_names(values, marks, is_silent=is_silent)
+        return current_names(values, marks, is_silent=is_silent, is_written=is_written)
     except ValueError as error:
         head = name if name == _COMMAND_LINE else f"{name} is not a valid config:"
         raise ConfigError("\n".join([head, *(f"  - {line}" for line in str(error).splitlines())])) from None
@@ -176,9 +179,9 @@ def find_config(path: str | Path) -> Path:
 def _read_with_bases(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if resolved(file) in seen:
         raise ConfigError(f"{file}: the `base` files form a cycle")
-    # training wrote the config of a run folder, so a warning about old names would not help
+    # training wrote the config of a run folder: no warnings, and the options of its time
     is_of_run = file.name == "config.yaml" and (file.parent / "metrics.jsonl").is_file()
-    values = with_current_names(_read(file), str(file), is_silent=is_of_run)
+    values = with_current_names(_read(file), str(file), is_written=is_of_run)
     base = values.pop("base", None)
     if base is None:
         return values

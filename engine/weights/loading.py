@@ -49,5 +49,5 @@ def load_trained(path: Path, overrides: Sequence[str] = (), *, needed: Collectio
     """
     file = path / LAST if path.is_dir() else path
     state = load_checkpoint(file, needed)
-    state["config"] = with_current_names(state["config"], str(file), is_silent=True)
+    state["config"] = with_current_names(state["config"], str(file), is_written=True)
     return Trained(file, with_overrides(state["config"], overrides, str(file)), state)

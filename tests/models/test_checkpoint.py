@@ -1,16 +1,21 @@
 """Detectors are restored from checkpoints with plain values and PyTorch alone."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from engine.config.loading import check_config
 from models import DETECTORS, build_detector, load_detector
+from models.anchors import ExactAnchors, Float32Anchors
 from models.checkpoint import CheckpointError
 
 PROPOSALS = ("rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_test")
 IMAGES = [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))]
+
+
+def has_anchors(detector: str) -> bool:
+    return any(field.name == "anchors" for field in fields(DETECTORS[detector].options))
 
 
 @pytest.fixture
@@ -18,6 +23,8 @@ def config(detector):
     """Return the values of a config that differ from the defaults."""
     spec = DETECTORS[detector]
     own = {**spec.tiny, "score_threshold": 0.0, "detections_per_image": 7}
+    if has_anchors(detector):
+        own["anchors"] = "exact"
     backbone = {"name": "resnet18", "norm": "gn", "dcn_v2_stages": [2], "mask_scale": 1.5, "weights": "DEFAULT"}
     model = {"detector": detector, "backbone": backbone, "fpn": dict(spec.tiny_fpn), detector: own}
     return {"model": model, "data": {"min_size": [48, 64], "max_size": 96}, "train": {"lr": 0.1}}
@@ -48,6 +55,15 @@ def test_a_detector_has_the_config_and_the_weights_of_its_checkpoint(state, conf
     with torch.inference_mode():
         expected, (found,) = by_hand.eval()(IMAGES)[0], load_detector(str(tmp_path / "raw.pt"))(IMAGES)
     assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "cascade_mask_rcnn", "retinanet"])
+def test_a_checkpoint_from_before_the_option_has_torchvisions_anchors(state, config, detector, tmp_path):
+    del config["model"][detector]["anchors"]
+    torch.save(state, tmp_path / "last.pt")
+    found, new = load_detector(tmp_path), build_detector(config, 2)
+    kinds = [type(getattr(model, "rpn", model).anchor_generator) for model in (found, new)]
+    assert kinds == [Float32Anchors, ExactAnchors]
 
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet", "cascade_mask_rcnn"])

@@ -8,6 +8,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resne
 from torchvision.ops import box_iou
 
 from models import resnet
+from models.anchors import ExactAnchors
 from tests.detectors import assemble
 
 BOXES = torch.tensor([[10.0, 20, 75, 90], [60, 30, 130, 70]])
@@ -34,7 +35,7 @@ def theirs():
 
 
 def test_torchvisions_state_gives_its_detections_and_losses(theirs):
-    model = ours("p6p7")
+    model = ours("p6p7", anchors="torchvision")
     model.load_state_dict(theirs.state_dict())
     image = torch.rand(3, 120, 150)
     with torch.no_grad():
@@ -140,6 +141,7 @@ def test_options_arrive(make):
         anchor_sizes=[8, 16, 32, 64, 128],
         scales_per_octave=2,
         aspect_ratios=[0.5, 1.0, 3.0],
+        anchors="torchvision",
         positive_iou=0.6,
         negative_iou=0.3,
         score_threshold=0.3,
@@ -157,8 +159,9 @@ def test_options_arrive(make):
     assert model.head.regression_head.bbox_reg.out_channels == 2 * 3 * 4
 
 
-def test_defaults_are_those_of_torchvision_but_for_the_detections(theirs):
-    model = ours("p6p7")
+def test_defaults_are_those_of_torchvision_but_for_the_anchors_and_detections(theirs):
+    assert type(ours("p6p7").anchor_generator) is ExactAnchors
+    model = ours("p6p7", anchors="torchvision")
     assert model.anchor_generator.sizes == theirs.anchor_generator.sizes
     assert model.anchor_generator.aspect_ratios == theirs.anchor_generator.aspect_ratios
     for name in ("score_thresh", "nms_thresh", "topk_candidates"):

@@ -18,7 +18,7 @@ from engine.config.loading import (
 )
 from engine.config.options import RunConfig
 from engine.config.sections import keys_of
-from models.options import REMOVAL, Alias, OldName, OldValue, current_names, renamed_options
+from models.options import REMOVAL, Alias, OldName, OldValue, ValueBefore, current_names, renamed_options
 
 PLACE = {"images": "a", "annotations": "b"}
 LEAST = {"data": {"train": PLACE, "val": PLACE}}
@@ -191,6 +191,7 @@ ANY_MARKS = {
     "part.new": (OldName("old"), Alias("alias")),
     "part.more": (OldName("old"),),
     "part.a": (OldValue("then", "now"),),
+    "part.b": (ValueBefore(7),),
     "b": (),
 }
 
@@ -218,6 +219,34 @@ def test_translation_is_whole_and_leaves_its_argument_alone(values):
 
 def test_a_checkpoint_s_config_is_translated_in_silence(recwarn):
     old = LEAST | {"train": {"accumulate": 2}, "test": {"flip": True}}
-    found = with_current_names(old, "last.pt", is_silent=True)
+    found = with_current_names(old, "last.pt", is_written=True)
     assert found == LEAST | {"train": {"grad_accum_steps": 2}, "tta": {"flip": True}}
     assert not recwarn
+
+
+@given(values=TREES)
+def test_what_this_project_wrote_keeps_the_values_of_its_time(values):
+    """A section without the option has its value from before; a given value, and a missing section, stay."""
+    try:
+        found, written = (current_names(values, ANY_MARKS, is_silent=True, is_written=old) for old in (False, True))
+    except ValueError:
+        return
+    section = found.get("part")
+    if isinstance(section, dict):
+        found["part"] = {"b": 7} | section
+    assert written == found
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet"])
+def test_runs_from_before_the_option_keep_torchvisions_anchors(tmp_path, detector):
+    """A run folder of that time has all options except this one; other files get the default."""
+    values = loaded(LEAST)[0].model_dump(mode="json")
+    assert values["model"][detector].pop("anchors") == "exact"
+    file = written(tmp_path, values, "config.yaml")
+    assert getattr(loaded(file)[0].model, detector).anchors == "exact"
+    (tmp_path / "metrics.jsonl").touch()
+    assert getattr(loaded(file)[0].model, detector).anchors == "torchvision"
+    assert getattr(loaded(file, [f"model.{detector}.anchors=exact"])[0].model, detector).anchors == "exact"
+    assert getattr(loaded(file, [f"model.{detector}.score_threshold=0"])[0].model, detector).anchors == "torchvision"
+    again = written(tmp_path, loaded(file)[0].model_dump(mode="json"), "copy.yaml")
+    assert getattr(loaded(again)[0].model, detector).anchors == "torchvision", "the value is explicit from now on"

@@ -37,7 +37,8 @@ def test_torchvisions_detectors_find_the_same(key, make, pyramid, outputs):
                 rows[:, gaps[1:] if key == "mask_rcnn" else gaps] = 0
                 module.bias.unflatten(0, (-1, 91))[:, gaps[1:] if key == "mask_rcnn" else gaps] = -1e4
     theirs = theirs.double().eval()
-    ours = assemble(key, resnet("resnet50"), 80, fpn=pyramid, **SIZES).double().eval()
+    anchors = {} if key == "fcos" else {"anchors": SOURCES["torchvision"].anchors}
+    ours = assemble(key, resnet("resnet50"), 80, fpn=pyramid, **SIZES, **anchors).double().eval()
     state = theirs.state_dict()
     source = detect_source(state)
     assert source is SOURCES["torchvision"]

@@ -46,7 +46,9 @@ def _one_stage(detector: str, channels: int, **options) -> nn.Module:
 
 MAKERS = {
     "faster_rcnn": lambda **options: _two_stage("faster_rcnn", [2, 3], **options),
-    "cascade_rcnn": lambda **options: _two_stage("cascade_rcnn", [3], roi_aligned=True, anchors="exact", **options),
+    "cascade_rcnn": lambda **options: _two_stage(
+        "cascade_rcnn", [3], roi_aligned=True, anchors="torchvision", **options
+    ),
     "mask_rcnn": lambda **options: _two_stage("mask_rcnn", [2, 3], mask_head_channels=8, **options),
     "cascade_mask_rcnn": lambda **options: _two_stage(
         "cascade_mask_rcnn", [3], mask_head_channels=8, roi_aligned=True, **options

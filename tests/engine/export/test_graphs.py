@@ -15,7 +15,7 @@ from models import DETECTORS
 
 CASES = [(name, {}) for name, spec in DETECTORS.items() if spec.export]
 CASES += [(name, {"dcn_v2_stages": ()}) for name in ("mask_rcnn", "cascade_mask_rcnn")]
-CASES += [("retinanet", {"anchors": "exact", "clip_boxes": clipping}) for clipping in ("after_nms", "never")]
+CASES += [("retinanet", {"anchors": "torchvision", "clip_boxes": clipping}) for clipping in ("after_nms", "never")]
 CASES += [("faster_rcnn", {"roi_sampling_ratio": 0})]
 
 
