@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import reference, torch_backend, torchvision_backend, triton_backend
 from .autograd import make_operator
+from .portable import is_recorded, portable_deform_conv2d
+from .tensors import compute_dtype
 
 
 class Backend(NamedTuple):
@@ -55,7 +58,8 @@ def deform_conv2d(
 
     Each output pixel samples the input at K shifted locations by bilinear interpolation. Pixels outside the image are
     0. A location less than one pixel outside therefore still reads the border pixel. The signature and the layouts
-    are those of `torchvision.ops.deform_conv2d`.
+    are those of `torchvision.ops.deform_conv2d`. `torch.jit.trace` and `torch.export` record torchvision's operator
+    instead of a backend, so that processes without this project can run the program.
     Papers: v1 https://arxiv.org/abs/1703.06211, v2 https://arxiv.org/abs/1811.11168.
 
     Shapes: B batch size, C input channels, N output channels, G offset groups, K = kh*kw kernel points, Ho x Wo output
@@ -81,7 +85,12 @@ def deform_conv2d(
             value.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-    check_arguments(input, offset, weight, bias, stride, padding, dilation, mask)
+    if not torch.jit.is_tracing():  # where sizes are tensors
+        check_arguments(input, offset, weight, bias, stride, padding, dilation, mask)
+    if is_recorded():
+        check_backend(backend)
+        offset = offset.to(compute_dtype(input, offset, weight, bias, mask))
+        return portable_deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
     tensors = [t for t in (input, offset, weight, bias, mask) if t is not None]
     return BACKENDS[choose_backend(backend, *tensors)].run(input, offset, weight, bias, stride, padding, dilation, mask)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from .functional import check_backend, deform_conv2d
+from .portable import portable_deform_conv2d
 
 
 class DeformConv2d(nn.Module):
@@ -178,6 +179,8 @@ class DeformConv2d(nn.Module):
         Returns:
             Output, `(B, N, Ho, Wo)`, in the dtype of the (cast) input.
         """
+        if torch.jit.is_scripting():
+            return self._scripted_forward(x)
         kind = x.device.type
         if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
@@ -185,6 +188,15 @@ class DeformConv2d(nn.Module):
         return deform_conv2d(
             x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask, backend=self.backend
         )
+
+    def _scripted_forward(self, x: Tensor) -> Tensor:
+        """`forward` for `torch.jit.script`, by torchvision's operator."""
+        predicted = self.conv_offset(x)
+        if predicted.dtype == torch.float16 or predicted.dtype == torch.bfloat16:
+            predicted = predicted.float()
+        offset = predicted[:, : self.offset_channels]
+        mask = self.mask_scale * predicted[:, self.offset_channels :].sigmoid() if self.modulation else None
+        return portable_deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
         """Return the settings shown by `print(module)`, in the format of `nn.Conv2d`."""
