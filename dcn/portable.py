@@ -14,7 +14,7 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
-# TorchScript compiles this function: types are explicit, and there are no globals.
+# TorchScript compiles this function: types are explicit, and it uses no globals.
 def portable_deform_conv2d(
     input: Tensor,
     offset: Tensor,

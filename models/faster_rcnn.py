@@ -38,9 +38,8 @@ class FasterRcnnOptions:
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
     """One anchor size in pixels for each pyramid level, including the extra levels."""
     anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING, ValueBefore("torchvision")] = "exact"
-    """Position and size of the anchors: exact (exact sizes, a stride of 2**l pixels on level l), as in detectron2,
-    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size), for weights
-    of torchvision and of 0.1."""
+    """Kind of anchors: exact (exact sizes, fixed strides), as in detectron2, mmdetection and PaddleDetection; or
+    torchvision (whole pixels, strides by image size), for weights of torchvision and of 0.1."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )

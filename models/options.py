@@ -179,7 +179,7 @@ def current_names(
         marks: See `renamed_options`.
         is_silent: Whether to skip the `FutureWarning` for each deprecated name or value.
         is_written: Whether this project wrote the values as a whole config, as in a checkpoint. Missing options then
-            get their `ValueBefore`, and there are no warnings.
+            get their `ValueBefore`, and the function does not warn.
 
     Raises:
         ValueError: If an option is given under an old and a current name, with one line for each.

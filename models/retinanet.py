@@ -126,9 +126,8 @@ class RetinaNetOptions:
     anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
     """One anchor size in pixels for each pyramid level, including the extra levels."""
     anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING, ValueBefore("torchvision")] = "exact"
-    """Position and size of the anchors: exact (exact sizes, a stride of 2**l pixels on level l), as in detectron2,
-    mmdetection and PaddleDetection; or torchvision (whole pixels, strides that depend on the image size), for weights
-    of torchvision and of 0.1."""
+    """Kind of anchors: exact (exact sizes, fixed strides), as in detectron2, mmdetection and PaddleDetection; or
+    torchvision (whole pixels, strides by image size), for weights of torchvision and of 0.1."""
     scales_per_octave: Annotated[PositiveInt, Affects.NETWORK] = 3
     """Anchor scales n per level: the level's size times 2**(0/n), 2**(1/n), ..."""
     aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(

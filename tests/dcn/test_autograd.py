@@ -118,10 +118,10 @@ def test_exports_with_dynamic_batch_and_size():
     torch.nn.init.normal_(module.conv_offset.weight, std=0.1)
     sizes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     exported = torch.export.export(module, (torch.randn(2, 4, 9, 12),), dynamic_shapes=(sizes,))
-    assert any("resnet_dcn.deform_conv2d_torch" in str(node.target) for node in exported.graph.nodes)
+    assert any("torchvision.deform_conv2d" in str(node.target) for node in exported.graph.nodes)
     for shape in ((2, 4, 9, 12), (3, 4, 20, 15)):
         image = torch.randn(shape)
-        torch.testing.assert_close(exported.module()(image), module(image))
+        torch.testing.assert_close(exported.module()(image), module(image), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
