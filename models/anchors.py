@@ -53,10 +53,10 @@ class ExactAnchors(Float32Anchors):
         device: torch.device | str = "cpu",
     ) -> Tensor:
         """Return the anchors of a location at pixel (0, 0), ordered by aspect ratio, then by size, `(n, 4)`."""
-        roots = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()
-        sizes = torch.tensor(scales, dtype=torch.float64)
+        roots = torch.tensor(aspect_ratios, dtype=torch.float64, device=device).sqrt()
+        sizes = torch.tensor(scales, dtype=torch.float64, device=device)
         sides = torch.stack([torch.outer(1 / roots, sizes), torch.outer(roots, sizes)], 2).flatten(0, 1)
-        return torch.cat([-sides, sides], 1).div(2).to(device, dtype)
+        return torch.cat([-sides, sides], 1).div(2).to(dtype)
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
         """Return the anchors of each level; the strides that torchvision computes are unused."""

@@ -153,3 +153,11 @@ def test_the_kind_changes_losses_and_gradients(make, formula_weights):
         found[kind] = (losses["loss_bbox_regression"].item(), gradients)
     assert found["exact"][0] != pytest.approx(found["torchvision"][0], rel=1e-4)
     assert found["exact"][1] == found["torchvision"][1]
+
+
+@pytest.mark.parametrize("kind", ["exact", "torchvision"])
+def test_detectors_without_data_have_anchors(kind):
+    """A network on the "meta" device counts parameters; its anchors are real, as torchvision's are."""
+    with torch.device("meta"):
+        anchors = make_anchors(kind, SIZES, RATIOS[0], [8, 16])
+    assert [level.device.type for level in anchors.cell_anchors] == ["cpu", "cpu"]
