@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from .annotations import CocoAnnotations
+from .image_files import ImageError
 from .images import read_image
 from .segmentation import decode_masks
 
@@ -78,6 +79,9 @@ class CocoDetection(Dataset):
         image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position), self.read_options)
         span = arrays.span(position)
         boxes = torch.tensor(arrays.boxes[span])
+        if arrays.size(position) is None and (boxes[:, 2:] > torch.tensor(image.size)).any():
+            # the file could not be measured when the annotations were read
+            raise ImageError(f"image {arrays.file_name(position)} is smaller than its boxes; declare width and height")
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
             "labels": torch.tensor(arrays.labels[span]),

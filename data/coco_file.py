@@ -128,7 +128,7 @@ def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:
 def _shift(used: set[int], known: set[int], field: str, part: str) -> str:
     """Return a hint if ids of annotations seem to count from another number than the ids that they refer to."""
     for step in (-1, 1):
-        if used <= {key + step for key in known} and len(used) > 1:
+        if used <= {key + step for key in known} and (len(used) > 1 or len(known) == 1):
             return (
                 f"; {field} runs from {min(used)} to {max(used)} and the ids of {part} from {min(known)} to "
                 f"{max(known)}, so that they seem to be shifted by one"

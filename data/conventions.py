@@ -124,7 +124,7 @@ def _other_layouts(boxes: _Boxes) -> Iterator[Problem]:
         return
     swapped = (x + w <= height + ROUNDING_PX) & (y + h <= width + ROUNDING_PX)
     if outside.sum() >= _SOME and swapped.all():
-        what = "boxes outside of their image, which fit if the width and height of the images are swapped"
+        what = "boxes outside of their image, which fit if the width and height of the images, or x and y, are swapped"
         yield Problem(what, boxes.name(outside), f" of {len(x)} boxes")
 
 

@@ -12,6 +12,7 @@ from .coco_file import MAX_PX, Problem, declared_size, is_box, is_number
 from .image_files import ImageError
 from .images import upright_size
 from .segmentation import extent_of_mask
+from .shown import shown
 
 _INTEGERS = ("id", "image_id", "category_id", "iscrowd")
 # Larger floats skip integers.
@@ -107,7 +108,7 @@ def _number_annotations(raw: dict[str, Any], _: Path) -> Iterator[Problem]:
     counts = Counter(key for key in ids if type(key) in (int, str))
     positions = range(1, len(ids) + 1)
     wrong = [
-        f"annotation {position} has id {key!r:.60}"
+        f"annotation {position} has id {shown(key, 60)}"
         for position, key in zip(positions, ids, strict=True)
         if type(key) is not int or counts[key] > 1
     ]
@@ -131,7 +132,7 @@ def _complete_annotations(raw: dict[str, Any], _: Path) -> Iterator[Problem]:
                 boxes.append(_name(annotation))
         if not (is_number(area) and 0 <= area < MAX_PX**2) and is_box(bbox):
             annotation["area"] = max(bbox[2], 0) * max(bbox[3], 0)
-            areas.append(f"{_name(annotation)} has area {area!r:.60}")
+            areas.append(f"{_name(annotation)} has area {shown(area, 60)}")
     if boxes:
         yield Problem("annotations without a box, which get the box of their mask", boxes)
     if areas:

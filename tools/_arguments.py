@@ -40,7 +40,7 @@ _READ = {
     "visualize": (*_INFERENCE, *_VAL),
     "compare": (*_INFERENCE, *_VAL),
     "export": (*_INFERENCE, *_VAL),
-    "check_dataset": ("data", "model"),
+    "check_dataset": ("data", "model", "eval.max_detections"),
 }
 # Options of the model that only training reads, because a checkpoint has all weights.
 _TRAINING = ("model.weights", "model.backbone.weights", "model.backbone.frozen_stages")

@@ -7,6 +7,7 @@ from .data import (
     max_aspect_ratio,
     read_options,
     read_split,
+    warn_of_annotations,
 )
 from .model import build_initialized_model, build_model, check_dcn_backend
 from .start import RunResult, train

@@ -23,7 +23,7 @@ from data.json_file import JsonError, read_json
 from models import build_resize
 
 from ..config import DataConfig, RunConfig
-from ..display import Progress
+from ..display import Progress, log
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
@@ -97,6 +97,13 @@ def max_aspect_ratio(config: RunConfig, split: str) -> float | None:
     if split == "train" and (jitter := config.data.large_scale_jitter):
         limits.append(jitter.size * min(jitter.scale))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def warn_of_annotations(*splits: CocoAnnotations) -> None:
+    """Log what was completed, clipped or left out in annotation files, and signs of other conventions."""
+    for split in splits:
+        for problem in split.warnings:
+            log.warning("annotation file %s: %s", split.path, problem)
 
 
 def _read_checked(run: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from ..evaluation import MASK_PREFIX, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
-from .data import describe_limits, describe_skipped_check
+from .data import describe_limits, describe_skipped_check, warn_of_annotations
 from .training import images_in_step
 
 _NAMED = 3
@@ -47,9 +47,7 @@ def show_start(
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
         log.info("%s", skipped)
-    for split in (train, val):
-        for problem in split.warnings:
-            log.warning("annotation file %s: %s", split.path, problem)
+    warn_of_annotations(train, val)
     for problem in describe_limits(config, val):
         log.warning("%s: %s", val.path, problem)
     log.info("%s in total, %d per epoch", counted(trainer.total_steps, "step"), trainer.epoch_steps)

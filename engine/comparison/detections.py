@@ -12,7 +12,7 @@ from data import CocoAnnotations, DatasetError, read_batches
 from data.files import write_json
 from data.json_file import read_json
 
-from ..building import build_eval_loader, check_dcn_backend, max_aspect_ratio, read_split
+from ..building import build_eval_loader, check_dcn_backend, max_aspect_ratio, read_split, warn_of_annotations
 from ..devices import set_tf32
 from ..display import log
 from ..evaluation import MASK_PREFIX, MAX_DETECTIONS, check_results, detect, has_masks
@@ -82,6 +82,7 @@ def read_val_split(run: Run, track: Callable[[Iterable], Iterable] = iter) -> Co
             f"{run.folder} was evaluated on another annotation file than {split.path}: the SHA-256 must begin with "
             f"{run.annotations['val'][:12]}, got {split.sha256[:12]}"
         )
+    warn_of_annotations(split)
     return split
 
 

@@ -52,11 +52,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_record(value: Any) -> bool:
-    """Return whether a value is a record: a mapping of tags to numbers or null, with an integer step."""
+    """Return whether a value is a record: a mapping of tags to finite numbers or null, with an integer step."""
     return (
         isinstance(value, dict)
         and type(value.get("step")) is int
-        and all(entry is None or type(entry) in (int, float) for entry in value.values())
+        and all(entry is None or (type(entry) in (int, float) and math.isfinite(entry)) for entry in value.values())
     )
 
 

@@ -517,13 +517,15 @@ def test_a_file_name_may_contain_a_backslash(folder):
     ("ids", "hint"),
     [
         ((0, 1, 2, 3, 4), "category_id runs from 0 to 4 and the ids of categories from 1 to 5, .* shifted by one"),
+        ((0, 0), "^(?!.*shifted)"),
+        ((0,), "category_id runs from 0 to 0 and the ids of categories from 1 to 1, .* shifted by one"),
         ((2, 3, 4, 5, 6), "category_id runs from 2 to 6 and the ids of categories from 1 to 5, .* shifted by one"),
-        ((1, 2, 9), "^(?!.*shifted)"),
+        ((2, 9), "^(?!.*shifted)"),
     ],
 )
 def test_shifted_categories_are_recognised(folder, ids, hint):
     content = with_boxes(*[VALID] * len(ids))
-    content["categories"] = [{"id": key, "name": f"c{key}"} for key in range(1, 6)]
+    content["categories"] = [{"id": key, "name": f"c{key}"} for key in range(1, 1 + len(ids))]
     for annotation, key in zip(content["annotations"], ids, strict=True):
         annotation["category_id"] = key
     with pytest.raises(DatasetError, match=rf"category_id is not in categories.*{hint}" if hint[0] != "^" else hint):

@@ -1,6 +1,7 @@
 """Items of the data set have the format of torchvision's detectors."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,3 +155,17 @@ def test_masks_follow_the_orientation_of_the_image(tmp_path, width, height):
 def test_masks_of_an_image_without_a_declared_size_have_the_size_of_the_image(tmp_path):
     image, target = CocoDetection(masked(tmp_path), eval_transform(), masks=True)[0]
     assert tuple(image.shape[1:]) == tuple(target["masks"].shape[1:]) == (40, 80)
+
+
+def test_an_image_that_appears_after_the_start_and_is_too_small_is_an_error(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [90, 5, 20, 20]}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset = CocoDetection(load_annotations(tmp_path, tmp_path / "a.json", check_images="never"), eval_transform())
+    for size, problem in (((100, 80), "a.png is smaller than its boxes"), ((120, 80), None)):
+        Image.new("RGB", size).save(tmp_path / "a.png")
+        with pytest.raises(ImageError, match=problem) if problem else nullcontext():
+            assert dataset[0][1]["boxes"].tolist() == [[90, 5, 110, 25]]

@@ -112,6 +112,18 @@ def test_a_folder_without_a_config(run_tool, shapes, tmp_path):
     assert (tmp_path / "new/sheet.png").is_file()
 
 
+@pytest.mark.parametrize("policy", ["raise", "clip", "drop"])
+def test_the_policy_of_training_decides_about_invalid_boxes(run_tool, tiny_config, broken, tmp_path, policy):
+    overrides = [f"data.train={{images: {broken}/train, annotations: {broken}/annotations/train.json}}"]
+    overrides.append(f"data.invalid_annotations={policy}")
+    code, out, err = run_tool("check_dataset", "--config", tiny_config, "--contact-sheet", "", *overrides, cwd=tmp_path)
+    assert (code, err) == (1, "")  # an image is missing
+    kind = "error" if policy == "raise" else "warning"
+    hint = f"data.invalid_annotations: {policy} accepts them" if policy != "raise" else "fix them, or set"
+    assert f"{kind}: invalid boxes (x, y, width, height): 1; {hint}" in out
+    assert ("\n2 errors" if policy == "raise" else "\n1 error") in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -146,6 +146,7 @@ def test_a_process_that_logs_nothing(tmp_path):
 DAMAGED = [
     *(b"[1]", b"5", b"null", b"", b'{"loss": 1}', b'{"step": "2"}', b'{"step": 2.5}', b'{"step": 2, "lo'),
     *(b"\xff\x00", b"\0" * 100, b"[" * 100_000, b'{"step": 2, "train/loss": "1"}', b'{"step": true}'),
+    *(b'{"step": 2, "a": NaN}', b'{"step": 2, "a": 1e999}', b'{"step": 2, "a": ' + b"9" * 400 + b"}"),
 ]
 
 
