@@ -155,6 +155,16 @@ def test_a_training_starts_from_it(converted, run_tool, tmp_path):
     assert "model.faster_rcnn.roi_aligned: True in the file, False in the config" in err
 
 
+def test_options_of_the_command_line_stay_in_either_form(run_tool, checkpoint, tiny_config, shapes, tmp_path):
+    """A mapping sets its keys, as dotted keys do."""
+    given = ["model.faster_rcnn={anchors: torchvision, roi_sampling_ratio: 0}", "model.faster_rcnn.roi_aligned=false"]
+    classes = ["--classes", shapes / "annotations/train.json"]
+    code, _, err = run_tool("convert", checkpoint, tmp_path / "a.pt", "--config", tiny_config, *classes, DCN, *given)
+    assert (code, err) == (0, "")
+    heads = load_config(tmp_path / "a.yaml").model.faster_rcnn
+    assert (heads.anchors, heads.roi_sampling_ratio, heads.roi_aligned) == ("torchvision", 0, False)
+
+
 def test_the_report_names_each_tensor_once(converted, theirs, detector):
     (_, out, _), folder = converted
     report = json.loads((folder / "report.json").read_text())
