@@ -20,8 +20,11 @@ _MOST = 0.95
 # Number of masks that are compared with their boxes.
 _SAMPLED_MASKS = 500
 _SAME_BOX = 0.5
-# Boxes of images in pixels reach farther; boxes of a smaller copy of the images, or in percent, do not.
-_UPPER_LEFT = 0.5
+# More than half of the numbers must be fractions, or of another place.
+_HALF = 0.5
+# Boxes in pixels reach farther; boxes of a smaller copy of the images, or in percent, do not. The second value is the
+# probability that even places of the boxes lead to this by chance.
+_UPPER_LEFT, _CHANCE = 0.8, 1e-5
 _MAX_AREA_RATIO, _MIN_AREA_RATIO = 1.2, 0.01
 
 
@@ -91,7 +94,7 @@ def _fractions(boxes: _Boxes) -> tuple[Problem | None, bool]:
     """Return the problem of boxes as fractions of the image, and whether all boxes are."""
     values = np.stack(boxes[1:5])
     inside = (values.min(axis=0) >= 0) & (values.max(axis=0) <= 1) & (np.minimum(boxes.width, boxes.height) > 2)
-    if inside.all() or (inside.sum() >= _MANY and inside.mean() >= _UPPER_LEFT):
+    if inside.all() or (inside.sum() >= _MANY and inside.mean() >= _HALF):
         what = "boxes with all numbers from 0 to 1, which seem to be fractions of the image instead of pixels"
         hint = f" of {len(inside)} boxes; multiply x and width by the image width, y and height by the image height"
         return Problem(what, boxes.name(inside), hint), bool(inside.all())
@@ -103,7 +106,8 @@ def _other_layouts(boxes: _Boxes) -> Iterator[Problem]:
     _, x, y, w, h, width, height = boxes
     right, bottom = width - x - w, height - y - h
     outside = (right < -ROUNDING_PX) | (bottom < -ROUNDING_PX)
-    corners = (w > x) & (h > y) & (w <= width + ROUNDING_PX) & (h <= height + ROUNDING_PX)
+    longest = np.maximum(width, height) + ROUNDING_PX  # corners may be (y1, x1, y2, x2) too
+    corners = (w > x) & (h > y) & (w <= longest) & (h <= longest)
     hint = f" of {len(x)} boxes; COCO boxes are (x, y, width, height) in pixels"
     # large objects in the middle of all images have such numbers too, but equal margins on both sides
     centred = not outside.any() and all(
@@ -129,17 +133,23 @@ def _other_layouts(boxes: _Boxes) -> Iterator[Problem]:
 
 
 def _upper_left(boxes: _Boxes) -> Iterator[Problem]:
-    """Yield the problem of boxes that are all in the upper left part of their images, as in percent."""
+    """Yield the problem of boxes that all are in the upper left part of their images, as in percent."""
     _, x, y, w, h, width, height = boxes
-    reach = np.maximum((x + w) / width, (y + h) / height)
     if not np.isfinite(np.concatenate([width, height])).all() or len(x) < _SOME:
         return
-    is_near = reach <= _UPPER_LEFT
-    largest = float(np.max([x + w, y + h]))
-    in_percent = largest <= 100 and largest > 1
-    if is_near.mean() >= (1 if len(x) < 4 * _MANY else _MOST) and (len(x) >= _MANY or in_percent):
-        unit = "percent" if in_percent else "thousandths" if 500 < largest <= 1000 else "pixels of smaller images"
+    most = 1 if len(x) < 4 * _MANY else _MOST
+    spans = [((x / width), (x + w) / width), (y / height, (y + h) / height)]
+    ends = [np.quantile(end, most) for _, end in spans]
+    # objects in the middle of all images leave as much space at the upper left
+    is_lopsided = all(
+        end <= _UPPER_LEFT and np.quantile(start, 1 - most) <= (1 - end) / 2
+        for (start, _), end in zip(spans, ends, strict=True)
+    )
+    if is_lopsided and np.prod(ends) ** len(x) < _CHANCE:
+        largest = float(np.max([x + w, y + h]))
+        unit = "percent" if largest <= 101 else "thousandths" if 500 < largest <= 1000 else "pixels of smaller images"
         what = f"boxes that all end in the upper left of their images, which seem to be in {unit}"
+        is_near = (spans[0][1] <= _UPPER_LEFT) & (spans[1][1] <= _UPPER_LEFT)
         yield Problem(what, boxes.name(is_near), f" of {len(x)} boxes; COCO boxes are in pixels of the image file")
 
 
@@ -171,7 +181,7 @@ def _other_masks(raw: dict[str, Any]) -> Iterator[tuple[Problem, bool]]:
     fractions &= boxes[:, 2:].max(axis=1) > 2
     names = np.array([f"annotation {a['file_id']} in image {a['image_id']}" for a, _ in known])
     hint = f" of {len(known)} masks"
-    if fractions.all() or (fractions.sum() >= _MANY and fractions.mean() >= _UPPER_LEFT):
+    if fractions.all() or (fractions.sum() >= _MANY and fractions.mean() >= _HALF):
         what = "polygons with all numbers from 0 to 1, which seem to be fractions of the image instead of pixels"
         yield Problem(what, names[fractions].tolist(), hint), bool(fractions.all())
         return
@@ -180,6 +190,6 @@ def _other_masks(raw: dict[str, Any]) -> Iterator[tuple[Problem, bool]]:
     both = np.prod(np.maximum(high - low, 0), axis=1)
     union = np.prod(masks[:, 2:], axis=1) + np.prod(boxes[:, 2:], axis=1) - both
     apart = both < _SAME_BOX * union
-    if apart.sum() >= _SOME and apart.mean() >= _UPPER_LEFT:
+    if apart.sum() >= _SOME and apart.mean() >= _HALF:
         what = "masks of another place or scale than their boxes"
         yield Problem(what, names[apart].tolist(), hint), False

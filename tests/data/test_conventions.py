@@ -56,6 +56,10 @@ OTHER_BOXES = {
     "corners": (lambda b: np.hstack([b[:, :2], b[:, :2] + b[:, 2:]]), r"warnings: .* corners \(x1, y1, x2, y2\)"),
     "centers": (lambda b: np.hstack([b[:, :2] + b[:, 2:] / 2, b[:, 2:]]), r"warnings: .* \(center x, center y"),
     "percent": (lambda b: 100 * b / SIDES, "warnings: .* upper left .* percent"),
+    "corners with y first": (
+        lambda b: np.hstack([b[:, :2], b[:, :2] + b[:, 2:]])[:, [1, 0, 3, 2]],
+        r"warnings: .* corners \(x1, y1, x2, y2\)",
+    ),
     "smaller images": (lambda b: b / 4, "warnings: .* upper left .* smaller images"),
 }
 

@@ -241,3 +241,33 @@ def test_doubtful_pixels_are_warnings(tmp_path):
         low, high = pixel_range
         what = f"images with pixels outside of data.pixel_range [{low}, {high}], which are clipped"
         assert warnings.get(what, []) == expected
+
+
+def test_more_objects_of_a_class_than_evaluation_counts(tmp_path):
+    annotations = [{"image_id": 3, "category_id": 10, "bbox": [n % 40, n // 40, 9, 9]} for n in range(120)]
+    folder, file = write(tmp_path, annotations=annotations)
+    what = "more than 100 objects of a class in an image, where AP cannot reach 100"
+    assert by_message(inspect_dataset(folder, file).warnings)[what] == ["3.png (120 cat)"]
+    assert what not in by_message(inspect_dataset(folder, file, max_detections=120).warnings)
+
+
+def test_crowd_regions_alone_are_named(tmp_path):
+    folder, file = write(tmp_path)
+    content = json.loads(file.read_text())
+    content["annotations"] = [annotation | {"iscrowd": 1} for annotation in content["annotations"]]
+    file.write_text(json.dumps(content))
+    warnings = by_message(inspect_dataset(folder, file).warnings)
+    assert warnings["all annotations are crowd regions (iscrowd 1), which training skips"] == ["4 annotations"]
+    assert warnings["classes without boxes"] == ["cat (1 crowd regions)", "dog (3 crowd regions)"]
+
+
+@pytest.mark.parametrize("policy", ["raise", "clip", "drop"])
+def test_invalid_boxes_are_errors_or_warnings_by_the_policy(tmp_path, policy):
+    boxes = [[60, 2, 30, 4], [1, 2, 0, 4], ["1", 2, 3, 4]]
+    folder, file = write(tmp_path, annotations=[{"image_id": 1, "category_id": 10, "bbox": box} for box in boxes])
+    found = inspect_dataset(folder, file, invalid_annotations=policy)
+    kinds = ("errors", "warnings") if policy == "raise" else ("warnings", "errors")
+    listed, others = (by_message(getattr(found, kind)) for kind in kinds)
+    assert len(listed["invalid boxes (x, y, width, height)"]) == 3
+    assert "invalid boxes (x, y, width, height)" not in others
+    assert len(found.usable.arrays.boxes) == (3 if policy == "drop" else 4)

@@ -167,7 +167,7 @@ def workspace(make_once, tiny_config, shapes, run_process) -> Path:
         shutil.copy(folder / "photos/IMG_2700.jpg", folder / "photo.jpg")
         with video_writer(folder / "clip.mp4", Fraction(10), "test") as write:
             for index in range(4):
-                write(torch.full((3, 64, 96), 40 * index, dtype=torch.uint8))
+                write(torch.full((3, 64, 96), 40 * index, dtype=torch.uint8), Fraction(index, 10))
         for program, call in (("python", ""), ("torchrun", "-m torch.distributed.run ")):
             file = folder / "bin" / program
             file.parent.mkdir(exist_ok=True)
