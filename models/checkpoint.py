@@ -73,7 +73,11 @@ def restore_detector(
     """
     _check_form(state, path, DETECTOR)
     tensors = state["ema"]["model"] if choose_weights(state, weights, path) == "ema" else state["model"]
-    detector = build_detector(state["config"] if config is None else config, len(state["class_names"]))
+    try:
+        detector = build_detector(state["config"] if config is None else config, len(state["class_names"]))
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        # values of other types, which only the config of the training framework checks
+        raise CheckpointError(f"the config in checkpoint {path} does not describe a detector: {error}") from error
     check_tensors(tensors, detector.state_dict(), path)
     detector.load_state_dict(tensors)
     return detector.eval()

@@ -92,11 +92,10 @@ _WEIGHTS = Form(
     lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
 )
 _SLOT = Form("a tensor, a number or None", lambda value: value is None or isinstance(value, Tensor | int | float))
-_METRICS = Form(
-    _PLAIN.text,
-    _is_plain,
-    _entries((), AP=_NUMBER, AP50=_NUMBER, AP75=_NUMBER, per_class=_mapping(_TEXT, _NUMBER)).parts,
-)
+_NUMBERS = _entries(["AP", "AP50", "AP75"], AP=_NUMBER, AP50=_NUMBER, AP75=_NUMBER, per_class=_mapping(_TEXT, _NUMBER))
+_METRICS = Form(_NUMBERS.text, lambda value: _NUMBERS.holds(value) and _is_plain(value), _NUMBERS.parts)
+
+_SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
 FORMS: dict[str, Form] = {
     "config": Form(_PLAIN.text, _is_plain, _entries((), model=_PLAIN, data=_PLAIN, train=_PLAIN).parts),
@@ -118,7 +117,11 @@ FORMS: dict[str, Form] = {
             param_groups=_list(_entries(["params"], params=_list(_COUNT))),
         )
     ),
-    "scaler": _mapping(_TEXT, _NUMBER),
+    "scaler": Form(
+        f"an empty mapping or one with {', '.join(_SCALER)}",
+        lambda value: isinstance(value, Mapping) and (not value or {*_SCALER} <= value.keys()),
+        _mapping(_TEXT, _NUMBER).parts,
+    ),
     "overflows": _COUNT,
     "unreadable": _mapping(_TEXT, _COUNT),
     "running_mean": _entries(["sums", "count"], sums=_mapping(_TEXT, _NUMBER), count=_COUNT),
@@ -156,6 +159,10 @@ def check_form(state: Mapping[Any, Any], name: str, needed: Collection[str]) -> 
         raise ValueError(
             f"{name} must contain a different category id for each class, got {shown(ids)} for {shown(names)}"
         )
+    if state.get("last_eval_step") is not None and state.get("metrics", {}) is None:
+        raise ValueError(
+            f"metrics in {name} must not be None, because last_eval_step is {shown(state['last_eval_step'])}"
+        )
     for key, tensors in (("model", state.get("model")), ("ema", state.get("ema"))):
         if tensors is not None:
             check_weights(tensors if key == "model" else tensors["model"], f"{key!r} in {name}")
@@ -170,4 +177,4 @@ def _check(value: Any, form: Form, key: str, name: str) -> None:
     if not form.holds(value):
         raise ValueError(f"{key} in {name} must be {form.text}, got {shown(value)}")
     for part, inner, its_form in form.parts(value):
-        _check(inner, its_form, f"{key}.{part if isinstance(part, str) else shown(part)}", name)
+        _check(inner, its_form, f"{key}.{shown(part)}", name)

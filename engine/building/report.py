@@ -163,7 +163,7 @@ def show_resumption(
         if before.get(key) != value:
             log.warning("changed since the checkpoint: %s: %r -> %r", key, before.get(key), value)
     for split, digest in about["annotations"].items():
-        if state["annotations"][split] != digest:
+        if state["annotations"].get(split) != digest:
             log.warning("changed since the checkpoint: the content of data.%s.annotations", split)
 
 

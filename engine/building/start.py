@@ -15,6 +15,7 @@ from models.weights import LoadReport
 
 from ..config import (
     RunConfig,
+    check_config,
     describe_unused,
     dump_config,
     flatten,
@@ -35,6 +36,7 @@ from ..weights import (
     check_same_model,
     check_same_optimizer,
     check_same_step,
+    check_same_tensors,
     read_source,
 )
 from .data import read_splits, write_checked_images
@@ -146,13 +148,16 @@ def _prepare(
             "revision": git_revision(),
         }
         if state is not None:
-            state["config"] = with_current_names(state["config"], str(checkpoint), is_written=True)
+            saved = with_current_names(state["config"], str(checkpoint), is_written=True)
+            state["config"] = check_config(saved, str(checkpoint)).model_dump(mode="json")
             check_categories(state, names, ids, checkpoint, splits["train"].path)
             check_same_model(state, about["config"], checkpoint)
             check_same_optimizer(state, about["config"], checkpoint)
             check_same_step(state, about["images_in_step"], checkpoint)
         torch.manual_seed(config.seed)
         model, weights = build_initialized_model(config, names, start, pretrained=state is None)
+        if state is not None:
+            check_same_tensors(state, model.state_dict(), checkpoint)
         about["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     with distributed.raise_together():  # an error of the config is the same in all processes
         newest = (checkpoint, state["step"]) if state else None

@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from data.shown import shown
 from dcn import DeformConv2d
 
 # normalization layers of PyTorch with parameters
@@ -40,6 +41,12 @@ class GroupSummary(NamedTuple):
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": lambda groups, lr, momentum: torch.optim.SGD(groups, lr=lr, momentum=momentum),
     "adamw": lambda groups, lr, momentum: torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999)),
+}
+
+# names of the tensors that an optimizer keeps for each parameter
+SLOTS: dict[type[Optimizer], set[str]] = {
+    torch.optim.SGD: {"momentum_buffer"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
 }
 
 
@@ -208,7 +215,8 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Load the state of an optimizer but not its options, which stay as this optimizer was built.
 
     Raises:
-        ValueError: if the groups have different numbers of tensors.
+        ValueError: if the groups have different numbers of tensors, or a tensor of the state has no parameter, another
+            name or another shape. The optimizer is unchanged then.
     """
     then, now = (
         [len(group["params"]) for group in groups] for groups in (state["param_groups"], optimizer.param_groups)
@@ -218,11 +226,33 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
             f"the saved optimizer has groups of {then} tensors, this optimizer of {now}: the same parameters must be "
             "trained, and with a separate weight decay, as before"
         )
+    _check_slots(optimizer, state)
     built = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, options in zip(optimizer.param_groups, built, strict=True):
         group.clear()
         group.update(options)
+
+
+def _check_slots(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    indices = [index for group in state["param_groups"] for index in group["params"]]
+    if indices != [*range(len(parameters))] or not {*state["state"]} <= {*indices}:
+        raise ValueError("the saved optimizer must number its parameters 0, 1, ... in order, and have no other state")
+    expected = SLOTS[type(optimizer)]
+    for index, slots in state["state"].items():
+        if slots and {*slots} != expected:
+            names = ", ".join(sorted(expected))
+            raise ValueError(f"the saved optimizer must have {names} for parameter {index}, got {shown([*slots])}")
+        for name, value in slots.items():
+            shape = value.shape if isinstance(value, Tensor) else ()
+            if shape not in ((), parameters[index].shape) or (
+                name != "step" and shape == () != parameters[index].shape
+            ):
+                raise ValueError(
+                    f"{name} of parameter {index} in the saved optimizer has the shape {[*shape]}, but the parameter "
+                    f"{[*parameters[index].shape]}"
+                )
 
 
 def current_lrs(optimizer: Optimizer) -> dict[str, float]:

@@ -310,7 +310,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the `state_dict()` of an earlier process. Learning rates and options stay as this trainer was built."""
         self.updater.load_state_dict(state)
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.epoch, self.batch = state["epoch"], min(state["batch"], self.epoch_steps)  # fewer images than then
         self.metrics, self.last_eval_step = state["metrics"], state["last_eval_step"]
         self.best_ap, self.evals_without_improvement = state["best_ap"], state["evals_without_improvement"]
         self.unreadable = Counter(state["unreadable"])

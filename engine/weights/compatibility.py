@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from data import unique_names
+from data.shown import shown
 from models import DETECTORS
+from models.checkpoint import check_tensors
 from models.options import Affects
 
 from ..config import ModelConfig, flatten, keys_that_affect
@@ -69,7 +73,9 @@ def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) 
     """
     differ = model_differences(state["config"], config)
     if differ:
-        lines = [f"  - {key}: {saved!r} in the checkpoint, {asked!r} in the config" for key, saved, asked in differ]
+        lines = [
+            f"  - {key}: {shown(saved)} in the checkpoint, {shown(asked)} in the config" for key, saved, asked in differ
+        ]
         raise CheckpointError("\n".join([f"{path} contains another model than the config describes:", *lines]))
 
 
@@ -88,8 +94,10 @@ def check_same_optimizer(state: dict[str, Any], config: dict[str, Any], path: Pa
     if saved != asked:
         raise CheckpointError(
             f"{path} was trained with another optimizer than the config selects, so it cannot be resumed:\n"
-            f"  - train.optimizer: {saved!r} in the checkpoint, {asked!r} in the config"
+            f"  - train.optimizer: {shown(saved)} in the checkpoint, {shown(asked)} in the config"
         )
+    if state.get("optimizer", {}) is None:
+        raise CheckpointError(f"{path} contains no state of an optimizer (it is None), so it cannot be resumed")
 
 
 def check_same_step(state: dict[str, Any], images_in_step: int, path: Path) -> None:
@@ -104,3 +112,16 @@ def check_same_step(state: dict[str, Any], images_in_step: int, path: Path) -> N
             f"with {images_in_step}: choose train.batch_size x train.grad_accum_steps x processes = "
             f"{state['images_in_step']}"
         )
+
+
+def check_same_tensors(state: dict[str, Any], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a checkpoint has the tensors of a model, also as averaged weights, which need their number of updates.
+
+    Raises:
+        CheckpointError: if names or shapes differ, or the number of updates is missing.
+    """
+    check_tensors(state["model"], wanted, path)
+    if state["ema"] is not None:
+        check_tensors(state["ema"]["model"], wanted, path)
+        if "updates" not in state["ema"]:
+            raise CheckpointError(f"checkpoint {path} must contain 'updates' in 'ema', a whole number from 0")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from data.shown import shown
 from models import DETECTORS
 from models.checkpoint import choose_weights
 from models.detector import ClassRows
@@ -247,7 +248,7 @@ def _check_meaning(source: Source, differ: Sequence[tuple[str, Any, Any]]) -> No
 
 
 def _option_lines(options: Sequence[tuple[str, Any, Any]]) -> list[str]:
-    return [f"  - {key}: {there!r} in the file, {here!r} in the config" for key, there, here in options]
+    return [f"  - {key}: {shown(there)} in the file, {shown(here)} in the config" for key, there, here in options]
 
 
 def _describe_shapes(theirs: Tensor | None, own: Tensor | None) -> str:

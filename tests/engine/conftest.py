@@ -49,6 +49,12 @@ def assembler():
     return assemble
 
 
+@pytest.fixture(scope="module")
+def assembler_of_module():
+    """`assemble`, for what a module makes once."""
+    return assemble
+
+
 @pytest.fixture
 def make_trainer(tiny_config):
     """`make_trainer(folder, *overrides)`: a trainer that logs and saves into `folder`; `parts` replace its own."""

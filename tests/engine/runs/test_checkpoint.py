@@ -429,11 +429,11 @@ class TestCheckpoints:
 
     def test_the_same_step_is_replaced(self, tmp_path):
         checkpoints = Checkpoints(tmp_path, {}, keep=3)
-        for step, figures in ((1, None), (1, {"AP": 0.1}), (2, None), (2, {"AP": 0.2})):
+        for step, figures in ((1, None), (1, METRICS | {"AP": 0.1}), (2, None), (2, METRICS)):
             checkpoints.save({"step": step, "metrics": figures}, LAST)
         assert lying_in(tmp_path) == {LAST: 2, "step_00000001.pt": 1}
-        assert load_checkpoint(tmp_path / LAST)["metrics"] == {"AP": 0.2}
-        assert load_checkpoint(tmp_path / "step_00000001.pt")["metrics"] == {"AP": 0.1}
+        assert load_checkpoint(tmp_path / LAST)["metrics"] == METRICS
+        assert load_checkpoint(tmp_path / "step_00000001.pt")["metrics"] == METRICS | {"AP": 0.1}
 
     def run(self, folder, keep, newest, *steps):
         checkpoints = Checkpoints(folder, {}, keep=keep, newest=newest)
