@@ -1,6 +1,7 @@
 """Reading a COCO annotation file and checking its fields, ids and names."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -73,8 +74,8 @@ def read_instances(
     Raises:
         DatasetError: If the file or the image folder does not exist, or the file is not a COCO instances file.
     """
-    _check_exists(image_dir, "image folder", Path.is_dir, download_hint)
-    _check_exists(path, "annotation file", Path.is_file, download_hint)
+    _check_exists(image_dir, "image folder", os.path.isdir, download_hint)
+    _check_exists(path, "annotation file", os.path.exists, download_hint)
     try:
         content = read_bytes(path, "annotation file")
         raw = parse_json(content, f"annotation file {path}")

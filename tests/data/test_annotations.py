@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -163,6 +164,24 @@ def test_a_file_instead_of_a_folder_is_an_error(folder, swapped):
     file.write_text("{}")
     with pytest.raises(DatasetError, match="image folder" if swapped else "annotation file"):
         load_annotations(*((file, file) if swapped else (folder, folder)))
+
+
+def test_a_special_file_is_named_and_never_waited_for(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "device.json").symlink_to("/dev/zero")
+    (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+    for name, reason in (
+        ("pipe.json", "must be a regular file, got a named pipe"),
+        ("device.json", "must be a regular file, got a device"),
+        ("loop.json", "does not exist"),
+        ("a" * 300, "does not exist"),
+        ("a\0b", "does not exist"),
+    ):
+        for read in (load_annotations, inspect_dataset, load_image_list):
+            with pytest.raises(DatasetError, match=f"annotation file .*{reason}"):
+                read(folder, tmp_path / name)
+        with pytest.raises(DatasetError, match=r"image folder .* does not exist"):
+            load_annotations(tmp_path / name, folder / "annotations.json")
 
 
 def test_an_unknown_policy_is_an_error(folder):
