@@ -115,8 +115,9 @@ def _read_zip(file: BinaryIO) -> Any:
     if names and all(name.endswith(".npy") for name in names):
         return _read_numpy(file)
     if not any(name.endswith("data.pkl") for name in names):
-        first = ", ".join(sorted(names)[:3])
-        raise WeightsFileError(f"it is a zip archive without weights of PyTorch or NumPy; it contains {first}")
+        raise WeightsFileError(
+            f"it is a zip archive without weights of PyTorch or NumPy; it contains {shown(sorted(names))}"
+        )
     return _read_torch(file)
 
 
@@ -140,7 +141,7 @@ def _check_records(file: BinaryIO) -> list[str]:
         marked = (record.filename for record in records if record.external_attr & _FOLDER)
         damaged = next(marked, None) or archive.testzip()
     if damaged:
-        raise WeightsFileError(f"it is damaged: the checksum of its record {damaged} does not match")
+        raise WeightsFileError(f"it is damaged: the checksum of its record {shown(damaged)} does not match")
     return [record.filename for record in records]
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from data.shown import shown
+
 from .detectron2_keys import DETECTRON2
 from .mmdetection_keys import MMDETECTION
 from .paddle_keys import PADDLE
@@ -41,13 +43,13 @@ def detect_source(names: Iterable[str], asked: str | None = None) -> Source:
         if any(re.fullmatch(source.signature, name) for name in names):
             return source
     looked_for = [f"  - {source.title}: {source.example}" for source in SOURCES.values()]
-    shown = ", ".join(sorted(names)[:3])
+    first = ", ".join(shown(name, 100) for name in sorted(names)[:3])
     raise ValueError(
         "\n".join(
             [
                 f"the source framework is unknown: none of the {len(names)} tensors has one of these names:",
                 *looked_for,
-                f"the first names in the checkpoint are {shown}",
+                f"the first names in the checkpoint are {first}",
             ]
         )
     )

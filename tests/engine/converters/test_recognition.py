@@ -29,7 +29,7 @@ def test_an_unknown_source_lists_the_known_names():
     message = str(error.value)
     assert all(source.title in message and source.example in message for source in SOURCES.values())
     assert "none of the 2 tensors" in message
-    assert "the first names in the checkpoint are transformer.encoder.weight, vit.patch.bias" in message
+    assert "the first names in the checkpoint are 'transformer.encoder.weight', 'vit.patch.bias'" in message
 
 
 def test_options_of_each_framework():
