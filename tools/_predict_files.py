@@ -15,6 +15,7 @@ from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.json_file import JsonError, read_json
 from data.media_files import MediaFile
+from data.shown import escaped
 from data.video import video_comment
 from engine.display import log
 from engine.evaluation import coco_results
@@ -64,7 +65,7 @@ class Findings:
 def in_words(detections: dict[str, Any]) -> str:
     """Count the detections of an image by class, the most frequent first."""
     counts = Counter(detections["names"]).most_common()
-    return ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
+    return ", ".join(f"{count} {escaped(name)}" for name, count in counts) or "nothing"
 
 
 def plan_files(sources: Iterable[MediaFile], folder: Path) -> dict[MediaFile, Path]:

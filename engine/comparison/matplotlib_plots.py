@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -220,7 +221,8 @@ def _start(size: tuple[float, float]) -> tuple[Figure, Any]:
 
 def _finish(figure: Figure, name: str, title: str) -> str:
     """Return the `<svg>` element with unique ids and a responsive width."""
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the page has other fonts than matplotlib
         target = io.StringIO()
         figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = target.getvalue()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -518,3 +519,17 @@ def test_a_link_in_the_place_of_a_result_is_not_followed(run_tool, plain_run, tm
     code, _, err = run_tool("predict", plain_run, tmp_path / "a.png", "--out", tmp_path / "out")
     assert (code, "is not an earlier result" in err) == (2, True)
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its file names are Unicode")
+def test_names_that_are_not_utf_8_and_a_terminal_of_ascii(run_process, plain_run, tmp_path):
+    name = os.fsdecode(b"\xff\x1b[31m.png")
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
+    options = ["--out", "out", "--json", "found.json", "--score-threshold", "0"]
+    result = run_process(TOOL, plain_run, tmp_path / name, *options, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (result.code, result.err) == (0, "")
+    assert r"1/1 \udcff\x1b[31m.png: " in result.out
+    assert "\x1b" not in result.out
+    assert json.loads((tmp_path / "found.json").read_text())["images"][0]["file_name"] == name
+    assert (tmp_path / "out" / name).is_file()

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -199,7 +201,9 @@ def test_a_killed_run_continues(start_process, wait_until, run_tool, tiny_config
     assert (folder / "best.pt").is_file()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *[pytest.param(name, marks=pytest.mark.slow) for name in ("SIGUSR1", "SIGHUP")]]
+)
 def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path, name
 ):
@@ -528,3 +532,17 @@ def test_on_a_gpu(run_tool, tiny_config, tmp_path, amp):
     }
     assert predictors
     assert all(value.any() for value in predictors.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize(
+    ("redirection", "code"),
+    [("| head -n 1", 0), pytest.param(">&- 2>&-", 0, marks=pytest.mark.slow), ("> /dev/full", 1)],
+)
+def test_an_output_that_goes_away_ends_no_training(tiny_config, tmp_path, redirection, code):
+    command = f"set -o pipefail; {sys.executable} {TOOL} --config {tiny_config} --run-dir run train.epochs=1"
+    done = subprocess.run(["bash", "-c", f"{command} {redirection}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert ("a part of the output was lost" in done.stderr) == bool(code)
+    assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 6
+    assert trained_steps(tmp_path / "run") == [1, 2, 3, 4, 5, 6]

@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import re
+import warnings
 from html.parser import HTMLParser
 
 import pytest
 
+from data.shown import escaped
 from engine.comparison.compare import compare_runs
 from engine.comparison.differences import Difference
 from engine.comparison.report import (
@@ -180,6 +182,16 @@ def test_names_are_data(comparison):
     assert all(source.startswith(("data:", "#")) for source in page.values("src", "href", "xlink:href"))
     assert not page.values("onerror")
     assert page.text.count(EVIL) > 6
+
+
+@pytest.mark.parametrize("name", ["nut\x1b[2J\x00\x08\n\ufffe\x9b\udcff", "$\\frac$ 漢字"])
+def test_names_of_any_characters_are_valid_html(comparison, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        html = render_report(renamed(comparison, "tee", name))
+    assert not {char for char in html if not (char.isprintable() or char in "\n\t")}
+    assert html.encode()
+    assert escaped(name, keep="\n") in html.replace("\\n", "\n")
 
 
 def test_a_single_run(folders):
