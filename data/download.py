@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from .files import without_link
+
 COCO_SERVER = "http://images.cocodataset.org"
 ATTEMPTS = 8  # consecutive connections that may fail without any data
 _CURL = ("curl", "--fail", "--location", "--connect-timeout", "60", "--speed-limit", "1", "--speed-time", "60")
@@ -148,7 +150,7 @@ def _receive(part: Path, url: str) -> int:
     shown = ("--progress-bar",) if sys.stderr.isatty() else ("--silent", "--show-error")
     command = [*_CURL, *shown, "--continue-at", str(_size(part)), url]
     try:
-        with part.open("ab") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+        with open(part, "ab", opener=without_link) as file, subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
             shutil.copyfileobj(curl.stdout, file)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; the partial download is kept", str(part)) from None

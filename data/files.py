@@ -105,6 +105,12 @@ def is_stream(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def without_link(path: str, flags: int) -> int:
+    """Open a file that is written in place, as the `opener` of `open`; a link to another file is an `OSError`."""
+    followed = 0 if is_stream(Path(path)) else getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | followed, 0o666)
+
+
 def _open_stream(path: Path) -> _Raw:
     # a named pipe that nobody reads would block for ever
     handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from colorama import Fore, Style, just_fix_windows_console
 from tqdm import tqdm
 
-from data.files import is_stream
+from data.files import without_link
 from data.shown import escaped
 
 from .tables import counted
@@ -90,7 +90,7 @@ class _LogFile(logging.FileHandler):
     """
 
     def _open(self) -> TextIO:
-        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=_without_link)
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=without_link)
 
     def format(self, record: logging.LogRecord) -> str:
         return for_people(super().format(record))
@@ -102,11 +102,6 @@ class _LogFile(logging.FileHandler):
             return
         error.filename = self.baseFilename  # the system does not name the file
         raise error
-
-
-def _without_link(path: str, flags: int) -> int:
-    followed = 0 if is_stream(Path(path)) else getattr(os, "O_NOFOLLOW", 0)
-    return os.open(path, flags | followed, 0o666)
 
 
 def start_logging(file: Path | None = None) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data.files import atomic_file, remove_partials, write_json, write_text
+from data.files import atomic_file, remove_partials, without_link, write_json, write_text
 
 try:
     import resource
@@ -235,3 +235,13 @@ def test_what_killed_processes_left_can_be_removed(tmp_path):
         (tmp_path / name).touch()
     remove_partials(tmp_path / "a.pt")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_link_is_not_appended_to(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "link").symlink_to("victim")
+    with pytest.raises(OSError, match="link"):
+        open(tmp_path / "link", "ab", opener=without_link)  # noqa: SIM115
+    with open(tmp_path / "new", "ab", opener=without_link) as file:
+        file.write(b"new")
+    assert [(tmp_path / name).read_text() for name in ("victim", "new")] == ["mine", "new"]
