@@ -19,7 +19,8 @@ _SOME = 5
 _MOST = 0.95
 # Number of masks that are compared with their boxes.
 _SAMPLED_MASKS = 500
-_SAME_BOX = 0.5
+# Minimum IoU of an annotation's box and its mask's bounding box.
+SAME_BOX = 0.5
 # More than half of the numbers must be fractions, or of another place.
 _HALF = 0.5
 # Boxes in pixels reach farther; boxes of a smaller copy of the images, or in percent, do not. The second value is the
@@ -165,6 +166,15 @@ def _other_areas(boxes: _Boxes) -> Iterator[Problem]:
         yield Problem(what, found, "; COCO areas are in square pixels and select objects for APs, APm and APl")
 
 
+def overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the IoU of pairs of boxes (x, y, width, height), each `(n, 4)`."""
+    low = np.maximum(one[:, :2], other[:, :2])
+    high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
+    both = np.prod(np.maximum(high - low, 0), axis=1)
+    union = np.prod(one[:, 2:], axis=1) + np.prod(other[:, 2:], axis=1) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+
+
 def _other_masks(raw: dict[str, Any]) -> Iterator[tuple[Problem, bool]]:
     """Yield the problem of masks that do not match the boxes, and whether it is certain, from a sample."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
@@ -185,11 +195,7 @@ def _other_masks(raw: dict[str, Any]) -> Iterator[tuple[Problem, bool]]:
         what = "polygons with all numbers from 0 to 1, which seem to be fractions of the image instead of pixels"
         yield Problem(what, names[fractions].tolist(), hint), bool(fractions.all())
         return
-    low = np.maximum(masks[:, :2], boxes[:, :2])
-    high = np.minimum(masks[:, :2] + masks[:, 2:], boxes[:, :2] + boxes[:, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=1)
-    union = np.prod(masks[:, 2:], axis=1) + np.prod(boxes[:, 2:], axis=1) - both
-    apart = both < _SAME_BOX * union
+    apart = overlap(masks, boxes) < SAME_BOX
     if apart.sum() >= _SOME and apart.mean() >= _HALF:
         what = "masks of another place or scale than their boxes"
         yield Problem(what, names[apart].tolist(), hint), False

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from .annotations import CocoAnnotations
 from .arrays import to_arrays
 from .coco_file import Problem, category_names, declared_size, is_box, read_instances, structure_problems
-from .conventions import convention_problems
+from .conventions import SAME_BOX, convention_problems, overlap
 from .image_check import inspect_images
 from .image_files import open_regular
 from .images import ReadOptions
 from .json_file import pause_garbage_collection
 from .meaning import complete, read_whole_numbers
 from .objects import TrainingAnnotation, check_boxes, with_masks
-from .segmentation import to_rle
+from .segmentation import extent_of_mask
 
 # Bounds of COCO's size categories, in pixels of area.
 SMALL_AREA, LARGE_AREA = 32**2, 96**2
@@ -28,8 +27,6 @@ SMALL_AREA, LARGE_AREA = 32**2, 96**2
 _TINY_PX = 2
 _THIN = 20  # ratio of sides, beyond the ratio of every anchor
 _RARE = 10  # boxes of a class
-# Minimum IoU of an annotation's box and its mask's bounding box.
-_SAME_BOX = 0.5
 _READ_OPTIONS = ReadOptions()
 
 
@@ -204,15 +201,12 @@ def _size_class(annotation: dict[str, Any]) -> str:
 def _mask_warnings(raw: dict[str, Any]) -> Problem:
     """Return masks that do not match their box, for example in relative coordinates or of another object."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
-    found = []
-    for annotation in raw["annotations"]:
-        if not is_box(annotation.get("bbox")):
-            continue
-        rle = to_rle(annotation["segmentation"], sizes[annotation["image_id"]])
-        extent = coco_mask.toBbox(rle)
-        if coco_mask.iou(extent[None], np.array([annotation["bbox"]], dtype=float), [0]) < _SAME_BOX:
-            found.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}")
-    return Problem(f"masks whose bounding box has an IoU below {_SAME_BOX} with the annotated box", found)
+    boxed = [annotation for annotation in raw["annotations"] if is_box(annotation.get("bbox"))]
+    extents = [extent_of_mask(annotation["segmentation"], sizes[annotation["image_id"]]) for annotation in boxed]
+    boxes = [annotation["bbox"] for annotation in boxed]
+    same = overlap(*(np.array(values, dtype=np.float64).reshape(-1, 4) for values in (extents, boxes))) >= SAME_BOX
+    found = [f"annotation {boxed[i]['file_id']} in image {boxed[i]['image_id']}" for i in np.flatnonzero(~same)]
+    return Problem(f"masks whose bounding box has an IoU below {SAME_BOX} with the annotated box", found)
 
 
 def _warnings(
