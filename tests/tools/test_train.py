@@ -302,7 +302,8 @@ def test_errors_are_one_message(run_tool, tiny_config, shapes, tmp_path, argumen
     if callable(arguments):
         arguments = arguments(tmp_path, shapes)
     folder = tmp_path / "run"
-    code, out, err = run_tool("train", "--config", tiny_config, "--run-dir", folder, *arguments, cwd=tmp_path)
+    config = [] if "--config" in arguments else ["--config", tiny_config]
+    code, out, err = run_tool("train", *config, "--run-dir", folder, *arguments, cwd=tmp_path)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert said in err
