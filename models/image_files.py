@@ -129,7 +129,7 @@ def naming_errors(name: str) -> Iterator[None]:
             raise ImageError(f"{name} cannot be read: {error.strerror}") from None
         raise ImageError(f"{name} {_NOT_READABLE}: {error}") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged files
-        raise ImageError(f"{name} {_NOT_READABLE}: {error or type(error).__name__}") from None
+        raise ImageError(f"{name} {_NOT_READABLE}: {str(error) or type(error).__name__}") from None
 
 
 @cache

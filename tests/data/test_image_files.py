@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import mmap
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data import image_files
 from data.image_files import ImageError, MissingImageError, image_suffixes, open_image, open_regular, silence_pillow
@@ -112,12 +113,25 @@ def test_files_have_a_largest_size(tmp_path, monkeypatch, read):
         read(tmp_path / "a.webp")
 
 
-def test_files_are_not_mapped_into_memory(tmp_path):
+def test_files_are_not_mapped_into_memory(tmp_path, monkeypatch):
     """A mapped file that another process shortens kills the reader."""
-    (tmp_path / "a.bmp").write_bytes(encoded("BMP"))
-    with open_image(tmp_path / "a.bmp") as image:
+    NOISE.convert("L").save(tmp_path / "a.tif")
+    monkeypatch.setattr(mmap, "mmap", lambda *arguments, **options: pytest.fail("it was mapped"))
+    with open_image(tmp_path / "a.tif") as image:
         image.load()
-        assert getattr(image, "map", None) is None
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("error", [TypeError, KeyError, struct.error, AssertionError, ZeroDivisionError, MemoryError])
+def test_any_error_of_a_decoder_names_the_image(tmp_path, monkeypatch, error, read):
+    (tmp_path / "a.bmp").write_bytes(encoded("BMP"))
+
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(ValueError, match=rf"image .*a\.bmp cannot be read; .*: {error.__name__}"):
+        read(tmp_path / "a.bmp")
 
 
 def with_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
