@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from .annotations import CocoAnnotations
 from .image_files import ImageError
 from .images import read_image
-from .segmentation import decode_masks
+from .mask_grid import mask_grid, masks_on_grid
 
 _DUMMY_PX = 64
 
@@ -87,11 +87,13 @@ class CocoDetection(Dataset):
             "labels": torch.tensor(arrays.labels[span]),
             "image_id": int(arrays.image_ids[position]),
         }
-        if self.masks:
-            # of the declared size, which `read_image` has compared with the image's
-            masks = decode_masks(arrays.segmentations_of(position), image.size)
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
-        return self.transform(image, target, size=size, strong=strong)
+        if not self.masks:
+            return self.transform(image, target, size=size, strong=strong)
+        # of the declared size, which `read_image` has compared with the image's
+        whole = image.size
+        image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
+        target["masks"] = masks_on_grid(target, arrays.segmentations_of(position), whole)
+        return image, target
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Return a transformed black image without any object; arguments as of `read`."""

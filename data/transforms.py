@@ -11,6 +11,8 @@ from typing import Any
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from .mask_grid import per_object
+
 
 @dataclass(frozen=True)
 class TrainTransform:
@@ -68,7 +70,7 @@ class TrainTransform:
             v2.ScaleJitter((size, size), scale_range),  # with antialias, since small scales would be noise without it
             v2.RandomCrop((size, size), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": self.fill}),
             v2.ClampBoundingBoxes(),  # rounding may leave a box slightly outside, and the next step would remove it
-            v2.SanitizeBoundingBoxes(),
+            v2.SanitizeBoundingBoxes(labels_getter=per_object),
         ]
 
 
