@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from typing import Any, NoReturn, TypeVar
 
@@ -109,15 +110,33 @@ def _start(loader: DataLoader) -> Iterator[Batch]:
     it, PyTorch still detects dead workers while it waits for a batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return iter(loader)  # PyTorch sets no handler here
+        with _without_interrupts():
+            return iter(loader)  # PyTorch sets no handler here
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", None) == _TORCH_HANDLER:  # left by another loader
         handler = signal.SIG_DFL
     try:
-        return iter(loader)
+        with _without_interrupts():
+            return iter(loader)
     finally:
         if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:  # None: not set by Python
             signal.signal(signal.SIGCHLD, handler)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Context that delays Ctrl-C in this thread, and for good in the processes that it starts.
+
+    A terminal sends Ctrl-C to all processes of a job. Each worker would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call_checked(loader: DataLoader, action: Callable[[], T]) -> T:

@@ -1,6 +1,8 @@
 """Makes the tools work from a plain clone: import path, check of torchvision, errors without a traceback."""
 
+import contextlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -10,6 +12,18 @@ from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+
+def _end_at_once(number: int, frame: object) -> None:
+    """End the process on Ctrl-C, where nothing has to be saved: within an import, an exception can be lost."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopped by the user\n")
+    os._exit(1)
+
+
+# not if the process that started this one ignores Ctrl-C
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _end_at_once)
 
 
 def _open_standard_files() -> None:
@@ -104,7 +118,10 @@ def _run(main: Callable[[], None], distributed: bool) -> None:
     from data import WorkerError
     from engine.distributed import LostProcessError, OtherProcessError, check_single_process
 
+    can_interrupt = signal.getsignal(signal.SIGINT) is _end_at_once
     try:
+        if can_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if not distributed:
             check_single_process()
         main()
@@ -123,6 +140,9 @@ def _run(main: Callable[[], None], distributed: bool) -> None:
             hint = _HOW_TO_RESUME.get(Path(sys.argv[0]).stem, "")
             _print_error(f"\nstopped by the user{hint}")
         raise SystemExit(1) from None
+    finally:
+        if can_interrupt:  # for a second Ctrl-C, and one during the exit
+            signal.signal(signal.SIGINT, _end_at_once)
 
 
 def _report(error: Exception) -> None:

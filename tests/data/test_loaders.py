@@ -463,7 +463,7 @@ def test_signals_of_a_scheduler_do_not_end_workers(before):
     batches = read_batches(loader)
     found, workers = started(batches, before)
     found.append(next(batches))  # of the other worker, which is also ready then
-    for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)):
+    for worker, number in itertools.product(workers, (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)):
         os.kill(worker.pid, number)
     found += batches
     assert drawn(found) == drawn(train_loader(Numbers(33)))
@@ -538,6 +538,17 @@ def test_workers_raise_the_limit_on_open_files():
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux")
+def test_an_interrupt_does_not_reach_workers_while_they_start(before):
+    batches = read_batches(train_loader(Numbers(33), workers=2))  # without it, the workers end
+    _, workers = started(batches, before)
+    for worker in workers:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines())
+        assert int(status["SigBlk"], 16) >> (signal.SIGINT - 1) & 1
+    own = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert not int(own["SigBlk"], 16) >> (signal.SIGINT - 1) & 1
 
 
 ITEMS = """

@@ -38,6 +38,7 @@ def run_tool():
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
+            interrupt = signal.getsignal(signal.SIGINT)
             patch.setattr(sys, "argv", [str(file), *map(str, arguments)])
             patch.syspath_prepend(str(TOOLS))
             if cwd:
@@ -46,9 +47,19 @@ def run_tool():
                 runpy.run_path(str(file), run_name="__main__")
             except SystemExit as end:
                 code = end.code or 0
+            finally:
+                signal.signal(signal.SIGINT, interrupt)
         return Result(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def interrupts():
+    """Restore the handler of Ctrl-C, which the tools set."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +20,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture
-def clone(monkeypatch):
+def clone(monkeypatch, interrupts):
     monkeypatch.setattr(sys, "path", list(sys.path))
     spec = importlib.util.spec_from_file_location("clone_under_test", TOOLS / "_clone.py")
     module = importlib.util.module_from_spec(spec)
@@ -146,3 +148,49 @@ def test_a_missing_package_is_reported_with_what_to_install(clone, capsys, monke
         clone.check_torchvision()
     assert end.value.code == 2
     assert f"pip install -r {TOOLS.parent / 'requirements.txt'}" in capsys.readouterr().err
+
+
+STUB = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(600)
+except BaseException:
+    pass  # as an import does that takes every exception for a missing package
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends other signals")
+@pytest.mark.parametrize("tool", sorted(file.name for file in TOOLS.glob("[!_]*.py")))
+def test_an_interrupt_during_imports_ends_a_tool_with_one_line(start_process, tmp_path, tool):
+    (tmp_path / "torch.py").write_text(STUB)
+    process = start_process(TOOLS / tool, "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "\nstopped by the user\n")
+    assert process.returncode == 1
+
+
+EXIT = """
+import sys; sys.path.insert(0, {tools!r}); import _clone
+import atexit, os, signal
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+def main():
+    atexit.register(interrupt)
+    if {twice}: interrupt()
+_clone.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends other signals")
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interrupt_at_the_end_leaves_no_traceback(run_process, tmp_path, twice):
+    result = run_process("-c", EXIT.format(tools=str(TOOLS), twice=twice), cwd=tmp_path)
+    assert (result.code, result.err) == (1, "\nstopped by the user\n" * (1 + twice))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends other signals")
+def test_a_tool_that_runs_in_the_background_ignores_interrupts(clone, interrupts):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clone.run(lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
