@@ -29,9 +29,9 @@ STAGES = len(STAGE_IOUS)
 class CascadeRcnnOptions(FasterRcnnOptions):
     """Cascade R-CNN: three consecutive box heads."""
 
-    stage_loss_weights: Annotated[list[PositiveFloat], Bounds(min_length=STAGES, max_length=STAGES), Affects.RESULT] = (
-        field(default_factory=lambda: [1.0, 0.5, 0.25])
-    )
+    stage_loss_weights: Annotated[
+        list[Annotated[PositiveFloat, Bounds(le=1000)]], Bounds(min_length=STAGES, max_length=STAGES), Affects.RESULT
+    ] = field(default_factory=lambda: [1.0, 0.5, 0.25])
     """Weight of each stage's losses; detectron2 uses [1, 1, 1]."""
 
 

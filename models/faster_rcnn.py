@@ -10,16 +10,18 @@ from torchvision.models.resnet import ResNet
 
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
-from .fpn import FpnOptions, check_anchor_sizes, level_names, map_strides, resnet_fpn
+from .fpn import MAX_LEVELS, FpnOptions, check_anchor_sizes, level_names, map_strides, resnet_fpn
 from .options import (
     Affects,
+    AspectRatio,
     Bounds,
+    Channels,
     Choices,
+    Count,
     Fraction,
     NonNegativeFloat,
     OldName,
-    PositiveFloat,
-    PositiveInt,
+    Pixels,
     ValueBefore,
 )
 from .roi_heads import PerImageRoIHeads
@@ -35,16 +37,18 @@ SMOOTH_L1_BETA = 1 / 9  # torchvision's
 class FasterRcnnOptions:
     """Faster R-CNN."""
 
-    anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    anchor_sizes: Annotated[list[Pixels], Bounds(min_length=1, max_length=MAX_LEVELS), Affects.NETWORK] = field(
+        default_factory=lambda: [32, 64, 128, 256, 512]
+    )
     """One anchor size in pixels for each pyramid level, including the extra levels."""
     anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING, ValueBefore("torchvision")] = "exact"
     """Kind of anchors: exact (exact sizes, fixed strides), as in detectron2, mmdetection and PaddleDetection; or
     torchvision (whole pixels, strides by image size), for weights of torchvision and of 0.1."""
-    aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
+    aspect_ratios: Annotated[list[AspectRatio], Bounds(min_length=1, max_length=20), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
     """Aspect ratios of the anchors, height over width."""
-    roi_canonical_size: Annotated[PositiveInt, Affects.NETWORK] = 224
+    roi_canonical_size: Annotated[Pixels, Affects.NETWORK] = 224
     """Side in pixels of boxes pooled from P4; boxes of half this side are pooled from P3. Use less for small images."""
     roi_aligned: Annotated[bool, Affects.MEANING] = False
     """Whether RoIAlign shifts boxes by half a pixel, as in mmdetection, detectron2 and PaddleDetection. Weights from
@@ -52,30 +56,30 @@ class FasterRcnnOptions:
     roi_sampling_ratio: Annotated[Annotated[int, Bounds(ge=0, le=16)] | None, Affects.MEANING] = None
     """Sampling points of RoIAlign per bin and direction; 0: more in larger boxes, as in the other frameworks. null: 0
     with `roi_aligned`, otherwise 2 as in torchvision."""
-    box_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 1024
+    box_head_channels: Annotated[Channels, Affects.NETWORK] = 1024
     """Width of the box head's two fully connected layers."""
-    rpn_pre_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
+    rpn_pre_nms_top_n_train: Annotated[Count, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
     """Maximum number of proposals per pyramid level before NMS, in training."""
-    rpn_post_nms_top_n_train: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
+    rpn_post_nms_top_n_train: Annotated[Count, Affects.RESULT, OldName("rpn_proposals_train")] = 2000
     """Maximum number of proposals per image after NMS, in training."""
-    rpn_pre_nms_top_n_test: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
+    rpn_pre_nms_top_n_test: Annotated[Count, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
     """Maximum number of proposals per pyramid level before NMS, in evaluation."""
-    rpn_post_nms_top_n_test: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
+    rpn_post_nms_top_n_test: Annotated[Count, Affects.RESULT, OldName("rpn_proposals_test")] = 1000
     """Maximum number of proposals per image after NMS, in evaluation."""
     rpn_smooth_l1_beta: Annotated[NonNegativeFloat, Affects.RESULT] = SMOOTH_L1_BETA
     """Errors below this value are squared in the RPN's box loss (smooth L1); 0 is plain L1, as in detectron2,
     mmdetection and PaddleDetection. The default is torchvision's 1/9."""
     box_smooth_l1_beta: Annotated[NonNegativeFloat, Affects.RESULT] = SMOOTH_L1_BETA
     """The same for the loss of the box head, or of each box head of a cascade."""
-    rpn_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("rpn_batch_size")] = 256
+    rpn_batch_size_per_image: Annotated[Count, Affects.RESULT, OldName("rpn_batch_size")] = 256
     """Number of anchors sampled per image to train the RPN."""
-    box_batch_size_per_image: Annotated[PositiveInt, Affects.RESULT, OldName("box_batch_size")] = 512
+    box_batch_size_per_image: Annotated[Count, Affects.RESULT, OldName("box_batch_size")] = 512
     """Number of proposals sampled per image to train the box head."""
     score_threshold: Annotated[Fraction, Affects.RESULT] = 0.05
     """Minimum score of detections."""
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
     """IoU above which NMS removes the detection with the lower score of two detections of a class."""
-    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    detections_per_image: Annotated[Count, Affects.RESULT] = 100
     """Maximum number of detections per image."""
 
 

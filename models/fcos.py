@@ -15,7 +15,7 @@ from .anchors import Float32Anchors
 from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
-from .options import Affects, Bounds, Deforms, Fraction, OldName, PositiveFloat, PositiveInt
+from .options import Affects, Bounds, Count, Deforms, Fraction, OldName, PositiveFloat
 from .retinanet import CLASS_ROWS
 from .transform import DetectorTransform
 
@@ -76,7 +76,7 @@ class FcosOptions:
     ] = 0
     """Number of deformable convolutions in each tower of the head, counted from the last of four. modulation,
     offset_groups and mask_scale are those of the backbone."""
-    center_sampling_radius: Annotated[PositiveFloat, Affects.RESULT] = 1.5
+    center_sampling_radius: Annotated[PositiveFloat, Bounds(le=100), Affects.RESULT] = 1.5
     """Maximum distance of a box's positive locations from its centre, in strides."""
     score_threshold: Annotated[Fraction, Affects.RESULT] = 0.2
     """Minimum score of detections. The score is the square root of class score times centerness, and therefore higher
@@ -84,9 +84,9 @@ class FcosOptions:
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.6
     """IoU above which NMS removes the detection with the lower score of two detections of a class; other detectors use
     0.5."""
-    topk_candidates: Annotated[PositiveInt, Affects.RESULT] = 1000
+    topk_candidates: Annotated[Count, Affects.RESULT] = 1000
     """Maximum number of detections per pyramid level before NMS."""
-    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    detections_per_image: Annotated[Count, Affects.RESULT] = 100
     """Maximum number of detections per image."""
 
 

@@ -11,10 +11,11 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from dcn import DeformConv2d
 
-from .options import Affects, Bounds, Choices, OldName, OldValue, PositiveInt
+from .options import Affects, Bounds, Channels, Choices, OldName, OldValue
 from .resnet import check_name, stage_channels
 
 P6P7 = ("p6", "p7")
+MAX_LEVELS = 6  # P2..P7
 
 
 def _p6p7(in_channels: int, channels: int, *, from_c5: bool) -> LastLevelP6P7:
@@ -35,11 +36,11 @@ EXTRA_LEVELS: dict[str, Callable[[int, int], ExtraFPNBlock]] = {
 class FpnOptions:
     """Feature pyramid."""
 
-    levels: Annotated[list[Annotated[int, Bounds(ge=2, le=5)]], Affects.NETWORK] = field(
-        default_factory=lambda: [2, 3, 4, 5]
+    levels: Annotated[list[Annotated[int, Bounds(ge=2, le=5)]], Bounds(min_length=1, max_length=4), Affects.NETWORK] = (
+        field(default_factory=lambda: [2, 3, 4, 5])
     )
     """Levels built from the backbone, P2..P5."""
-    out_channels: Annotated[PositiveInt, Affects.NETWORK, OldName("channels")] = 256
+    out_channels: Annotated[Channels, Affects.NETWORK, OldName("channels")] = 256
     """Number of channels of every level."""
     extra_levels: Annotated[str, Choices(EXTRA_LEVELS), Affects.MEANING, OldValue("p6p7_c5", "p6p7_from_c5")] = "pool"
     """Extra levels on top: pool (the last level, downsampled by 2), p6p7 (two convolutions of stride 2, the first on

@@ -9,7 +9,7 @@ from torchvision.models.resnet import ResNet
 
 from .detector import ClassRows, DetectorSpec
 from .faster_rcnn import CLASS_ROWS, FASTER_RCNN_SPEC, TINY, FasterRcnnOptions, box_pool, faster_rcnn
-from .options import Affects, PositiveInt
+from .options import Affects, Channels
 
 MASK_ROI_SIZE = 14
 MASK_CONVS = 4
@@ -19,7 +19,7 @@ MASK_CONVS = 4
 class MaskRcnnOptions(FasterRcnnOptions):
     """Mask R-CNN: Faster R-CNN with a mask head."""
 
-    mask_head_channels: Annotated[PositiveInt, Affects.NETWORK] = 256
+    mask_head_channels: Annotated[Channels, Affects.NETWORK] = 256
     """Number of channels of the mask head's convolutions."""
 
 

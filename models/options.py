@@ -11,10 +11,11 @@ import difflib
 import enum
 import inspect
 import itertools
+import re
 import textwrap
 import typing
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 Options = TypeVar("Options")
@@ -48,13 +49,63 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The valid names of an option, often the keys of a table; checked where the name is used."""
+    """The valid names of an option, often the keys of a table."""
 
     names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Add the check of the name to pydantic's schema."""
+        return _checked(handler(source), self.check)
+
+    def check(self, name: str) -> str:
+        """Return a name.
+
+        Raises:
+            ValueError: If it is not one of the names.
+        """
+        if name not in self.names:
+            raise ValueError(f"expected one of {', '.join(self.names)}")
+        return name
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         """Add the names to the JSON schema, for editors and the configuration reference."""
         return {**handler(schema), "enum": [*self.names]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The form of a text.
+
+    Attributes:
+        pattern: Regular expression of the whole text.
+        words: Description of the form, for the error.
+    """
+
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Add the check of the text to pydantic's schema."""
+        return _checked(handler(source), self.check)
+
+    def check(self, text: str) -> str:
+        """Return a text.
+
+        Raises:
+            ValueError: If it does not have this form.
+        """
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError(f"expected {self.words}")
+        return text
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Add the pattern to the JSON schema, for editors and the configuration reference."""
+        return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
+
+
+def _checked(schema: dict[str, Any], check: Callable[[str], str]) -> dict[str, Any]:
+    """Return pydantic's schema of a value that `check` returns, or raises `ValueError` for."""
+    return {"type": "function-after", "function": {"type": "no-info", "function": check}, "schema": schema}
 
 
 class Deforms(enum.Enum):
@@ -80,6 +131,9 @@ class UsedIf:
     if_given: bool = False
 
 
+# bounds of a config, whose values may come from a file of others
+MAX_DEPTH = 20  # of lists and mappings in each other; configs have 4
+MAX_VALUES = 10_000
 REMOVAL = "0.3.0"  # the release that no longer reads names marked by `OldName` and values marked by `OldValue`
 
 
@@ -132,10 +186,16 @@ class Renamed(NamedTuple):
     is_deprecated: bool
 
 
-PositiveInt = Annotated[int, Bounds(ge=1)]
-PositiveFloat = Annotated[float, Bounds(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Bounds(ge=0, allow_inf_nan=False)]
+# Each number has a minimum and a maximum: a value far above all sensible values is an error, and costs a run.
+PositiveInt = Annotated[int, Bounds(ge=1, le=1_000_000)]
+NonNegativeInt = Annotated[int, Bounds(ge=0, le=1_000_000)]
+PositiveFloat = Annotated[float, Bounds(gt=0, le=1e6, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Bounds(ge=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Bounds(ge=0, le=1)]
+Count = Annotated[int, Bounds(ge=1, le=100_000)]  # of boxes or anchors
+Pixels = Annotated[int, Bounds(ge=1, le=16_384)]
+Channels = Annotated[int, Bounds(ge=1, le=8192)]
+AspectRatio = Annotated[float, Bounds(ge=0.001, le=1000)]
 
 
 def field_annotations(kind: type) -> dict[str, Any]:
@@ -182,9 +242,10 @@ def current_names(
             get their `ValueBefore`, and the function does not warn.
 
     Raises:
-        ValueError: If an option is given under an old and a current name, with one line for each.
+        ValueError: If an option is given under an old and a current name, with one line for each, or if the values
+            are nested too deeply or are too many.
     """
-    current = copy.deepcopy(dict(values))
+    current = _copied(values, itertools.count(1))
     problems, notes = [], []
     for old, new, is_deprecated in renamed_options(marks):
         section, name = _section_with(current, old)
@@ -214,6 +275,20 @@ def current_names(
     for note in [] if is_silent or is_written else notes:
         warnings.warn(note, FutureWarning, stacklevel=2)
     return current
+
+
+def _copied(value: Any, numbers: Iterator[int], depth: int = 0) -> Any:
+    """Return a copy of nested plain values without shared parts, whose size is bounded."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"lists and mappings must be nested at most {MAX_DEPTH} deep")
+    if next(numbers) > MAX_VALUES:
+        raise ValueError(f"a config must have at most {MAX_VALUES:,} values")
+    if isinstance(value, Mapping):
+        return {key: _copied(item, numbers, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_copied(item, numbers, depth + 1) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
 
 
 def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:

@@ -14,9 +14,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
-from .fpn import FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
+from .fpn import MAX_LEVELS, FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
 from .one_stage import in_float32, without_background
-from .options import Affects, Bounds, Choices, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, ValueBefore
+from .options import Affects, AspectRatio, Bounds, Choices, Count, Fraction, NonNegativeFloat, Pixels, ValueBefore
 from .resnet import check_name
 from .transform import DetectorTransform
 
@@ -123,14 +123,16 @@ class ClippedRetinaNet(RetinaNet):
 class RetinaNetOptions:
     """RetinaNet; the defaults are the common COCO recipe on levels 3 to 7."""
 
-    anchor_sizes: Annotated[list[PositiveInt], Affects.NETWORK] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    anchor_sizes: Annotated[list[Pixels], Bounds(min_length=1, max_length=MAX_LEVELS), Affects.NETWORK] = field(
+        default_factory=lambda: [32, 64, 128, 256, 512]
+    )
     """One anchor size in pixels for each pyramid level, including the extra levels."""
     anchors: Annotated[str, Choices(ANCHORS), Affects.MEANING, ValueBefore("torchvision")] = "exact"
     """Kind of anchors: exact (exact sizes, fixed strides), as in detectron2, mmdetection and PaddleDetection; or
     torchvision (whole pixels, strides by image size), for weights of torchvision and of 0.1."""
-    scales_per_octave: Annotated[PositiveInt, Affects.NETWORK] = 3
+    scales_per_octave: Annotated[int, Bounds(ge=1, le=20), Affects.NETWORK] = 3
     """Anchor scales n per level: the level's size times 2**(0/n), 2**(1/n), ..."""
-    aspect_ratios: Annotated[list[PositiveFloat], Bounds(min_length=1), Affects.NETWORK] = field(
+    aspect_ratios: Annotated[list[AspectRatio], Bounds(min_length=1, max_length=20), Affects.NETWORK] = field(
         default_factory=lambda: [0.5, 1.0, 2.0]
     )
     """Aspect ratios of the anchors, height over width."""
@@ -142,9 +144,9 @@ class RetinaNetOptions:
     """Minimum score of detections."""
     nms_threshold: Annotated[Fraction, Affects.RESULT] = 0.5
     """IoU above which NMS removes the detection with the lower score of two detections of a class."""
-    topk_candidates: Annotated[PositiveInt, Affects.RESULT] = 1000
+    topk_candidates: Annotated[Count, Affects.RESULT] = 1000
     """Maximum number of detections per pyramid level before NMS."""
-    detections_per_image: Annotated[PositiveInt, Affects.RESULT] = 100
+    detections_per_image: Annotated[Count, Affects.RESULT] = 100
     """Maximum number of detections per image."""
     clip_boxes: Annotated[str, Choices(CLIPPING), Affects.RESULT] = BEFORE_NMS
     """When boxes are clipped to the image: before_nms, as in torchvision and mmdetection; after_nms, as in detectron2,

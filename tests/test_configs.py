@@ -15,7 +15,8 @@ import torch
 from dcn import DeformConv2d
 from engine.building.data import build_train_loader, read_split
 from engine.building.model import build_model
-from engine.config.loading import CONFIG_DIR, load_config
+from engine.config.files import CONFIG_DIR
+from engine.config.loading import load_config
 from engine.devices.precision import to_device
 from engine.training.optimizer import build_optimizer
 from models import DETECTORS, replaced_convs

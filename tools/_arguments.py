@@ -1,6 +1,7 @@
 """Command-line arguments that several tools share, and the old spellings of renamed options."""
 
 import argparse
+import os
 import re
 import sys
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from data.shown import shortened, shown
 from engine.display import for_people
 from models.options import REMOVAL
 
@@ -44,7 +46,7 @@ _READ = {
 }
 # Options of the model that only training reads, because a checkpoint has all weights.
 _TRAINING = ("model.weights", "model.backbone.weights", "model.backbone.frozen_stages")
-_OVERRIDE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*=")
+_OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=")
 
 
 class Parser(argparse.ArgumentParser):
@@ -151,9 +153,28 @@ def is_override(argument: str) -> bool:
 
 
 def split_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into other arguments and config values."""
-    arguments = list(arguments)
-    return [text for text in arguments if not is_override(text)], [text for text in arguments if is_override(text)]
+    """Split arguments into other arguments and config values.
+
+    An argument of the form name=value, whose name is not a key of the config, is a file or folder if that exists.
+
+    Raises:
+        ValueError: if it does not exist.
+    """
+    from engine.config import guess_key, is_key  # some tools have no config and start faster without it
+
+    others, overrides = [], []
+    for argument in arguments:
+        match = _OVERRIDE.match(argument)
+        if match and is_key(match[1]):
+            overrides.append(argument)
+        elif match and not os.path.lexists(argument):
+            hint = guess_key(match[1])
+            raise ValueError(
+                f"{shown(argument)} does not exist, and {shortened(match[1])} is not a key of a config{hint}"
+            )
+        else:
+            others.append(argument)
+    return others, overrides
 
 
 def config_values(args: argparse.Namespace, options: Mapping[str, str] | None = None) -> list[str]:

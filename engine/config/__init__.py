@@ -1,14 +1,9 @@
 """Options of a run: definitions, loading of YAML files, and detection of unused options."""
 
-from .loading import (
-    check_config,
-    dump_config,
-    flatten,
-    load_config,
-    read_overrides,
-    with_current_names,
-    with_overrides,
-)
+from .errors import guess_key
+from .keys import is_key
+from .loading import check_config, dump_config, flatten, load_config, with_overrides
+from .names import with_current_names
 from .options import (
     BackboneConfig,
     DataConfig,
@@ -18,5 +13,6 @@ from .options import (
     keys_that_affect,
     options_that_deform,
 )
+from .overrides import read_overrides
 from .reference import reference_page, renamed_page, schema_text
 from .unused import changed_options, describe_unused, is_used, unused_options, unused_overrides

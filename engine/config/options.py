@@ -3,47 +3,89 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
+from data.paths import expanded
 from dcn import BACKENDS
+from dcn.replace import check_stages
 from models import DETECTORS, KINDS, NORMS, DetectorSpec, FpnOptions
 from models.options import (
     Affects,
     Alias,
+    Channels,
     Choices,
     Deforms,
+    Form,
     Fraction,
     NonNegativeFloat,
+    NonNegativeInt,
     OldName,
     PositiveFloat,
     PositiveInt,
     UsedIf,
 )
-from models.resnet import ActivationCheckpointing, check_name
+from models.resnet import RESNETS, ActivationCheckpointing, check_name
 
 from .sections import Section, options_of, section_of
 
 _IF_STAGES = UsedIf("dcn_v2_stages")
 _IF_DEFORMABLE = UsedIf("model.is_deformable", otherwise="no layer is deformable")
+_UNLESS_WHOLE = UsedIf("model.weights", (None,), otherwise="model.weights is set", if_given=True)
 _IF_STEP = UsedIf("lr_schedule", ("step",), if_given=True)
 FpnConfig = section_of(FpnOptions)
+# "auto", and the devices that PyTorch can train on; not meta, which has no numbers
+DEVICE = Form(r"auto|(cpu|mps)(:0)?|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N or mps")
+
+
+def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("expected a path without the character NUL")
+    return str(expanded(path)) if path.startswith("~") else path
+
+
+def _check_stages(stages: Any) -> Any:
+    """Check stages by the function that explains how they are counted; pydantic reports other values."""
+    if isinstance(stages, list) and len(stages) < 10 and all(type(s) is int and 0 <= s < 10 for s in stages):
+        check_stages(stages, "dcn_v2_stages")
+    return stages
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"expected a regular expression, but {error}") from None
+    return pattern
+
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
+_EXPLAINED = BeforeValidator(_check_stages)
+Stage = Annotated[int, Field(ge=1, le=4)]
+ImageSide = Annotated[int, Field(ge=16, le=16_384)]
+Scale = Annotated[float, Field(ge=0.001, le=1000)]
+PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Milestone = Annotated[float, Field(gt=0, le=1e9)]
+Factor = Annotated[NonNegativeFloat, Field(le=1000)]
+WeightDecay = Annotated[NonNegativeFloat, Field(le=1000)]
+ParameterPattern = Annotated[str, Field(max_length=1000), AfterValidator(_check_pattern)]
 
 
 class SplitConfig(Section):
     """One split of a data set in COCO format."""
 
-    images: Annotated[str, Affects.NOTHING]
+    images: Annotated[FilePath, Affects.NOTHING]
     """Folder of the images; a relative path is relative to the working directory."""
-    annotations: Annotated[str, Affects.NOTHING]
+    annotations: Annotated[FilePath, Affects.NOTHING]
     """COCO instances JSON file."""
 
 
 class LargeScaleJitterConfig(Section):
     """Large-scale jitter, https://arxiv.org/abs/2012.07177."""
 
-    size: Annotated[PositiveInt, Affects.RESULT] = 1024
+    size: Annotated[ImageSide, Affects.RESULT] = 1024
     """Side of the square that training images are cropped or padded to, in pixels."""
-    scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2), Affects.RESULT] = Field([0.1, 2.0])
+    scale: Annotated[list[Scale], Field(min_length=2, max_length=2), Affects.RESULT] = Field([0.1, 2.0])
     """Range of the random scale; at 1 the longer side of the image equals the side of the square."""
 
 
@@ -54,7 +96,7 @@ class DataConfig(Section):
     """Training split."""
     val: SplitConfig
     """Validation split."""
-    download_hint: Annotated[str | None, Affects.NOTHING, OldName("source")] = None
+    download_hint: Annotated[Annotated[str, Field(max_length=10_000)] | None, Affects.NOTHING, OldName("source")] = None
     """How to get the data set; the error about missing files shows it."""
     invalid_annotations: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT, OldName("invalid_boxes")] = "raise"
     """Policy for boxes of both splits without a size or more than a pixel outside their image: raise an error, clip, or
@@ -66,7 +108,7 @@ class DataConfig(Section):
     """Whether to train on images without boxes too."""
     on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
-    pixel_range: Annotated[Annotated[list[float], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
+    pixel_range: Annotated[Annotated[list[PixelValue], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
     """Values [low, high] of black and white in grey images with more than 8 bits, as in [0, 4095] for 12 bits. Values
     outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for floating-point images with such values. All
     other images are errors without this key."""
@@ -77,38 +119,44 @@ class DataConfig(Section):
     of it."""
     large_scale_jitter: LargeScaleJitterConfig | None = None
     """Large-scale jitter of training images instead of `min_size` and `max_size`; null: off."""
-    weak_last_epochs: Annotated[int, Field(ge=0), Affects.RESULT] = 0
+    weak_last_epochs: Annotated[NonNegativeInt, Affects.RESULT] = 0
     """Number of epochs at the end of a run without `color_jitter` and `large_scale_jitter`; `flip` stays on."""
     resize: Annotated[Literal[KINDS] | None, Affects.RESULT] = None
     """Resizing of images: shortest (to a length of the shorter side), stretch (to a square), letterbox (into a square
     with filled margins). null: the detector's default, which is shortest for most detectors."""
-    min_size: Annotated[PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)], Affects.RESULT] = 800
+    min_size: Annotated[ImageSide | Annotated[list[ImageSide], Field(min_length=1, max_length=100)], Affects.RESULT] = (
+        800
+    )
     """Shorter side that images are scaled to, or side of the square, in pixels. With a list (multi-scale training), one
     size is drawn for each training image, or for each step if images become squares."""
-    eval_size: Annotated[PositiveInt | None, Affects.RESULT] = None
+    eval_size: Annotated[ImageSide | None, Affects.RESULT] = None
     """The size in evaluation, in pixels; null: the last of `min_size`."""
-    max_size: Annotated[PositiveInt, Affects.RESULT, UsedIf("resize", (None, "shortest"))] = 1333
+    max_size: Annotated[ImageSide, Affects.RESULT, UsedIf("resize", (None, "shortest"))] = 1333
     """Maximum length of the longer side in pixels, with resize shortest."""
-    num_workers: Annotated[int, Field(ge=0), Affects.NOTHING, Alias("workers")] = 4
+    num_workers: Annotated[NonNegativeInt, Field(le=256), Affects.NOTHING, Alias("workers")] = 4
     """Number of processes that load images; 0: the training process loads them."""
 
 
 class BackboneConfig(Section):
     """ResNet and its deformable stages."""
 
-    name: Annotated[str, Affects.NETWORK] = "resnet50"
+    name: Annotated[str, Choices(RESNETS), Affects.NETWORK] = "resnet50"
     """A torchvision ResNet: resnet18/34/50/101/152, resnext..., wide_resnet.... The suffix _vd, as in resnet50_vd,
     selects its ResNet-D variant (deep stem, average-pooled shortcuts)."""
-    dcn_v2_stages: Annotated[list[int], Affects.NETWORK, Deforms.LAYERS] = Field([])
+    dcn_v2_stages: Annotated[list[Stage], Field(max_length=4), _EXPLAINED, Affects.NETWORK, Deforms.LAYERS] = Field([])
     """Stages whose 3x3 convolutions are deformable, counted as torchvision's layers: [2, 3, 4] = layer2..4 = C3..C5."""
-    dcn_every: Annotated[PositiveInt, Affects.NETWORK, _IF_STAGES] = 1
+    dcn_every: Annotated[PositiveInt, Field(le=100), Affects.NETWORK, _IF_STAGES] = 1
     """Make every n-th block of a deformable stage deformable, counted back from the last block."""
     modulation: Annotated[bool, Affects.NETWORK, _IF_DEFORMABLE] = True
     """Type of deformable convolution: true is DCNv2, with a learned mask; false is DCNv1, without a mask."""
-    offset_groups: Annotated[PositiveInt, Affects.NETWORK, _IF_DEFORMABLE] = 1
+    offset_groups: Annotated[Channels, Affects.NETWORK, _IF_DEFORMABLE] = 1
     """Number of channel groups with separate offsets."""
     mask_scale: Annotated[
-        PositiveFloat, Affects.MEANING, _IF_DEFORMABLE, UsedIf("modulation", otherwise="DCNv1 has no mask")
+        PositiveFloat,
+        Field(le=1000),
+        Affects.MEANING,
+        _IF_DEFORMABLE,
+        UsedIf("modulation", otherwise="DCNv1 has no mask"),
     ] = 2.0
     """mask = mask_scale * sigmoid. With 2 the network starts as the plain network; 1 is the formula of the paper and of
     checkpoints from other frameworks."""
@@ -122,7 +170,7 @@ class BackboneConfig(Section):
     GPUs), or gn (group norm with 32 groups, for training from scratch)."""
     activation_checkpointing: Annotated[ActivationCheckpointing, Affects.RESULT, _IF_STAGES] = False
     """Whether the backward pass recomputes the deformable stages: less memory, more time, the same gradients."""
-    weights: Annotated[str | None, Affects.RESULT] = None
+    weights: Annotated[FilePath | None, Affects.RESULT, _UNLESS_WHOLE] = None
     """Initial weights of the backbone: torchvision's name (IMAGENET1K_V1, DEFAULT), a local state-dict file (./x.pth),
     or null for random weights."""
 
@@ -132,7 +180,7 @@ class _ModelConfig(Section):
 
     detector: Annotated[str, Choices(DETECTORS), Affects.NETWORK] = "faster_rcnn"
     """Name of the detector; the section of the same name has its options, and other detectors' sections are unused."""
-    weights: Annotated[str | None, Affects.RESULT] = None
+    weights: Annotated[FilePath | None, Affects.RESULT] = None
     """Initial weights of the whole detector: a checkpoint (runs/r50/best.pt) or a file of tools/convert.py --config.
     Classes are matched by name, and `backbone.weights` is not used. null: only the backbone has initial weights."""
     dcn_backend: Annotated[str, Choices(("auto", *BACKENDS)), Affects.RESULT, _IF_DEFORMABLE] = "auto"
@@ -187,14 +235,14 @@ class TrainConfig(Section):
 
     epochs: Annotated[PositiveInt, Affects.RESULT] = 12
     """Number of epochs."""
-    max_steps: Annotated[PositiveInt | None, Affects.RESULT] = None
+    max_steps: Annotated[Steps | None, Affects.RESULT] = None
     """Maximum number of steps; null: `epochs` alone decides."""
     early_stopping_patience: Annotated[PositiveInt | None, Affects.RESULT, OldName("early_stop")] = None
     """Number of evaluations without a better AP after which training stops; null: off."""
 
-    batch_size: Annotated[PositiveInt, Affects.RESULT] = 16
+    batch_size: Annotated[PositiveInt, Field(le=10_000), Affects.RESULT] = 16
     """Images per forward pass and process. A step has batch_size x grad_accum_steps x processes images."""
-    grad_accum_steps: Annotated[PositiveInt, Affects.RESULT, OldName("accumulate")] = 1
+    grad_accum_steps: Annotated[PositiveInt, Field(le=10_000), Affects.RESULT, OldName("accumulate")] = 1
     """Number of forward and backward passes of each process per step (gradient accumulation)."""
     base_batch_size: Annotated[PositiveInt | None, Affects.RESULT, OldName("reference_batch")] = 16
     """Images per step that `lr` is meant for; `lr` is multiplied by images per step / base_batch_size. null: no
@@ -202,25 +250,25 @@ class TrainConfig(Section):
 
     optimizer: Annotated[str, Choices(("sgd", "adamw")), Affects.RESULT] = "sgd"
     """Optimizer."""
-    lr: Annotated[PositiveFloat, Affects.RESULT] = 0.02
+    lr: Annotated[PositiveFloat, Field(le=1000), Affects.RESULT] = 0.02
     """Learning rate."""
-    backbone_lr_factor: Annotated[NonNegativeFloat, Affects.RESULT] = 1.0
+    backbone_lr_factor: Annotated[Factor, Affects.RESULT] = 1.0
     """Learning rate of the ResNet as a factor of `lr`; its offset layers use `offset_lr_factor`."""
-    offset_lr_factor: Annotated[NonNegativeFloat, Affects.RESULT, _IF_DEFORMABLE] = 0.1
+    offset_lr_factor: Annotated[Factor, Affects.RESULT, _IF_DEFORMABLE] = 0.1
     """Learning rate of the layers that predict offsets and masks, as a factor of `lr`."""
-    lr_factors: Annotated[dict[str, NonNegativeFloat], Affects.RESULT] = Field({})
+    lr_factors: Annotated[dict[ParameterPattern, Factor], Field(max_length=1000), Affects.RESULT] = Field({})
     """Learning rates of parameters by name as factors of `lr`, instead of the two factors above. Keys are regular
     expressions, searched in the names; the first match counts, and the detector's factors come last. A key without a
     match is an error."""
     momentum: Annotated[float, Field(ge=0, lt=1), Affects.RESULT] = 0.9
     """Momentum of SGD; first beta of AdamW."""
-    weight_decay: Annotated[NonNegativeFloat, Affects.RESULT] = 1e-4
+    weight_decay: Annotated[WeightDecay, Affects.RESULT] = 1e-4
     """Weight decay."""
-    norm_weight_decay: Annotated[NonNegativeFloat | None, Affects.RESULT] = None
+    norm_weight_decay: Annotated[WeightDecay | None, Affects.RESULT] = None
     """Weight decay of the weights and biases of norms; null: `weight_decay`."""
-    bias_weight_decay: Annotated[NonNegativeFloat | None, Affects.RESULT] = None
+    bias_weight_decay: Annotated[WeightDecay | None, Affects.RESULT] = None
     """Weight decay of all other biases; null: `weight_decay`."""
-    weight_decay_factors: Annotated[dict[str, NonNegativeFloat], Affects.RESULT] = Field({})
+    weight_decay_factors: Annotated[dict[ParameterPattern, Factor], Field(max_length=1000), Affects.RESULT] = Field({})
     """Weight decay of parameters by name as factors of `weight_decay`, instead of the two keys above; see
     `lr_factors`."""
     clip_grad_norm: Annotated[PositiveFloat | None, Affects.RESULT, OldName("clip_norm")] = 35.0
@@ -230,13 +278,13 @@ class TrainConfig(Section):
     """Learning-rate schedule: step (times `gamma` at each of `milestones`) or cosine (decays to `min_lr_factor`)."""
     lr_schedule_unit: Annotated[Literal["epoch", "step"], Affects.RESULT, OldName("schedule_unit")] = "epoch"
     """Unit of `milestones`, and the interval at which the cosine decays."""
-    warmup_steps: Annotated[int, Field(ge=0), Affects.RESULT] = 500
+    warmup_steps: Annotated[NonNegativeInt, Affects.RESULT] = 500
     """Number of steps of the linear warm-up."""
     warmup_factor: Annotated[float, Field(gt=0, le=1), Affects.RESULT, UsedIf("warmup_steps", if_given=True)] = 0.001
     """Initial learning rate of the warm-up, as a factor of `lr`."""
-    milestones: Annotated[list[PositiveFloat], Affects.RESULT, _IF_STEP] = Field([8.0, 11.0])
+    milestones: Annotated[list[Milestone], Field(max_length=1000), Affects.RESULT, _IF_STEP] = Field([8.0, 11.0])
     """Times at which the step schedule multiplies the learning rate by `gamma`, in `lr_schedule_unit`."""
-    gamma: Annotated[PositiveFloat, Affects.RESULT, _IF_STEP] = 0.1
+    gamma: Annotated[PositiveFloat, Field(le=1000), Affects.RESULT, _IF_STEP] = 0.1
     """Factor of the learning rate at each milestone."""
     min_lr_factor: Annotated[Fraction, Affects.RESULT, UsedIf("lr_schedule", ("cosine",), if_given=True)] = 0.0
     """Final learning rate of the cosine schedule, as a factor of `lr`."""
@@ -254,15 +302,15 @@ class TrainConfig(Section):
     compile: Annotated[bool, Affects.RESULT] = False
     """Whether to use torch.compile for the backbone and the pyramid; compiling takes minutes at the start."""
 
-    log_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("log_every")] = 50
+    log_every_steps: Annotated[Steps, Affects.NOTHING, OldName("log_every")] = 50
     """Steps between records in metrics.jsonl and TensorBoard; a record has the means since the last record."""
-    checkpoint_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("checkpoint_every")] = 1000
+    checkpoint_every_steps: Annotated[Steps, Affects.NOTHING, OldName("checkpoint_every")] = 1000
     """Steps between checkpoints (last.pt); training also writes one after every epoch."""
     keep_last: Annotated[PositiveInt, Affects.NOTHING] = 2
     """Number of newest checkpoints to keep: last.pt and those before it. best.pt is kept in addition."""
     eval_every_epochs: Annotated[PositiveInt, Affects.RESULT, OldName("eval_every")] = 1
     """Epochs between evaluations; training always evaluates after the last epoch."""
-    images_every_steps: Annotated[PositiveInt, Affects.NOTHING, OldName("picture_every")] = 1000
+    images_every_steps: Annotated[Steps, Affects.NOTHING, OldName("picture_every")] = 1000
     """Steps between validation images in TensorBoard, and with DCN between histograms of offsets and masks; training
     also writes them at the end."""
 
@@ -297,7 +345,7 @@ class RunConfig(Section):
     """Test-time augmentation in tools/eval.py and tools/predict.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32), Affects.NOTHING] = 0
     """Random seed; below 2**32."""
-    device: Annotated[str, Affects.NOTHING] = "auto"
+    device: Annotated[str, DEVICE, Affects.NOTHING] = "auto"
     """Device: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps."""
 
 

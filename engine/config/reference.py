@@ -22,6 +22,9 @@ mean" for misspelt keys.
 
 - `base: other.yaml` inherits from another file: sections are merged, all other values, also lists, are replaced.
 - Values follow YAML 1.2: `1e-4` is a number, `off` and `no` are strings, `null` means no value.
+- An option of type string takes the text as it is: `images: 2024` is a folder. On the command line, quotes, blanks and
+  `#` belong to the text. Only `null`, `~` and nothing mean no value, where null is allowed.
+- `~` and `~user` at the start of a path are the home folder. Environment variables are not replaced.
 - Where the default is `required`, the file or one of its bases must give a value.
 
 ## Completion in editors
@@ -161,13 +164,13 @@ def _type(field: dict[str, Any]) -> str:
     if names := field.get("enum"):
         return ", ".join(f"`{name}`" for name in names)
     if field.get("type") == "array" and "items" in field:
-        least, most = field.get("minItems", 0), field.get("maxItems")
-        count = "" if not (least or most) else f"{least} " if least == most else f"{least} or more "
+        least, most = field.get("minItems", 0), field["maxItems"]
+        count = f"{least} " if least == most else f"{least} to {most} "
         kind, _, bounds = _type(field["items"]).partition(" ")
         return f"list of {count}{kind}s {bounds}".strip()
     if values := field.get("additionalProperties"):
         return f"mapping of names to {_type(values)}"
-    bounds = [form.format(f"{field[key]:,}") for key, form in _BOUNDS.items() if key in field]
+    bounds = [form.format(f"{field[key]:,}".removesuffix(".0")) for key, form in _BOUNDS.items() if key in field]
     return " ".join([field.get("type", "anything"), ", ".join(bounds)]).strip()
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
-from types import UnionType
-from typing import get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
@@ -43,7 +43,37 @@ def options_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     return {key: field for key, field in keys_of(section) if not _section_in(field)}
 
 
+def is_section(field: FieldInfo) -> bool:
+    """Whether a field contains a section, also as an alternative to null."""
+    return _section_in(field) is not None
+
+
+def is_text(field: FieldInfo) -> bool:
+    """Whether the values of an option are texts or null."""
+    kinds = [kind for kind in _kinds(field) if kind is not NoneType]
+    return all(
+        kind is str or (get_origin(kind) is Literal and all(isinstance(value, str) for value in get_args(kind)))
+        for kind in kinds
+    )
+
+
+def is_nullable(field: FieldInfo) -> bool:
+    """Whether null is a value of an option."""
+    return NoneType in _kinds(field)
+
+
+def is_mapping(field: FieldInfo) -> bool:
+    """Whether the values of an option are mappings whose keys the user chooses."""
+    return any(get_origin(kind) is dict for kind in _kinds(field))
+
+
 def _section_in(field: FieldInfo) -> type[BaseModel] | None:
     """Return the section that a field contains, also as an alternative to null; None for an option."""
-    kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else (field.annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return next((kind for kind in _kinds(field) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _kinds(field: FieldInfo) -> tuple[Any, ...]:
+    """Return the alternatives of a field's type, without their annotations."""
+    is_union = isinstance(field.annotation, UnionType) or get_origin(field.annotation) is Union
+    kinds = get_args(field.annotation) if is_union else (field.annotation,)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from models import DETECTORS
 from models.options import UsedIf
 
-from .loading import flatten, read_overrides
+from .loading import flatten
 from .options import RunConfig
+from .overrides import read_overrides
 from .sections import options_of
 
 

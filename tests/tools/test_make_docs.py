@@ -3,7 +3,7 @@
 import re
 import shutil
 
-from engine.config.loading import CONFIG_DIR
+from engine.config.files import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
 FILES = ("docs/reference/config.md", "docs/reference/renamed.md", "configs/schema.json")

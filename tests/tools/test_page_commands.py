@@ -15,7 +15,8 @@ from PIL import Image
 
 from data.synthetic import write_shapes
 from data.video import video_writer
-from engine.config.loading import CONFIG_DIR, load_config
+from engine.config.files import CONFIG_DIR
+from engine.config.loading import load_config
 from tests.pages import PAGES, ROOT, Command, blocks, commands, text_of
 
 TOOLS = ROOT / "tools"

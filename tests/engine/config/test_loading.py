@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config.loading import (
-    CONFIG_DIR,
-    ConfigError,
-    check_config,
-    dump_config,
-    find_config,
-    flatten,
-    load_config,
-)
+from engine.config.errors import ConfigError
+from engine.config.files import CONFIG_DIR, find_config
+from engine.config.loading import check_config, dump_config, flatten, load_config
 
 LEAST = "data: {train: {images: a, annotations: b}, val: {images: c, annotations: d}}\n"
 
@@ -54,7 +48,7 @@ train: {lr: fast, epochs: 1.5, amp: 1, clip_grad_norm: 0}
     assert set(lines) == {
         "  - sed: unknown key, did you mean 'seed'?",
         "  - batch_size: unknown key, did you mean 'train.batch_size'?",
-        "  - device: expected a valid string, got 3",
+        "  - device: expected auto, cpu, cuda, cuda:N or mps, got '3'",
         "  - model.lr: unknown key, did you mean 'train.lr'?",
         "  - model.backbone.dcn_v2_stage: unknown key, did you mean 'model.backbone.dcn_v2_stages'?",
         "  - model.backbone.dcn_v2_stages.1: expected a valid integer, got 'x'",
@@ -62,7 +56,7 @@ train: {lr: fast, epochs: 1.5, amp: 1, clip_grad_norm: 0}
         "  - model.backbone.frozen_stages: expected less than or equal to 4, got 5",
         "  - train.lr: expected a valid number, got 'fast'",
         "  - train.epochs: expected a valid integer, got 1.5",
-        "  - train.amp: expected 'off', 'bf16' or 'fp16', got 1",
+        "  - train.amp: expected 'off', 'bf16' or 'fp16', got '1'",
         "  - train.clip_grad_norm: expected greater than 0, got 0",
     }
 
@@ -81,49 +75,7 @@ train: {lr: fast, epochs: 1.5, amp: 1, clip_grad_norm: 0}
 )
 def test_unknown_keys_keep_their_name_and_get_a_guess(write, key, guess):
     text = "\n".join(problems(write(LEAST), [f"{key}=1"]))
-    unknown = key if key != "modl.detector" else "modl"
-    guess = guess if key != "modl.detector" else "model"
-    assert f"  - {unknown}: unknown key" + (f", did you mean '{guess}'?" if guess else "") in text.splitlines()
-
-
-SCALARS = [
-    ("1e-4", 1e-4),
-    ("1E-4", 1e-4),
-    ("+1e+2", 100.0),
-    ("1.5e3", 1500.0),
-    (".5", 0.5),
-    ("5.", 5.0),
-    ("2", 2),
-    ("-0.5", -0.5),
-    (".inf", float("inf")),
-    ("off", "off"),
-    ("on", "on"),
-    ("no", "no"),
-    ("yes", "yes"),
-    ("y", "y"),
-    ("1:30", "1:30"),
-    ("012", "012"),
-    ("0x10", "0x10"),
-    ("1_000", "1_000"),
-    ("2020-01-01", "2020-01-01"),
-    ("true", True),
-    ("false", False),
-    ("True", "True"),
-    ("null", None),
-    ("~", None),
-    ("", None),
-    ("'1e-4'", "1e-4"),
-]
-
-
-def test_scalars_are_those_of_yaml_1_2(write):
-    for text, value in SCALARS:
-        file = write(f"{LEAST}model:\n  backbone:\n    name: {text}\n")
-        if isinstance(value, str):
-            assert load_config(file).model.backbone.name == value
-        else:
-            (line,) = problems(file)[1:]
-            assert line == f"  - model.backbone.name: expected a valid string, got {value!r}", text
+    assert f"  - {key}: unknown key" + (f", did you mean '{guess}'?" if guess else "") in text.splitlines()
 
 
 def test_1e_4_is_a_number_and_off_a_word(write):
@@ -141,15 +93,14 @@ def test_words_of_yaml_1_1_are_no_numbers_and_no_booleans(write, text):
 
 def test_a_repeated_key_is_an_error(write):
     text = "\n".join(problems(write(LEAST + "train:\n  lr: 0.1\n  epochs: 2\n  lr: 0.2\n")))
-    assert "key 'lr' is given twice" in text
-    assert "line 3" in text
+    assert "line 5: key 'lr' is given twice" in text
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a", "must contain a mapping of options, got list"),
-        ("", "must contain a mapping of options, got NoneType"),
+        ("- a", "must contain a mapping of options, got ['a']"),
+        ("", "must contain a mapping of options, got nothing"),
         ("a: [1", "is not valid YAML"),
         ("a: b: c", "is not valid YAML"),
         ("? [a]\n: 1", "is not valid YAML"),
@@ -247,7 +198,8 @@ def test_overrides_that_are_not_valid(write):
     assert lines == [
         "  - 'train': expected key=value, as in train.epochs=1",
         "  - '=3': expected key=value, as in train.epochs=1",
-        "  - train.lr: '[1' is not a valid YAML value: while parsing a flow sequence",
+        "  - train.lr: '[1' is not a valid YAML value: while parsing a flow sequence: "
+        "expected ',' or ']', but got '<stream end>'",
         "  - 'train.epochs: 3': expected key=value, as in train.epochs=1",
         "  - data.download_hint.x: 'download_hint' is not a section",
     ]
@@ -294,7 +246,7 @@ def test_what_is_dumped_loads_to_the_same(tmp_path):
         assert load_config(tmp_path / "config.yaml") == config, file.name
 
 
-POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+POSITIVE = st.floats(min_value=0, exclude_min=True, max_value=1000)
 # texts that YAML 1.1 and 1.2 read in different ways
 WORDS = st.sampled_from(
     ["1e5", "1.5e3", "1e-4", "off", "no", "012", "1:30", "~", "null", "", " a ", "#", "0x1", "<<", "=", "5."]
@@ -305,10 +257,10 @@ WORDS = st.sampled_from(
     lr=POSITIVE,
     milestones=st.lists(POSITIVE, max_size=3),
     flip=st.floats(0, 1),
-    stages=st.lists(st.integers()),
-    min_size=st.integers(1) | st.lists(st.integers(1), min_size=1),
+    stages=st.lists(st.integers(1, 4), unique=True),
+    min_size=st.integers(16, 800) | st.lists(st.integers(16, 800), min_size=1),
     source=st.none() | WORDS | st.text(),
-    images=WORDS | st.text(st.characters(exclude_categories=["C"])),
+    images=WORDS.filter(bool) | st.text(st.characters(exclude_categories=["C"]), min_size=1),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_any_config_survives_its_yaml(lr, milestones, flip, stages, min_size, source, images, seed, tmp_path_factory):

@@ -1,17 +1,21 @@
 """Ranges and descriptions of the options."""
 
+import copy
+from operator import attrgetter
+
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from engine.config.loading import ConfigError, check_config
 from engine.config.options import RunConfig
+from engine.config.reference import config_schema
 from engine.config.sections import options_of
 from engine.training.optimizer import OPTIMIZERS
 from engine.training.schedule import SCHEDULES
 from models.options import Affects, Choices
 
 PLACE = {"images": "a", "annotations": "b"}
-LEAST = {"data": {"train": PLACE, "val": PLACE}}
+LEAST = {"data": {"train": PLACE, "val": {**PLACE}}}
 
 
 def sections(kind: type[BaseModel], prefix: str = ""):
@@ -44,11 +48,11 @@ def test_nothing_changes_after_the_check():
 
 RANGES = [  # key, invalid values, valid values
     ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
-    ("device", [0, None], ["cuda:1"]),
+    ("device", [0, None, "meta", "cuda:x", "gpu", ""], ["auto", "cpu", "cuda", "cuda:1", "mps"]),
     ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
-    ("data.min_size", [0, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
-    ("data.max_size", [0, [800]], [1]),
-    ("data.num_workers", [-1, 0.5], [0]),
+    ("data.min_size", [0, 1, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
+    ("data.max_size", [0, 1, [800]], [1000]),
+    ("data.num_workers", [-1, 0.5, 1_000_000], [0, 64]),
     ("data.invalid_annotations", ["ignore", None], ["raise", "clip", "drop"]),
     ("data.keep_images_without_boxes", [1, "yes", "true"], [True]),
     ("model.backbone.dcn_v2_stages", [3, "234", [2.0], None], [[], [2, 3, 4]]),
@@ -92,26 +96,28 @@ RANGES = [  # key, invalid values, valid values
 ]
 
 
-def test_ranges():
-    def values(key, value) -> dict:
-        nested = {part: dict(section) for part, section in LEAST.items()}
-        *parents, last = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-        return nested
+def values(key, value) -> dict:
+    nested = copy.deepcopy(LEAST)
+    *parents, last = key.split(".")
+    place = nested
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return nested
 
+
+def reached(config, key):
+    return attrgetter(key)(config)
+
+
+def test_ranges():
     for key, bad, good in RANGES:
         for value in bad:
             with pytest.raises(ConfigError) as caught:
                 check_config(values(key, value), "bad")
             assert f"  - {key}" in str(caught.value), (key, value)
         for value in good:
-            found = check_config(values(key, value), "good")
-            for part in key.split("."):
-                found = getattr(found, part)
-            assert found == value, key
+            assert reached(check_config(values(key, value), "good"), key) == value, key
 
 
 def test_every_option_has_one_affects_mark():
@@ -129,3 +135,91 @@ def test_choices_are_the_keys_of_their_tables():
     }
     assert choices["train.optimizer"] == [*OPTIMIZERS]
     assert choices["train.lr_schedule"] == [*SCHEDULES]
+
+
+def leaves(node, key=""):
+    """Every number, text, list and mapping of the schema, with its dotted key."""
+    yield key, node
+    below = [(key, kind) for kind in node.get("anyOf", [])]
+    below += [(f"{key}.{name}".strip("."), child) for name, child in node.get("properties", {}).items()]
+    below += [(key, node["items"])] if "items" in node else []
+    below += [(key, node["additionalProperties"])] if isinstance(node.get("additionalProperties"), dict) else []
+    for name, child in below:
+        yield from leaves(child, name)
+
+
+LEAVES = [(key, node) for key, node in leaves(config_schema()) if key not in ("", "base")]
+
+
+def test_every_number_has_a_minimum_and_a_maximum():
+    numbers = [(key, node) for key, node in LEAVES if node.get("type") in ("integer", "number")]
+    assert len(numbers) > 100
+    for key, node in numbers:
+        assert {"minimum", "exclusiveMinimum"} & {*node}, key
+        assert {"maximum", "exclusiveMaximum"} & {*node}, key
+
+
+def test_every_text_is_a_choice_or_has_a_form_or_a_length():
+    texts = [(key, node) for key, node in LEAVES if node.get("type") == "string"]
+    assert len(texts) > 10
+    for key, node in texts:
+        assert {"enum", "const", "pattern", "maxLength"} & {*node}, key
+
+
+def test_every_list_and_mapping_has_a_length():
+    for key, node in LEAVES:
+        assert node.get("type") != "array" or "maxItems" in node, key
+        assert not isinstance(node.get("additionalProperties"), dict) or "maxProperties" in node, key
+
+
+ABSURD = [10**12, -(10**12), 10**400, 1e308, -1e308, float("inf"), float("nan")]
+
+
+@pytest.mark.parametrize("key", sorted({key for key, node in LEAVES if node.get("type") in ("integer", "number")}))
+def test_absurd_numbers_are_errors_that_name_the_option(key):
+    default = options_of(RunConfig)[key].get_default(call_default_factory=True)
+    for number in ABSURD:
+        value = [number] if isinstance(default, list) else {"x": number} if isinstance(default, dict) else number
+        with pytest.raises(ConfigError, match=f"  - {key}") as caught:
+            check_config(values(key, value), "absurd")
+        assert len(str(caught.value)) < 800
+
+
+def test_paths_are_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", "elsewhere")
+    for key in ("data.train.images", "data.val.annotations", "model.weights", "model.backbone.weights"):
+        assert reached(check_config(values(key, "~/a b"), "tilde"), key) == str(tmp_path / "a b")
+        for text in ("~nobody_of_this_name/a", "a/~/b", "./~", "$DATA/a", "%DATA%"):
+            assert reached(check_config(values(key, text), "as written"), key) == text
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "x" * 5000])
+def test_a_text_that_is_no_path_is_an_error(path):
+    with pytest.raises(ConfigError, match=r"  - data\.train\.images: .{0,400}$"):
+        check_config(values("data.train.images", path), "no path")
+
+
+@pytest.mark.parametrize("pattern", ["(", "[", "*x"])
+def test_a_pattern_of_parameters_is_a_regular_expression(pattern):
+    with pytest.raises(ConfigError, match=r"train\.lr_factors.*expected a regular expression"):
+        check_config(values("train.lr_factors", {pattern: 0.1}), "pattern")
+
+
+def test_stages_are_explained():
+    with pytest.raises(ConfigError, match=r"5 is not a valid stage.*layer1\.\.layer4"):
+        check_config(values("model.backbone.dcn_v2_stages", [3, 4, 5]), "stages")
+
+
+def nested(depth):
+    inner = "x"
+    for _ in range(depth):
+        inner = [inner, inner]
+    return inner
+
+
+@pytest.mark.parametrize("key", ["device", "data.train.images", "train.lr", "model.backbone.dcn_v2_stages", "train"])
+def test_the_message_about_nested_shared_values_is_short(key):
+    with pytest.raises(ConfigError, match=rf"  - {key}") as caught:
+        check_config(values(key, nested(40)), "shared")
+    assert len(str(caught.value)) < 1000

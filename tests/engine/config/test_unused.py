@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.config.loading import CONFIG_DIR, find_config, load_config
+from engine.config.files import CONFIG_DIR, find_config
+from engine.config.loading import load_config
 from engine.config.unused import describe_unused, unused_options, unused_overrides
 from models import DETECTORS
 

@@ -1,0 +1,22 @@
+"""Find options that contradict each other: each is valid alone, and together they cannot be meant."""
+
+from collections.abc import Iterator
+
+from .options import RunConfig
+
+
+def contradictions(config: RunConfig) -> Iterator[str]:
+    """Yield one line for each option that contradicts another; it names both, and what must hold."""
+    data, jitter, retinanet = config.data, config.data.large_scale_jitter, config.model.retinanet
+    if (data.resize or config.model.spec.resize) == "shortest":
+        sizes = data.min_size if isinstance(data.min_size, list) else [data.min_size]
+        for key, size in (("data.min_size", max(sizes)), ("data.eval_size", data.eval_size or 0)):
+            if size > data.max_size:
+                yield f"{key} must be at most data.max_size, which is {data.max_size}, got {size}"
+    if jitter and jitter.scale[0] > jitter.scale[1]:
+        yield f"data.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
+    if retinanet.negative_iou > retinanet.positive_iou:
+        yield (
+            f"model.retinanet.negative_iou must be at most model.retinanet.positive_iou, which is "
+            f"{retinanet.positive_iou}, got {retinanet.negative_iou}"
+        )
