@@ -2,6 +2,7 @@
 # - make study: measure the gain of DCN: five networks, three seeds, with and without deformation (SIZE=gpu: larger)
 # - make cards: train a plain and a DCN detector on photographs of playing cards
 # - make test: run the tests, 8 minutes on two cores (PYTEST_ARGS="-k fcos": more arguments); make test-all: all tests
+# - make test-lowest: run some tests with the lowest versions that requirements.txt allows
 # - make lint: run ruff and import-linter
 # - make docs: update docs/reference/{config,renamed}.md and configs/schema.json after a change of the options
 # - make site: build the documentation site in site/; a broken link is an error
@@ -18,7 +19,7 @@ PIP_ARGS ?=
 SIZE ?= cpu
 PYTEST_ARGS ?=
 
-.PHONY: demo study cards test test-all lint docs site board clean
+.PHONY: demo study cards test test-all test-lowest lint docs site board clean
 .DELETE_ON_ERROR:
 
 $(PY):
@@ -61,6 +62,14 @@ test: $(VENV)/.ready-dev
 
 test-all: $(VENV)/.ready-dev
 	$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+# The packages are in a folder that comes first on the path; torch is that of .venv. Python 3.13 has no wheels of them.
+LOWEST_TESTS = tests/data tests/engine/config tests/engine/evaluation tests/engine/training/test_metrics_logger.py \
+	tests/engine/comparison/test_report.py tests/engine/comparison/test_matplotlib_plots.py
+test-lowest: $(VENV)/.ready-dev
+	rm -rf $(VENV)/lowest
+	$(PIP) --no-deps --target $(VENV)/lowest -r constraints-lowest.txt
+	PYTHONPATH=$(CURDIR)/$(VENV)/lowest $(PY) -m pytest -n 2 --dist worksteal -m "not slow" $(LOWEST_TESTS)
 
 lint: $(VENV)/.ready-dev
 	$(PY) -m ruff check .
