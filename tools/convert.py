@@ -1,7 +1,6 @@
 """Convert a checkpoint of mmdetection, detectron2, PaddleDetection, torchvision or another project."""
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from _outputs import check_outputs
 
 from data.files import atomic_file, write_json, write_text
 from engine.building import build_model
-from engine.config import RunConfig, dump_config, flatten, load_config, read_overrides, with_overrides
+from engine.config import RunConfig, as_override, dump_config, flatten, load_config, read_overrides, with_overrides
 from engine.converters import (
     INPUT_FORMATS,
     SOURCES,
@@ -155,8 +154,8 @@ def write_backbone(
     options |= {"stride_in_1x1": True} if stride_in_1x1 else {}
     options |= {"mask_scale": mask_scale} if has_masks(converted) else {}
     options |= {"norm": infer_norm(checkpoint), "weights": str(weights)}
-    shown = [f"  model.backbone.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in options.items()]
-    hints = [f"backbone: {args.out}; use it with", *(line.replace('"', "") for line in shown)]
+    shown = [f"  {as_override(f'model.backbone.{key}', value)}" for key, value in options.items()]
+    hints = [f"backbone: {args.out}; use it with", *shown]
     return converted, hints, stride_in_1x1
 
 
@@ -236,7 +235,7 @@ def adapted(args: argparse.Namespace, checkpoint: SourceCheckpoint, source: Sour
     own = getattr(model, model.detector)
     values |= {f"model.{model.detector}.{key}": value for key, value in source.options().items() if hasattr(own, key)}
     given = {key for key, _ in flatten(read_overrides(args.overrides, is_silent=True))}
-    forced = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in given]
+    forced = [as_override(key, value) for key, value in values.items() if key not in given]
     return with_overrides(config.model_dump(mode="json"), forced, str(args.config))
 
 

@@ -13,6 +13,6 @@ from .options import (
     keys_that_affect,
     options_that_deform,
 )
-from .overrides import read_overrides
+from .overrides import as_override, read_overrides
 from .reference import reference_page, renamed_page, schema_text
 from .unused import changed_options, describe_unused, is_used, unused_options, unused_overrides

@@ -1,5 +1,6 @@
 """Config values of the command line, `dotted.key=value`."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,11 @@ def read_overrides(overrides: Sequence[str], *, is_silent: bool = False) -> dict
     if problems:
         raise ConfigError("\n".join([COMMAND_LINE, *problems]))
     return with_current_names(values, COMMAND_LINE, is_silent=is_silent)
+
+
+def as_override(key: str, value: Any) -> str:
+    """Return the override that sets an option to a plain value."""
+    return f"{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
 def _apply(values: dict[str, Any], override: str) -> list[str]:

@@ -18,7 +18,7 @@ def test_it_writes_all_files(run_process, tmp_path):
     code, out, err = run_process(tmp_path / "tools/make_docs.py", cwd="/")
     assert (code, err) == (0, "")
     assert out == "".join(f"{file} is up to date\n" for file in FILES)
-    row = "| `train.epochs` | integer >= 1 | `{}` |"
+    row = "| `train.epochs` | integer >= 1, <= 1,000,000 | `{}` |"
     for file, line in (("docs/reference/config.md", row), ("configs/schema.json", '     "default": {},\n')):
         text, before = (tmp_path / file).read_text(), (ROOT / file).read_text()
         assert text.count(line.format(13)) == 1

@@ -405,7 +405,7 @@ def test_videos_that_cannot_be_read(predict, dcn_run, clip, tmp_path):
         ),
         (["photos", "--weights", "ema"], "does not contain EMA weights"),
         (["photos", "model.nothing=3"], "model.nothing"),
-        (["photos", "device=tpu"], "device 'tpu' is not available"),
+        (["photos", "device=tpu"], "device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         (["device=cpu"], "give at least one INPUT"),
     ],
 )

@@ -114,7 +114,7 @@ def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder)
 
 def test_a_training_that_fails_is_reported(run_tool, tmp_path):
     options = [*SMALL, "--seeds", 0, "--deformations", 0]
-    code, _, err = run_tool("study", *options, "--jobs", 1, "train.optimizer=adam", cwd=tmp_path)
+    code, _, err = run_tool("study", *options, "--jobs", 1, "model.backbone.weights=./adam.pth", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: the training in runs/deformation_0/plain_seed0 ended with exit code 2:\n")
     assert "adam" in err

@@ -10,7 +10,7 @@ from engine.config import keys
 from engine.config.errors import ConfigError
 from engine.config.loading import dump_config, load_config
 from engine.config.options import RunConfig
-from engine.config.overrides import read_overrides
+from engine.config.overrides import as_override, read_overrides
 from engine.config.sections import is_nullable, is_section, is_text
 
 PLACE = {"images": "a", "annotations": "b"}
@@ -137,6 +137,25 @@ def test_a_value_that_is_not_valid_is_one_short_line(override, words):
     assert head == "the command line does not fit the config:"
     assert words in line
     assert len(line) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 3),
+        ("model.backbone.norm", "gn"),
+        ("model.weights", None),
+        ("data.train.images", "/run #2/2024"),
+        ("model.backbone.modulation", False),
+        ("model.backbone.dcn_v2_stages", [2, 3]),
+        ("train.lr_factors", {"a.b": 1e-05}),
+    ],
+)
+def test_the_override_of_a_value_sets_it(key, value):
+    section = read_overrides([as_override(key, value)])
+    for part in key.split("."):
+        section = section[part]
+    assert section == value
 
 
 def test_a_key_of_many_parts_is_an_unknown_key():

@@ -179,7 +179,7 @@ def test_the_threshold_is_obeyed_by_every_detector_and_masks_come_along(any_run,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "device 'tpu' is not available"),
+        ({"device": "tpu"}, "device: expected auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         ({"score_threshold": 1.5}, "the score threshold must be from 0 to 1, got 1.5"),
         ({"score_threshold": float("nan")}, "the score threshold must be"),
         ({"overrides": ["model.nothing=1"]}, "model.nothing"),
