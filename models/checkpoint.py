@@ -48,7 +48,7 @@ def load_detector(path: str | os.PathLike, *, weights: str | None = None) -> nn.
         detections = detector([torch.rand(3, 480, 640)])
         ```
     """
-    file = Path(path)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser() raises for an unknown user
     file = file / LAST if file.is_dir() else file
     state = load_checkpoint(file)
     detector = restore_detector(state, file, weights=weights)

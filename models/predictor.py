@@ -77,7 +77,7 @@ class Predictor:
         Raises:
             ValueError: If the checkpoint is missing, damaged or inconsistent, or an argument is invalid.
         """
-        file = Path(path)
+        file = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser() raises for an unknown user
         file = file / LAST if file.is_dir() else file
         state = load_checkpoint(file)
         config = state["config"]

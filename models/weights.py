@@ -1,5 +1,6 @@
 """Pretrained weights of a backbone, from torchvision or a local file."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,8 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
         ValueError: If the weights are unknown, cannot be downloaded, or do not match the network.
     """
     own = network.state_dict()
-    found = _read_file(Path(weights), own) if is_file_name(weights) else StateDict(_download(name, weights), [])
+    file = Path(os.path.expanduser(weights))  # noqa: PTH111 - Path.expanduser() raises for an unknown user
+    found = _read_file(file, own) if is_file_name(weights) else StateDict(_download(name, weights), [])
     state = found.tensors
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape and not key.startswith("fc.")]
     missing = [key for key in own if key not in state and not _may_be_new(key)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from data.paths import expanded
 from data.shown import shortened, shown
 from engine.display import for_people
 from models.options import REMOVAL
@@ -52,6 +53,8 @@ _OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)=")
 class Parser(argparse.ArgumentParser):
     """Parser that records which options are given, and warns of options and config values that are given twice.
 
+    Paths of the type `Path` have `~` expanded, because a shell does not expand it after `=`.
+
     `refuse_unused` then finds options that the command does not use, also those with the value of their default.
     """
 
@@ -60,6 +63,7 @@ class Parser(argparse.ArgumentParser):
         for name in (None, "store"):
             self.register("action", name, _Store)
         self.register("action", "store_true", _StoreTrue)
+        self.register("type", Path, expanded)
 
     def error(self, message: str) -> NoReturn:
         """Print the message for people, and exit with 2."""
@@ -173,7 +177,7 @@ def split_overrides(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
                 f"{shown(argument)} does not exist, and {shortened(match[1])} is not a key of a config{hint}"
             )
         else:
-            others.append(argument)
+            others.append(str(expanded(argument)) if argument.startswith("~") else argument)
     return others, overrides
 
 

@@ -10,6 +10,7 @@ import torch
 
 from data import CocoAnnotations, WorkerError
 from data.files import write_text
+from data.paths import expanded
 from models.checkpoint_form import RESUMED
 from models.weights import LoadReport
 
@@ -100,7 +101,8 @@ def train(
     """
     distributed = read_distributed_context()
     with distributed.process_group():
-        plan = _prepare(config, overrides, run_dir and Path(run_dir), resume and os.fspath(resume), distributed)
+        folder, checkpoint = run_dir and expanded(run_dir), resume and os.fspath(expanded(resume))
+        plan = _prepare(config, overrides, folder, checkpoint, distributed)
         with ExitStack() as stack:
             distributed.run_on_main_and_broadcast(lambda: stack.enter_context(lock_run(plan.folder)))
             stack.enter_context(plan.trainer.stop.listen())

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from data.paths import expanded
 from models.predictor import Predictor, set_score_threshold
 
 from ..building import check_dcn_backend
@@ -38,7 +38,7 @@ def load_predictor(
     """
     device = [] if device is None else [f"device={device}"]
     return predictor_of(
-        load_trained(Path(path), [*overrides, *device]), score_threshold=score_threshold, weights=weights
+        load_trained(expanded(path), [*overrides, *device]), score_threshold=score_threshold, weights=weights
     )
 
 

@@ -9,6 +9,7 @@ from engine.config.loading import check_config
 from models import DETECTORS, build_detector, load_detector
 from models.anchors import ExactAnchors, Float32Anchors
 from models.checkpoint import CheckpointError
+from models.predictor import Predictor
 
 PROPOSALS = ("rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_test")
 IMAGES = [torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(0))]
@@ -150,3 +151,10 @@ def test_defaults_are_those_of_the_config(detector, monkeypatch):
     whole = check_config({"data": {"train": place, "val": place}, "model": {"detector": detector}}, "x")
     with torch.device("meta"):
         assert build_detector({"model": {"detector": detector}}, 2) == build_detector(whole.model_dump(), 2)
+
+
+@pytest.mark.parametrize("load", [load_detector, Predictor.load])
+def test_a_path_is_expanded(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=f"{tmp_path}/none.pt"):
+        load("~/none.pt")

@@ -223,3 +223,14 @@ def test_every_tool_of_runs_reads_keys_that_exist(arguments):
     assert arguments.is_read("eval", "data.val")
     assert arguments.is_read("eval", "data.val.images")
     assert arguments.is_read("check_dataset", "model.detector")
+
+
+@pytest.mark.parametrize("argument", ["--out=~/a b", "--json=~/a b"])
+def test_paths_of_options_are_expanded(arguments, argument, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = arguments.make_parser("", "")
+    arguments.add_out(parser, Path("here"))
+    arguments.add_json(parser, "all")
+    args = parser.parse_args([argument])
+    assert tmp_path / "a b" in (args.out, args.json)
+    assert arguments.split_overrides(["~/a=b", "model.weights=~/c"]) == ([f"{tmp_path}/a=b"], ["model.weights=~/c"])
