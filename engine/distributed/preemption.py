@@ -77,6 +77,6 @@ class StopRequest:
                     item = next(iterator, end)
             except PreemptedError:
                 return
-            if item is end:
+            if item is end or self.received:
                 return
             yield item

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data import declared_size, segmentation_problem, to_rle
-from data.coco_file import category_names
+from data import declared_size, segmentation_problem, to_rle, unique_names
 
 from .metrics import COCO_METRICS, MASK_PREFIX, MAX_DETECTIONS
 from .results import check_results, has_masks, image_size
@@ -154,10 +152,10 @@ def _summarize(evaluation: COCOeval, ground_truth: dict[str, Any]) -> dict[str, 
 
 
 def class_keys(ground_truth: dict[str, Any], category_ids: Sequence[int]) -> list[str]:
-    """Return the names of categories; categories with the same name get their id as a suffix."""
-    names = category_names(ground_truth)
-    shared = Counter(names.values())
-    return [names[i] if shared[names[i]] == 1 else f"{names[i]} ({i})" for i in category_ids]
+    """Return the names of categories: the id without a name, and the id as a suffix of a name that occurs twice."""
+    found = {category["id"]: category.get("name") or str(category["id"]) for category in ground_truth["categories"]}
+    names = dict(zip(found, unique_names([*found], [*found.values()]), strict=True))
+    return [names[i] for i in category_ids]
 
 
 def _mean(values: NDArray[np.float64]) -> float:

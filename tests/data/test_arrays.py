@@ -25,7 +25,8 @@ NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_character
 @st.composite
 def annotations(draw, categories: list[int], images: list[int]) -> dict:
     x, y = draw(st.floats(0, WIDTH - 2)), draw(st.floats(0, HEIGHT - 2))
-    w, h = draw(st.floats(1, WIDTH - x)), draw(st.floats(1, HEIGHT - y))
+    # boxes within the first pixel seem to be fractions of the image
+    w, h = draw(st.floats(1.5, WIDTH - x)), draw(st.floats(1.5, HEIGHT - y))
     runs = draw(st.integers(1, WIDTH * HEIGHT - 1))
     polygon = [x, y, x + w, y + h / 3, x + w / 2, y + h]
     return {

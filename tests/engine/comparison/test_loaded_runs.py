@@ -45,7 +45,7 @@ def test_what_a_run_left(finish_run, tmp_path):
 @pytest.mark.parametrize(
     ("state", "records", "said"),
     [
-        ({"metrics": None}, None, "has no evaluation or no logged step; finish the run with --resume auto"),
+        ({"metrics": None, "last_eval_step": None}, None, "has no evaluation or no logged step"),
         ({}, [{"step": 12, "val/AP": 0.5}], "has no evaluation or no logged step; finish the run with --resume auto"),
         ({}, [{"step": 12, "time/step_s": 1.0, "time/data_s": None}], "has no evaluation or no logged step"),
         (

@@ -48,6 +48,7 @@ def test_the_whole_detector_finds_the_same(theirs):
         "score_threshold": 0.0,
         "rpn_pre_nms_top_n_test": 1000,
         "rpn_post_nms_top_n_test": 1000,
+        "anchors": "torchvision",
     }
     ours = assemble("faster_rcnn", resnet("resnet50"), 80, **options).double().eval()
     state = theirs.state_dict()
