@@ -82,9 +82,9 @@ def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_images_wi
         paths = []
         found = load(folder, copy.deepcopy(content), invalid_masks="raise")
         dataset = CocoDetection(
-            found, lambda image, target, **_: target, keep_images_without_boxes=keep_images_without_boxes, masks=True
+            found, lambda *item, **_: item, keep_images_without_boxes=keep_images_without_boxes, masks=True
         )
-        targets = [dataset[index] for index in range(len(dataset))]
+        targets = [dataset[index][1] for index in range(len(dataset))]
     api = COCO()
     api.dataset = {
         **content,
