@@ -166,7 +166,7 @@ def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
         (["--weights", "ema"], "does not contain EMA weights"),
         (["--baseline", "nowhere"], "nowhere"),
         (["model.nothing=3"], "model.nothing"),
-        (["device=tpu"], "device 'tpu' is not available"),
+        (["device=tpu"], "got 'tpu'"),
     ],
 )
 def test_errors(visualize, plain_run, arguments, message, tmp_path):
