@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .image_files import ImageError, open_image, open_regular, orientation, to_rgb, upright_rgb
+from .image_files import ImageError, open_image, orientation, to_rgb, upright_rgb
+from .regular_files import open_regular
 
 # Last bytes of a complete file: JPEG's end of image, PNG's IEND chunk with its checksum. Other files are decoded.
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}

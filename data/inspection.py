@@ -14,11 +14,11 @@ from .arrays import to_arrays
 from .coco_file import Problem, category_names, declared_size, is_box, read_instances, structure_problems
 from .conventions import SAME_BOX, convention_problems, overlap
 from .image_check import inspect_images
-from .image_files import open_regular
 from .images import ReadOptions
 from .json_file import pause_garbage_collection
 from .meaning import complete, read_whole_numbers
 from .objects import TrainingAnnotation, check_boxes, with_masks
+from .regular_files import open_regular
 from .segmentation import extent_of_mask
 
 # Bounds of COCO's size categories, in pixels of area.

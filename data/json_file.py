@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .image_files import NotRegularFileError, open_regular
 from .paths import resolved
+from .regular_files import NotRegularFileError, open_regular
 from .shown import shown
 
 # A larger file does not fit into the memory of most machines as Python objects.

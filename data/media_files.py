@@ -8,7 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from .image_files import image_suffixes, kind_of_file
+from .image_files import image_suffixes
+from .regular_files import kind_of_file
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 

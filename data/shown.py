@@ -1,4 +1,7 @@
-"""Values and names of files as short text of one line that is harmless on a terminal, for messages."""
+"""Values and names of files as short text of one line that is harmless on a terminal, for messages.
+
+`models/shown.py` is a copy of this file: `models` is in the package without `data`.
+"""
 
 import datetime
 import numbers

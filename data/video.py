@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .files import atomic_file
-from .image_files import NotRegularFileError, open_regular
+from .regular_files import NotRegularFileError, open_regular
 
 # Quality: the constant rate factor of libx264, and the bits per pixel of other encoders.
 _CRF, _BITS_PER_PIXEL = "20", 0.2

@@ -3,18 +3,17 @@
 `models/image_files.py` is a copy of this file: `models` is in the package without `data`.
 """
 
-import errno
 import math
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from .regular_files import NotRegularFileError, open_regular
 
 # Formats that Pillow decodes itself. Other decoders start programs, as for EPS, or open further files.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -22,13 +21,6 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM",
 MAX_PIXELS = 178_956_970
 # More than any image of `MAX_PIXELS` pixels needs; some decoders read the whole file into memory.
 MAX_BYTES = 2**31
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
 # TIFF tag
 _BITS_PER_SAMPLE = 258
 _NOT_READABLE = "cannot be read; it is truncated, corrupt or not an image"
@@ -51,39 +43,8 @@ class MissingImageError(ImageError):
     """An image does not exist."""
 
 
-class NotRegularFileError(OSError):
-    """A file is a named pipe, a device, a socket or a folder; `strerror` continues after the name of the file."""
-
-
 class UnknownPixelsError(ValueError):
     """The colours of an image are unknown; the message continues after the name of the image."""
-
-
-def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a regular file to read. A named pipe, a device and a socket are errors and never block.
-
-    Raises:
-        OSError: If the file cannot be opened; a `NotRegularFileError` if it is not a regular file.
-    """
-    # without O_NONBLOCK, opening a named pipe waits for a writer
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EOPNOTSUPP):  # a socket cannot be opened
-            raise NotRegularFileError(error.errno, "must be a regular file, got a socket or a device") from None
-        raise
-    # of the opened file, since another file may have taken its name
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise NotRegularFileError(errno.EINVAL, f"must be a regular file, got {kind_of_file(mode)}")
-    return os.fdopen(descriptor, "rb")
-
-
-def kind_of_file(mode: int) -> str:
-    """Describe a file that is not a regular file by its mode, as in "a named pipe"."""
-    return _KINDS.get(stat.S_IFMT(mode), "a special file")
 
 
 @contextmanager

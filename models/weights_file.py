@@ -1,7 +1,6 @@
 """Reader of files with weights: PyTorch, safetensors, NumPy, and pickles of arrays. It never runs code of a file."""
 
 import re
-import stat
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from .pickles import ALLOWED_IN_TORCH, PickleError, load_pickle
+from .regular_files import NotRegularFileError, open_regular
 from .shown import shown
 
 _MISSING = "it does not exist"
@@ -58,22 +58,18 @@ def read_weights_file(path: Path) -> Any:
             tensors, arrays and plain values.
     """
     try:
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise WeightsFileError(f"{_MISSING} (resolved: {path.absolute()})") from None
-        raise WeightsFileError(getattr(error, "strerror", None) or str(error)) from None
-    if kind != stat.S_IFREG:
-        raise WeightsFileError("it is a folder" if kind == stat.S_IFDIR else "it is not a regular file")
-    try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
             file.seek(0)
             return _choose_reader(head)(file)
     except (WeightsFileError, PickleError) as error:
         raise WeightsFileError(str(error)) from None
-    except OSError as error:
-        raise WeightsFileError(error.strerror or str(error)) from error
+    except FileNotFoundError:
+        raise WeightsFileError(f"{_MISSING} (resolved: {path.absolute()})") from None
+    except NotRegularFileError as error:
+        raise WeightsFileError(f"it {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL character is a ValueError
+        raise WeightsFileError(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _choose_reader(head: bytes) -> Callable[[BinaryIO], Any]:

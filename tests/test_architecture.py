@@ -35,6 +35,15 @@ def test_rules(rule):
     assert not offenders, rule
 
 
+def test_files_of_two_folders_are_copies():
+    """The package contains `models` without `data`, so `models` has copies. Only these files have a name of both."""
+    files = {folder: {file.name for file in (ROOT / folder).glob("[!_]*.py")} for folder in ("data", "models")}
+    shared = files["data"] & files["models"]
+    assert shared == {"image_files.py", "regular_files.py", "shown.py"}
+    for name in shared:
+        assert (ROOT / "models" / name).read_bytes() == (ROOT / "data" / name).read_bytes(), name
+
+
 def test_the_rooms_are_drawn_as_they_are():
     """The architecture page lists each room with the rooms that it imports, in the order of import-linter's layers."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][

@@ -20,11 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from data import image_files
-from data.image_files import ImageError, MissingImageError, image_suffixes, open_image, open_regular, silence_pillow
+from data.image_files import ImageError, MissingImageError, image_suffixes, open_image, silence_pillow
 from data.images import check_image, read_image
 from models.predictor import image_tensor
 
-ROOT = Path(__file__).resolve().parents[2]
 EVERYWHERE = pytest.mark.parametrize("read", [read_image, check_image, image_tensor])
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8))
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pytest resets the filter of `silence_pillow`
@@ -35,10 +34,6 @@ def encoded(kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     NOISE.convert("1" if kind == "XBM" else "RGB").save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def test_the_package_has_a_copy():
-    assert (ROOT / "models/image_files.py").read_bytes() == (ROOT / "data/image_files.py").read_bytes()
 
 
 @EVERYWHERE
@@ -94,14 +89,6 @@ def test_a_link_to_nothing_is_a_missing_image(tmp_path, read):
     with pytest.raises(ValueError, match=r"image .*a\.png does not exist") as error:
         read(tmp_path / "a.png")
     assert type(error.value).__name__ == MissingImageError.__name__
-
-
-def test_the_opened_file_counts_not_its_name(tmp_path, monkeypatch):
-    """Another file may take the name between a check and the opening."""
-    os.mkfifo(tmp_path / "a.png")
-    monkeypatch.setattr(os, "stat", lambda *arguments, **options: os.stat_result([0o100644] + 9 * [0]))
-    with pytest.raises(OSError, match="named pipe"):
-        open_regular(tmp_path / "a.png")
 
 
 @EVERYWHERE

@@ -100,7 +100,7 @@ def changed(value: float, index: int = 3, dtype: torch.dtype = torch.float32) ->
         ),
         ("w", torch.ones(1).expand(10**12), "declares 1000000000000 values, but the file contains fewer"),
         ("bn1.num_batches_tracked", torch.ones(2), r"must be one number, got torch.float32 of shape \[2\]"),
-        ("w", np.ones(2), "must be a tensor, got <ndarray>"),
+        ("w", np.ones(2), r"must be a tensor, got <ndarray of shape \(2,\)>"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*quant")

@@ -109,15 +109,15 @@ def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "loop.pth").symlink_to(tmp_path / "loop.pth")
     for name, reason in (
-        (".", "it is a folder"),
-        ("pipe.pth", "it is not a regular file"),
+        (".", "it must be a regular file, got a folder"),
+        ("pipe.pth", "it must be a regular file, got a named pipe"),
         ("loop.pth", "Too many levels of symbolic links"),
         ("a\0b.pth", "null byte"),
         ("missing.pth", rf"it does not exist \(resolved: {re.escape(str(tmp_path))}/missing\.pth\)"),
     ):
         with pytest.raises(WeightsFileError, match=reason):
             read_weights_file(tmp_path / name)
-    with pytest.raises(WeightsFileError, match="it is not a regular file"):
+    with pytest.raises(WeightsFileError, match="it must be a regular file, got a device"):
         read_weights_file(tmp_path.__class__("/dev/zero"))
 
 

@@ -237,7 +237,9 @@ def test_a_missing_file_is_named_as_written_and_resolved(tmp_path, monkeypatch):
 
 
 def test_a_file_that_the_system_does_not_give(tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match=f"checkpoint {tmp_path} cannot be read: it is a folder$"):
+    with pytest.raises(
+        CheckpointError, match=f"checkpoint {tmp_path} cannot be read: it must be a regular file, got a folder$"
+    ):
         load_checkpoint(tmp_path)
     save_checkpoint(tmp_path / LAST, STATE)
     monkeypatch.setattr("models.weights_file._check_records", fail_as_a_broken_disk)
