@@ -61,7 +61,7 @@ def options_beyond_run(config: RunConfig, *, steps: int, epoch_steps: int) -> di
     intervals = ("log_every_steps", "checkpoint_every_steps", "images_every_steps")
     for name, limit in {"eval_every_epochs": epochs, **dict.fromkeys(intervals, steps)}.items():
         if f"train.{name}" in changed and getattr(train, name) > limit:
-            why[f"train.{name}"] = length
+            why[f"train.{name}"] = f"it is {getattr(train, name)}, and {length}"
     return why
 
 

@@ -69,7 +69,7 @@ def test_steps_of_more_images_than_there_are(load, images, processes, is_warned)
             {"data.weak_last_epochs": "6 steps in 1 epoch, and the first 1 of train.epochs are not weak"},
         ),
         (["train.eval_every_epochs=2"], {}),
-        (["train.eval_every_epochs=3"], {"train.eval_every_epochs": "the run has 12 steps in 2 epochs"}),
+        (["train.eval_every_epochs=3"], {"train.eval_every_epochs": "it is 3, and the run has 12 steps in 2 epochs"}),
         (["train.checkpoint_every_steps=12", "train.images_every_steps=1000"], {}),
         *[([f"train.{name}=13"], {f"train.{name}": "12 steps"}) for name in INTERVALS],
     ],
