@@ -225,7 +225,9 @@ def _warnings(
     sides = {(a["image_id"], a["file_id"]): bbox[2:] for a, bbox in training}
     return [
         Problem("all annotations are crowd regions (iscrowd 1), which training skips", [
-            f"{sum(crowds.values())} annotations" for _ in raw["annotations"][:1] if not training and crowds
+            f"annotation {a['file_id']} in image {a['image_id']}"
+            for a in raw["annotations"]
+            if a["iscrowd"] and not training
         ]),
         Problem(f"more than {max_detections} objects of a class in an image, where AP cannot reach 100", [
             f"{file_names[image]} ({count} {names[category]})"

@@ -257,7 +257,9 @@ def test_crowd_regions_alone_are_named(tmp_path):
     content["annotations"] = [annotation | {"iscrowd": 1} for annotation in content["annotations"]]
     file.write_text(json.dumps(content))
     warnings = by_message(inspect_dataset(folder, file).warnings)
-    assert warnings["all annotations are crowd regions (iscrowd 1), which training skips"] == ["4 annotations"]
+    assert warnings["all annotations are crowd regions (iscrowd 1), which training skips"] == [
+        f"annotation {a['id']} in image {a['image_id']}" for a in content["annotations"]
+    ]
     assert warnings["classes without boxes"] == ["cat (1 crowd regions)", "dog (3 crowd regions)"]
 
 
