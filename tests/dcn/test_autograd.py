@@ -95,7 +95,11 @@ def test_opcheck_of_the_backward_operator(backend):
     [
         "aot_eager",
         pytest.param(
-            "inductor", marks=pytest.mark.skipif(not can_compile(), reason="inductor needs g++ and Python's headers")
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not can_compile(), reason="inductor needs g++ and Python's headers"),
+            ],
         ),
     ],
 )

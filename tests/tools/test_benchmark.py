@@ -39,6 +39,7 @@ def part(monkeypatch):
     return lambda name: importlib.import_module(f"_benchmark_{name}")
 
 
+@pytest.mark.slow
 def test_operator_figures_fit_each_other(run_tool, tmp_path):
     code, out, err = run_tool(*OP, "--json", tmp_path / "op.json")
     assert (code, err) == (0, "")

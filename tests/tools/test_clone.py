@@ -115,6 +115,7 @@ def test_a_bug_in_its_own_process_keeps_its_traceback(run_process, tmp_path):
     assert result.err.endswith("RuntimeError: a bug\n")
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch_is_explained(run_process, tmp_path):
     stub = tmp_path / "torchvision"
     stub.mkdir()

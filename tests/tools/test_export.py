@@ -93,6 +93,7 @@ def mask_run(spread_run):
     return spread_run("mask_rcnn")
 
 
+@pytest.mark.slow
 def test_a_run_to_onnx(run_export, spread_run, shapes, tmp_path):
     run = spread_run("faster_rcnn")
     file, picture = tmp_path / "new/tiny.onnx", sorted((shapes / "val").iterdir())[3]

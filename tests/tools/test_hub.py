@@ -101,6 +101,7 @@ def test_entry_points_next_to_other_folders(program, dcn_run, tmp_path, imported
         assert out["class_names"] == trained.state["class_names"]
 
 
+@pytest.mark.slow
 def test_errors_of_entry_points(program, tmp_path):
     """Another operator or another copy of the networks in the same process; missing packages; a missing run."""
     (tmp_path / "dcn.py").touch()

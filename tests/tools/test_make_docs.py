@@ -3,12 +3,15 @@
 import re
 import shutil
 
+import pytest
+
 from engine.config.files import CONFIG_DIR
 
 ROOT = CONFIG_DIR.parent
 FILES = ("docs/reference/config.md", "docs/reference/renamed.md", "configs/schema.json")
 
 
+@pytest.mark.slow
 def test_it_writes_all_files(run_process, tmp_path):
     """In a copy, where they are missing and an option has another default."""
     for folder in ("tools", "engine", "models", "dcn", "data"):

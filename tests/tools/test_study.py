@@ -112,6 +112,7 @@ def test_data_of_another_size_are_not_taken_for_its_own(first, run_tool, folder)
     assert not (folder / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_reported(run_tool, tmp_path):
     options = [*SMALL, "--seeds", 0, "--deformations", 0]
     code, _, err = run_tool("study", *options, "--jobs", 1, "model.backbone.weights=./adam.pth", cwd=tmp_path)

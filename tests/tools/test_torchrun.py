@@ -89,9 +89,11 @@ def test_every_image_is_evaluated_once(half_run, run_process, run_tool, tiny_con
     ("arguments", "code", "said"),
     [
         (["train.epoch=1"], 2, "train.epoch: unknown key"),
-        (["data.val.images=nowhere"], 2, "image folder nowhere does not exist"),
-        (["--resume", "no.pt"], 2, "checkpoint no.pt does not exist"),
-        (["model.backbone.norm=sync_bn"], 2, "sync_bn over several processes needs GPUs"),
+        pytest.param(["data.val.images=nowhere"], 2, "image folder nowhere does not exist", marks=pytest.mark.slow),
+        pytest.param(["--resume", "no.pt"], 2, "checkpoint no.pt does not exist", marks=pytest.mark.slow),
+        pytest.param(
+            ["model.backbone.norm=sync_bn"], 2, "sync_bn over several processes needs GPUs", marks=pytest.mark.slow
+        ),
         (
             ["train.lr=1000", "train.lr_factors={.: 1000}", "train.clip_grad_norm=null"],
             1,

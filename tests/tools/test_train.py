@@ -139,6 +139,7 @@ def test_a_finished_run_is_done_at_once(run_tool, plain_run, tiny_config, tmp_pa
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_a_run_of_before_the_renaming_resumes_and_old_names_warn_once(run_process, plain_run, tiny_config, tmp_path):
     folder = shutil.copytree(plain_run, tmp_path / "run")
     state = torch.load(folder / "last.pt", weights_only=True)
@@ -394,6 +395,7 @@ def small_disk(mounted):
     return mounted("size=10m")
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_with_a_message_and_keeps_the_older_checkpoint(
     run_process, run_tool, small_disk, plain_run, tiny_config, tmp_path
 ):
@@ -444,6 +446,7 @@ def test_changed_annotations_are_reported_on_resume(run_tool, plain_run, tiny_co
     assert "data.val.annotations" not in out
 
 
+@pytest.mark.slow
 def test_a_killed_loader_worker(start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path):
     """The run stops and says so, whatever becomes of images, and ends after a resume as if nothing had been."""
     folder = tmp_path / "run"

@@ -77,6 +77,7 @@ def test_against_another_run_at_a_pixel(visualize, dcn_run, plain_run, photo, tm
     assert (tmp_path / "out/photo_receptive_field.png").read_bytes() != beside
 
 
+@pytest.mark.slow
 def test_points_are_drawn_for_so_many_objects(visualize, dcn_run, tmp_path):
     """A row of panels for each; the detections of this little trained model lie upon each other."""
     heights = {}
@@ -210,6 +211,7 @@ def test_a_run_of_other_classes(visualize, run_tool, plain_run, tiny_config, sha
     assert f"--baseline {other} must have the classes of {plain_run}/last.pt" in result.err
 
 
+@pytest.mark.slow
 def test_runs_as_a_process_from_anywhere(run_process, dcn_run, photo, tmp_path):
     tool = Path(__file__).resolve().parents[2] / "tools/visualize.py"
     result = run_process(tool, os.path.relpath(dcn_run, tmp_path), "--images", photo.name, cwd=tmp_path)

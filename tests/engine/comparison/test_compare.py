@@ -181,6 +181,7 @@ def test_masks_differ_where_boxes_do_not(mask_comparison, val_split, outlined):
     assert [groups["shifted"].mean(name) for name in COCO_METRICS] == pytest.approx(boxes, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_intervals_of_masks_are_of_the_same_draws(mask_comparison, val_split, outlined):
     draws = np.random.default_rng(3).multinomial(6, [1 / 6] * 6, size=150)
     good, shifted = (match_images(val_split.raw, outlined(shift), "segm") for shift in (0, 3))

@@ -194,6 +194,7 @@ def judged(truth, found, picked):
     return match_images(coco, results)
 
 
+@pytest.mark.slow
 def test_intervals_of_ap_hold_the_truth_as_often_as_they_say():
     """Val sets drawn from a population whose own AP is known: 60 of 80 images."""
     rng = np.random.default_rng(0)
