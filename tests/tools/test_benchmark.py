@@ -86,6 +86,7 @@ def test_no_speed_of_a_wrong_result_is_shown(run_tool, monkeypatch, tmp_path, wr
     assert not (tmp_path / "op.json").exists()
 
 
+@pytest.mark.slow
 def test_no_speed_of_nan_is_shown(run_tool, monkeypatch):
     def run(*arguments):
         return dcn.BACKENDS["reference"].run(*arguments) * float("nan")
@@ -96,6 +97,7 @@ def test_no_speed_of_nan_is_shown(run_tool, monkeypatch):
     assert "WRONG RESULTS of torch: output of 128 channels differs by nan" in out
 
 
+@pytest.mark.slow
 def test_half_precision_is_measured(run_tool):
     code, out, err = run_tool(*OP, "--amp", "bf16")
     assert (code, err) == (0, "")

@@ -80,7 +80,7 @@ def train(config_file, shapes, detector, options) -> tuple[list[dict], list[dict
 @pytest.mark.parametrize(
     ("detector", "dcn"),
     [
-        pytest.param(detector, dcn, marks=[] if dcn and detector in ("faster_rcnn", "fcos") else [pytest.mark.slow])
+        pytest.param(detector, dcn, marks=[] if dcn and detector == "faster_rcnn" else [pytest.mark.slow])
         for detector in DETECTORS
         for dcn in (False, True)
     ],
