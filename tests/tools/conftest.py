@@ -62,6 +62,12 @@ def interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+def heed_signals() -> None:
+    """Restore the signals that a process can inherit as ignored."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def start_process():
     """`start_process(*arguments, cwd=...)` starts Python without a PYTHONPATH, as in a plain clone."""
@@ -70,7 +76,7 @@ def start_process():
     def start(*arguments, cwd: Path, **variables: str) -> subprocess.Popen:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
         command = [sys.executable, *map(str, arguments)]
-        # tests that a shell runs in the background have interrupts ignored, and so would what they start
+        # a shell in the background ignores interrupts, and nohup SIGHUP; so would what the tests start
         process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -78,7 +84,7 @@ def start_process():
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heed_signals,
         )
         processes.append(process)
         return process

@@ -208,7 +208,7 @@ def test_a_killed_run_continues(start_process, wait_until, run_tool, tiny_config
 def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     start_process, wait_until, held, run_tool, plain_run, tiny_config, tmp_path, name
 ):
-    folder = tmp_path / "run"
+    folder, before = tmp_path / "run", signal.getsignal(getattr(signal, name))
     options = ["--config", tiny_config, "--run-dir", folder, "data.num_workers=1"]
     process = start_process(*held(3), TOOL, *options, cwd=tmp_path)
     wait_until(lambda: (folder / "metrics.jsonl").is_file() and len(trained_steps(folder)) >= 3, process)
@@ -230,7 +230,7 @@ def test_a_signal_stops_with_a_checkpoint_and_loses_nothing(
     whole, resumed = (load_checkpoint(run / "last.pt")["model"] for run in (plain_run, folder))
     for key, value in whole.items():
         assert torch.equal(resumed[key], value), key
-    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
+    assert signal.getsignal(getattr(signal, name)) == before
 
 
 def test_going_on_from_a_file_into_another_folder(run_tool, plain_run, tiny_config, tmp_path, files_of):

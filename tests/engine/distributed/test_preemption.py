@@ -3,13 +3,24 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from engine.distributed.preemption import PreemptedError, StopRequest
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Restore SIGHUP, which nohup makes the tests ignore, and what was set before."""
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("no such signal here")
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_a_signal_is_noted_and_stops_where_asked(name):
     number = getattr(signal, name)
@@ -25,17 +36,14 @@ def test_a_signal_is_noted_and_stops_where_asked(name):
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+@pytest.mark.usefixtures("hangup")
 def test_a_closed_terminal_does_not_stop_what_nohup_started():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        stop = StopRequest()
-        with stop.listen():
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.received is None
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    with stop.listen():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is None
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def wait_forever() -> None:
