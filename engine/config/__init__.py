@@ -1,12 +1,12 @@
 """Options of a run: definitions, loading of YAML files, and detection of unused options."""
 
+from .data_options import DataConfig
 from .errors import guess_key
 from .keys import is_key
 from .loading import check_config, dump_config, flatten, load_config, with_overrides
 from .names import with_current_names
 from .options import (
     BackboneConfig,
-    DataConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,

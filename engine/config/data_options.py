@@ -1,0 +1,89 @@
+"""Options of the data set: files, image sizes, augmentation and loading."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from data.paths import expanded
+from models import KINDS
+from models.options import Affects, Alias, Fraction, NonNegativeInt, OldName, UsedIf
+
+from .sections import Section
+
+
+def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("expected a path without the character NUL")
+    return str(expanded(path)) if path.startswith("~") else path
+
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
+ImageSide = Annotated[int, Field(ge=16, le=16_384)]
+Scale = Annotated[float, Field(ge=0.001, le=1000)]
+PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class SplitConfig(Section):
+    """One split of a data set in COCO format."""
+
+    images: Annotated[FilePath, Affects.NOTHING]
+    """Folder of the images; a relative path is relative to the working directory."""
+    annotations: Annotated[FilePath, Affects.NOTHING]
+    """COCO instances JSON file."""
+
+
+class LargeScaleJitterConfig(Section):
+    """Large-scale jitter, https://arxiv.org/abs/2012.07177."""
+
+    size: Annotated[ImageSide, Affects.RESULT] = 1024
+    """Side of the square that training images are cropped or padded to, in pixels."""
+    scale: Annotated[list[Scale], Field(min_length=2, max_length=2), Affects.RESULT] = Field([0.1, 2.0])
+    """Range of the random scale; at 1 the longer side of the image equals the side of the square."""
+
+
+class DataConfig(Section):
+    """Data set, image sizes, augmentation and loading."""
+
+    train: SplitConfig
+    """Training split."""
+    val: SplitConfig
+    """Validation split."""
+    download_hint: Annotated[Annotated[str, Field(max_length=10_000)] | None, Affects.NOTHING, OldName("source")] = None
+    """How to get the data set; the error about missing files shows it."""
+    invalid_annotations: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT, OldName("invalid_boxes")] = "raise"
+    """Policy for boxes of both splits without a size or more than a pixel outside their image: raise an error, clip, or
+    drop. Detectors with masks also check the masks: clip and drop skip annotations without a readable mask."""
+    check_images: Annotated[Literal["first_time", "always", "never"], Affects.NOTHING] = "first_time"
+    """When to open every image file before training: at the first start of a run, always, or never. With first_time,
+    later starts and evaluations check again only if the annotation file or an image folder has changed."""
+    keep_images_without_boxes: Annotated[bool, Affects.RESULT, OldName("keep_empty")] = False
+    """Whether to train on images without boxes too."""
+    on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
+    """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
+    pixel_range: Annotated[Annotated[list[PixelValue], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
+    """Values [low, high] of black and white in grey images with more than 8 bits, as in [0, 4095] for 12 bits. Values
+    outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for floating-point images with such values. All
+    other images are errors without this key."""
+    flip: Annotated[Fraction, Affects.RESULT] = 0.5
+    """Probability of a horizontal flip in training."""
+    color_jitter: Annotated[Fraction, Affects.RESULT] = 0.0
+    """Maximum relative change of brightness, contrast and saturation in training; the hue changes by up to a quarter
+    of it."""
+    large_scale_jitter: LargeScaleJitterConfig | None = None
+    """Large-scale jitter of training images instead of `min_size` and `max_size`; null: off."""
+    weak_last_epochs: Annotated[NonNegativeInt, Affects.RESULT] = 0
+    """Number of epochs at the end of a run without `color_jitter` and `large_scale_jitter`; `flip` stays on."""
+    resize: Annotated[Literal[KINDS] | None, Affects.RESULT] = None
+    """Resizing of images: shortest (to a length of the shorter side), stretch (to a square), letterbox (into a square
+    with filled margins). null: the detector's default, which is shortest for most detectors."""
+    min_size: Annotated[ImageSide | Annotated[list[ImageSide], Field(min_length=1, max_length=100)], Affects.RESULT] = (
+        800
+    )
+    """Shorter side that images are scaled to, or side of the square, in pixels. With a list (multi-scale training), one
+    size is drawn for each training image, or for each step if images become squares."""
+    eval_size: Annotated[ImageSide | None, Affects.RESULT] = None
+    """The size in evaluation, in pixels; null: the last of `min_size`."""
+    max_size: Annotated[ImageSide, Affects.RESULT, UsedIf("resize", (None, "shortest"))] = 1333
+    """Maximum length of the longer side in pixels, with resize shortest."""
+    num_workers: Annotated[NonNegativeInt, Field(le=256), Affects.NOTHING, Alias("workers")] = 4
+    """Number of processes that load images; 0: the training process loads them."""
