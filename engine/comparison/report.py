@@ -1,18 +1,12 @@
 """HTML report of a comparison: one self-contained file."""
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
-
-from data.shown import escaped
+from jinja2 import Environment
 
 from ..display import counted, percent
 from ..evaluation import (
@@ -25,15 +19,14 @@ from ..evaluation import (
     TRUE_POSITIVE,
     describe_error_type,
 )
+from ..pages import embedded_jpeg, group_colours, page_templates
 from .differences import CONFIDENCE, Difference
 from .largest_differences import SCORE_THRESHOLD, ImageDifference
-from .matplotlib_plots import group_colours
 from .result import MASK_METRICS, Comparison, Costs, Group
 from .svg_charts import choose_classes, draw_charts
 
 # Number of classes in the plots; the table lists all classes.
 PLOTTED_CLASSES = 24
-JPEG_QUALITY = 88
 
 
 def render_report(comparison: Comparison) -> str:
@@ -42,26 +35,11 @@ def render_report(comparison: Comparison) -> str:
 
 
 def templates() -> Environment:
-    """Return the templates: `page.html.j2` is the frame of a page, `comparison.html.j2` has the sections.
-
-    All values are escaped because names of classes and folders are user data. Plots are inserted with `|safe`.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_plain,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "signed": signed}
+    """Return the templates: `report.html.j2` and `study.html.j2` are pages, `comparison.html.j2` has the sections."""
+    environment = page_templates(Path(__file__).parent)
+    environment.filters |= {"signed": signed}
     environment.globals |= {"interval": interval, "mean_and_spread": mean_and_spread}
     return environment
-
-
-def _plain(value: Any) -> Any:
-    """Escape control characters, which HTML does not allow; names of classes and folders are user data."""
-    return type(value)(escaped(str(value), keep="\n\t")) if isinstance(value, str) else value  # also of Markup
 
 
 def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
@@ -201,10 +179,10 @@ def _shown(difference: ImageDifference) -> dict[str, Any]:
         "file_name": difference.file_name,
         "fewer_errors": difference.fewer_errors,
         "sides": [
-            {"counts": _in_words(counts), "image": _embedded(image)}
+            {"counts": _in_words(counts), "image": embedded_jpeg(image)}
             for counts, image in zip((difference.base, difference.other), difference.images, strict=True)
         ],
-        "ground_truth": _embedded(difference.ground_truth),
+        "ground_truth": embedded_jpeg(difference.ground_truth),
         "objects": difference.base[TRUE_POSITIVE] + difference.base[MISSED],
     }
 
@@ -213,9 +191,3 @@ def _in_words(counts: Counter[str]) -> str:
     found = [name for name in MATCH_TYPES if counts[name] or name == TRUE_POSITIVE]
     missed = [f"{counts[MISSED]} missed"] if counts[MISSED] else []
     return ", ".join([*(counted(counts[name], name.replace("_", " ")) for name in found), *missed])
-
-
-def _embedded(image: Tensor) -> str:
-    file = io.BytesIO()
-    to_pil_image(image).save(file, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

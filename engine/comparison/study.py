@@ -6,8 +6,9 @@ from typing import Any
 
 from data.files import without_nan
 
+from ..pages import group_colours, plot_curves
+from .difference_plots import plot_gains
 from .differences import Difference
-from .matplotlib_plots import group_colours, plot_curves, plot_gains
 from .report import report_parts, templates
 from .result import Comparison
 from .trend import describe_trend, explain_trend, gain_trend

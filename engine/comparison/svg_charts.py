@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..evaluation import MASK_PREFIX
+from ..pages import Curve, plot_curves
 from .bootstrap import RECALLS
-from .matplotlib_plots import Curve, plot_curves, plot_differences
+from .difference_plots import plot_differences
 from .result import MASK_METRICS, Comparison, Group
 
 _UNIT = {"x_limits": (0.0, 1.0), "y_limits": (0.0, 1.02)}

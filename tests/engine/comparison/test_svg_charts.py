@@ -6,8 +6,8 @@ import re
 import pytest
 
 from engine.comparison.differences import Difference
-from engine.comparison.matplotlib_plots import group_colours
 from engine.comparison.svg_charts import choose_classes, draw_charts
+from engine.pages.plots import group_colours
 
 
 @pytest.fixture

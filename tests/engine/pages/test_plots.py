@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.comparison.differences import Difference
-from engine.comparison.matplotlib_plots import (
-    COLOURS,
-    group_colours,
-    mean_curve,
-    plot_curves,
-    plot_differences,
-    plot_gains,
-)
+from engine.pages.plots import COLOURS, group_colours, mean_curve, plot_bars, plot_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = {"a": "#111213", "b": "#212223"}
@@ -82,37 +74,19 @@ def test_no_curve_at_all():
     parse(plot_curves({"a": []}, NAMES, name="one", title="nothing", x_label="x"))
 
 
-ROWS = [
-    ("sure", {"a": Difference(0.03, 0.01, 0.05, 0.01, 0.05, None, None)}),
-    ("unsure", {"a": Difference(0.01, -0.02, 0.04, 0.0, 0.02, None, None)}),
-    ("absent", {"a": Difference(*[float("nan")] * 5, None, None)}),
-]
+def bars():
+    return plot_bars({"a": 1.0, "b": 0.25, "c": 0}, NAMES | {"c": "#313233"}, name="bars", title="all", x_label="x")
 
 
-def test_differences():
-    svg = plot_differences(ROWS, NAMES, name="one", title="all", x_label="to b")
-    assert [text for text in texts(svg) if text in ("sure", "unsure", "absent")] == ["sure", "unsure", "absent"]
-    # a filled dot and an open one; nothing where there is no figure
-    uses = [element.get("style") for element in parse(svg).iter(f"{SVG}use")]
-    dots = [style for style in uses if "stroke: #111213" in style]
-    assert ["fill: #111213" in style for style in dots] == [True, False]
-    assert "var(--paper" in dots[1]
-    # the lines reach from low to high, on one scale
-    found = [e.get("d") for e in parse(svg).iter(f"{SVG}path") if "stroke: #111213" in (e.get("style") or "")]
-    ends = [[float(x) for x in re.findall(r"[ML] ([\d.]+)", path)] for path in found if path.count("L") == 1]
-    (low, high), (low2, high2) = ends
-    assert (high2 - low2) / (high - low) == pytest.approx(6 / 4, rel=1e-4)
-    assert (low - low2) / (high - low) == pytest.approx(3 / 4, rel=1e-4)
-    heights = {float(re.search(r"M [\d.]+ ([\d.]+)", path).group(1)) for path in found if path.count("L") == 1}
-    assert len(heights) == 2
-
-
-def test_differences_of_several_groups_do_not_cover_each_other():
-    row = {"a": ROWS[0][1]["a"], "b": ROWS[0][1]["a"]}
-    svg = plot_differences([("AP", row)], NAMES, name="one", title="all", x_label="x")
-    places = {e.get("y") for e in parse(svg).iter(f"{SVG}use") if "#111213" in e.get("style")}
-    assert places.isdisjoint({e.get("y") for e in parse(svg).iter(f"{SVG}use") if "#212223" in e.get("style")})
-    assert len(places) == 1
+def test_bars():
+    svg = bars()
+    assert [text for text in texts(svg) if text in NAMES] == ["a", "b"]  # from top to bottom
+    assert [text for text in texts(svg) if text in ("1.0", "0.2", "0.0")][-3:] == ["1.0", "0.2", "0.0"]
+    found = [e for e in parse(svg).iter(f"{SVG}path") if re.search("fill: #[123]1", e.get("style") or "")]
+    corners = [[float(x) for x in re.findall(r"[ML] ([\d.]+)", e.get("d"))] for e in found]
+    lengths = [max(x) - min(x) for x in corners]
+    assert lengths[1] / lengths[0] == pytest.approx(0.25, rel=1e-3)
+    assert lengths[2] == 0
 
 
 def ids(svg: str) -> set[str]:
@@ -124,7 +98,7 @@ def test_plots_of_one_page_share_no_ids():
     assert ids(one)
     assert ids(one).isdisjoint(ids(two))
     assert one == curves()  # nothing depends on when it was drawn
-    for svg in (one, plot_differences(ROWS, NAMES, name="three", title="all", x_label="x")):
+    for svg in (one, bars()):
         used = re.findall(r'(?:href="#|url\(#)([^")]*)', svg)
         assert used
         assert {*used} <= ids(svg)
@@ -136,13 +110,13 @@ def test_names_are_data():
     assert "<script" not in svg
     assert name in texts(svg)
     assert parse(svg).get("aria-label") == name
-    rows = [(name, ROWS[0][1])]
-    assert name in texts(plot_differences(rows, NAMES, name="one", title="all", x_label=name))
+    assert "<b>$x$" in texts(plot_bars({"<b>$x$": 1.0}, {"<b>$x$": "#111213"}, name="one", title="all", x_label="x"))
 
 
 def test_long_names_are_cut_short():
-    shown = texts(plot_differences([("x" * 20, ROWS[0][1])], NAMES, name="one", title="y" * 60, x_label="z" * 9))
-    assert {"x" * 18 + "…", "y" * 57 + "…", "z" * 9} <= {*shown}
+    long = {"x" * 20: 1.0}
+    shown = texts(plot_bars(long, dict.fromkeys(long, "#111213"), name="one", title="y" * 60, x_label="z" * 9))
+    assert {"x" * 17 + "…", "y" * 54 + "…", "z" * 9} <= {*shown}
     assert "t" * 54 + "…" in texts(curves(title="t" * 99))
     assert "t" * 55 in texts(curves(title="t" * 55))
 
@@ -169,15 +143,3 @@ def test_colours_of_groups():
         luminance = linear @ [0.2126, 0.7152, 0.0722]
         assert 1.05 / (luminance + 0.05) > 3
         assert (luminance + 0.05) / (0.01 + 0.05) > 3
-
-
-def test_gains_over_a_number():
-    """Dots are filled where the interval leaves out 0, ticks are the numbers, and intervals stand where they are."""
-    sure, unsure = Difference(0.03, 0.01, 0.05, 0, 0, None, None), Difference(0.01, -0.02, 0.04, 0, 0, None, None)
-    svg = plot_gains({"a": {0.0: unsure, 0.8: sure}, "b": {0.8: sure}}, NAMES, name="g", title="more", x_label="bend")
-    assert {"more", "bend", "0", "0.8", "+3"} <= {*texts(svg)}
-    assert lines(svg, "#111213") == ["1.2", "1.7", "1.7"]  # from dot to dot, and two intervals
-    fills = re.findall(r"fill: (#111213|var\(--paper, #ffffff\)); stroke: #111213", svg)
-    assert sorted({*fills}) == ["#111213", "var(--paper, #ffffff)"]
-    alone = plot_gains({"b": {0.8: sure}}, NAMES, name="g", title="more", x_label="bend")
-    assert lines(alone, "#212223")[-1] == "1.7"
