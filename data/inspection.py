@@ -245,7 +245,7 @@ def _warnings(
         ]),
         Problem("images without training boxes", [
             entry["file_name"] for entry in raw["images"] if entry["id"] not in learned
-        ]),
+        ], "; training skips them, or with data.keep_images_without_boxes=true uses them as background"),
         Problem("duplicate boxes, of the same class at the same location", [
             f"{names[category]} {box} in image {image}" for (image, category, *box), count in same.items() if count > 1
         ]),

@@ -1,5 +1,6 @@
 """Log messages at the start and the end of a run."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..evaluation import MASK_PREFIX, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
+from .background import describe_images_without_boxes
 from .data import describe_limits, describe_skipped_check, warn_of_annotations
 from .training import images_in_step
 
@@ -45,6 +47,8 @@ def show_start(
         arrays = split.arrays
         rows.append((name, len(arrays), used, len(arrays.boxes), split.crowd_regions, len(split.class_names)))
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
+    for is_warning, message in describe_images_without_boxes(train, val, keep=config.data.keep_images_without_boxes):
+        log.log(logging.WARNING if is_warning else logging.INFO, "%s", message)
     if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
         log.info("%s", skipped)
     warn_of_annotations(train, val)

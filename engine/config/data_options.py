@@ -57,7 +57,8 @@ class DataConfig(Section):
     """When to open every image file before training: at the first start of a run, always, or never. With first_time,
     later starts and evaluations check again only if the annotation file or an image folder has changed."""
     keep_images_without_boxes: Annotated[bool, Affects.RESULT, OldName("keep_empty")] = False
-    """Whether to train on images without boxes too."""
+    """Whether to train on images without boxes too, as background. They reduce false positives on images without
+    objects. Use it only if such images show none of the classes: objects that are not annotated train as background."""
     on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
     pixel_range: Annotated[Annotated[list[PixelValue], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
