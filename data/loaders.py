@@ -92,6 +92,7 @@ def train_loader(
     pin_memory: bool = False,
     sizes: Sequence[int] = (),
     strong_epochs: int | None = None,
+    repeats: Sequence[float] | None = None,
 ) -> DataLoader:
     """Return a loader of this process's part of the shuffled steps of a `CocoDetection`, see `StepSampler`.
 
@@ -108,6 +109,7 @@ def train_loader(
         pin_memory: Whether batches are in pinned memory.
         sizes: See `StepSampler`.
         strong_epochs: See `StepSampler`.
+        repeats: See `StepSampler`.
     """
     sampler = StepSampler(
         dataset.aspect_ratios,
@@ -118,6 +120,7 @@ def train_loader(
         processes=processes,
         sizes=sizes,
         strong_epochs=strong_epochs,
+        repeats=repeats,
     )
     return DataLoader(
         SeededDataset(dataset, on_unreadable_image=on_unreadable_image, fill_empty=True),

@@ -4,8 +4,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from .rare_classes import draw_counts, with_whole_sum
 
 T = TypeVar("T")
 
@@ -50,8 +54,11 @@ class StepSampler:
     """Batch sampler that shuffles the images into steps and splits each step over processes and micro-batches.
 
     A step contains the images of one optimizer update over all processes: `batch_size * grad_accum_steps * processes`
-    images, and fewer in the last step of a group. Each image is used once per epoch. Wide and tall images form
-    separate steps to reduce padding, unless all images of a step are resized to the same size.
+    images, and fewer in the last step of a group. Each image is used once per epoch, or as often as its repeat factor.
+    Wide and tall images form separate steps to reduce padding, unless all images of a step are resized to one size.
+
+    A repeat factor of 2.3 means 2 or 3 uses in an epoch, and 2.3 on average. All epochs have the same number of steps:
+    the factors of a group are scaled up to a whole number of images in total, which adds less than one image.
 
     The images of a step, their order, size and seeds depend only on `seed`, the epoch and the number of images in a
     step. They depend neither on how a step is split nor on where a run was resumed.
@@ -68,6 +75,7 @@ class StepSampler:
         processes: Number of processes that share each step.
         sizes: Sizes of which one is drawn for all images of a step. If empty, each image draws its size.
         strong_epochs: Number of epochs from the start with strong augmentations; None means all.
+        repeats: Repeat factor of each image, at least 1; None uses each image once.
 
     Raises:
         ValueError: If `batch_size` or `grad_accum_steps` is below 1.
@@ -84,6 +92,7 @@ class StepSampler:
         processes: int = 1,
         sizes: Sequence[int] = (),
         strong_epochs: int | None = None,
+        repeats: Sequence[float] | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("grad_accum_steps", grad_accum_steps)):
             if value < 1:
@@ -96,6 +105,9 @@ class StepSampler:
         self.processes = processes
         self.sizes = sizes
         self.strong_epochs = strong_epochs
+        self.repeats = None if repeats is None else np.array(repeats, dtype=np.float64)
+        for group in self._groups() if repeats is not None else ():
+            self.repeats[group] = with_whole_sum(self.repeats[group])
         self.epoch = 0
         self.start = 0
 
@@ -107,6 +119,11 @@ class StepSampler:
     def steps(self) -> int:
         """Return the number of steps in a whole epoch."""
         return len(self._step_sizes())
+
+    @property
+    def images(self) -> int:
+        """Return the number of images in a whole epoch, repeated ones counted each time."""
+        return sum(self._step_sizes())
 
     def __len__(self) -> int:
         """Return the number of micro-batches of this process in a whole epoch."""
@@ -123,12 +140,26 @@ class StepSampler:
             yield MicroBatch(last, len(last) / len(step), True, size, strong)
 
     def _step_sizes(self) -> list[int]:
-        wide = sum(self.is_wide)
         sizes = []
-        for count in (wide, len(self.is_wide) - wide):
+        for group in self._groups():
+            count = len(group) if self.repeats is None else round(self.repeats[group].sum())
             full, rest = divmod(count, self.step_size)
             sizes += [self.step_size] * full + [rest] * (rest > 0)
         return sizes
+
+    def _groups(self) -> list[NDArray[np.int64]]:
+        """Return the indices of the wide and of the tall images."""
+        wide = np.array(self.is_wide, dtype=bool)
+        return [np.flatnonzero(wide), np.flatnonzero(~wide)]
+
+    def _draw_images(self, generator: torch.Generator) -> Sequence[int]:
+        """Return the images of the epoch in ascending order, each as often as the epoch uses it."""
+        if self.repeats is None:
+            return range(len(self.is_wide))
+        counts = np.zeros(len(self.is_wide), dtype=np.int64)
+        for group in self._groups():
+            counts[group] = draw_counts(self.repeats[group], generator)
+        return np.repeat(np.arange(len(counts)), counts).tolist()
 
     def _micro_batches(self, images: int) -> int:
         largest_part = -(-images // self.processes)
@@ -137,13 +168,15 @@ class StepSampler:
     def _steps(self) -> list[tuple[list[tuple[int, int]], int | None]]:
         """Return the (index, seed) pairs and the image size of each step of the epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.is_wide), generator=generator).tolist()
-        seeds = torch.randint(2**62, (len(self.is_wide),), generator=generator).tolist()
+        images = self._draw_images(generator)
+        order = torch.randperm(len(images), generator=generator).tolist()
+        seeds = torch.randint(2**62, (len(images),), generator=generator).tolist()
         steps: list[list[tuple[int, int]]] = []
         open_step: dict[bool, list[tuple[int, int]]] = {}
-        for index in order:
+        for place in order:
+            index = images[place]
             step = open_step.setdefault(self.is_wide[index], [])
-            step.append((index, seeds[index]))
+            step.append((index, seeds[place]))
             if len(step) == self.step_size:
                 steps.append(open_step.pop(self.is_wide[index]))
         steps += open_step.values()

@@ -27,6 +27,7 @@ from ..display import Progress, log
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
+from .rare_classes import image_repeats
 
 Track = Callable[[Iterable], Iterable]
 
@@ -185,10 +186,11 @@ def build_train_loader(
         color_jitter=data.color_jitter,
         large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
     )
+    dataset = CocoDetection(
+        annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
+    )
     return train_loader(
-        CocoDetection(
-            annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
-        ),
+        dataset,
         batch_size=config.train.batch_size,
         workers=data.num_workers,
         seed=config.seed,
@@ -199,6 +201,7 @@ def build_train_loader(
         pin_memory=pin_memory,
         sizes=resize.step_sizes,
         strong_epochs=config.train.epochs - data.weak_last_epochs,
+        repeats=image_repeats(dataset, len(annotations.class_names), data.repeat_threshold),
     )
 
 

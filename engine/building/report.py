@@ -18,6 +18,7 @@ from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
 from .background import describe_images_without_boxes
 from .data import describe_limits, describe_skipped_check, warn_of_annotations
+from .rare_classes import describe_rare_classes
 from .training import images_in_step
 
 _NAMED = 3
@@ -49,6 +50,14 @@ def show_start(
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     for is_warning, message in describe_images_without_boxes(train, val, keep=config.data.keep_images_without_boxes):
         log.log(logging.WARNING if is_warning else logging.INFO, "%s", message)
+    about_classes = describe_rare_classes(
+        trainer.loader.dataset.dataset,
+        train.class_names,
+        threshold=config.data.repeat_threshold,
+        epoch_images=trainer.loader.batch_sampler.images,
+    )
+    if about_classes:
+        log.info("%s", about_classes)
     if skipped := describe_skipped_check(config.data, {"train": train, "val": val}):
         log.info("%s", skipped)
     warn_of_annotations(train, val)

@@ -192,7 +192,7 @@ def _execute(plan: _Plan) -> None:
         unused = options_beyond_run(config, **length) | plan.unused
         if unused:
             log.warning("%s", describe_unused(unused))
-        images, processes = len(trainer.loader.dataset), trainer.distributed.size
+        images, processes = trainer.loader.batch_sampler.images, trainer.distributed.size
         for message in schedule_warnings(config, **length, images=images, processes=processes):
             log.warning("%s", message)
         trainer.metrics_logger.log_text("config", dump_config(config))

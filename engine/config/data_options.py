@@ -59,6 +59,10 @@ class DataConfig(Section):
     keep_images_without_boxes: Annotated[bool, Affects.RESULT, OldName("keep_empty")] = False
     """Whether to train on images without boxes too, as background. They reduce false positives on images without
     objects. Use it only if such images show none of the classes: objects that are not annotated train as background."""
+    repeat_threshold: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Affects.RESULT] = None
+    """Repeat-factor sampling for rare classes, https://arxiv.org/abs/1908.03195. A class that a smaller fraction f of
+    the training images has gets the factor sqrt(repeat_threshold / f). An epoch uses an image as often as the largest
+    factor of its classes. null: once. LVIS uses 0.001, data sets with few classes need values such as 0.1."""
     on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
     pixel_range: Annotated[Annotated[list[PixelValue], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None

@@ -1,8 +1,10 @@
-"""Steps contain each image once, for any split of a step and after resuming."""
+"""Steps contain each image once, or by its factor, for any split of a step and after resuming."""
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -45,15 +47,19 @@ def test_batches_of_one_process_are_those_of_earlier_versions():
     epoch=st.integers(0, 1),
     start=st.integers(0, 5),
     sizes=st.sampled_from([(), (480, 512, 544)]),
+    factors=st.sampled_from([None, [1.0], [1, 2.25, 1.6]]),
 )
 def test_a_step_is_the_same_however_it_is_split(
-    by_step, ratios, batch_size, grad_accum_steps, processes, epoch, start, sizes
+    by_step, ratios, batch_size, grad_accum_steps, processes, epoch, start, sizes, factors
 ):
-    whole = StepSampler(ratios, batch_size * grad_accum_steps * processes, seed=2, sizes=sizes)
+    options = {
+        "seed": 2,
+        "sizes": sizes,
+        "repeats": factors and [*itertools.islice(itertools.cycle(factors), len(ratios))],
+    }
+    whole = StepSampler(ratios, batch_size * grad_accum_steps * processes, **options)
     shares = [
-        StepSampler(
-            ratios, batch_size, seed=2, grad_accum_steps=grad_accum_steps, rank=rank, processes=processes, sizes=sizes
-        )
+        StepSampler(ratios, batch_size, grad_accum_steps=grad_accum_steps, rank=rank, processes=processes, **options)
         for rank in range(processes)
     ]
     for sampler in (whole, *shares):
@@ -90,6 +96,44 @@ def test_a_later_start_gives_the_tail_of_the_epoch(by_step, ratios, batch_size, 
     sampler.set_position(2, start)
     assert list(sampler) == [batch for step in by_step(whole)[start:] for batch in step]
     assert len(sampler) == len(whole)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 1.8]), st.integers(64, 2560)), max_size=30), SIZES, st.booleans())
+def test_repeated_images_fill_the_same_steps_in_every_epoch(images, size, is_square):
+    """Each image comes as often as its factor rounded up or down, with the group's factors raised to a whole sum."""
+    ratios, factors = [ratio for ratio, _ in images], [factor / 64 for _, factor in images]
+    sampler = StepSampler(ratios, size, seed=1, repeats=factors, sizes=(64,) if is_square else ())
+    groups = [images] if is_square else [[i for i in images if (i[0] >= 1) is wide] for wide in (True, False)]
+    totals = [Fraction(sum(factor for _, factor in group), 64) for group in groups]
+    scales = {
+        ratio: math.ceil(total) / total for total, group in zip(totals, groups, strict=True) for ratio, _ in group
+    }
+    for epoch in range(3):
+        sampler.set_position(epoch)
+        batches = list(sampler)
+        drawn = Counter(index for batch in batches for index, _ in batch.samples)
+        assert drawn.total() == sampler.images == sum(map(math.ceil, totals))
+        assert len(batches) == sampler.steps == sum(math.ceil(math.ceil(total) / size) for total in totals)
+        for index, (ratio, factor) in enumerate(images):
+            scaled = float(factor * scales[ratio] / 64)
+            assert math.floor(scaled + 1e-9) <= drawn[index] <= math.ceil(scaled - 1e-9)
+        seeds = [seed for batch in batches for _, seed in batch.samples]
+        assert len({*seeds}) == len(seeds), "a repeated image is augmented in another way"
+        assert is_square or all(len({ratios[index] for index, _ in batch.samples}) == 1 for batch in batches)
+
+
+def test_factors_are_the_mean_number_of_uses():
+    """Over 2,000 epochs, within 4.5 standard deviations; the scale to a whole sum is 20/19.55."""
+    factors = [1.0, 1.25, 3.7, 1.6] * 2 + [4.45]
+    sampler = StepSampler([1.0] * len(factors), 7, seed=3, repeats=factors)
+    uses = Counter()
+    for epoch in range(2000):
+        sampler.set_position(epoch)
+        uses.update(index for batch in sampler for index, _ in batch.samples)
+    for index, factor in enumerate(factors):
+        wanted = factor * 20 / sum(factors)
+        part = wanted % 1
+        assert abs(uses[index] / 2000 - wanted) < 4.5 * (part * (1 - part) / 2000) ** 0.5
 
 
 def test_order_depends_only_on_seed_and_epoch():

@@ -1,0 +1,56 @@
+"""The options for rare classes affect training, and the start of training reports them."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from engine.building.data import build_train_loader, read_split
+from engine.building.rare_classes import describe_rare_classes
+from engine.config.loading import load_config
+
+
+@pytest.fixture
+def thinned(tiny_config, shapes, tmp_path):
+    """`thinned(*overrides)`: a config whose first class is in one of 12 images, and its training split."""
+    raw = json.loads((shapes / "annotations/train.json").read_text())
+    first, *others = [category["id"] for category in raw["categories"]]
+    for number, annotation in enumerate(raw["annotations"]):
+        annotation["category_id"] = others[number % len(others)]
+    raw["annotations"][0]["category_id"] = first
+    (tmp_path / "train.json").write_text(json.dumps(raw))
+
+    def build(*overrides):
+        config = load_config(tiny_config, [f"data.train.annotations={tmp_path}/train.json", *overrides])
+        return config, read_split(config.data, "train", check_images=False)
+
+    return build
+
+
+def test_images_of_a_rare_class_are_repeated(thinned):
+    config, split = thinned("data.repeat_threshold=0.333333333", "data.num_workers=0")
+    loader = build_train_loader(config, split, pin_memory=False)
+    (rare,) = {split.arrays.image_ids[0].item()}
+    for epoch in range(2):
+        loader.batch_sampler.set_position(epoch)
+        uses = Counter(target["image_id"] for batch in loader for target in batch.targets)
+        assert uses[rare] == 2, "sqrt((1/3) / (1/12)) = 2"
+        assert uses.total() == loader.batch_sampler.images > 12
+    text = describe_rare_classes(
+        loader.dataset.dataset, split.class_names, threshold=config.data.repeat_threshold, epoch_images=13
+    )
+    head, _, _, rarest, *_ = text.splitlines()
+    assert "classes have a factor above 1; 13 images in an epoch instead of 12" in head
+    assert rarest.split() == [split.class_names[0], "1", "1", "2.00"]
+
+
+def test_without_a_rare_class_nothing_is_repeated(thinned):
+    config, split = thinned("data.repeat_threshold=0.01")
+    dataset = build_train_loader(config, split, pin_memory=False).dataset.dataset
+    text = describe_rare_classes(dataset, split.class_names, threshold=0.01, epoch_images=12)
+    assert f"0 of {len(split.class_names)} classes have a factor above 1; no image is repeated" in text
+    assert describe_rare_classes(dataset, split.class_names, threshold=None, epoch_images=12) is None
+    many = [f"class {number}" for number in range(30)]
+    assert describe_rare_classes(dataset, many, threshold=0.01, epoch_images=12).endswith(
+        "and 10 classes with more images"
+    )
