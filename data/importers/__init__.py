@@ -1,0 +1,83 @@
+"""Data sets of other formats, read as COCO data sets: a reader per format in the table `FORMATS`."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..coco_file import DatasetError
+from .coco import read_coco
+from .coco_dicts import coco_datasets, image_root
+from .findings import Findings
+from .folder import ImageIndex, LabelFolder, absolute, list_files
+from .recognition import describe_files, recognise
+from .records import LabelledImage, LabelledObject, Labels
+from .result import check_result_folder, write_result
+from .voc import read_voc
+from .yolo import read_yolo
+
+Reader = Callable[[LabelFolder, ImageIndex, Findings, Callable[[Iterable], Iterable]], Labels]
+
+
+class Format(NamedTuple):
+    """A format of labels: its name for people, and the function that reads a folder of it."""
+
+    title: str
+    read: Reader
+
+
+FORMATS = {
+    "yolo": Format("YOLO", read_yolo),
+    "voc": Format("Pascal VOC", read_voc),
+    "coco": Format("COCO", read_coco),
+}
+
+
+def open_source(source: Path, *, exclude: Path, images: Path | None, classes: list[str] | None) -> LabelFolder:
+    """Return the files of a folder, or of the folder of a file.
+
+    Args:
+        source: Folder, or its label file.
+        exclude: Folder whose files do not count, such as an earlier result.
+        images: Folder of the images, if it is another one.
+        classes: Class names that the user gave.
+
+    Raises:
+        DatasetError: If the source does not exist.
+    """
+    source = absolute(source)
+    if not source.exists():
+        raise DatasetError(f"SOURCE {source} does not exist")
+    root = source if source.is_dir() else source.parent
+    only = None if source.is_dir() else source
+    return LabelFolder(root, list_files(root, absolute(exclude)), only, classes, images is not None)
+
+
+def format_of(folder: LabelFolder) -> str:
+    """Return the name of the format that the files of a folder have.
+
+    Raises:
+        DatasetError: If there is none, or more than one.
+    """
+    names = recognise(folder)
+    if len(names) == 1:
+        return names[0]
+    where = folder.only or folder.root
+    if names:
+        raise DatasetError(f"{where} has labels of the formats {' and '.join(names)}: choose one with --format")
+    raise DatasetError(f"{where} has no labels of a known format ({', '.join(FORMATS)}), got {describe_files(folder)}")
+
+
+def read_labels(
+    folder: LabelFolder, name: str, images: ImageIndex, progress: Callable[[Iterable], Iterable] = iter
+) -> tuple[Labels, Findings]:
+    """Read all labels of a format; what is wrong, and what is left out, is in the findings."""
+    found = Findings()
+    labels = FORMATS[name].read(folder, images, found, progress)
+    labels = labels._replace(splits={split: entries for split, entries in labels.splits.items() if entries})
+    seen: dict[Path, str] = {}
+    for split, entries in labels.splits.items():
+        for image in entries:
+            if image.path in seen:
+                found.note("images in more than one split", f"{image.path} in {seen[image.path]} and {split}")
+            seen[image.path] = split
+    return labels, found

@@ -1,0 +1,68 @@
+"""The folder that an import writes: a COCO file per split, and a config that uses them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..coco_file import DatasetError
+from ..files import write_json, write_text
+from ..json_file import JsonError, read_json
+from .folder import SPLITS, absolute
+
+SOFTWARE = "resnet-dcn tools/import_dataset.py"
+_MARK = f"# Written by {SOFTWARE}"
+
+
+def check_result_folder(folder: Path) -> None:
+    """Raise `DatasetError` unless a folder does not exist, is empty, or has files of an earlier import alone."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DatasetError(f"OUT must be a folder, got the file {folder}")
+    ours = {path for path in _files_of(folder).values() if _is_ours(path)}
+    other = [path for path in sorted(folder.rglob("*")) if path not in ours and path != folder / "annotations"]
+    if other:
+        raise DatasetError(f"OUT {folder} has files that are not an earlier result of this tool, such as {other[0]}")
+
+
+def write_result(folder: Path, root: Path, datasets: dict[str, dict[str, Any]], origin: str) -> Path | None:
+    """Write the COCO files and a config; return the config, or None without a split to train on and one to evaluate.
+
+    Args:
+        folder: Folder to write.
+        root: Folder of the images.
+        datasets: COCO data set of each split.
+        origin: Source and format, for people who read the files.
+    """
+    files = _files_of(folder)
+    for name, path in files.items():
+        if name not in datasets:
+            path.unlink(missing_ok=True)  # also the config, which a reader must not find with other annotations
+    info = {"description": SOFTWARE, "source": origin}
+    for split, raw in datasets.items():
+        write_json(files[split], {"info": info, **raw})
+    evaluated = next((split for split in ("val", "test") if split in datasets), None)
+    if evaluated is None or "train" not in datasets:
+        return None
+    splits = {"train": files["train"], "val": files[evaluated]}
+    data = {name: {"images": str(root), "annotations": str(absolute(path))} for name, path in splits.items()}
+    text = yaml.safe_dump({"base": "custom.yaml", "data": data}, sort_keys=False, allow_unicode=True, width=10_000)
+    write_text(files["config"], f"{_MARK} from {origin}\n{text}")
+    return files["config"]
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    """Return the files of a result by their split, and the config."""
+    return {split: folder / "annotations" / f"{split}.json" for split in SPLITS} | {"config": folder / "config.yaml"}
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        if path.suffix == ".yaml":
+            return path.read_bytes().startswith(_MARK.encode())
+        value = read_json(path)
+    except (JsonError, OSError):
+        return False
+    info = value.get("info") if isinstance(value, dict) else None
+    return isinstance(info, dict) and info.get("description") == SOFTWARE

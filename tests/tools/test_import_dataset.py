@@ -1,0 +1,113 @@
+"""tools/import_dataset.py: from labels of another format to a config that trains; an error writes nothing."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+YAML = "train: images/train\nval: images/val\nnames: [cat, dog]"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Return a folder of YOLO labels."""
+    folder = tmp_path / "source"
+    for split, text in (("train", "0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.4 0.2 0.4 0.6\n"), ("val", "1 0.5 0.5 0.5 0.5")):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        Image.new("RGB", (200, 100)).save(folder / f"images/{split}/{split}.jpg")
+        (folder / f"labels/{split}/{split}.txt").write_text(text)
+    (folder / "data.yaml").write_text(YAML)
+    return folder
+
+
+def files_of(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_next_command_works_from_anywhere(run_tool, source, tmp_path):
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    (tmp_path / "elsewhere").mkdir()
+    code, out, err = run_tool("import_dataset", "source", "new/out", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "train       1               0                0      2      1              0        2" in out
+    assert f"images: {source / 'images'}\n" in out
+    assert out.endswith("next: python tools/train.py --config new/out/config.yaml\n")
+    assert files_of(tmp_path / "new/out") == ["annotations/train.json", "annotations/val.json", "config.yaml"]
+    assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+    config = tmp_path / "new/out/config.yaml"
+    code, out, _ = run_tool(
+        "check_dataset", "--config", config, "--contact-sheet", "", "--json", "c.json", cwd=tmp_path / "elsewhere"
+    )
+    assert (code, out.splitlines()[-1]) == (0, "no errors")
+    assert json.loads((tmp_path / "elsewhere/c.json").read_text())["train"]["masks"] == 1
+
+
+def test_errors_stop_before_anything_is_written(run_tool, source, tmp_path):
+    """All at once, and bounded."""
+    (source / "labels/train/train.txt").write_text("0 0.5 0.5 0.1\n" * 4000 + "5 0.5 0.5 0.1 0.1\n")
+    code, _, err = run_tool("import_dataset", source, tmp_path / "out")
+    assert code == 2
+    assert err.startswith("error: 4,001 errors in the labels: nothing is written; fix them, or leave them out with --")
+    assert "lines of YOLO labels that are not valid: 4,000\n    labels/train/train.txt, line 1: must have" in err
+    assert "    and 3,995 more\n" in err
+    assert "line 4001: 5; there are 2 names" in err
+    assert len(err) < 2000
+    assert not (tmp_path / "out").exists()
+
+    code, out, _ = run_tool("import_dataset", source, tmp_path / "out", "--skip-invalid")
+    assert code == 0
+    assert "left out: lines of YOLO labels that are not valid: 4000; the first: labels/train/train.txt, line 1" in out
+
+
+def test_an_earlier_result_is_replaced_and_nothing_else(run_tool, source, tmp_path):
+    out = tmp_path / "out"
+    assert run_tool("import_dataset", source, out).code == 0
+    shutil.rmtree(source / "images/val")
+    shutil.rmtree(source / "labels/val")
+    (source / "data.yaml").write_text("train: images/train\nnames: [cat, dog]")
+    code, text, _ = run_tool("import_dataset", source, out)
+    assert code == 0
+    assert "no config is written: training needs a train and a val split, and SOURCE has no val split" in text
+    assert files_of(out) == ["annotations/train.json"]
+
+    (out / "annotations/mine.json").write_text("{}")
+    code, _, err = run_tool("import_dataset", source, out)
+    assert code == 2
+    assert err.startswith(f"error: OUT {out} has files that are not an earlier result of this tool, such as ")
+    assert run_tool("import_dataset", source, source / "data.yaml").err.startswith("error: OUT must be a folder")
+
+
+def test_the_test_split_evaluates_if_there_is_no_val_split(run_tool, source, tmp_path):
+    (source / "data.yaml").write_text(YAML.replace("val:", "test:"))
+    _, out, _ = run_tool("import_dataset", source, tmp_path / "out")
+    assert "SOURCE has no val split; config.yaml evaluates the test split" in out
+    assert f"annotations: {tmp_path}/out/annotations/test.json" in (tmp_path / "out/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "said"),
+    [
+        ({}, [], "has no labels of a known format (yolo, "),
+        ({"a.xml": "<annotation/>", "classes.txt": "cat"}, [], "the formats voc and yolo: choose one with --format"),
+        ({"a.xml": "<annotation/>"}, ["--classes", "a,b"], "--classes has no effect: labels of the format voc have"),
+        ({"a.xml": "<annotation/>"}, ["--images", "none"], "--images must be an existing folder, got none"),
+        ({"classes.txt": "cat"}, [], "has no labelled image that is usable"),
+        ({"a.xml": "<annotation/>"}, ["--skip-invalid"], "left out: labels whose image is not below"),
+    ],
+)
+def test_errors_of_the_command(run_tool, tmp_path, files, options, said):
+    (tmp_path / "source").mkdir()
+    for name, text in files.items():
+        (tmp_path / "source" / name).write_text(text)
+    code, _, err = run_tool("import_dataset", tmp_path / "source", tmp_path / "out", *options)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_does_not_exist(run_tool, tmp_path):
+    code, _, err = run_tool("import_dataset", tmp_path / "none", tmp_path / "out")
+    assert (code, err) == (2, f"error: SOURCE {tmp_path}/none does not exist\n")
