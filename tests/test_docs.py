@@ -71,7 +71,7 @@ def test_tools_and_config_keys_exist(page):
     tools = set(re.findall(r"(?<!tests/)\btools/(\w+)\.py", text_of(page)))
     assert not {name for name in tools if not (ROOT / f"tools/{name}.py").is_file()}
     if page not in OLD_KEYS:
-        keys = set(re.findall(r"`((?:data|model|train|tta)(?:\.(?!py|log)[a-z]\w*)+)(?=[`=: ])", text_of(page)))
+        keys = set(re.findall(r"`((?:data|model|train|tta)(?:\.(?!py|log|yaml)[a-z]\w*)+)(?=[`=: ])", text_of(page)))
         assert not {key for key in keys - {"model.backbone.body"} if not key_exists(key)}
 
 
