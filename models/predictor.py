@@ -17,6 +17,7 @@ from .detectors import DETECTORS
 from .image_files import naming_errors, open_image, to_8_bits, upright_rgb
 from .masks import unpasted_masks
 from .options import read_options
+from .tiling import OVERLAP, TiledDetector, check_tile, unit_range
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +33,12 @@ class Predictor:
         device: Device of the model.
         amp: Autocast dtype: "off", "bf16" or "fp16".
         pixel_range: Values of black and white in images with more than 8 bits, as in the config's `data.pixel_range`.
+        tile: Side in pixels of the tiles in which objects are detected, for large images with small objects, see
+            `models.tiling`. None detects in whole images.
+        overlap: Fraction of a tile that neighbours share at least.
+
+    Raises:
+        ValueError: If the tile is smaller than 32 pixels, or the overlap is not from 0 to 0.9.
 
     Example:
         ```python
@@ -47,12 +54,17 @@ class Predictor:
         device: torch.device | str = "cpu",
         amp: str = "off",
         pixel_range: Sequence[float] | None = None,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
     ) -> None:
+        if tile is not None:
+            check_tile(tile, overlap)
         self.model = model.to(device).eval()
         self.class_names = list(class_names)
         self.device = torch.device(device)
         self.amp = amp
         self.pixel_range = pixel_range and tuple(pixel_range)
+        self.tile, self.overlap = tile, overlap
 
     @classmethod
     def load(
@@ -62,10 +74,13 @@ class Predictor:
         device: str | None = None,
         score_threshold: float = 0.5,
         weights: str | None = None,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
     ) -> "Predictor":
         """Load a detector that was trained with tools/train.py.
 
-        The model uses autocast as in the run's `train.amp`. The settings `train.tf32` and `tta.flip` are not applied.
+        The model uses autocast as in the run's `train.amp`. The settings `train.tf32`, `tta.flip` and `tile` are not
+        applied.
 
         Args:
             path: Checkpoint, or run folder, of which last.pt is loaded.
@@ -73,6 +88,8 @@ class Predictor:
                 the run's config.
             score_threshold: Minimum score. Detections below the config's `score_threshold` are not returned either.
             weights: "raw" or "ema". None loads the EMA weights if the checkpoint has them, which its metrics refer to.
+            tile: See `Predictor`.
+            overlap: See `Predictor`.
 
         Raises:
             ValueError: If the checkpoint is missing, damaged or inconsistent, or an argument is invalid.
@@ -86,7 +103,8 @@ class Predictor:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         amp, pixel_range = config.get("train", {}).get("amp", "off"), config.get("data", {}).get("pixel_range")
-        return cls(model, state["class_names"], device=device, amp=amp, pixel_range=pixel_range)
+        names = state["class_names"]
+        return cls(model, names, device=device, amp=amp, pixel_range=pixel_range, tile=tile, overlap=overlap)
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1, paste_masks: bool = True
@@ -105,8 +123,8 @@ class Predictor:
             images: An image or a list of images. An image is a path, a Pillow image, a uint8 or uint16 array `(H, W)`
                 or `(H, W, 3)` in RGB, or a uint8 tensor `(3, H, W)`. Files and Pillow images are rotated according to
                 EXIF. Grey images, palettes and alpha channels are converted to RGB.
-            batch_size: Number of images per forward pass. Images are padded to the largest image of the batch, which
-                can change detections slightly. With 1 the detections do not depend on other images.
+            batch_size: Number of images, or tiles of an image, per forward pass. Images are padded to the largest image
+                of the batch, which can change detections slightly. With 1 the detections do not depend on other images.
             paste_masks: False returns `mask_patches` and `mask_boxes` instead of `masks`, of which
                 `models.masks.paste_masks` makes a few masks at a time. All masks of a large image need much memory.
 
@@ -117,22 +135,26 @@ class Predictor:
             ValueError: If an image is missing, corrupt or not supported.
         """
         if not isinstance(images, list | tuple):
-            return self([images], paste_masks=paste_masks)[0]
+            return self([images], batch_size=batch_size, paste_masks=paste_masks)[0]
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        model, step = self.model, batch_size
+        if self.tile is not None:
+            model, step = TiledDetector(model, self.tile, self.overlap, batch_size=batch_size).eval(), 1
         found = []
-        with nullcontext() if paste_masks else unpasted_masks(self.model):
-            for start in range(0, len(images), batch_size):
+        with nullcontext() if paste_masks else unpasted_masks(model):
+            for start in range(0, len(images), step):
                 found += self._detect(
-                    [image_tensor(image, self.pixel_range) for image in images[start : start + batch_size]]
+                    model, [image_tensor(image, self.pixel_range) for image in images[start : start + step]]
                 )
         return found
 
     @torch.inference_mode()
-    def _detect(self, images: list[Tensor]) -> list[dict[str, Any]]:
-        inputs = [image.to(self.device).to(torch.float32).div_(255) for image in images]
+    def _detect(self, model: nn.Module, images: list[Tensor]) -> list[dict[str, Any]]:
+        is_tiled = isinstance(model, TiledDetector)  # it converts its tiles
+        inputs = images if is_tiled else [unit_range(image.to(self.device)) for image in images]
         with torch.autocast(self.device.type, dtype=AMP_DTYPES.get(self.amp), enabled=self.amp != "off"):
-            outputs = self.model(inputs)
+            outputs = model(inputs)
         found = []
         for output in outputs:
             tensors = {

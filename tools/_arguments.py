@@ -13,6 +13,7 @@ from data.paths import expanded
 from data.shown import shortened, shown
 from engine.display import for_people
 from models.options import REMOVAL
+from models.tiling import MAX_OVERLAP, MIN_TILE
 
 # old -> new, by tool; the old spellings work until release REMOVAL
 RENAMED: dict[str, dict[str, str]] = {
@@ -38,8 +39,8 @@ _VAL += ("data.download_hint", "train.batch_size", "eval")
 _INFERENCE = ("device", "model", *_SIZES, "train.amp", "train.tf32")
 # Keys and sections of the config that a tool reads from a trained run; the others have no effect there.
 _READ = {
-    "eval": (*_INFERENCE, *_VAL, "tta"),
-    "predict": (*_INFERENCE, "tta"),
+    "eval": (*_INFERENCE, *_VAL, "tta", "tile"),
+    "predict": (*_INFERENCE, "tta", "tile"),
     "visualize": (*_INFERENCE, *_VAL),
     "compare": (*_INFERENCE, *_VAL),
     "export": (*_INFERENCE, *_VAL),
@@ -285,6 +286,22 @@ def add_score_threshold(parser: argparse.ArgumentParser, default: float) -> None
     )
 
 
+TILE_OPTIONS = {"--tile": "tile.size", "--overlap": "tile.overlap"}
+
+
+def add_tiles(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    """Add `--tile` and `--overlap`."""
+    parser.add_argument(
+        "--tile", type=at_least(MIN_TILE), metavar="N", help=f"{what} tiles of N x N pixels, at least {MIN_TILE}"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=overlap_fraction,
+        metavar="X",
+        help=f"fraction of a tile that neighbours share, 0 to {MAX_OVERLAP} (default: {default})",
+    )
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """Return a function that reads an integer of at least `minimum`."""
 
@@ -299,15 +316,22 @@ def at_least(minimum: int) -> Callable[[str], int]:
 positive, not_negative = at_least(1), at_least(0)
 
 
-def fraction(text: str) -> float:
-    """Read a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
-    return value
+def up_to(maximum: float) -> Callable[[str], float]:
+    """Return a function that reads a number from 0 to `maximum`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"must be a number from 0 to {maximum}, got {text!r}")
+        return value
+
+    return read
+
+
+fraction, overlap_fraction = up_to(1), up_to(MAX_OVERLAP)
 
 
 def _current(argument: str, names: Mapping[str, str]) -> str:

@@ -11,10 +11,12 @@ import _clone
 
 # isort: split
 from _arguments import (
+    TILE_OPTIONS,
     add_batch_size,
     add_device,
     add_json,
     add_overrides,
+    add_tiles,
     add_weights,
     at_least,
     config_values,
@@ -55,7 +57,7 @@ from engine.evaluation import (
     metric_meanings,
     result_doubts,
 )
-from engine.inference import with_tta
+from engine.inference import describe_mode, with_tiles, with_tta
 from engine.runs import LAST, load_checkpoint
 from engine.weights import Trained, check_categories, check_same_model, load_trained
 from models.checkpoint import check_tensors, choose_weights
@@ -65,6 +67,7 @@ EPILOG = """examples:
   python tools/eval.py runs/demo_dcn
   python tools/eval.py runs/r50_dcn/best.pt --json figures.json data.num_workers=8
   python tools/eval.py runs/r50_dcn tta.flip=true                   # with horizontal-flip test-time augmentation
+  python tools/eval.py runs/r50_dcn --tile 640 --overlap 0.2        # large images with small objects
   python tools/eval.py --config other.yaml --checkpoint runs/r50_dcn/best.pt
   python tools/eval.py --results detections.json --annotations instances_val2017.json
   torchrun --nproc-per-node=8 tools/eval.py runs/r50_dcn
@@ -81,6 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     add_device(parser)
     add_batch_size(parser, None, "train.batch_size of the config")
     add_weights(parser)
+    add_tiles(parser, "detect in overlapping", "tile.overlap of the config")
     parser.add_argument(
         "--detections", type=Path, metavar="FILE", help="COCO results to write (default: <checkpoint>.detections.json)"
     )
@@ -111,10 +115,10 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("give either RUN, or --config and --checkpoint, or --results and --annotations")
     if args.results:
         why = "--results evaluates a file of detections without a model"
-        refuse_unused(args, why, "--weights", "--detections", "--device", "--batch-size", "key=value")
+        refuse_unused(args, why, "--weights", "--detections", "--device", "--batch-size", *TILE_OPTIONS, "key=value")
     else:
         refuse_unused(args, "it needs --results", "--ignore-unmasked")
-        options = {"--batch-size": "train.batch_size", "--max-detections": "eval.max_detections"}
+        options = {"--batch-size": "train.batch_size", "--max-detections": "eval.max_detections"} | TILE_OPTIONS
         args.overrides = config_values(args, options)
     return args
 
@@ -177,6 +181,8 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
     progress = Progress(silent=not distributed.is_main)
     with distributed.raise_together():
         path, config, state = read_trained(args)
+        if config.tile.size is None:
+            refuse_unused(args, "it needs --tile", "--overlap")
         check_files(args, **{"data.val.annotations": Path(config.data.val.annotations)})
         device = pick_device(config.device, distributed)
         check_dcn_backend(config.model, device)
@@ -196,8 +202,15 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         tensors = state["ema"]["model"] if weights == "ema" else state["model"]
         check_tensors(tensors, model.state_dict(), path)
         model.load_state_dict(tensors)
-        model = with_tta(model, config)
-        loader = build_eval_loader(config, split, pin_memory=device.type == "cuda", distributed=distributed)
+        model = with_tiles(with_tta(model, config), config)
+        loader = build_eval_loader(
+            config,
+            split,
+            # a batch has tiles of one image then
+            batch_size=None if config.tile.size is None else 1,
+            pin_memory=device.type == "cuda",
+            distributed=distributed,
+        )
     with distributed.raise_together():
         batches = progress.track(read_batches(loader), "evaluate", len(loader))
         results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
@@ -209,16 +222,17 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         if skipped := describe_skipped_check(config.data, {"val": split}):
             print(skipped)
         kind = "averaged weights" if weights == "ema" else "weights"
-        flipped = ", with horizontal flip" if config.tta.flip else ""
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"
-        print(f"{path} ({kind} of step {state['step']}) on {images}{flipped}, {device}")
+        print(f"{path} ({kind} of step {state['step']}) on {images}{describe_mode(config)}, {device}")
         detections = args.detections or path.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
         warn(f"annotation file {split.path}: {problem}" for problem in split.warnings)
-        warn(f"{split.path}: {problem}" for problem in describe_limits(config, split))
+        tile = config.tile
+        warn(f"{split.path}: {problem}" for problem in describe_limits(config, split, in_tiles=tile.size is not None))
         most = config.eval.max_detections
-        return coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks, max_detections=most)
+        figures = coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks, max_detections=most)
+        return figures if tile.size is None else figures | {"tile": tile.size, "tile_overlap": tile.overlap}
 
     return distributed.run_on_main_and_broadcast(evaluate)
 

@@ -14,12 +14,14 @@ import _clone
 
 # isort: split
 from _arguments import (
+    TILE_OPTIONS,
     add_batch_size,
     add_device,
     add_json,
     add_out,
     add_run,
     add_score_threshold,
+    add_tiles,
     add_weights,
     config_values,
     current_spellings,
@@ -52,7 +54,7 @@ from engine.building import read_options
 from engine.config import describe_unused, unused_overrides
 from engine.display import Progress, counted, draw_detections, format_table, log, only_shown, start_logging
 from engine.evaluation import coco_dataset, match_files
-from engine.inference import predictor_of
+from engine.inference import describe_mode, predictor_of
 from engine.weights import Trained, check_categories, load_trained
 from models.checkpoint import choose_weights
 from models.predictor import Predictor
@@ -62,6 +64,7 @@ EPILOG = """examples:
   python tools/predict.py runs/r50_dcn photos -o found --score-threshold 0.7
   python tools/predict.py runs/r50_dcn "photos/**/a*.jpg" --device cpu
   python tools/predict.py runs/r50_dcn/best.pt clip.mp4 --batch-size 8 --frame-stride 5
+  python tools/predict.py runs/r50_dcn aerial.tif --tile 640 --overlap 0.2      # large image with small objects
   python tools/predict.py runs/r50_dcn photos --no-images --json found.json
   python tools/predict.py runs/r50_dcn val2017 --no-images --score-threshold 0 \\
       --annotations instances_val2017.json --json results.json           # for tools/eval.py --results
@@ -89,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     add_device(parser)
     add_batch_size(parser, 1)
     add_score_threshold(parser, 0.5)
+    add_tiles(parser, "detect in overlapping", "tile.overlap of the config")
     add_weights(parser)
     add_out(parser, "<run>/predictions")
     add_json(parser, "the detections in COCO format")
@@ -101,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     args = parser.parse_intermixed_args(current_spellings("predict"))
     args.inputs, args.overrides = split_overrides(args.inputs)
-    args.overrides = config_values(args)
+    args.overrides = config_values(args, TILE_OPTIONS)
     args.out = args.out or (args.run if args.run.is_dir() else args.run.parent) / "predictions"
     if not args.inputs:
         parser.error("give at least one INPUT; a file whose name has the form key=value needs a path, as ./a=b.jpg")
@@ -120,6 +124,8 @@ def main() -> None:
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
     trained = load_trained(args.run, args.overrides)
+    if trained.config.tile.size is None:
+        refuse_unused(args, "it needs --tile", "--overlap")
     if unused := unused_overrides(trained.config, args.overrides, partial(is_read, "predict")):
         log.warning("%s", describe_unused(unused))
     known = read_annotations(args.annotations, sources, trained) if args.annotations else None
@@ -192,7 +198,7 @@ def detect_in_images(
             else:
                 yield source, image
 
-    for batch in in_batches(readable(), args.batch_size):
+    for batch in in_batches(readable(), images_at_once(predictor, args)):
         found = predictor([image for _, image in batch], batch_size=args.batch_size, paste_masks=False)
         for (source, image), detections in zip(batch, found, strict=True):
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
@@ -221,7 +227,7 @@ def detect_in_video(
             drawn = video_writer(file, video.rate / args.frame_stride, SOFTWARE) if file else nullcontext()
             frames = Progress().track(video.images, source.name, video.frames, unit=" frames")
             with drawn as write:
-                for batch in in_batches(readable(frames), args.batch_size):
+                for batch in in_batches(readable(frames), images_at_once(predictor, args)):
                     found = predictor([image for _, image, _ in batch], batch_size=args.batch_size, paste_masks=False)
                     for (index, image, time_s), detections in zip(batch, found, strict=True):
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
@@ -233,6 +239,11 @@ def detect_in_video(
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})
     except VideoError as error:
         findings.skip(source.path, error)
+
+
+def images_at_once(predictor: Predictor, args: argparse.Namespace) -> int:
+    """Return the number of images that are held in memory: one if its tiles fill the batches."""
+    return args.batch_size if predictor.tile is None else 1
 
 
 def in_batches(items: Iterable, size: int) -> Iterator[list]:
@@ -261,14 +272,14 @@ def describe(
 ) -> str:
     """Describe the detections, the speed and the files."""
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
-    flip = ", with horizontal flip" if trained.config.tta.flip else ""
+    mode = describe_mode(trained.config)
     detector = trained.config.model.detector
     own = trained.config.model.options.score_threshold
     least = (
         f"{args.score_threshold:g}" if args.score_threshold >= own else f"{own:g} (model.{detector}.score_threshold)"
     )
     lines = [
-        f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, minimum score {least}{flip}"
+        f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, minimum score {least}{mode}"
     ]
     rows = findings.rows()
     if rows:

@@ -131,14 +131,17 @@ def describe_skipped_check(data: DataConfig, splits: Mapping[str, CocoAnnotation
     return f"images of {' and '.join(skipped)} are not checked again: {why}" if skipped else None
 
 
-def describe_limits(config: RunConfig, val: CocoAnnotations) -> list[str]:
-    """Describe the objects of the val split that are more than evaluation or the detector counts in an image."""
+def describe_limits(config: RunConfig, val: CocoAnnotations, *, in_tiles: bool = False) -> list[str]:
+    """Describe the objects of the val split that are more than evaluation or the detector counts in an image.
+
+    The limit of the detector holds for each tile, so that it is not that of an image with tiles.
+    """
     name = f"model.{config.model.detector}.detections_per_image"
     return limit_problems(
         val.raw,
         config.eval.max_detections,
         option="eval.max_detections",
-        per_image=(name, config.model.options.detections_per_image),
+        per_image=None if in_tiles else (name, config.model.options.detections_per_image),
     )
 
 
@@ -209,16 +212,19 @@ def build_eval_loader(
     config: RunConfig,
     annotations: CocoAnnotations,
     *,
+    batch_size: int | None = None,
     pin_memory: bool,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader of this process's part of the images of the val split, in order.
 
+    A batch has `train.batch_size` images unless `batch_size` is given.
+
     Its targets have no masks: evaluation uses the masks of the annotation file.
     """
     return eval_loader(
         CocoDetection(annotations, eval_transform()),
-        batch_size=config.train.batch_size,
+        batch_size=batch_size or config.train.batch_size,
         workers=config.data.num_workers,
         rank=distributed.rank,
         processes=distributed.size,

@@ -23,6 +23,7 @@ from models.options import (
     UsedIf,
 )
 from models.resnet import RESNETS, ActivationCheckpointing, check_name
+from models.tiling import MAX_OVERLAP, MIN_TILE, OVERLAP
 
 from .data_options import DataConfig, FilePath
 from .sections import Section, options_of, section_of
@@ -56,6 +57,8 @@ Stage = Annotated[int, Field(ge=1, le=4)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Milestone = Annotated[float, Field(gt=0, le=1e9)]
 Factor = Annotated[NonNegativeFloat, Field(le=1000)]
+TileSide = Annotated[int, Field(ge=MIN_TILE, le=16_384)]
+Overlap = Annotated[float, Field(ge=0, le=MAX_OVERLAP)]
 WeightDecay = Annotated[NonNegativeFloat, Field(le=1000)]
 ParameterPattern = Annotated[str, Field(max_length=1000), AfterValidator(_check_pattern)]
 
@@ -253,6 +256,17 @@ class TtaConfig(Section):
     """Horizontal flip: detect in the image and the flipped image, and merge the detections; takes twice the time."""
 
 
+class TileConfig(Section):
+    """Tiles of large images with small objects in tools/eval.py and tools/predict.py; training has whole images."""
+
+    size: Annotated[TileSide | None, Affects.NOTHING] = None
+    """Side of a tile in pixels of the image; the detector resizes a tile as it resizes an image of this size. null:
+    whole images."""
+    overlap: Annotated[Overlap, Affects.NOTHING, UsedIf("size", if_given=True)] = OVERLAP
+    """Fraction of a tile that neighbours share at least. Objects that are larger than the overlap are put together from
+    their parts."""
+
+
 class RunConfig(Section):
     """All options of a run."""
 
@@ -266,6 +280,8 @@ class RunConfig(Section):
     """COCO metrics."""
     tta: Annotated[TtaConfig, OldName("test")] = TtaConfig()
     """Test-time augmentation in tools/eval.py and tools/predict.py."""
+    tile: TileConfig = TileConfig()
+    """Detection in overlapping tiles in tools/eval.py and tools/predict.py."""
     seed: Annotated[int, Field(ge=0, lt=2**32), Affects.NOTHING] = 0
     """Random seed; below 2**32."""
     device: Annotated[str, DEVICE, Affects.NOTHING] = "auto"

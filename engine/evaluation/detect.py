@@ -9,6 +9,7 @@ from torchvision.ops import box_convert
 
 from data import Batch, encode_masks
 from models.masks import paste_masks, unpasted_masks
+from models.tiling import TiledDetector
 
 from ..devices import autocast, to_device
 from ..display import log
@@ -44,10 +45,11 @@ def detect(
                     log.warning("evaluated without detections: %s", message)
                 if not batch.images:
                     continue
-                images, targets = to_device(batch.images, batch.targets, device)
+                is_tiled = isinstance(model, TiledDetector)  # it converts its tiles
+                images = batch.images if is_tiled else to_device(batch.images, [], device)[0]
                 with autocast(device, amp):
                     outputs = model(images)
-                for output, target in zip(outputs, targets, strict=True):
+                for output, target in zip(outputs, batch.targets, strict=True):
                     results += coco_results(output, target["image_id"], category_ids)
     finally:
         model.train(was_training)

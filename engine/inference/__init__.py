@@ -1,4 +1,4 @@
-"""Run trained detectors: restored from a checkpoint, on images, with test-time augmentation."""
+"""Run trained detectors: restored from a checkpoint, on images, with test-time augmentation, in tiles."""
 
 from .predictor import load_predictor, predictor_of
-from .restored import restore_model, with_tta
+from .restored import describe_mode, restore_model, with_tiles, with_tta

@@ -51,5 +51,11 @@ def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str
     set_tf32(config.train.tf32)
     model = with_tta(restore_model(trained._replace(config=config), weights=weights), config)
     return Predictor(
-        model, trained.state["class_names"], device=device, amp=config.train.amp, pixel_range=config.data.pixel_range
+        model,
+        trained.state["class_names"],
+        device=device,
+        amp=config.train.amp,
+        pixel_range=config.data.pixel_range,
+        tile=config.tile.size,
+        overlap=config.tile.overlap,
     )

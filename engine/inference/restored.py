@@ -3,6 +3,7 @@
 from torch import nn
 
 from models.checkpoint import restore_detector
+from models.tiling import TiledDetector
 
 from ..config import RunConfig
 from ..weights import Trained
@@ -31,3 +32,18 @@ def with_tta(model: nn.Module, config: RunConfig) -> nn.Module:
     return HorizontalFlipTta(
         model, nms_threshold=options.nms_threshold, detections_per_image=options.detections_per_image
     ).eval()
+
+
+def with_tiles(model: nn.Module, config: RunConfig) -> nn.Module:
+    """Add the detection in tiles of a config to a detector; `train.batch_size` is the number of tiles in a batch."""
+    size = config.tile.size
+    if size is None:
+        return model
+    return TiledDetector(model, size, config.tile.overlap, batch_size=config.train.batch_size).eval()
+
+
+def describe_mode(config: RunConfig) -> str:
+    """Describe the test-time augmentation and the tiles of a config, as the end of a line."""
+    flip = ", with horizontal flip" if config.tta.flip else ""
+    tile = config.tile
+    return flip if tile.size is None else f"{flip}, in tiles of {tile.size} pixels with an overlap of {tile.overlap:g}"

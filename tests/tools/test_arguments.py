@@ -234,3 +234,20 @@ def test_paths_of_options_are_expanded(arguments, argument, tmp_path, monkeypatc
     args = parser.parse_args([argument])
     assert tmp_path / "a b" in (args.out, args.json)
     assert arguments.split_overrides(["~/a=b", "model.weights=~/c"]) == ([f"{tmp_path}/a=b"], ["model.weights=~/c"])
+
+
+@pytest.mark.parametrize("tool", ["predict", "eval"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tile", "31"], "must be an integer of at least 32, got '31'"),
+        (["--tile", "64", "--overlap", "0.95"], "must be a number from 0 to 0.9, got '0.95'"),
+        (["--overlap", "0.3"], "--overlap has no effect: it needs --tile"),
+        (["--tile", "64", "tile.size=80"], "--tile and tile.size=80 set the same value"),
+    ],
+)
+def test_tiles_out_of_range(run_tool, dcn_run, shapes, tool, options, message):
+    inputs = [shapes / "val"] if tool == "predict" else []
+    code, out, err = run_tool(tool, dcn_run, *inputs, *options)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -140,15 +140,19 @@ def judge(run_tool, tmp_path, results, annotations):
     return json.loads((tmp_path / "figures.json").read_text())
 
 
-@pytest.mark.parametrize("flip", ["false", "true"])
-def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_path, flip):
+TILES = ["--tile", "48", "--overlap", "0.3"]
+
+
+@pytest.mark.parametrize("mode", [["tta.flip=false"], ["tta.flip=true"], [*TILES, "tta.flip=true"]])
+def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_path, mode):
     folder, truth = split
     model = ["--config", dcn_run / "config.yaml", "--checkpoint", dcn_run / "last.pt", "train.batch_size=1"]
     outputs = ["--json", tmp_path / "expected.json", "--detections", tmp_path / "expected.detections.json"]
     places = [f"data.val.images={folder}", f"data.val.annotations={truth}"]
-    code, out, err = run_tool("eval", *model, *outputs, *places, f"tta.flip={flip}")
+    code, out, err = run_tool("eval", *model, *outputs, *places, *mode)
     assert code == 0, err
-    assert ("with horizontal flip" in out) == (flip == "true")
+    assert (", with horizontal flip" in out) == ("tta.flip=true" in mode)
+    assert (", in tiles of 48 pixels with an overlap of 0.3, " in out) == ("--tile" in mode)
     expected = json.loads((tmp_path / "expected.json").read_text())
     info = tmp_path / "info.json"  # COCO's test splits have no annotations
     info.write_text(json.dumps({part: json.loads(truth.read_text())[part] for part in ("images", "categories")}))
@@ -160,12 +164,13 @@ def test_its_results_have_the_ap_of_eval(predict, run_tool, dcn_run, split, tmp_
         info,
         "--json",
         "results.json",
-        f"tta.flip={flip}",
+        *mode,
     ]
     code, out, err = predict(dcn_run, folder, *options)
     assert (code, err) == (0, "")
     assert not (tmp_path / "out").exists()
-    assert judge(run_tool, tmp_path, tmp_path / "results.json", truth) == expected
+    tiles = {"tile": 48, "tile_overlap": 0.3} if "--tile" in mode else {}
+    assert judge(run_tool, tmp_path, tmp_path / "results.json", truth) | tiles == expected
     assert expected["AR100"] > 0
     assert set(expected) >= {*COCO_METRICS}
     ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("results", "expected.detections"))

@@ -15,6 +15,8 @@ from engine.runs.checkpoint import save_checkpoint
 from engine.runs.folder import LAST
 from models import DETECTORS
 from models.predictor import Predictor
+from models.tile_merging import Views, merge_views
+from models.tiling import tile_windows
 
 NAMES = ["bar", "cross", "star", "tee", "triangle"]
 KEYS = ("boxes", "labels", "scores")
@@ -134,6 +136,30 @@ def test_horizontal_flip(run, files):
     mirrored = flip(image.flip(2))
     torch.testing.assert_close(both["scores"], mirrored["scores"])
     torch.testing.assert_close(both["boxes"][:, 0], 96 - mirrored["boxes"][:, 2], rtol=0, atol=1e-4)
+
+
+def test_tiles_are_detected_as_images_and_merged(run, files):
+    image = torch.from_numpy(np.array(Image.open(files[2]))).permute(2, 0, 1)
+    windows = tile_windows(image.shape[2], image.shape[1], 48, 0.25)
+    assert len(windows) > 3
+    plain = load_predictor(run, score_threshold=0)
+    parts = [plain(image[:, top:bottom, left:right]) for left, top, right, bottom in windows]
+    boxes = [one["boxes"] + torch.tensor([*window[:2]] * 2) for one, window in zip(parts, windows, strict=True)]
+    cut = [is_cut(*each, image.shape) for each in zip(boxes, windows, strict=True)]
+    joined = [torch.cat(each) for each in (boxes, *([one[key] for one in parts] for key in ("labels", "scores")))]
+    tiles = torch.cat([torch.full((len(own),), index) for index, own in enumerate(boxes)])
+    merged = merge_views(Views(*(each.numpy() for each in (*joined, tiles, torch.cat(cut), torch.tensor(windows)))))
+    tiled = load_predictor(run, score_threshold=0, overrides=["tile.size=48", "tile.overlap=0.25"])
+    for found in (tiled(image), Predictor.load(run, score_threshold=0, tile=48, overlap=0.25)(image)):
+        assert np.allclose([each.box for each in merged], found["boxes"], atol=1e-4)
+        assert np.allclose([each.score for each in merged], found["scores"], atol=1e-6)
+        assert joined[1][[each.parts[0] for each in merged]].tolist() == found["labels"].tolist()
+    assert_same(tiled(image[:, :48, :40]), plain(image[:, :48, :40]))
+
+
+def is_cut(boxes, window, shape):
+    sides = zip(boxes.T, window, (0, 0, shape[2], shape[1]), strict=True)
+    return torch.stack([(values - side).abs() <= 2 for values, side, end in sides if side != end]).any(0)
 
 
 @pytest.fixture(scope="module", params=DETECTORS)
