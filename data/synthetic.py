@@ -1,4 +1,4 @@
-"""A synthetic data set in COCO format: bent, sheared, rotated and scaled shapes, drawn from a seed.
+"""A synthetic data set in COCO or YOLO format: bent, sheared, rotated and scaled shapes, drawn from a seed.
 
 The class is the kind of shape. Colour, size, rotation, shear and bend are random, so a detector has to follow the
 outline. The disadvantage of a fixed 3x3 grid grows with `deformation`.
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .files import atomic_file, write_json
+from .files import atomic_file, write_json, write_text
 
 # Corners of each shape in local coordinates within [-1, 1], joined by straight lines before the deformation.
 _TRIANGLE = [(-0.8, -0.9), (1, 0), (-0.8, 0.9)]
@@ -25,6 +25,9 @@ _STAR = [
     for i in range(10)
 ]
 SHAPES = {"bar": _BAR, "cross": _CROSS, "star": _STAR, "tee": _TEE, "triangle": _TRIANGLE}
+
+# split -> file name -> (category, outline) of each object
+_Drawn = dict[str, dict[str, list[tuple[int, np.ndarray]]]]
 
 _SUPERSAMPLING = 3
 _POINTS_PER_EDGE = 12
@@ -40,12 +43,18 @@ def write_shapes(
     height: int = 160,
     deformation: float = 0.5,
     seed: int = 0,
+    label_format: str = "coco",
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> None:
-    """Write the data set to `root/{train,val}/*.png` and `root/annotations/{train,val}.json`.
+    """Write the data set.
 
-    The same arguments produce the same bytes. The annotation files are written last and atomically, so that an
-    interrupted call does not leave a data set that looks complete.
+    The same arguments produce the same bytes. The last file is written atomically, so that an interrupted call does not
+    leave a data set that looks complete.
+
+    | format | images | labels | last |
+    |---|---|---|---|
+    | coco | `root/{train,val}/*.png` | | `root/annotations/{train,val}.json` |
+    | yolo | `root/images/{train,val}/*.png` | `root/labels/{train,val}/*.txt` | `root/data.yaml` |
 
     Args:
         root: Folder of the data set, created if it is missing.
@@ -55,6 +64,7 @@ def write_shapes(
         height: Image height in pixels.
         deformation: 0 only rotates and scales the shapes, 1 shears and bends them strongly.
         seed: Seed of all random numbers.
+        label_format: One of `FORMATS`.
         progress: Function that wraps the iteration over the images of a split.
 
     Raises:
@@ -69,28 +79,36 @@ def write_shapes(
         )
     if seed < 0:
         raise ValueError(f"`seed` must be at least 0, got {seed}")
-    for split in ("train", "val"):
-        (root / "annotations" / f"{split}.json").unlink(missing_ok=True)
+    if label_format not in FORMATS:
+        raise ValueError(f"`label_format` must be one of {', '.join(FORMATS)}, got {label_format!r}")
+    image_folder, write_labels = FORMATS[label_format]
+    for last in ("annotations/train.json", "annotations/val.json", "data.yaml"):
+        (root / last).unlink(missing_ok=True)
+    drawn = {}
     for index, (split, count) in enumerate((("train", train), ("val", val))):
-        _write_split(root, split, count, (width, height), deformation, (seed, index), progress)
+        folder = root / image_folder / split
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn[split] = {}
+        for image_id in progress(range(1, count + 1)):
+            # each image has a separate random stream, so that a larger set starts with the images of a smaller one
+            image, objects = draw_image(np.random.default_rng([seed, index, image_id]), (width, height), deformation)
+            name = f"{image_id:06d}.png"
+            with atomic_file(folder / name) as file:
+                image.save(file, "PNG")
+            drawn[split][name] = objects
+    write_labels(root, drawn, (width, height))
 
 
-def _write_split(root, split, count, size, deformation, seed, progress) -> None:
-    folder = root / split
-    folder.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
-    for image_id in progress(range(1, count + 1)):
-        # each image has a separate random stream, so that a larger set starts with the images of a smaller one
-        image, objects = draw_image(np.random.default_rng([*seed, image_id]), size, deformation)
-        name = f"{image_id:06d}.png"
-        with atomic_file(folder / name) as file:
-            image.save(file, "PNG")
-        images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
-        for category, outline in objects:
-            annotations.append(_annotation(len(annotations) + 1, image_id, category, outline))
-    categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, start=1)]
-    file = root / "annotations" / f"{split}.json"
-    write_json(file, {"images": images, "annotations": annotations, "categories": categories})
+def _write_coco(root: Path, drawn: _Drawn, size: tuple[int, int]) -> None:
+    for split, files in drawn.items():
+        images, annotations = [], []
+        for image_id, (name, objects) in enumerate(files.items(), start=1):
+            images.append({"id": image_id, "file_name": name, "width": size[0], "height": size[1]})
+            for category, outline in objects:
+                annotations.append(_annotation(len(annotations) + 1, image_id, category, outline))
+        categories = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, start=1)]
+        file = root / "annotations" / f"{split}.json"
+        write_json(file, {"images": images, "annotations": annotations, "categories": categories})
 
 
 def _annotation(annotation_id: int, image_id: int, category: int, outline: np.ndarray) -> dict:
@@ -104,6 +122,24 @@ def _annotation(annotation_id: int, image_id: int, category: int, outline: np.nd
         "iscrowd": 0,
         "segmentation": [[round(float(v), 2) for v in outline.flatten()]],
     }
+
+
+def _write_yolo(root: Path, drawn: _Drawn, size: tuple[int, int]) -> None:
+    """Write a line for each object: its class from 0, and the centre and the size of its box as fractions."""
+    for split, files in drawn.items():
+        for name, objects in files.items():
+            lines = []
+            for category, outline in objects:
+                low, high = outline.min(0) / size, outline.max(0) / size
+                numbers = " ".join(f"{v:.6f}" for v in (*((low + high) / 2), *(high - low)))
+                lines.append(f"{category - 1} {numbers}\n")
+            write_text(root / "labels" / split / Path(name).with_suffix(".txt"), "".join(lines))
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(SHAPES))
+    write_text(root / "data.yaml", f"train: images/train\nval: images/val\nnames:\n{names}")
+
+
+# label format -> folder of the images, and function that writes the labels
+FORMATS = {"coco": ("", _write_coco), "yolo": ("images", _write_yolo)}
 
 
 def draw_image(

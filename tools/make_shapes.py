@@ -1,4 +1,4 @@
-"""Generate the synthetic COCO-format data set: bent, sheared, rotated and scaled shapes."""
+"""Generate the synthetic data set: bent, sheared, rotated and scaled shapes."""
 
 import argparse
 from pathlib import Path
@@ -8,12 +8,13 @@ import _clone
 # isort: split
 from _arguments import add_out, current_spellings, make_parser, not_negative, positive
 
-from data.synthetic import write_shapes
+from data.synthetic import FORMATS, write_shapes
 from engine.display import Progress
 
 EPILOG = """examples:
   python tools/make_shapes.py                                     # the data set of configs/demo.yaml
-  python tools/make_shapes.py --out datasets/straight --deformation 0"""
+  python tools/make_shapes.py --out datasets/straight --deformation 0
+  python tools/make_shapes.py --out datasets/photos --format yolo # with YOLO labels, for tools/import_dataset.py"""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="X",
         help="0: shapes are rotated and scaled only, 1: strongly bent (default: %(default)s)",
     )
+    parser.add_argument("--format", choices=FORMATS, default="coco", help="format of the labels (default: %(default)s)")
     parser.add_argument(
         "--seed", type=not_negative, default=0, metavar="N", help="random seed; same seed, same bytes (default: 0)"
     )
@@ -59,6 +61,7 @@ def main() -> None:
         height=args.height,
         deformation=args.deformation,
         seed=args.seed,
+        label_format=args.format,
         progress=lambda items: progress.track(items, "draw"),
     )
     print(f"{args.train_images} train and {args.val_images} val images in {args.out}")

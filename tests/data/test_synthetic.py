@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from data import CocoDetection, eval_transform, load_annotations, synthetic
@@ -49,6 +50,24 @@ def test_larger_set_begins_with_the_smaller_one(tmp_path):
         few, many = (json.loads(files[f"annotations/{split}.json"]) for files in (small, large))
         assert few["images"] == many["images"][:count]
         assert few["annotations"] == many["annotations"][: len(few["annotations"])]
+
+
+def test_yolo_labels_are_the_same_objects(tmp_path):
+    coco, yolo = write(tmp_path / "a"), write(tmp_path / "b", label_format="yolo")
+    about = yaml.safe_load(yolo["data.yaml"])
+    assert [*about["names"].values()] == [*SHAPES]
+    for split in ("train", "val"):
+        raw = json.loads(coco[f"annotations/{split}.json"])
+        for entry in raw["images"]:
+            name = entry["file_name"]
+            assert yolo[f"{about[split]}/{name}"] == coco[f"{split}/{name}"]
+            label = yolo[f"labels/{split}/{name}".replace(".png", ".txt")].decode()
+            rows = np.array([line.split() for line in label.splitlines()], dtype=float)
+            boxes = [a for a in raw["annotations"] if a["image_id"] == entry["id"]]
+            assert rows[:, 0].tolist() == [a["category_id"] - 1 for a in boxes]
+            centre, size = rows[:, 1:3] * (80, 64), rows[:, 3:] * (80, 64)
+            expected = np.array([a["bbox"] for a in boxes])
+            np.testing.assert_allclose(np.hstack([centre - size / 2, size]), expected, atol=0.006)  # two decimals
 
 
 @pytest.mark.parametrize("size", [(70, 110), (110, 70)])
