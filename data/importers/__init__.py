@@ -7,8 +7,11 @@ from typing import NamedTuple
 from ..coco_file import DatasetError
 from .coco import read_coco
 from .coco_dicts import coco_datasets, image_root
+from .cvat import read_cvat
 from .findings import Findings
 from .folder import ImageIndex, LabelFolder, absolute, list_files
+from .label_studio import read_label_studio
+from .labelme import read_labelme
 from .recognition import describe_files, recognise
 from .records import LabelledImage, LabelledObject, Labels
 from .result import check_result_folder, write_result
@@ -29,6 +32,9 @@ FORMATS = {
     "yolo": Format("YOLO", read_yolo),
     "voc": Format("Pascal VOC", read_voc),
     "coco": Format("COCO", read_coco),
+    "labelme": Format("LabelMe", read_labelme),
+    "cvat": Format("CVAT for images", read_cvat),
+    "label_studio": Format("Label Studio", read_label_studio),
 }
 
 

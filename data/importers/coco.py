@@ -43,10 +43,7 @@ def read_coco(
         names = category_names(raw)
         categories.append(names)
         splits[split] = _read_split(raw, paths, names, place, images, found, progress)
-    used = {image.path for entries in splits.values() for image in entries}
-    for path in images.paths:
-        if path not in used:
-            found.leave_out("images without labels", str(path))
+    images.leave_out_others(found)
     return Labels(splits, _category_ids(categories, found))
 
 
@@ -105,6 +102,7 @@ def _find_images(raw: dict[str, Any], place: str, folder: Path, images: ImageInd
         if relative in paths:
             found.error("images that a file has twice", f"{place}, images[{index}]: {name}")
         paths[relative] = path
+        images.owners[path] = place
         kept.append(entry | {"file_name": relative})
     raw["images"] = kept
     annotations = [a for a in raw["annotations"] if not (isinstance(a, dict) and shown(a.get("image_id")) in missing)]

@@ -92,12 +92,16 @@ class ImageIndex:
     Args:
         root: Folder of the images.
         files: All files of the folder.
+
+    Attributes:
+        owners: Label file, or entry of one, of each image that is used.
     """
 
     def __init__(self, root: Path, files: Iterable[Path]) -> None:
         self.root = root
         suffixes = set(image_suffixes())
         self.paths = [file for file in files if file.suffix.lower() in suffixes]
+        self.owners: dict[Path, str] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         self._sizes: dict[Path, tuple[tuple[int, int], tuple[int, int]] | None] = {}
@@ -139,6 +143,34 @@ class ImageIndex:
         else:
             found.error(f"labels whose image is not below {self.root}", f"{place}: {name}")
         return None
+
+    def find_for(self, name: str, label: Path, folder: LabelFolder, found: Findings) -> Path | None:
+        """Return the image of a label file, by the name in it, or else by the name of the file."""
+        place, inner = folder.name(label), label.relative_to(folder.root).parent
+        stated = name.replace("\\", "/")
+        if PurePath(stated).name and self.find(stated, inner):
+            image = self.find_one(stated, place, found, inner)
+        else:
+            image = self.find_one(label.name, place, found, inner)
+            if image:
+                found.note("images found by the name of the label file, not by the name in it", f"{place}: {name}")
+        if image and image.name != PurePath(stated).name and image.name.lower() == PurePath(stated).name.lower():
+            found.note("image names that differ in upper and lower case", f"{place}: {PurePath(stated).name}")
+        return image
+
+    def claim(self, image: Path, place: str, found: Findings) -> bool:
+        """Record the label file of an image; a second one is an error, and the result is False."""
+        if image in self.owners:
+            found.error("images with more than one label file", f"{image}: {self.owners[image]} and {place}")
+            return False
+        self.owners[image] = place
+        return True
+
+    def leave_out_others(self, found: Findings) -> None:
+        """Count the images without labels: unlike in YOLO, nobody has stated that they contain no object."""
+        for path in self.paths:
+            if path not in self.owners:
+                found.leave_out("images without labels", str(path))
 
     def size_of(
         self, path: Path, place: str, found: Findings, declared: tuple[int, int] | None = None

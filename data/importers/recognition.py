@@ -9,6 +9,8 @@ from ..json_file import JsonError, read_json
 from .coco import is_coco
 from .findings import Findings
 from .folder import LabelFolder
+from .label_studio import is_label_studio
+from .labelme import is_labelme
 from .xml_file import XmlError, read_xml
 from .yolo import has_labels
 from .yolo_layout import find_dataset_file, is_name_file
@@ -56,4 +58,6 @@ def _json_format(path: Path) -> str | None:
 
 _JSON: dict[str, Callable[[Any], bool]] = {
     "coco": is_coco,
+    "labelme": is_labelme,
+    "label_studio": is_label_studio,
 }

@@ -28,23 +28,16 @@ def read_voc(
     """
     lists = _image_sets(folder, found)
     splits: dict[str, list[LabelledImage]] = {}
-    taken: dict[Path, Path] = {}
     for path in progress(folder.with_suffix(".xml")):
         names = [split for split, stems in lists.items() if path.stem in stems]
         if lists and not names:
             found.leave_out("label files that no list of ImageSets/Main names", folder.name(path))
             continue
         image = _read_file(path, folder, images, found)
-        if image and image.path in taken:
-            place = f"{image.path}: {folder.name(taken[image.path])} and {folder.name(path)}"
-            found.error("images with more than one label file", place)
-        elif image:
-            taken[image.path] = path
+        if image and images.claim(image.path, folder.name(path), found):
             for split in names or [split_of_folder(path.relative_to(folder.root)) or "train"]:
                 splits.setdefault(split, []).append(image)
-    for path in images.paths:
-        if path not in taken:
-            found.leave_out("images without labels", str(path))
+    images.leave_out_others(found)
     return Labels(splits, sorted_classes(splits))
 
 
@@ -75,29 +68,15 @@ def _read_file(path: Path, folder: LabelFolder, images: ImageIndex, found: Findi
     if root.tag != "annotation":
         found.error(_WRONG, f"{place}: the root must be <annotation>, got <{root.tag}>")
         return None
-    image = _find_image(root, path, folder, images, found)
+    name, written = root.value("filename"), root.value("path").replace("\\", "/")
+    stated = written if written.endswith(f"/{name}") else f"{root.value('folder')}/{name}"
+    image = images.find_for(stated, path, folder, found)
     size = image and images.size_of(image, place, found, _declared_size(root))
     starts_at_one = root.value("source/database").startswith(_FROM_ONE)
     if starts_at_one:
         found.note("VOC files of the challenges, with pixels counted from 1", place)
     objects = [_read_object(element, place, starts_at_one, found) for element in root.findall("object")]
     return LabelledImage(image, size, [*filter(None, objects)]) if size else None
-
-
-def _find_image(root: Element, path: Path, folder: LabelFolder, images: ImageIndex, found: Findings) -> Path | None:
-    relative = path.relative_to(folder.root).parent
-    written = root.value("path").replace("\\", "/")
-    name = root.value("filename").replace("\\", "/")
-    stated = written if written.endswith(f"/{name}") else f"{root.value('folder')}/{name}"
-    if name and images.find(stated, relative):
-        image = images.find_one(stated, folder.name(path), found, relative)
-    else:
-        image = images.find_one(path.name, folder.name(path), found, relative)
-        if image:
-            found.note("images found by the name of the label file, not by <filename>", f"{folder.name(path)}: {name}")
-    if image and image.name != name and image.name.lower() == name.lower():
-        found.note("image names that differ in upper and lower case", f"{folder.name(path)}: {name}")
-    return image
 
 
 def _declared_size(root: Element) -> tuple[int, int] | None:

@@ -63,7 +63,7 @@ def test_names_of_another_machine(make, run_import):
     assert found.objects("val") == {"valid/a.jpg": [("king", 5.5, 10, 14.5, 20)], "valid/new.png": []}
     assert {kind: len(places) for kind, places in found.found.notes.items()} == {
         "image names that differ in upper and lower case": 2,
-        "images found by the name of the label file, not by <filename>": 1,
+        "images found by the name of the label file, not by the name in it": 1,
     }
 
 
