@@ -85,7 +85,7 @@ def config_of(command: Command, arguments) -> str:
     if not named:
         return "study.yaml" if command.tool == "study" else "demo_dcn.yaml"
     name = STAND_INS.get(str(named), str(named))
-    if re.match(r"(runs|weights)/", name):
+    if re.match(r"(runs|weights|datasets)/", name):
         return "demo_dcn.yaml"
     assert (CONFIG_DIR / name).is_file(), f"{command.page}: config {named} does not exist"
     return name
