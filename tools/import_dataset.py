@@ -28,16 +28,17 @@ from data.importers import (
     read_labels,
     write_result,
 )
+from engine.config import load_config
 from engine.display import Progress, counted, format_table
 
 EPILOG = f"""examples:
   python tools/import_dataset.py photos datasets/mine                  # the format is recognised
-  python tools/import_dataset.py photos/data.yaml datasets/mine --format yolo
+  python tools/import_dataset.py photos/data.yaml datasets/mine --format yolo --base r18_dcn.yaml
   python tools/import_dataset.py labels datasets/mine --images photos --classes cat,dog
 
 Formats: {", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())}.
-OUT gets annotations/train.json, val.json and test.json, as far as SOURCE has these splits, and config.yaml for
-tools/train.py. Errors in the labels stop the tool before it writes anything.
+OUT gets annotations/train.json, val.json and test.json, as far as SOURCE has these splits, and a config named after
+OUT for tools/train.py. Errors in the labels stop the tool before it writes anything.
 Exit codes: 0 done, 2 error in the arguments or the labels."""
 # Places of each kind that are printed.
 NAMED = 5
@@ -54,6 +55,9 @@ def parse_arguments() -> argparse.Namespace:
         "--classes", metavar="A,B,...", help="class names of YOLO labels, in the order of their numbers"
     )
     parser.add_argument(
+        "--base", default="custom.yaml", metavar="C", help="config that OUT's config is based on (default: %(default)s)"
+    )
+    parser.add_argument(
         "--skip-invalid", action="store_true", help="leave out labels with errors, and count them, instead of stopping"
     )
     return parser.parse_args(current_spellings("import_dataset"))
@@ -63,6 +67,7 @@ def main() -> None:
     """Read the labels, print what they contain, and write the COCO files."""
     args = parse_arguments()
     check_result_folder(args.out)
+    base = base_of(args.base)
     folder, images = open_folders(args)
     name = args.format or format_of(folder)
     if args.classes and name != "yolo":
@@ -78,7 +83,7 @@ def main() -> None:
     if not datasets:
         raise ValueError("\n".join([f"{args.source} has no labelled image that is usable", *summary(found)]))
     # a step that changes the splits or the images takes and returns `datasets` here
-    config = write_result(args.out, root, datasets, f"{folder.only or folder.root} ({FORMATS[name].title})")
+    config = write_result(args.out, root, datasets, f"{folder.only or folder.root} ({FORMATS[name].title})", base)
     print(f"\n{describe(datasets, labels)}")
     if found.left_out or found.notes:
         print("\n" + "\n".join(summary(found)))
@@ -96,6 +101,12 @@ def open_folders(args: argparse.Namespace) -> tuple[LabelFolder, ImageIndex]:
         raise ValueError(f"--images must be an existing folder, got {args.images}")
     root = absolute(args.images)
     return folder, ImageIndex(root, list_files(root, absolute(args.out)))
+
+
+def base_of(config: str) -> str:
+    """Return the `base` of a new config: a bare name of `configs/`, or an absolute path."""
+    load_config(config)
+    return str(absolute(Path(config))) if Path(config).is_file() else config
 
 
 def raise_errors(found: Findings) -> None:
@@ -151,7 +162,7 @@ def next_step(config: Path | None, datasets: dict[str, Any]) -> str:
     if config is None:
         missing = "train" if "train" not in datasets else "val"
         return f"no config is written: training needs a train and a val split, and SOURCE has no {missing} split"
-    note = "" if "val" in datasets else "\nnote: SOURCE has no val split; config.yaml evaluates the test split"
+    note = "" if "val" in datasets else "\nnote: SOURCE has no val split; the config evaluates the test split"
     return f"config: {config}{note}\n\nnext: python tools/train.py --config {config}"
 
 

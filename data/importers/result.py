@@ -26,7 +26,9 @@ def check_result_folder(folder: Path) -> None:
         raise DatasetError(f"OUT {folder} has files that are not an earlier result of this tool, such as {other[0]}")
 
 
-def write_result(folder: Path, root: Path, datasets: dict[str, dict[str, Any]], origin: str) -> Path | None:
+def write_result(
+    folder: Path, root: Path, datasets: dict[str, dict[str, Any]], origin: str, base: str = "custom.yaml"
+) -> Path | None:
     """Write the COCO files and a config; return the config, or None without a split to train on and one to evaluate.
 
     Args:
@@ -34,6 +36,7 @@ def write_result(folder: Path, root: Path, datasets: dict[str, dict[str, Any]], 
         root: Folder of the images.
         datasets: COCO data set of each split.
         origin: Source and format, for people who read the files.
+        base: Config that the written config is based on.
     """
     files = _files_of(folder)
     for name, path in files.items():
@@ -47,14 +50,18 @@ def write_result(folder: Path, root: Path, datasets: dict[str, dict[str, Any]], 
         return None
     splits = {"train": files["train"], "val": files[evaluated]}
     data = {name: {"images": str(root), "annotations": str(absolute(path))} for name, path in splits.items()}
-    text = yaml.safe_dump({"base": "custom.yaml", "data": data}, sort_keys=False, allow_unicode=True, width=10_000)
+    data["download_hint"] = None  # that of the base is for other data
+    text = yaml.safe_dump({"base": base, "data": data}, sort_keys=False, allow_unicode=True, width=10_000)
     write_text(files["config"], f"{_MARK} from {origin}\n{text}")
     return files["config"]
 
 
 def _files_of(folder: Path) -> dict[str, Path]:
     """Return the files of a result by their split, and the config."""
-    return {split: folder / "annotations" / f"{split}.json" for split in SPLITS} | {"config": folder / "config.yaml"}
+    return {split: folder / "annotations" / f"{split}.json" for split in SPLITS} | {
+        # the name of the config is the name of the run
+        "config": folder / f"{absolute(folder).name}.yaml"
+    }
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from engine.config import load_config
+
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]"
 
 
@@ -33,11 +35,11 @@ def test_the_next_command_works_from_anywhere(run_tool, source, tmp_path):
     assert (code, err) == (0, "")
     assert "train       1               0                0      2      1              0        2" in out
     assert f"images: {source / 'images'}\n" in out
-    assert out.endswith("next: python tools/train.py --config new/out/config.yaml\n")
-    assert files_of(tmp_path / "new/out") == ["annotations/train.json", "annotations/val.json", "config.yaml"]
+    assert out.endswith("next: python tools/train.py --config new/out/out.yaml\n")
+    assert files_of(tmp_path / "new/out") == ["annotations/train.json", "annotations/val.json", "out.yaml"]
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
 
-    config = tmp_path / "new/out/config.yaml"
+    config = tmp_path / "new/out/out.yaml"
     code, out, _ = run_tool(
         "check_dataset", "--config", config, "--contact-sheet", "", "--json", "c.json", cwd=tmp_path / "elsewhere"
     )
@@ -80,11 +82,26 @@ def test_an_earlier_result_is_replaced_and_nothing_else(run_tool, source, tmp_pa
     assert run_tool("import_dataset", source, source / "data.yaml").err.startswith("error: OUT must be a folder")
 
 
+def test_another_base(run_tool, source, tmp_path):
+    """A bare name of configs/, or a file, of which the config has the absolute path."""
+    (tmp_path / "small.yaml").write_text("base: demo.yaml\ntrain: {epochs: 3}\n")
+    for base in ("demo_dcn.yaml", "small.yaml"):
+        assert run_tool("import_dataset", "source", "out", "--base", base, cwd=tmp_path).code == 0
+        config = load_config(tmp_path / "out/out.yaml")
+        assert config.data.min_size == 160
+        assert config.data.download_hint is None
+    assert config.train.epochs == 3
+    code, _, err = run_tool("import_dataset", "source", "new", "--base", "demmo.yaml", cwd=tmp_path)
+    assert code == 2
+    assert "config demmo.yaml does not exist" in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_test_split_evaluates_if_there_is_no_val_split(run_tool, source, tmp_path):
     (source / "data.yaml").write_text(YAML.replace("val:", "test:"))
     _, out, _ = run_tool("import_dataset", source, tmp_path / "out")
-    assert "SOURCE has no val split; config.yaml evaluates the test split" in out
-    assert f"annotations: {tmp_path}/out/annotations/test.json" in (tmp_path / "out/config.yaml").read_text()
+    assert "SOURCE has no val split; the config evaluates the test split" in out
+    assert f"annotations: {tmp_path}/out/annotations/test.json" in (tmp_path / "out/out.yaml").read_text()
 
 
 @pytest.mark.parametrize(
