@@ -191,7 +191,9 @@ def load_annotations(
     return CocoAnnotations(
         image_dir=image_dir,
         path=path,
-        arrays=to_arrays(raw["images"], objects.training, [*names], masks=invalid_masks is not None),
+        arrays=to_arrays(
+            raw["images"], objects.training, [*names], masks=invalid_masks is not None, ignored=objects.ignored
+        ),
         category_ids=[*names],
         class_names=[*names.values()],
         crowd_regions=sum(annotation["iscrowd"] for annotation in raw["annotations"]),

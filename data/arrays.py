@@ -7,7 +7,7 @@ objects every loader worker would copy all of them. Arrays remain shared.
 import pickle
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class AnnotationArrays:
         boxes: `(annotations, 4)` float32, xyxy pixels inside the image.
         labels: `(annotations,)` int64, counted from 1.
         segmentations: Pickled segmentation of each annotation; None if masks are not needed.
+        ignored_boxes: `(regions, 4)` float32, xyxy pixels of crowd regions.
+        ignored_images: `(regions,)` int64, index of the image of each crowd region.
     """
 
     image_ids: NDArray[np.int64]
@@ -61,6 +63,8 @@ class AnnotationArrays:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     segmentations: PackedBytes | None
+    ignored_boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), dtype=np.float32))
+    ignored_images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -84,6 +88,10 @@ class AnnotationArrays:
         """Return the slice of an image's annotations."""
         return slice(*self.offsets[image : image + 2].tolist())
 
+    def ignored_of(self, image: int) -> NDArray[np.float32]:
+        """Return the boxes of an image's crowd regions, `(n, 4)` xyxy pixels, by the image's index."""
+        return self.ignored_boxes[self.ignored_images == image]
+
     def segmentations_of(self, image: int) -> list[list | dict[str, Any]]:
         """Return the segmentations of an image, as in the annotation file."""
         span = self.span(image)
@@ -96,6 +104,7 @@ def to_arrays(
     category_ids: Sequence[int],
     *,
     masks: bool,
+    ignored: Sequence[TrainingAnnotation] = (),
 ) -> AnnotationArrays:
     """Pack checked annotations.
 
@@ -104,22 +113,33 @@ def to_arrays(
         annotations: Training annotations, in the order of `images`.
         category_ids: Label l is `category_ids[l - 1]`.
         masks: Whether to keep the segmentations.
+        ignored: Crowd regions, in any order.
     """
     labels = {category: label for label, category in enumerate(category_ids, start=1)}
     index_of = {entry["id"]: index for index, entry in enumerate(images)}
-    owners = np.fromiter((index_of[found.annotation["image_id"]] for found in annotations), np.int64, len(annotations))
-    boxes = np.array([found.bbox for found in annotations], dtype=np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
+    owners = _owners(annotations, index_of)
     return AnnotationArrays(
         image_ids=np.array([*index_of], dtype=np.int64),
         file_names=PackedBytes(entry["file_name"].encode() for entry in images),
         sizes=np.array([declared_size(entry) or (0, 0) for entry in images], dtype=np.float64).reshape(-1, 2),
         offsets=np.append(0, np.cumsum(np.bincount(owners, minlength=len(images)))),
-        boxes=boxes,
+        boxes=_boxes(annotations),
         labels=np.fromiter(
             (labels[found.annotation["category_id"]] for found in annotations), np.int64, len(annotations)
         ),
         segmentations=PackedBytes(pickle.dumps(found.annotation["segmentation"]) for found in annotations)
         if masks
         else None,
+        ignored_boxes=_boxes(ignored),
+        ignored_images=_owners(ignored, index_of),
     )
+
+
+def _owners(annotations: Sequence[TrainingAnnotation], index_of: dict[int, int]) -> NDArray[np.int64]:
+    return np.fromiter((index_of[found.annotation["image_id"]] for found in annotations), np.int64, len(annotations))
+
+
+def _boxes(annotations: Sequence[TrainingAnnotation]) -> NDArray[np.float32]:
+    boxes = np.array([found.bbox for found in annotations], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # xywh to xyxy
+    return boxes

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from .annotations import CocoAnnotations
+from .ignored_boxes import IgnoredBoxes, with_ignored_inside
 from .image_files import ImageError
 from .images import read_image
 from .mask_grid import mask_grid, masks_on_grid
@@ -22,8 +23,8 @@ class CocoDetection(Dataset):
 
     Item i is `(image, target)`. The image is `(3, H, W)` uint8. The target is a dict of `boxes` `(n, 4)` float32 (xyxy
     pixels), `labels` `(n,)` int64 counted from 1 (0 is the background), `image_id` int, and optionally `masks`
-    `(n, H, W)` uint8 with values 0 and 1. Crowd regions are excluded from training; evaluation reads them from the
-    annotation file.
+    `(n, H, W)` uint8 with values 0 and 1. Images with crowd regions also have `ignored` `(k, 4)` float32, their boxes:
+    detectors are not trained on the background in them. Evaluation reads crowd regions from the annotation file.
 
     Args:
         annotations: Result of `load_annotations`; for masks loaded with `invalid_masks`.
@@ -87,13 +88,17 @@ class CocoDetection(Dataset):
             "labels": torch.tensor(arrays.labels[span]),
             "image_id": int(arrays.image_ids[position]),
         }
+        ignored = arrays.ignored_of(position)
+        if len(ignored):
+            target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), (image.height, image.width))
         if not self.masks:
-            return self.transform(image, target, size=size, strong=strong)
+            found = self.transform(image, target, size=size, strong=strong)
+            return with_ignored_inside(*found) if len(ignored) else found
         # of the declared size, which `read_image` has compared with the image's
         whole = image.size
         image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
         target["masks"] = masks_on_grid(target, arrays.segmentations_of(position), whole)
-        return image, target
+        return with_ignored_inside(image, target) if len(ignored) else (image, target)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Return a transformed black image without any object; arguments as of `read`."""

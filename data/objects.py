@@ -28,6 +28,7 @@ class Objects(NamedTuple):
 
     Attributes:
         training: Training annotations, in the order of the images.
+        ignored: Crowd regions, whose boxes are not background in training.
         annotations: Annotations for evaluation, crowd regions included. Boxes that are not invalid remain as they are.
         invalid: Problem of invalid boxes.
         outside: Problem of boxes outside of their image that the policy "keep" keeps.
@@ -35,6 +36,7 @@ class Objects(NamedTuple):
     """
 
     training: list[TrainingAnnotation]
+    ignored: list[TrainingAnnotation]
     annotations: list[dict[str, Any]]
     invalid: Problem
     outside: Problem
@@ -44,12 +46,14 @@ class Objects(NamedTuple):
 def check_boxes(raw: dict[str, Any], policy: str) -> Objects:
     """Check the boxes of a completed file by a policy, in training and evaluation, see `load_annotations`."""
     sizes = {entry["id"]: declared_size(entry) for entry in raw["images"]}
-    training, kept, invalid, outside, boxless = [], [], [], [], []
+    training, ignored, kept, invalid, outside, boxless = [], [], [], [], [], []
     for annotation in raw["annotations"]:
         bbox = annotation.get("bbox")
         if annotation["iscrowd"]:
             if is_box(bbox):
                 kept.append(annotation)
+                if inside := _clip(bbox, sizes[annotation["image_id"]]):
+                    ignored.append(TrainingAnnotation(annotation, inside))
             else:
                 boxless.append(f"annotation {annotation['file_id']} in image {annotation['image_id']}: {shown(bbox)}")
             continue
@@ -74,6 +78,7 @@ def check_boxes(raw: dict[str, Any], policy: str) -> Objects:
     hint = "; fix them" if policy == "keep" else "; fix them, or set data.invalid_annotations to clip or drop"
     return Objects(
         training,
+        ignored,
         kept,
         Problem("invalid boxes (x, y, width, height)", invalid, hint),
         Problem("boxes that are not inside of their image", outside),

@@ -17,7 +17,7 @@ from .detector import ClassRows, DetectorSpec
 from .faster_rcnn import TINY, FasterRcnnOptions, faster_rcnn
 from .mask_rcnn import MASK_ROWS, MASK_TINY, MaskRcnnOptions, add_mask_head
 from .options import Affects, Bounds, PositiveFloat
-from .roi_heads import PerImageRoIHeads, Samples
+from .roi_heads import PerImageRoIHeads, Samples, without_ignored
 
 # Per stage: the minimum IoU of positive boxes, and the weights of the box deltas (x, y, w, h).
 STAGE_IOUS = (0.5, 0.6, 0.7)
@@ -154,6 +154,7 @@ class CascadeRoIHeads(PerImageRoIHeads):
             found = self.matchers[stage](box_iou(target["boxes"].to(own.dtype), own))
             matched.append(found.clamp(min=0))
             labels.append(torch.where(found >= 0, target["labels"][matched[-1]], 0))
+        labels = [without_ignored(*image, STAGE_IOUS[stage]) for image in zip(labels, boxes, targets, strict=True)]
         return Samples(boxes, matched, labels)
 
 

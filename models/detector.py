@@ -13,7 +13,9 @@
 4. Everything random in training is drawn from `target["seed"]`.
 5. Every trained parameter has a gradient after every batch, also after a batch without any box.
 6. Images of any size work in eval mode. In train mode all images that `Resize` produces work.
-7. The options contain `score_threshold` and `detections_per_image`, and `nms_threshold` only if the detector has NMS.
+7. No loss depends on the background in the regions `target["ignored"]` `(k, 4)`, see `models.ignored`. Objects in them
+   are learned. The key may be absent.
+8. The options contain `score_threshold` and `detections_per_image`, and `nms_threshold` only if the detector has NMS.
 """
 
 from collections.abc import Callable, Mapping

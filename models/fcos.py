@@ -14,6 +14,7 @@ from dcn import DeformConv2d
 from .anchors import Float32Anchors
 from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, map_strides, resnet_fpn
+from .ignored import is_point_ignored
 from .one_stage import in_float32, without_background
 from .options import Affects, Bounds, Count, Deforms, Fraction, OldName, PositiveFloat
 from .retinanet import CLASS_ROWS
@@ -21,6 +22,7 @@ from .transform import DetectorTransform
 
 HEAD_CONVS = 4
 NORM_GROUPS = 32  # of the group norms in torchvision's head
+SURELY_BACKGROUND = -100.0  # logit of a class whose focal loss is 0 in the background
 
 
 class PerImageFCOSHead(FCOSHead):
@@ -36,12 +38,20 @@ class PerImageFCOSHead(FCOSHead):
         """Return the mean over images of torchvision's losses of each single image; names start with "loss_".
 
         Args:
-            targets: `boxes` and `labels` of each image.
+            targets: `boxes` and `labels` of each image, and optionally `ignored` regions.
             head_outputs: Outputs of the head, each `(B, locations, n)`.
             anchors: Anchors of each image, `(locations, 4)`.
             matched_idxs: Index of the box that each location is assigned to, -1 for none, `(locations,)` per image.
         """
         head_outputs = in_float32(head_outputs)
+        if any("ignored" in target for target in targets):
+            places = zip(anchors, targets, matched_idxs, strict=True)
+            ignored = [
+                (matched < 0) & is_point_ignored((own[:, :2] + own[:, 2:]) / 2, target)
+                for own, target, matched in places
+            ]
+            logits = head_outputs["cls_logits"].masked_fill(torch.stack(ignored)[..., None], SURELY_BACKGROUND)
+            head_outputs = head_outputs | {"cls_logits": logits}
         single = [
             super(PerImageFCOSHead, self).compute_loss(
                 [target], {name: output[i : i + 1] for name, output in head_outputs.items()}, [own_anchors], [matched]

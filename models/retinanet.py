@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.resnet import ResNet
 from torchvision.ops import batched_nms, clip_boxes_to_image
@@ -15,6 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import MAX_LEVELS, FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
+from .ignored import is_ignored
 from .one_stage import in_float32, without_background
 from .options import Affects, AspectRatio, Bounds, Choices, Count, Fraction, NonNegativeFloat, Pixels, ValueBefore
 from .resnet import check_name
@@ -36,11 +38,15 @@ class PerImageRetinaNetHead(RetinaNetHead):
         num_anchors: Number of anchors per location.
         num_outputs: Number of outputs of the classifier per anchor.
         smooth_l1_beta: Error below which the box loss is quadratic; 0 is plain L1, torchvision's loss.
+        negative_iou: IoU below which anchors are negative.
     """
 
-    def __init__(self, channels: int, num_anchors: int, num_outputs: int, *, smooth_l1_beta: float) -> None:
+    def __init__(
+        self, channels: int, num_anchors: int, num_outputs: int, *, smooth_l1_beta: float, negative_iou: float
+    ) -> None:
         super().__init__(channels, num_anchors, num_outputs)
         self.smooth_l1_beta = smooth_l1_beta
+        self.negative_iou = negative_iou
 
     def compute_loss(
         self,
@@ -52,12 +58,19 @@ class PerImageRetinaNetHead(RetinaNetHead):
         """Return the losses; names start with "loss_" as in the other detectors.
 
         Args:
-            targets: `boxes` and `labels` of each image.
+            targets: `boxes` and `labels` of each image, and optionally `ignored` regions.
             head_outputs: Outputs of the head, each `(B, locations * num_anchors, n)`.
             anchors: Anchors of each image, `(locations * num_anchors, 4)`.
             matched_idxs: Index of the box of each anchor, negative for none, one tensor per image.
         """
         outputs = in_float32(head_outputs)
+        matched_idxs = [
+            matched.masked_fill(
+                (matched == Matcher.BELOW_LOW_THRESHOLD) & is_ignored(own, target, self.negative_iou),
+                Matcher.BETWEEN_THRESHOLDS,
+            )
+            for matched, own, target in zip(matched_idxs, anchors, targets, strict=True)
+        ]
         regression = [
             self._box_loss(*image)
             for image in zip(targets, outputs["bbox_regression"], anchors, matched_idxs, strict=True)
@@ -197,6 +210,7 @@ def retinanet(
             anchors.num_anchors_per_location()[0],
             num_classes + 1,
             smooth_l1_beta=options.smooth_l1_beta,
+            negative_iou=options.negative_iou,
         ),
         clip_boxes=options.clip_boxes,
         fg_iou_thresh=options.positive_iou,

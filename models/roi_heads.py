@@ -9,6 +9,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 
 from .boxes import Float32BoxCoder, at_least_float32
+from .ignored import is_ignored
 from .sampling import ImageSampler
 
 BOX_SEED_OFFSET = 0x424F58
@@ -23,7 +24,7 @@ class Samples(NamedTuple):
     Attributes:
         boxes: `(n, 4)`, xyxy pixels of the image.
         matched: `(n,)` int64, index of the matched ground-truth box; 0 without a match.
-        labels: `(n,)` int64, class of the matched box; 0 for the background.
+        labels: `(n,)` int64, class of the matched box; 0 for the background, -1 in ignored regions.
     """
 
     boxes: list[Tensor]
@@ -111,6 +112,7 @@ class PerImageRoIHeads(RoIHeads):
         gt_boxes = [target["boxes"].to(proposals[0].dtype) for target in targets]
         boxes = self.add_gt_proposals(proposals, gt_boxes)
         matched, labels = self.assign_targets_to_proposals(boxes, gt_boxes, [target["labels"] for target in targets])
+        labels = [without_ignored(*image, POSITIVE_IOU) for image in zip(labels, boxes, targets, strict=True)]
         drawn = [torch.where(mask)[0] for mask in self.sampler(labels, targets)]
         return Samples(
             *([own[indices] for own, indices in zip(each, drawn, strict=True)] for each in (boxes, matched, labels))
@@ -125,6 +127,9 @@ class PerImageRoIHeads(RoIHeads):
             for boxes, matched, target in zip(samples.boxes, samples.matched, targets, strict=True)
         ]
         labels, encoded = torch.cat(samples.labels), torch.cat(coder.encode(matched_boxes, samples.boxes))
+        if any("ignored" in target for target in targets):
+            kept = labels >= 0
+            logits, box_deltas, labels, encoded = logits[kept], box_deltas[kept], labels[kept], encoded[kept]
         (positive,) = torch.where(labels > 0)
         box_loss = smooth_l1_loss(
             box_deltas.unflatten(1, (-1, 4))[positive, labels[positive]],
@@ -166,3 +171,8 @@ class PerImageRoIHeads(RoIHeads):
             for own_logits, own_boxes, own_matched, target in zip(logits, boxes, matched, targets, strict=True)
         ]
         return torch.stack(losses).mean()
+
+
+def without_ignored(labels: Tensor, boxes: Tensor, target: dict, positive_iou: float) -> Tensor:
+    """Return the labels `(n,)` of an image's proposals, with -1 for background in ignored regions."""
+    return labels.masked_fill((labels == 0) & is_ignored(boxes, target, positive_iou), -1)

@@ -16,11 +16,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from .boxes import Float32BoxCoder
+from .ignored import is_ignored
 from .sampling import ImageSampler
 
 # In the lower 32 bits, because a CPU generator uses only these of a seed.
 RPN_SEED_OFFSET = 0x52504E
 POSITIVE_FRACTION = 0.5
+# IoU with a box from which anchors are positive, and below which they are negative.
+POSITIVE_IOU, NEGATIVE_IOU = 0.7, 0.3
 
 
 class PerImageRPN(RegionProposalNetwork):
@@ -50,8 +53,8 @@ class PerImageRPN(RegionProposalNetwork):
         super().__init__(
             anchors,
             RPNHead(channels, anchors.num_anchors_per_location()[0]),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
+            fg_iou_thresh=POSITIVE_IOU,
+            bg_iou_thresh=NEGATIVE_IOU,
             batch_size_per_image=batch_size,
             positive_fraction=POSITIVE_FRACTION,
             pre_nms_top_n=pre_nms_top_n,
@@ -65,8 +68,15 @@ class PerImageRPN(RegionProposalNetwork):
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return labels and matched boxes of each image's anchors; anchors that are not drawn are ignored (-1)."""
+        """Return labels and matched boxes of each image's anchors; anchors that are not drawn are ignored (-1).
+
+        Negative anchors in ignored regions are not drawn.
+        """
         labels, matched_boxes = super().assign_targets_to_anchors(anchors, targets)
+        labels = [
+            own.masked_fill((own == 0) & is_ignored(boxes, target, NEGATIVE_IOU), -1)
+            for own, boxes, target in zip(labels, anchors, targets, strict=True)
+        ]
         drawn = self.sampler(labels, targets)
         return [own.where(mask, -1) for own, mask in zip(labels, drawn, strict=True)], matched_boxes
 

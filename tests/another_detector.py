@@ -22,6 +22,7 @@ from torchvision.ops import clip_boxes_to_image
 
 from models import DETECTORS, DeformOptions, DetectorSpec
 from models.detector import ClassRows
+from models.ignored import is_point_ignored
 from models.options import Affects, Fraction, PositiveFloat, PositiveInt
 from models.resnet import stage_channels
 
@@ -105,7 +106,10 @@ class PointDetector(nn.Module):
                 reach = torch.cat([centres[places] - boxes[:, :2], boxes[:, 2:] - centres[places]], 1)
                 true = (reach.clamp(min=1) / (self.options.unit / 2)).log()
                 box_loss = box_loss + (own_sides[places] - true).abs().sum()
-            class_loss = class_loss + binary_cross_entropy_with_logits(own_logits, wanted, reduction="sum")
+            counts = wanted.any(1) | ~is_point_ignored(centres, target)
+            class_loss = class_loss + binary_cross_entropy_with_logits(
+                own_logits[counts], wanted[counts], reduction="sum"
+            )
         scale = 1 / (len(targets) * targets[0].get("step_boxes", 1.0))
         return {"loss_class": class_loss * scale, "loss_box": box_loss * scale * self.options.box_loss_weight}
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
+from torchvision.ops import clip_boxes_to_image
 
 from data import CocoDetection, load_annotations
 from data.arrays import PackedBytes
@@ -106,6 +107,11 @@ def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_images_wi
         assert target["labels"].dtype == torch.int64
         assert target["labels"].tolist() == [label[a["category_id"]] for a in mine]
         assert target["image_id"] == entry["id"]
+        crowds = [a["bbox"] for a in api.dataset["annotations"] if a["image_id"] == entry["id"] and a["iscrowd"]]
+        regions = torch.tensor([cut(*bbox) for bbox in crowds], dtype=torch.float32).reshape(-1, 4)
+        regions[:, 2:] += regions[:, :2]
+        ignored = clip_boxes_to_image(target.get("ignored", regions[:0]), (HEIGHT, WIDTH))
+        assert torch.equal(ignored, regions)
         masks = np.array([api.annToMask(a) for a in mine], dtype=np.uint8).reshape(-1, HEIGHT, WIDTH)
         assert np.array_equal(target["masks"].numpy(), masks)
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from data import CocoDetection, ImageError, eval_transform, load_annotations
+from data import CocoDetection, ImageError, TrainTransform, eval_transform, load_annotations
+from data.ignored_boxes import IgnoredBoxes, with_ignored_inside
 
 # file name -> size, and boxes (x, y, width, height) by category id
 PICTURES = {
@@ -169,3 +172,42 @@ def test_an_image_that_appears_after_the_start_and_is_too_small_is_an_error(tmp_
         Image.new("RGB", size).save(tmp_path / "a.png")
         with pytest.raises(ImageError, match=problem) if problem else nullcontext():
             assert dataset[0][1]["boxes"].tolist() == [[90, 5, 110, 25]]
+
+
+def test_crowd_regions_are_ignored_and_move_with_the_image(tmp_path):
+    """An ignored box is where the transform moves an object with the same box; at borders it extends beyond them."""
+    boxes = {0: [[20.0, 10, 12, 8], [0, 0, 6, 50]], 1: [[20.0, 10, 12, 8], [50, 30, 40, 40], [0, 0, 6, 50]]}
+    annotations = [
+        {"image_id": 1, "category_id": 1, "bbox": bbox, "iscrowd": crowd} for crowd in boxes for bbox in boxes[crowd]
+    ]
+    Image.new("RGB", (71, 50)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "width": 71, "height": 50}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = load_annotations(tmp_path, tmp_path / "a.json")
+    _, target = CocoDetection(found, eval_transform())[0]
+    far = 1e5
+    assert target["boxes"].tolist() == [[20, 10, 32, 18], [0, 0, 6, 50]]
+    expected = [[20, 10, 32, 18], [50, 30, 71 + far, 50 + far], [-far, -far, 6, 50 + far]]
+    assert target["ignored"].tolist() == expected
+    assert target["ignored"].dtype == torch.float32
+
+    transform = TrainTransform(lambda size, fill: [v2.Resize((101, 85))], fill=(0, 0, 0), flip=0.5)
+    moved = CocoDetection(found, transform)
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        _, target = moved[0]
+        assert torch.allclose(target["ignored"][0], target["boxes"][0])
+        assert type(target["ignored"]) is torch.Tensor
+        seen.add(target["ignored"][0, 0].item())
+    assert len(seen) == 2
+
+
+def test_ignored_boxes_outside_of_a_crop_are_removed():
+    ignored = IgnoredBoxes.of(torch.tensor([[0.0, 0, 10, 10], [30, 20, 50, 40]]), (50, 60))
+    window = (15, 25, 20, 30)
+    image = v2.functional.crop(tv_tensors.Image(torch.zeros(3, 50, 60)), *window)
+    assert with_ignored_inside(image, {"ignored": v2.functional.crop(ignored, *window)})[1]["ignored"].tolist() == [
+        [5, 5, 25, 20 + 1e5]
+    ]

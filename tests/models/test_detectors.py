@@ -122,6 +122,24 @@ def test_losses_are_means_over_images_or_divided_by_the_boxes_of_the_step(detect
         assert any(loss.item() == pytest.approx(share * other[name].item(), rel=1e-12) for share in (1, 4)), name
 
 
+def test_background_in_ignored_regions_does_not_count(detector, spec, make, float64_labels):
+    model = make.tiny(detector)
+    images, targets = make.four_images(masks=spec.has_masks)
+    everywhere, nowhere = torch.tensor([[-1e4, -1e4, 1e4, 1e4]]), torch.tensor([[0.1, 0.1, 0.11, 0.11]])
+    plain = model(images, targets)
+    assert plain == model(images, [target | {"ignored": nowhere} for target in targets])
+    assert plain == model(images, [target | {"ignored": nowhere[:0]} for target in targets])
+    objects = model(images, [target | {"ignored": everywhere} for target in targets])
+    changed = {name for name, loss in plain.items() if objects[name] != loss}
+    assert changed
+    assert changed <= {name for name in plain if "class" in name or "objectness" in name}, "objects count as before"
+    assert all(0 < objects[name] < plain[name] for name in changed)
+    empty = images[1:2], [targets[1] | {"ignored": everywhere}]
+    assert all(loss == 0 for loss in model(*empty).values())
+    sum(model(*empty).values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.requires_grad)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (17, 300), (200, 9)])
 def test_images_of_any_size(detector, make, size):
     (found,) = make.build(detector, score_threshold=0.0).eval()([torch.rand(3, *size)])
