@@ -1,4 +1,4 @@
-"""Evaluate a trained detector, or a COCO results file, with pycocotools."""
+"""Evaluate a trained detector, or a COCO results file, with COCO metrics."""
 
 import argparse
 import sys
@@ -49,7 +49,9 @@ from engine.evaluation import (
     MASK_PREFIX,
     MAX_DETECTIONS,
     check_results,
+    coco_eval_class,
     coco_metrics,
+    describe_backend,
     detect,
     gather_results,
     has_masks,
@@ -186,6 +188,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         check_files(args, **{"data.val.annotations": Path(config.data.val.annotations)})
         device = pick_device(config.device, distributed)
         check_dcn_backend(config.model, device)
+        coco_eval_class(config.eval.backend)
         set_tf32(config.train.tf32)
         weights = choose_weights(state, args.weights, path)
         split = read_split(
@@ -223,15 +226,23 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
             print(skipped)
         kind = "averaged weights" if weights == "ema" else "weights"
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"
-        print(f"{path} ({kind} of step {state['step']}) on {images}{describe_mode(config)}, {device}")
+        print(
+            f"{path} ({kind} of step {state['step']}) on {images}{describe_mode(config)}, {device}, "
+            f"AP by {describe_backend(config.eval.backend)}"
+        )
         detections = args.detections or path.with_suffix(".detections.json")
         write_json(detections, gathered)
         print(f"detections: {detections} ({len(gathered)})\n")
         warn(f"annotation file {split.path}: {problem}" for problem in split.warnings)
         tile = config.tile
         warn(f"{split.path}: {problem}" for problem in describe_limits(config, split, in_tiles=tile.size is not None))
-        most = config.eval.max_detections
-        figures = coco_metrics(split.raw, gathered, masks=config.model.spec.has_masks, max_detections=most)
+        figures = coco_metrics(
+            split.raw,
+            gathered,
+            masks=config.model.spec.has_masks,
+            max_detections=config.eval.max_detections,
+            backend=config.eval.backend,
+        )
         return figures if tile.size is None else figures | {"tile": tile.size, "tile_overlap": tile.overlap}
 
     return distributed.run_on_main_and_broadcast(evaluate)

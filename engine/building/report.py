@@ -12,7 +12,7 @@ from models.weights import LoadReport
 from ..config import BackboneConfig, RunConfig, flatten
 from ..devices import describe
 from ..display import counted, format_table, log, percent
-from ..evaluation import MASK_PREFIX, describe_metrics
+from ..evaluation import MASK_PREFIX, describe_backend, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
@@ -63,6 +63,7 @@ def show_start(
     warn_of_annotations(train, val)
     for problem in describe_limits(config, val):
         log.warning("%s: %s", val.path, problem)
+    log.info("AP by %s", describe_backend(config.eval.backend))
     log.info("%s in total, %d per epoch", counted(trainer.total_steps, "step"), trainer.epoch_steps)
 
 

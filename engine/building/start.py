@@ -27,7 +27,7 @@ from ..config import (
 from ..devices import git_revision, pick_device, set_tf32
 from ..display import Progress, log, start_logging
 from ..distributed import DistributedContext, PreemptedError, StopRequest, read_distributed_context
-from ..evaluation import scalar_metrics
+from ..evaluation import coco_eval_class, scalar_metrics
 from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, lock_run
 from ..training import MetricsLogger, NullLogger, Trainer, check_optimizer, check_schedule
 from ..weights import (
@@ -130,6 +130,7 @@ def _prepare(
         check_norm(config.model.backbone.norm, device, distributed)
         check_initial_weights(config.model)
         check_dcn_backend(config.model, device)
+        coco_eval_class(config.eval.backend)
         set_tf32(config.train.tf32)
     default = Path("runs") / Path(source).stem if isinstance(source, str | os.PathLike) else None
     folder, candidates = distributed.run_on_main_and_broadcast(lambda: choose_run(run_dir, resume, default))

@@ -196,6 +196,7 @@ def _evaluator(
             val.raw,
             masks=config.model.spec.has_masks,
             max_detections=config.eval.max_detections,
+            backend=config.eval.backend,
             device=device,
             amp=config.train.amp,
             distributed=distributed,

@@ -247,6 +247,9 @@ class EvalConfig(Section):
     max_detections: Annotated[int, Field(ge=100, le=100_000), Affects.RESULT] = 100
     """Number of detections of a class that AP and AR count in an image: those with the highest scores. COCO counts 100;
     images with more objects of a class need a higher value, and a higher `detections_per_image` of the detector."""
+    backend: Annotated[Literal["auto", "pycocotools", "faster_coco_eval"], Affects.NOTHING] = "auto"
+    """Library that computes AP and AR: pycocotools, faster_coco_eval (many times faster, the same figures to 1e-12), or
+    auto: faster-coco-eval if it is installed."""
 
 
 class TtaConfig(Section):

@@ -1,5 +1,6 @@
 """Detections of a data set, their COCO metrics, and the error type of each detection."""
 
+from .backends import coco_eval_class, describe_backend
 from .coco_eval import class_keys, coco_metrics, match_results
 from .coco_json import coco_dataset, match_files
 from .detect import coco_results, detect, evaluate, gather_results

@@ -95,6 +95,7 @@ def evaluate(
     *,
     masks: bool = False,
     max_detections: int = MAX_DETECTIONS,
+    backend: str = "auto",
     device: torch.device,
     amp: str = "off",
     distributed: DistributedContext = SINGLE_PROCESS,
@@ -109,6 +110,7 @@ def evaluate(
         ground_truth: loaded COCO instances file; used by the main process.
         masks: whether to evaluate masks as well as boxes.
         max_detections: see `coco_metrics`.
+        backend: see `coco_metrics`.
         device: device of the model.
         amp: "off", "bf16" or "fp16".
         distributed: the processes that share the images.
@@ -123,5 +125,5 @@ def evaluate(
         return None
     gathered = gather_results(results, ground_truth, distributed)
     return distributed.run_on_main_and_broadcast(
-        lambda: coco_metrics(ground_truth, gathered, masks=masks, max_detections=max_detections)
+        lambda: coco_metrics(ground_truth, gathered, masks=masks, max_detections=max_detections, backend=backend)
     )
