@@ -28,6 +28,8 @@ _FIELDS: dict[str, tuple[dict[str, tuple[type, ...]], dict[str, tuple[type, ...]
 # Ranges of numbers, without the upper bound; all other numbers are ids, which must fit into int64 tensors.
 _RANGES = {"width": (0, MAX_PX), "height": (0, MAX_PX), "iscrowd": (0, 2)}
 _IDS = (-(2**63), 2**63)
+# Suffixes of label files of other formats.
+_OTHER_LABELS = (".xml", ".txt", ".yaml", ".yml")
 # A longer name is damage; names appear in tables, charts and messages.
 _MAX_NAME = 1000
 
@@ -80,10 +82,13 @@ def read_instances(
         content = read_bytes(path, "annotation file")
         raw = parse_json(content, f"annotation file {path}")
     except JsonError as error:
-        raise DatasetError(str(error)) from None
+        raise DatasetError(f"{error}{_import_hint(path)}") from None
     for part in parts:
         if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
-            raise DatasetError(f"annotation file {path} is not a COCO instances file: the list {part!r} is missing")
+            raise DatasetError(
+                f"annotation file {path} is not a COCO instances file: the list {part!r} is missing"
+                f"{_import_hint(path, raw)}"
+            )
     for part in {"categories", "images"}.intersection(parts):
         if not raw[part]:
             raise DatasetError(f"annotation file {path} must have at least one entry in {part!r}, got an empty list")
@@ -94,6 +99,15 @@ def _check_exists(path: Path, what: str, exists: Callable[[Path], bool], downloa
     if not exists(path):
         hint = f"; to get it: {download_hint}" if download_hint else ""
         raise DatasetError(f"{what} {path} does not exist (resolved: {resolved(path)}){hint}")
+
+
+def _import_hint(path: Path, raw: Any = None) -> str:
+    """Return which command converts labels of another format, for a message; empty if nothing shows another format."""
+    tasks = isinstance(raw, list) and raw and isinstance(raw[0], dict) and "annotations" in raw[0]
+    is_other_json = tasks or (isinstance(raw, dict) and "shapes" in raw)
+    if not (is_other_json or path.suffix.lower() in _OTHER_LABELS or os.path.isdir(path)):  # noqa: PTH112
+        return ""
+    return f"; `python tools/import_dataset.py {path} OUT` converts labels of other formats to COCO files"
 
 
 def structure_problems(raw: dict[str, Any]) -> Iterator[Problem]:

@@ -1,10 +1,11 @@
 """Data sets of other formats, read as COCO data sets: a reader per format in the table `FORMATS`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from ..coco_file import DatasetError
+from ..shown import shown
 from .coco import read_coco
 from .coco_dicts import coco_datasets, image_root
 from .cvat import read_cvat
@@ -80,6 +81,8 @@ def read_labels(
     found = Findings()
     labels = FORMATS[name].read(folder, images, found, progress)
     labels = labels._replace(splits={split: entries for split, entries in labels.splits.items() if entries})
+    for names in _alike(labels.category_ids):
+        found.note("class names that differ only in case or spaces, kept apart", " and ".join(map(shown, names)))
     seen: dict[Path, str] = {}
     for split, entries in labels.splits.items():
         for image in entries:
@@ -87,3 +90,11 @@ def read_labels(
                 found.note("images in more than one split", f"{image.path} in {seen[image.path]} and {split}")
             seen[image.path] = split
     return labels, found
+
+
+def _alike(names: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the class names that differ only in case or spaces, as after typing errors."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault("".join(name.casefold().split()), []).append(name)
+    return (group for group in groups.values() if len(group) > 1)

@@ -80,7 +80,9 @@ def _read_image(
 ) -> LabelledImage | None:
     place = f"{folder.name(path)}, line {element.line}"
     name = element.get("name", "")
-    image = images.find_one(name, place, found, path.relative_to(folder.root).parent)
+    # exports of projects have a folder for each subset
+    stated = f"{element.get('subset', '')}/{name}" if name else ""
+    image = images.find_one(stated, place, found, path.relative_to(folder.root).parent)
     sides = element.get("width", ""), element.get("height", "")
     declared = tuple(map(int, sides)) if all(side.isdecimal() and int(side) > 0 for side in sides) else None
     size = image and images.size_of(image, f"{place}: {name}", found, declared)

@@ -16,6 +16,9 @@ from .yaml_values import YamlError, read_yaml
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 _MAX_BYTES = 2**18
 _MAX_BASES = 20
+# Keys of YOLO's data.yaml and of COCO files, which no config has at its top.
+_OF_LABELS = {"names", "nc", "annotations"}
+_IMPORT = "; to train on labels, `python tools/import_dataset.py {} OUT` converts them and writes a config"
 
 
 def find_config(path: str | Path) -> Path:
@@ -34,6 +37,7 @@ def find_config(path: str | Path) -> Path:
     if os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for a name that the system cannot have
         raise ConfigError(
             f"config {named(path)} must be a file, got {'a folder' if path.is_dir() else 'a device or pipe'}"
+            f"{_IMPORT.format(named(path)) if path.is_dir() else ''}"
         )
     known = sorted(file.name for file in CONFIG_DIR.glob("*.yaml"))
     raise ConfigError(
@@ -80,6 +84,8 @@ def read_config(file: Path) -> dict[str, Any]:
         content = stream.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"config {named(file)} must have at most {_MAX_BYTES:,} bytes, got more")
+    if content.lstrip().startswith(b"<"):
+        raise ConfigError(f"{named(file)} must be a config in YAML, got XML{_IMPORT.format(named(file))}")
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         values = read_yaml(content.decode(encoding), takes_text)
@@ -95,6 +101,8 @@ def read_config(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         found = "nothing" if values is None else shown(values)
         raise ConfigError(f"{named(file)} must contain a mapping of options, got {found}")
+    if values.keys() & _OF_LABELS and not values.keys() & {"base", "data", "model"}:
+        raise ConfigError(f"{named(file)} describes a data set and is not a config{_IMPORT.format(named(file))}")
     return values
 
 

@@ -128,3 +128,33 @@ def test_errors_of_the_command(run_tool, tmp_path, files, options, said):
 def test_a_source_that_does_not_exist(run_tool, tmp_path):
     code, _, err = run_tool("import_dataset", tmp_path / "none", tmp_path / "out")
     assert (code, err) == (2, f"error: SOURCE {tmp_path}/none does not exist\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "labels"],
+        ["--config", "labels/data.yaml"],
+        ["--config", "labels/a.xml"],
+        ["--config", "labels/coco.json"],
+        ["--images", "labels", "--annotations", "labels"],
+        ["--images", "labels", "--annotations", "labels/data.yaml"],
+        ["--images", "labels", "--annotations", "labels/a.xml"],
+        ["--images", "labels", "--annotations", "labels/labelme.json"],
+        ["--images", "labels", "--annotations", "labels/tasks.json"],
+    ],
+)
+def test_other_tools_name_the_command_that_converts_labels(run_tool, tmp_path, arguments):
+    files = {
+        "data.yaml": "path: .\ntrain: images/train\nval: images/val\nnames:\n  0: cat\n  1: dog\n",
+        "a.xml": '<?xml version="1.0"?>\n<annotation><object/></annotation>',
+        "labelme.json": '{"shapes": [], "imagePath": "a.jpg"}',
+        "tasks.json": '[{"id": 1, "annotations": [], "data": {}}]',
+        "coco.json": '{"images": [], "annotations": [], "categories": []}',
+    }
+    (tmp_path / "labels").mkdir()
+    for name, text in files.items():
+        (tmp_path / "labels" / name).write_text(text)
+    code, _, err = run_tool("check_dataset", *arguments, "--contact-sheet", "", cwd=tmp_path)
+    assert code == 2
+    assert f"`python tools/import_dataset.py {arguments[-1]} OUT` converts" in err

@@ -46,10 +46,12 @@ def test_shapes_and_subsets(make, run_import):
         "annotations.xml": cvat(
             image(*shapes, more='subset="Train"'),
             image(name="sub/b.jpg", size=(60, 50), more='subset="Validation"'),
+            image(name="a.jpg", size=(20, 30), more='subset="Validation"'),
             image(box(1, 2, 3, 4), name="c.jpg", size=(60, 50)),
         ),
         "images/Train/a.jpg": (200, 100),
         "images/Validation/sub/b.jpg": (60, 50),
+        "images/Validation/a.jpg": (20, 30),
         "images/c.jpg": (60, 50),
         "images/d.jpg": (60, 50),
     }
@@ -58,7 +60,7 @@ def test_shapes_and_subsets(make, run_import):
     objects = found.objects("train")
     assert objects["Train/a.jpg"] == [("cat", 10, 20.5, 30, 39.5), ("dog", 10, 10, 40, 30), ("dog", 10, 10, 89, 70)]
     assert objects["c.jpg"] == [("cat", 1, 2, 2, 2)]
-    assert found.objects("val") == {"Validation/sub/b.jpg": []}
+    assert found.objects("val") == {"Validation/sub/b.jpg": [], "Validation/a.jpg": []}
     assert found["train"]["categories"] == [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     assert {kind: len(places) for kind, places in found.found.left_out.items()} == {
         "elements <polyline>": 1,
