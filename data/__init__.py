@@ -1,6 +1,7 @@
 """Data sets, transforms and loaders. This package imports neither models nor engine."""
 
 from .annotations import CocoAnnotations, ImageList, load_annotations, load_categories, load_image_list
+from .classes import ClassChanges
 from .coco import CocoDetection
 from .coco_file import DatasetError, Problem, declared_size
 from .image_files import ImageError

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .arrays import AnnotationArrays, to_arrays
+from .classes import ClassChanges, ClassesKept, change_categories, change_classes
 from .coco_file import DatasetError, Problem, category_names, read_instances, structure_problems
 from .conventions import convention_problems
 from .image_check import CHECK_POLICIES, check_stamp, image_problems
@@ -26,8 +27,9 @@ class CocoAnnotations:
         image_dir: Folder of the images.
         path: Annotation file.
         arrays: Images and training annotations, in the form that data loaders share between processes.
-        category_ids: Category ids of the file in ascending order; label l of the model is `category_ids[l - 1]`.
+        category_ids: Category ids in ascending order; label l of the model is `category_ids[l - 1]`.
         class_names: Names in the same order.
+        classes_kept: Effect of `ClassChanges`; None without changes.
         crowd_regions: Number of crowd annotations.
         fixed_boxes: Number of invalid boxes that were clipped or dropped.
         dropped_masks: Number of annotations that were dropped because their mask is missing or invalid.
@@ -54,10 +56,13 @@ class CocoAnnotations:
     raw: dict[str, Any] | None = None
     read_options: ReadOptions = _READ_OPTIONS
     warnings: tuple[Problem, ...] = ()
+    classes_kept: ClassesKept | None = None
 
     @property
     def why_no_boxes(self) -> str:
         """Return the reasons why the data set has no training boxes."""
+        if self.classes_kept and not self.classes_kept.boxes:
+            return f"data.classes keeps none of its {self.classes_kept.boxes_before:,} annotations"
         reasons = {
             "invalid boxes": self.fixed_boxes,
             "crowd regions (iscrowd 1), which training skips": self.crowd_regions,
@@ -81,15 +86,22 @@ class ImageList(NamedTuple):
     class_names: list[str] | None
 
 
-def load_image_list(images: str | Path, annotations: str | Path) -> ImageList:
+def load_image_list(images: str | Path, annotations: str | Path, *, classes: ClassChanges | None = None) -> ImageList:
     """Read the images and the categories of a COCO file, which may have no annotations, as COCO's test splits.
 
+    Args:
+        images: Folder of the images.
+        annotations: JSON file.
+        classes: Changes of the categories, if the file has any.
+
     Raises:
-        DatasetError: If the file is missing, or an image or a category is invalid.
+        DatasetError: If the file is missing, or an image or a category is invalid, or the changes do not fit.
     """
     image_dir, path = Path(images), Path(annotations)
     raw = _read_parts(image_dir, path, ("images",), ("categories",))
     names = category_names(raw) or None
+    if names and classes:
+        names, _ = change_categories(names, classes, path)
     return ImageList(raw["images"], names and [*names], names and [*names.values()])
 
 
@@ -126,6 +138,7 @@ def load_annotations(
     checked: Collection[dict[str, Any]] = (),
     keep_raw: bool = True,
     read_options: ReadOptions = _READ_OPTIONS,
+    classes: ClassChanges | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> CocoAnnotations:
     """Read and check a data set in COCO format.
@@ -145,10 +158,13 @@ def load_annotations(
         checked: Stamps of earlier checks.
         keep_raw: Whether to keep `raw`, which needs much memory.
         read_options: How the images are read.
+        classes: Changes of the classes, also in `raw`. Annotations of other classes are left out before any check of
+            boxes and masks. All images remain.
         progress: Function that wraps the iteration over the images.
 
     Raises:
-        DatasetError: If something is missing or invalid, with the number of cases and the first ones.
+        DatasetError: If something is missing or invalid, with the number of cases and the first ones, or if `classes`
+            does not fit the file.
         ValueError: If a policy is unknown.
     """
     for name, value, policies in (
@@ -163,6 +179,7 @@ def load_annotations(
     warnings = [*read_whole_numbers(raw)]
     _raise_first(path, structure_problems(raw))
     warnings += complete(raw, image_dir)
+    raw, classes_kept = change_classes(raw, classes, path) if classes else (raw, None)
     stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir, read_options)
     skipped = check_images == "first_time" and stamp in checked
     if stamp and not skipped:
@@ -205,6 +222,7 @@ def load_annotations(
         raw=raw if keep_raw else None,
         read_options=read_options,
         warnings=tuple(problem for problem in warnings if problem.found),
+        classes_kept=classes_kept,
     )
 
 

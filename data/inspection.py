@@ -11,6 +11,7 @@ import numpy as np
 
 from .annotations import CocoAnnotations
 from .arrays import to_arrays
+from .classes import ClassChanges, change_classes
 from .coco_file import Problem, category_names, declared_size, is_box, read_instances, structure_problems
 from .conventions import SAME_BOX, convention_problems, overlap
 from .image_check import inspect_images
@@ -71,6 +72,7 @@ def inspect_dataset(
     read_options: ReadOptions = _READ_OPTIONS,
     invalid_annotations: str = "raise",
     max_detections: int = 100,
+    classes: ClassChanges | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Inspection:
     """Check a data set in COCO format as `load_annotations` does, but continue after problems.
@@ -82,16 +84,19 @@ def inspect_dataset(
         read_options: How the images are read.
         invalid_annotations: The policy of training: with "clip" or "drop", invalid boxes and masks are warnings.
         max_detections: Number of detections of a class that evaluation counts in an image.
+        classes: See `load_annotations`.
         progress: Function that wraps the iteration over the images.
 
     Raises:
-        DatasetError: If the folder or the file does not exist, or the file is not a COCO instances file.
+        DatasetError: If the folder or the file does not exist, the file is not a COCO instances file, or `classes` does
+            not fit it.
     """
     image_dir, path = Path(images), Path(annotations)
     raw, sha256 = read_instances(image_dir, path)
     warnings = [*read_whole_numbers(raw)]
     errors = list(structure_problems(raw))
     warnings += complete(raw, image_dir)
+    raw, classes_kept = change_classes(raw, classes, path) if classes else (raw, None)
     broken, doubtful = inspect_images(raw["images"], image_dir, read_options, progress)
     errors += broken
     conventions = convention_problems(raw, masks=masks)
@@ -134,6 +139,7 @@ def inspect_dataset(
         dropped_masks=len(unmasked.found) if masks else 0,
         sha256=sha256,
         read_options=read_options,
+        classes_kept=classes_kept,
     )
     return Inspection(
         errors=errors,

@@ -35,7 +35,7 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 _SIZES = ("data.min_size", "data.max_size", "data.eval_size", "data.resize")
 _VAL = ("data.val", "data.num_workers", "data.check_images", "data.invalid_annotations", "data.on_unreadable_image")
-_VAL += ("data.download_hint", "train.batch_size", "eval.max_detections")
+_VAL += ("data.classes", "data.download_hint", "train.batch_size", "eval.max_detections")
 _INFERENCE = ("device", "model", *_SIZES, "train.amp", "train.tf32")
 # Keys and sections of the config that a tool reads from a trained run; the others have no effect there.
 _READ = {

@@ -103,6 +103,7 @@ def main() -> None:
             "masks": config.model.spec.has_masks,
             "invalid_annotations": config.data.invalid_annotations,
             "max_detections": config.eval.max_detections,
+            "classes": config.data.classes and config.data.classes.changes,
         }
         options = {name: common_options | {"read_options": read_options(config, name)} for name in splits}
     else:
@@ -154,6 +155,8 @@ def main() -> None:
 def show(inspection: Inspection) -> None:
     """Print the findings of one split."""
     show_problems(inspection.errors, inspection.warnings)
+    if inspection.usable.classes_kept:
+        print(f"\ndata.classes: {inspection.usable.classes_kept}")
     boxes = sum(row["boxes"] for row in inspection.classes.values())
     images = inspection.boxes_per_image.total()
     print(

@@ -36,6 +36,7 @@ from engine.building import (
     build_eval_loader,
     build_model,
     check_dcn_backend,
+    describe_changes,
     describe_limits,
     describe_skipped_check,
     max_aspect_ratio,
@@ -224,6 +225,8 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
             print(f"{describe_unused(unused)}\n")
         if skipped := describe_skipped_check(config.data, {"val": split}):
             print(skipped)
+        for line in describe_changes({"val": split}):
+            print(line)
         kind = "averaged weights" if weights == "ema" else "weights"
         images = f"{counted(len(split.arrays), 'image')} of {split.path}"
         print(

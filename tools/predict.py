@@ -162,7 +162,8 @@ def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
 
 def read_annotations(file: Path, sources: Sequence[MediaFile], trained: Trained) -> dict[Path, dict[str, Any]]:
     """Return the entry of the annotation file for each image; its categories, if any, must be those of the run."""
-    found = load_image_list(file.parent, file)
+    classes = trained.config.data.classes
+    found = load_image_list(file.parent, file, classes=classes and classes.changes)
     if found.category_ids is not None:
         check_categories(trained.state, found.class_names, found.category_ids, trained.path, file)
     files = [source.path for source in sources]

@@ -27,7 +27,7 @@ from ..display import Progress, log
 from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
-from .rare_classes import image_repeats
+from .classes import image_repeats
 
 Track = Callable[[Iterable], Iterable]
 
@@ -72,6 +72,7 @@ def read_split(
         checked=_read_checked(run) if run else (),
         keep_raw=split == "val",
         read_options=_read_options(data, max_aspect_ratio),
+        classes=data.classes and data.classes.changes,
         progress=track,
     )
     if not len(found.arrays.boxes) and (split == "train" or found.dropped_masks):

@@ -17,8 +17,8 @@ from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
 from .background import describe_images_without_boxes
+from .classes import describe_changes, describe_rare_classes
 from .data import describe_limits, describe_skipped_check, warn_of_annotations
-from .rare_classes import describe_rare_classes
 from .training import images_in_step
 
 _NAMED = 3
@@ -48,6 +48,8 @@ def show_start(
         arrays = split.arrays
         rows.append((name, len(arrays), used, len(arrays.boxes), split.crowd_regions, len(split.class_names)))
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
+    for line in describe_changes({"train": train, "val": val}):
+        log.info("%s", line)
     for is_warning, message in describe_images_without_boxes(train, val, keep=config.data.keep_images_without_boxes):
         log.log(logging.WARNING if is_warning else logging.INFO, "%s", message)
     about_classes = describe_rare_classes(

@@ -13,6 +13,8 @@ def contradictions(config: RunConfig) -> Iterator[str]:
         for key, size in (("data.min_size", max(sizes)), ("data.eval_size", data.eval_size or 0)):
             if size > data.max_size:
                 yield f"{key} must be at most data.max_size, which is {data.max_size}, got {size}"
+    if data.classes:
+        yield from (f"data.classes: {problem}" for problem in data.classes.changes.contradictions())
     if jitter and jitter.scale[0] > jitter.scale[1]:
         yield f"data.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
     if retinanet.negative_iou > retinanet.positive_iou:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from data.classes import ClassChanges
 from data.paths import expanded
 from models import KINDS
 from models.options import Affects, Alias, Fraction, NonNegativeInt, OldName, UsedIf
@@ -18,6 +19,8 @@ def _expanded(path: str) -> str:
 
 
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
+ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
+ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 ImageSide = Annotated[int, Field(ge=16, le=16_384)]
 Scale = Annotated[float, Field(ge=0.001, le=1000)]
 PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
@@ -30,6 +33,23 @@ class SplitConfig(Section):
     """Folder of the images; a relative path is relative to the working directory."""
     annotations: Annotated[FilePath, Affects.NOTHING]
     """COCO instances JSON file."""
+
+
+class ClassesConfig(Section):
+    """Other classes than those of the annotation files: first merge and rename, then keep."""
+
+    keep: Annotated[ClassNames | None, Affects.RESULT] = None
+    """Names of the classes that remain, after `merge` and `rename`; null: all. Objects of other classes count as
+    background, in training and in evaluation."""
+    merge: Annotated[dict[ClassName, ClassNames], Field(max_length=10_000), Affects.RESULT] = Field({})
+    """Classes to join: new name, and a list of names in the file. The class gets the smallest category id of them."""
+    rename: Annotated[dict[ClassName, ClassName], Field(max_length=10_000), Affects.RESULT] = Field({})
+    """Classes with another name: name in the file, and new name."""
+
+    @property
+    def changes(self) -> ClassChanges:
+        """The same changes for the data set."""
+        return ClassChanges(**self.model_dump())
 
 
 class LargeScaleJitterConfig(Section):
@@ -48,6 +68,8 @@ class DataConfig(Section):
     """Training split."""
     val: SplitConfig
     """Validation split."""
+    classes: ClassesConfig | None = None
+    """Other classes than those of the annotation files; null: the classes of the files."""
     download_hint: Annotated[Annotated[str, Field(max_length=10_000)] | None, Affects.NOTHING, OldName("source")] = None
     """How to get the data set; the error about missing files shows it."""
     invalid_annotations: Annotated[Literal["raise", "clip", "drop"], Affects.RESULT, OldName("invalid_boxes")] = "raise"

@@ -17,6 +17,11 @@ LEAST = {"data": {"train": PLACE, "val": PLACE}}
         (["data.min_size=[600, 900]", "data.max_size=800"], "data.min_size must be at most data.max_size"),
         (["data.eval_size=2000"], "data.eval_size must be at most data.max_size, which is 1333, got 2000"),
         (["data.large_scale_jitter.scale=[2, 1]"], "scale must be a minimum and a maximum, got [2.0, 1.0]"),
+        (["data.classes.keep=[a, b, a]"], "data.classes: `keep` names 'a' more than once"),
+        (
+            ["data.classes.merge={x: [a], y: [a]}"],
+            "class 'a' must have one new name, got it in `merge.x` and `merge.y`",
+        ),
         (["model.retinanet.negative_iou=0.6"], "negative_iou must be at most model.retinanet.positive_iou"),
     ],
 )
@@ -33,6 +38,7 @@ def test_both_options_are_named(overrides, said):
         ["data.min_size=2000", "data.resize=stretch"],
         ["data.eval_size=2000", "data.resize=letterbox"],
         ["data.large_scale_jitter.scale=[1, 1]"],
+        ["data.classes.merge={x: [a, x], y: [b]}", "data.classes.rename.c=d", "data.classes.keep=[x, d]"],
     ],
 )
 def test_options_that_agree(overrides):

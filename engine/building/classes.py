@@ -1,15 +1,20 @@
-"""Repeat factors of the images of a run, and the table of rare classes at the start."""
+"""Classes of a run: those that `data.classes` makes, and the table of rare classes at the start."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data import CocoDetection, class_repeat_factors, count_classes, image_repeat_factors
+from data import CocoAnnotations, CocoDetection, class_repeat_factors, count_classes, image_repeat_factors
 
 from ..display import counted, format_table
 
 _MAX_ROWS = 20
+
+
+def describe_changes(splits: Mapping[str, CocoAnnotations]) -> list[str]:
+    """Describe the effect of `data.classes` on splits by name; an empty list without it."""
+    return [f"data.classes in {name}: {split.classes_kept}" for name, split in splits.items() if split.classes_kept]
 
 
 def class_repeats(dataset: CocoDetection, num_classes: int, threshold: float | None) -> NDArray[np.float64] | None:

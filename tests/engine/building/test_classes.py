@@ -1,12 +1,12 @@
-"""The options for rare classes affect training, and the start of training reports them."""
+"""Options for classes affect training and evaluation, and the start of training reports them."""
 
 import json
 from collections import Counter
 
 import pytest
 
+from engine.building.classes import describe_changes, describe_rare_classes
 from engine.building.data import build_train_loader, read_split
-from engine.building.rare_classes import describe_rare_classes
 from engine.config.loading import load_config
 
 
@@ -54,3 +54,23 @@ def test_without_a_rare_class_nothing_is_repeated(thinned):
     assert describe_rare_classes(dataset, many, threshold=0.01, epoch_images=12).endswith(
         "and 10 classes with more images"
     )
+
+
+def test_both_splits_and_their_ground_truth_have_the_changed_classes(tiny_config, shapes):
+    raw = json.loads((shapes / "annotations/val.json").read_text())
+    first, second, *_ = (category["name"] for category in raw["categories"])
+    config = load_config(tiny_config, [f"data.classes.merge.both=[{first}, {second}]", "data.classes.keep=[both]"])
+    ids = {category["id"] for category in raw["categories"][:2]}
+    splits = {name: read_split(config.data, name, check_images=False) for name in ("train", "val")}
+    assert [split.class_names for split in splits.values()] == [["both"], ["both"]]
+    boxes = [annotation["bbox"] for annotation in raw["annotations"] if annotation["category_id"] in ids]
+    assert [annotation["bbox"] for annotation in splits["val"].raw["annotations"]] == boxes
+    assert {annotation["category_id"] for annotation in splits["val"].raw["annotations"]} == {min(ids)}
+    loader = build_train_loader(config, splits["train"], pin_memory=False)
+    assert {label for batch in loader for target in batch.targets for label in target["labels"].tolist()} == {1}
+    assert len(loader.dataset) == (splits["train"].arrays.counts > 0).sum()
+    before = len(raw["categories"])
+    assert describe_changes(splits)[1] == (
+        f"data.classes in val: {before} -> 1 classes, {len(boxes)} of {len(raw['annotations'])} annotations"
+    )
+    assert describe_changes({"val": read_split(load_config(tiny_config).data, "val", check_images=False)}) == []
