@@ -13,7 +13,7 @@ from .annotations import CocoAnnotations
 from .ignored_boxes import IgnoredBoxes, with_ignored_inside
 from .image_files import ImageError
 from .images import read_image
-from .mask_grid import mask_grid, masks_on_grid
+from .mask_grid import mask_grid, with_masks
 
 _DUMMY_PX = 64
 
@@ -97,7 +97,7 @@ class CocoDetection(Dataset):
         # of the declared size, which `read_image` has compared with the image's
         whole = image.size
         image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
-        target["masks"] = masks_on_grid(target, arrays.segmentations_of(position), whole)
+        target = with_masks(target, arrays.segmentations_of(position), whole)
         return with_ignored_inside(image, target) if len(ignored) else (image, target)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:

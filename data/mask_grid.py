@@ -2,6 +2,7 @@
 
 Resizing, cropping, padding and flipping choose rows and columns of a mask, without interpolation. They are applied to
 the numbers of the rows and columns. Each mask is then decoded and reduced alone: the memory is that of one whole mask.
+A rotation by an angle mixes rows and columns. It comes last, and each reduced mask is rotated alone.
 """
 
 from collections.abc import Sequence
@@ -34,33 +35,74 @@ class Columns(Lines):
     """Numbers of the source columns of a transformed image."""
 
 
+class Angle(tv_tensors.TVTensor):
+    """Angle by which the masks are rotated after their rows and columns are chosen, in degrees, `()` float32."""
+
+
 def mask_grid(size: Size, count: int) -> dict[str, Tensor]:
     """Return entries for the target of an image of (width, height) with `count` objects, before its transform."""
     width, height = map(int, size)
-    return {"rows": Rows.up_to(height), "columns": Columns.up_to(width), "objects": torch.arange(count)}
+    return {
+        "rows": Rows.up_to(height),
+        "columns": Columns.up_to(width),
+        "is_transposed": torch.tensor(False),
+        "angle": torch.tensor(0.0).as_subclass(Angle),
+        "objects": torch.arange(count),
+    }
 
 
-def masks_on_grid(target: dict[str, Any], segmentations: Sequence[list | dict[str, Any]], size: Size) -> Tensor:
-    """Remove the entries of `mask_grid` from a transformed target, and return its masks `(n, H, W)` uint8.
+def quarter_turn_of_grid(target: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the entries of a target's grid for an image that is rotated by 90 degrees against the clock."""
+    return {
+        "rows": target["columns"].flip(0).as_subclass(Rows),
+        "columns": target["rows"].as_subclass(Columns),
+        "is_transposed": ~target["is_transposed"],
+    }
+
+
+def with_masks(target: dict[str, Any], segmentations: Sequence[list | dict[str, Any]], size: Size) -> dict[str, Any]:
+    """Return a transformed target with masks `(n, H, W)` uint8 instead of the entries of `mask_grid`.
+
+    The box of an object that is rotated by an angle or cut by a crop is the one around its mask. Such an object without
+    a pixel is removed.
 
     Args:
         target: transformed target.
         segmentations: valid segmentations of all objects before the transform.
         size: (width, height) of the image before the transform.
     """
-    objects, rows, columns = (target.pop(key) for key in ("objects", "rows", "columns"))
-    rows, columns = (lines.long().numpy() for lines in (rows, columns))
-    masks = np.zeros((len(objects), len(rows), len(columns)), dtype=np.uint8)
+    grid = {key: target[key] for key in (*mask_grid(size, 0), "visible") if key in target}
+    target = {key: value for key, value in target.items() if key not in grid}
+    rows, columns = (grid[key].long().numpy() for key in ("rows", "columns"))
+    angle = float(grid["angle"])
+    masks = torch.zeros(len(grid["objects"]), len(rows), len(columns), dtype=torch.uint8)
     inside = np.ix_(rows >= 0, columns >= 0)
     source = np.ix_(rows[rows >= 0], columns[columns >= 0])
-    for mask, index in zip(masks, objects.tolist(), strict=True):
-        mask[inside] = decode_masks([segmentations[index]], size)[0][source]
-    return torch.from_numpy(masks)
+    for mask, index in zip(masks, grid["objects"].tolist(), strict=True):
+        whole = decode_masks([segmentations[index]], size)[0]
+        mask.numpy()[inside] = (whole.T if grid["is_transposed"] else whole)[source]
+        if angle:
+            mask.copy_(functional.rotate(tv_tensors.Mask(mask), angle))
+    target["masks"] = masks
+    cut = grid.get("visible", torch.ones(len(masks))) < 1
+    return _around_masks(target, cut | (angle != 0))
+
+
+def _around_masks(target: dict[str, Any], cut: Tensor) -> dict[str, Any]:
+    """Return a target in which the boxes of cut objects are those around their masks, without empty ones."""
+    kept = ~cut | target["masks"].flatten(1).bool().any(dim=1)
+    if not kept.all():
+        target = target | {key: target[key][kept] for key in ("boxes", "labels", "masks")}
+    boxes = target["boxes"].clone()
+    for index in cut[kept].nonzero().flatten().tolist():
+        rows, columns = (target["masks"][index].bool().any(dim=dim).nonzero() for dim in (1, 0))
+        boxes[index] = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return target | {"boxes": boxes}
 
 
 def per_object(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, ...]:
     """Return the tensors of a sample that lose the entries of removed boxes, for `v2.SanitizeBoundingBoxes`."""
-    return tuple(sample[1][key] for key in ("labels", "objects") if key in sample[1])
+    return tuple(sample[1][key] for key in ("labels", "objects", "visible") if key in sample[1])
 
 
 def _nearest(lines: Tensor, count: int) -> Tensor:
@@ -113,3 +155,19 @@ def _(columns: Columns, padding: int | list[int], **_: Any) -> Columns:
 @functional.register_kernel(functional.horizontal_flip, Columns)
 def _(columns: Columns) -> Columns:
     return columns.flip(0).as_subclass(Columns)
+
+
+@functional.register_kernel(functional.rotate, Rows)
+@functional.register_kernel(functional.rotate, Columns)
+def _(lines: Lines, *_: Any, **__: Any) -> Lines:
+    return lines
+
+
+@functional.register_kernel(functional.rotate, Angle)
+def _(_: Angle, angle: float, **__: Any) -> Angle:
+    return torch.tensor(angle).as_subclass(Angle)
+
+
+@functional.register_kernel(functional.vertical_flip, Rows)
+def _(rows: Rows) -> Rows:
+    return rows.flip(0).as_subclass(Rows)

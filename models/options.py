@@ -141,7 +141,7 @@ REMOVAL = "0.3.0"  # the release that no longer reads names marked by `OldName` 
 class OldName:
     """Annotation of an option or section with a deprecated name in the same section, which causes a warning.
 
-    Two options with the same old name both get its value.
+    A name with a dot is a whole dotted key, of another section. Two options with the same old name both get its value.
     """
 
     name: str
@@ -152,6 +152,21 @@ class Alias:
     """Annotation of an option with a second name in the same section, which remains valid."""
 
     name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """Annotation of a section that may be one word instead: the value of an option, with null for all others."""
+
+    option: str
+
+    def section(self, key: str, word: str, known: Iterable[str]) -> dict[str, str | None]:
+        """Return the section that a word means; `key` is its dotted key, `known` are the dotted keys of a config.
+
+        The options that are null override the values of a `base` file.
+        """
+        parts = [other.removeprefix(f"{key}.") for other in known if other.startswith(f"{key}.")]
+        return {part: None for part in parts if "." not in part} | {self.option: word}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +234,7 @@ def renamed_options(marks: Mapping[str, Iterable[Any]]) -> list[Renamed]:
         section = key[: key.rfind(".") + 1]
         for mark in own:
             if isinstance(mark, OldName | Alias):
-                old = f"{section}{mark.name}"
+                old = mark.name if "." in mark.name else f"{section}{mark.name}"
                 earlier = found[old].new if old in found else ()
                 found[old] = Renamed(old, (*earlier, key), isinstance(mark, OldName))
     return [*found.values()]
@@ -247,17 +262,20 @@ def current_names(
     """
     current = _copied(values, itertools.count(1))
     problems, notes = [], []
+    _replace_words(current, marks)
     for old, new, is_deprecated in renamed_options(marks):
         section, name = _section_with(current, old)
         if section is None:
             continue
-        value, targets = section.pop(name), [key.rpartition(".")[2] for key in new]
-        problems += [
-            f"{old} and {key} are the same option: set only {key}"
-            for key, t in zip(new, targets, strict=True)
-            if t in section
-        ]
-        section |= {target: copy.deepcopy(value) for target in targets}
+        value = section.pop(name)
+        for key in new:
+            target, option = _made_parent(current, key), key.rpartition(".")[2]
+            if not isinstance(target, dict):
+                continue  # the check of the config reports a section that is not a mapping
+            is_moved = target is not section
+            if option in target and not (is_moved and target[option] is None):  # null comes from a `Word`
+                problems.append(f"{old} and {key} are the same option: set only {key}")
+            target[option] = copy.deepcopy(value)
         if is_deprecated:
             notes.append(f"{old} is deprecated and will be removed in {REMOVAL}: use {' and '.join(new)}")
     for key, own in marks.items() if is_written else ():
@@ -291,6 +309,15 @@ def _copied(value: Any, numbers: Iterator[int], depth: int = 0) -> Any:
     return value
 
 
+def _replace_words(values: dict[str, Any], marks: Mapping[str, Iterable[Any]]) -> None:
+    """Replace the words that mean sections, in place, see `Word`."""
+    for key, own in marks.items():
+        section, name = _section_with(values, key)
+        for mark in own:
+            if isinstance(mark, Word) and section is not None and isinstance(section[name], str):
+                section[name] = mark.section(key, section[name], marks)
+
+
 def _section_with(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:
     """Return the section of a dotted key, or None if the key is missing, and the last part of its name."""
     section, name = _parent_of(values, dotted), dotted.rpartition(".")[2]
@@ -302,6 +329,14 @@ def _parent_of(values: dict[str, Any], dotted: str) -> Any:
     section: Any = values
     for parent in dotted.split(".")[:-1]:
         section = section.get(parent) if isinstance(section, dict) else None
+    return section
+
+
+def _made_parent(values: dict[str, Any], dotted: str) -> Any:
+    """Return the section that can contain a dotted key; a missing section is added."""
+    section: Any = values
+    for parent in dotted.split(".")[:-1]:
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
     return section
 
 

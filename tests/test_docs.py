@@ -155,7 +155,7 @@ class TestMigration:
         assert (train.lr, train.momentum, train.weight_decay) == (0.02, 0.9, 0.0001)
         assert (train.epochs, train.milestones, train.gamma) == (12, [8, 11], 0.1)
         assert (train.warmup_steps, train.warmup_factor) == (500, 0.001)
-        assert (config.data.min_size, config.data.max_size, config.data.flip) == (800, 1333, 0.5)
+        assert (config.data.min_size, config.data.max_size, config.data.augment.horizontal_flip) == (800, 1333, 0.5)
 
     def test_it_builds_the_network_of_the_page(self, config):
         offline = config.model.model_copy(

@@ -96,7 +96,7 @@ def max_aspect_ratio(config: RunConfig, split: str) -> float | None:
     Training images are resized by large-scale jitter too, if it is on.
     """
     limits = [build_resize(config.model.spec, config.data.model_dump()).max_aspect_ratio]
-    if split == "train" and (jitter := config.data.large_scale_jitter):
+    if split == "train" and (jitter := config.data.augment.large_scale_jitter):
         limits.append(jitter.size * min(jitter.scale))
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -181,15 +181,11 @@ def build_train_loader(
 ) -> DataLoader:
     """Build the loader of this process's part of the shuffled training steps."""
     data, spec = config.data, config.model.spec
-    jitter = data.large_scale_jitter
     resize = build_resize(spec, data.model_dump())
-    transform = TrainTransform(
-        resize.train_steps,
-        fill=tuple(round(255 * mean) for mean in spec.mean),
-        flip=data.flip,
-        color_jitter=data.color_jitter,
-        large_scale_jitter=jitter and (jitter.size, tuple(jitter.scale)),
-    )
+    options = data.augment.model_dump(exclude={"preset"})
+    if jitter := data.augment.large_scale_jitter:
+        options["large_scale_jitter"] = jitter.size, tuple(jitter.scale)
+    transform = TrainTransform(resize.train_steps, fill=tuple(round(255 * mean) for mean in spec.mean), **options)
     dataset = CocoDetection(
         annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
     )

@@ -47,6 +47,7 @@ def show_start(
     for name, split, used in (("train", train, len(trainer.loader.dataset)), ("val", val, len(val.arrays))):
         arrays = split.arrays
         rows.append((name, len(arrays), used, len(arrays.boxes), split.crowd_regions, len(split.class_names)))
+    log.info("augmentation: %s", config.data.augment.description)
     log.info("data:\n%s", format_table(("split", "images", "used", "boxes", "crowd regions", "classes"), rows))
     for line in describe_changes({"train": train, "val": val}):
         log.info("%s", line)

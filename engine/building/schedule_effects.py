@@ -53,9 +53,8 @@ def options_beyond_run(config: RunConfig, *, steps: int, epoch_steps: int) -> di
         why["train.max_steps"] = f"train.epochs ends the run earlier, after {counted(steps, 'step')}"
     strong = train.epochs - data.weak_last_epochs
     if data.weak_last_epochs and strong <= 0:
-        for key in ("color_jitter", "large_scale_jitter"):
-            if getattr(data, key):
-                why[f"data.{key}"] = f"data.weak_last_epochs {data.weak_last_epochs} covers all epochs"
+        for key in data.augment.strong_keys:
+            why[f"data.augment.{key}"] = f"data.weak_last_epochs {data.weak_last_epochs} covers all epochs"
     elif data.weak_last_epochs and strong * epoch_steps >= steps:
         why["data.weak_last_epochs"] = f"{length}, and the first {strong} of train.epochs are not weak"
     intervals = ("log_every_steps", "checkpoint_every_steps", "images_every_steps")

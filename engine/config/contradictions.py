@@ -7,7 +7,7 @@ from .options import RunConfig
 
 def contradictions(config: RunConfig) -> Iterator[str]:
     """Yield one line for each option that contradicts another; it names both, and what must hold."""
-    data, jitter, retinanet = config.data, config.data.large_scale_jitter, config.model.retinanet
+    data, jitter, retinanet = config.data, config.data.augment.large_scale_jitter, config.model.retinanet
     if (data.resize or config.model.spec.resize) == "shortest":
         sizes = data.min_size if isinstance(data.min_size, list) else [data.min_size]
         for key, size in (("data.min_size", max(sizes)), ("data.eval_size", data.eval_size or 0)):
@@ -16,7 +16,7 @@ def contradictions(config: RunConfig) -> Iterator[str]:
     if data.classes:
         yield from (f"data.classes: {problem}" for problem in data.classes.changes.contradictions())
     if jitter and jitter.scale[0] > jitter.scale[1]:
-        yield f"data.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
+        yield f"data.augment.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
     if retinanet.negative_iou > retinanet.positive_iou:
         yield (
             f"model.retinanet.negative_iou must be at most model.retinanet.positive_iou, which is "

@@ -7,8 +7,9 @@ from pydantic import AfterValidator, Field
 from data.classes import ClassChanges
 from data.paths import expanded
 from models import KINDS
-from models.options import Affects, Alias, Fraction, NonNegativeInt, OldName, UsedIf
+from models.options import Affects, Alias, NonNegativeInt, OldName, UsedIf, Word
 
+from .augment_options import AugmentConfig, ImageSide
 from .sections import Section
 
 
@@ -21,8 +22,6 @@ def _expanded(path: str) -> str:
 FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
-ImageSide = Annotated[int, Field(ge=16, le=16_384)]
-Scale = Annotated[float, Field(ge=0.001, le=1000)]
 PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
@@ -50,15 +49,6 @@ class ClassesConfig(Section):
     def changes(self) -> ClassChanges:
         """The same changes for the data set."""
         return ClassChanges(**self.model_dump())
-
-
-class LargeScaleJitterConfig(Section):
-    """Large-scale jitter, https://arxiv.org/abs/2012.07177."""
-
-    size: Annotated[ImageSide, Affects.RESULT] = 1024
-    """Side of the square that training images are cropped or padded to, in pixels."""
-    scale: Annotated[list[Scale], Field(min_length=2, max_length=2), Affects.RESULT] = Field([0.1, 2.0])
-    """Range of the random scale; at 1 the longer side of the image equals the side of the square."""
 
 
 class DataConfig(Section):
@@ -91,15 +81,10 @@ class DataConfig(Section):
     """Values [low, high] of black and white in grey images with more than 8 bits, as in [0, 4095] for 12 bits. Values
     outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for floating-point images with such values. All
     other images are errors without this key."""
-    flip: Annotated[Fraction, Affects.RESULT] = 0.5
-    """Probability of a horizontal flip in training."""
-    color_jitter: Annotated[Fraction, Affects.RESULT] = 0.0
-    """Maximum relative change of brightness, contrast and saturation in training; the hue changes by up to a quarter
-    of it."""
-    large_scale_jitter: LargeScaleJitterConfig | None = None
-    """Large-scale jitter of training images instead of `min_size` and `max_size`; null: off."""
+    augment: Annotated[AugmentConfig, Word("preset")] = AugmentConfig()
+    """Random changes of training images: none, flip, light, medium, strong, aerial, or keys."""
     weak_last_epochs: Annotated[NonNegativeInt, Affects.RESULT] = 0
-    """Number of epochs at the end of a run without `color_jitter` and `large_scale_jitter`; `flip` stays on."""
+    """Number of epochs at the end of a run with weak augmentations only: flips and `rotate_90`."""
     resize: Annotated[Literal[KINDS] | None, Affects.RESULT] = None
     """Resizing of images: shortest (to a length of the shorter side), stretch (to a square), letterbox (into a square
     with filled margins). null: the detector's default, which is shortest for most detectors."""

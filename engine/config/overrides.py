@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.shown import shown
+from models.options import Word
 
 from .errors import ConfigError
 from .files import merge
-from .keys import field_of, is_key, parts_of, takes_text
+from .keys import field_of, fields, is_key, parts_of, takes_text
 from .names import COMMAND_LINE, with_current_names
 from .sections import is_mapping, is_nullable, is_section, is_text
 from .yaml_values import YamlError, read_yaml
@@ -60,6 +61,9 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
         value = _value_of(dotted, text)
     except YamlError as error:
         return [f"  - {dotted}: {shown(text)} is not a valid YAML value: {error}"]
+    words = [mark for mark in getattr(field_of(dotted), "metadata", ()) if isinstance(mark, Word)]
+    if words and isinstance(value, str):  # now, because a later override may set a key of the section
+        value = words[0].section(dotted, value, fields())
     values[key] = merge({key: values.get(key)}, {key: value})[key]
     return []
 

@@ -125,7 +125,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     if "$ref" in node:
         target = definitions[node["$ref"].rpartition("/")[2]]
         node = target | {key: value for key, value in node.items() if key != "$ref"}
-    dropped = {"$defs", "title"} | ({"default"} if "properties" in node else set())
+    is_section = _section_of(node) and node.get("default") is not None
+    dropped = {"$defs", "title"} | ({"default"} if is_section else set())
     inlined = {key: _inline(value, definitions) for key, value in node.items() if key not in dropped}
     if "properties" in node:
         inlined["properties"] = {key: _inline(value, definitions) for key, value in node["properties"].items()}

@@ -29,19 +29,21 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
     Returns:
         The reason by dotted key.
     """
-    model, data = config.model, config.data
+    model, data, jitter = config.model, config.data, config.data.augment.large_scale_jitter
     changed, given = changed_options(config), _keys_of(overrides)
     why: dict[str, str] = {}
-    if data.weak_last_epochs and not (data.color_jitter or data.large_scale_jitter):
-        why["data.weak_last_epochs"] = "neither data.color_jitter nor data.large_scale_jitter is on"
+    if data.weak_last_epochs and not data.augment.strong_keys:
+        why["data.weak_last_epochs"] = "no strong augmentation is on (data.augment)"
+    if not data.augment.keys_that_cut and _is_given("data.augment.min_visibility", given):
+        why["data.augment.min_visibility"] = "no augmentation that cuts boxes is on"
     smallest = min([data.min_size] if isinstance(data.min_size, int) else data.min_size)
-    if is_used(config, "data.max_size") and data.max_size < smallest and not data.large_scale_jitter:
+    if is_used(config, "data.max_size") and data.max_size < smallest and not jitter:
         why["data.min_size"] = f"data.max_size {data.max_size} is smaller, and decides the size of every image"
-    if data.large_scale_jitter and not data.weak_last_epochs:
+    if jitter and not data.weak_last_epochs:
         if data.eval_size:
-            why["data.min_size"] = "training uses data.large_scale_jitter, and evaluation uses data.eval_size"
+            why["data.min_size"] = "training uses large_scale_jitter, and evaluation uses data.eval_size"
         elif not isinstance(data.min_size, int):
-            why["data.min_size"] = "training uses data.large_scale_jitter, and evaluation uses only the last size"
+            why["data.min_size"] = "training uses large_scale_jitter, and evaluation uses only the last size"
     for key, field in options_of(RunConfig).items():
         for mark, reason in _reasons(config, key, field):
             if not mark.if_given or _is_given(key, given):

@@ -192,7 +192,7 @@ def test_crowd_regions_are_ignored_and_move_with_the_image(tmp_path):
     assert target["ignored"].tolist() == expected
     assert target["ignored"].dtype == torch.float32
 
-    transform = TrainTransform(lambda size, fill: [v2.Resize((101, 85))], fill=(0, 0, 0), flip=0.5)
+    transform = TrainTransform(lambda size, fill: [v2.Resize((101, 85))], fill=(0, 0, 0), horizontal_flip=0.5)
     moved = CocoDetection(found, transform)
     seen = set()
     for seed in range(8):

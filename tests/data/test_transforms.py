@@ -74,7 +74,7 @@ def check_boxes(image: torch.Tensor, target: dict) -> None:
 @given(planted())
 def test_flip_moves_boxes_with_the_image(case):
     picture, pixels, target = case
-    image, moved = as_it_is(pixels, flip=1)(picture, target)
+    image, moved = as_it_is(pixels, horizontal_flip=1)(picture, target)
     assert torch.equal(image, pixels.flip(2))
     assert moved["boxes"].tolist() == [bright_box(image)]
     assert (moved["labels"].tolist(), moved["image_id"]) == ([3], 9)
@@ -83,7 +83,7 @@ def test_flip_moves_boxes_with_the_image(case):
 @given(planted(), st.integers(0, 2**32))
 def test_chance_of_a_flip_keeps_boxes_and_image_together(case, seed):
     picture, pixels, target = case
-    image, moved = seeded(as_it_is(pixels, flip=0.5), seed, picture, target)
+    image, moved = seeded(as_it_is(pixels, horizontal_flip=0.5), seed, picture, target)
     assert moved["boxes"].tolist() == [bright_box(image)]
 
 
@@ -91,7 +91,7 @@ def test_chance_of_a_flip_keeps_boxes_and_image_together(case, seed):
 @pytest.mark.parametrize("name", ["train", "eval"])
 def test_no_other_change(name, case):
     picture, pixels, target = case
-    image, same = (as_it_is(pixels, flip=0) if name == "train" else eval_transform())(picture, target)
+    image, same = (as_it_is(pixels, horizontal_flip=0) if name == "train" else eval_transform())(picture, target)
     assert torch.equal(image, pixels)
     assert same["boxes"].tolist() == target["boxes"].tolist()
 
@@ -118,7 +118,7 @@ def test_flip_is_a_probability():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(400):
-            flipped += train_transform(min_size=1, max_size=2, flip=0.25)(picture)[0, 0, 0].item() == 255
+            flipped += train_transform(min_size=1, max_size=2, horizontal_flip=0.25)(picture)[0, 0, 0].item() == 255
     assert 70 < flipped < 130
 
 
@@ -129,7 +129,7 @@ def test_scaling_is_that_of_the_detectors_in_evaluation(size, min_size, max_tent
     (height, width), max_size = size, min_size * max_tenths // 10
     pixels = torch.randint(256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     box = [width / 3, height / 5, width / 2, height]
-    transform = train_transform(min_size=min_size, max_size=max_size, flip=0)
+    transform = train_transform(min_size=min_size, max_size=max_size, horizontal_flip=0)
     image, target = transform(to_pil_image(pixels), target_of([box], height, width))
     detector = GeneralizedRCNNTransform(min_size, max_size, [0.0] * 3, [1.0] * 3, size_divisible=1).eval()
     expected, (boxes,) = detector([pixels / 255], [{"boxes": torch.tensor([box])}])
@@ -189,7 +189,7 @@ def test_boxes_stay_inside_with_a_size(size, boxes, jitter, seed):
 @given(planted(most=60), st.integers(0, 2**32))
 def test_large_scale_jitter_moves_boxes_with_the_image(case, seed):
     picture, _, target = case
-    transform = train_transform(min_size=1, max_size=1, flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
+    transform = train_transform(min_size=1, max_size=1, horizontal_flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
     image, moved = seeded(transform, seed, picture, target)
     assert tuple(image.shape) == (3, 50, 50)
     bright = image[0] > 127  # a border has half the brightness; the padding is darker
@@ -201,7 +201,9 @@ def test_large_scale_jitter_moves_boxes_with_the_image(case, seed):
     check_boxes(image, moved)
     left, top, right, bottom = moved["boxes"][0].tolist()
     if min(right - left, bottom - top) > 4:  # smaller rectangles become dark
-        assert [left, top, right, bottom] == pytest.approx(bright_box(image, 127), abs=1.01)
+        # where a crop cuts the rectangle next to its border, a corner of up to a quarter of a pixel's size is dark
+        room = max(1.01, 50 * 2 / max(picture.size) / 4)
+        assert [left, top, right, bottom] == pytest.approx(bright_box(image, 127), abs=room)
     bright[max(int(top) - 1, 0) : int(bottom) + 2, max(int(left) - 1, 0) : int(right) + 2] = False
     assert not bright.any()
 
@@ -227,7 +229,7 @@ def test_large_scale_jitter_fills_with_the_mean_and_draws_every_scale():
 def test_a_cropped_box_is_removed_with_its_label():
     # at twice the size only a quarter of the image is visible
     picture = to_pil_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
-    transform = train_transform(min_size=1, max_size=1, flip=0, large_scale_jitter=(40, (2.0, 2.0)))
+    transform = train_transform(min_size=1, max_size=1, horizontal_flip=0, large_scale_jitter=(40, (2.0, 2.0)))
     corners = [[0, 0, 4, 4], [36, 0, 40, 4], [0, 36, 4, 40], [36, 36, 40, 40]]
     left = [seeded(transform, seed, picture, target_of(corners, 40, 40))[1] for seed in range(80)]
     assert {len(target["labels"]) for target in left} == {0, 1}
@@ -239,7 +241,7 @@ def test_colours_change_within_bounds_and_nothing_else(strength, seed):
     pixels = torch.randint(60, 200, (3, 6, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     grey = torch.full((3, 6, 9), 100, dtype=torch.uint8)  # the image has neither contrast nor colour
     target = target_of([[1, 2, 5, 6]], 6, 9)
-    transform = as_it_is(pixels, flip=0, color_jitter=strength)
+    transform = as_it_is(pixels, horizontal_flip=0, color_jitter=strength)
     image, same = seeded(transform, seed, to_pil_image(pixels), target)
     assert (image.dtype, image.shape) == (torch.uint8, pixels.shape)
     assert same["boxes"].tolist() == [[1, 2, 5, 6]]
@@ -254,7 +256,7 @@ def test_every_kind_of_colour_is_changed():
     pixels[:, 0, 0] = torch.tensor([70, 120, 60])
     found = {"brightness": [], "contrast": [], "saturation": [], "hue": []}
     for seed in range(40):
-        image = seeded(as_it_is(pixels, flip=0, color_jitter=0.4), seed, to_pil_image(pixels)).float()
+        image = seeded(as_it_is(pixels, horizontal_flip=0, color_jitter=0.4), seed, to_pil_image(pixels)).float()
         dark, bright = image[0, 1, 0], image[0, 1, 29]
         color = image[:, 0, 0]
         found["brightness"].append(image.mean() / 90)
@@ -265,7 +267,7 @@ def test_every_kind_of_colour_is_changed():
         values = torch.stack(found[name])
         width = bound / 3**0.5  # the standard deviation of a uniform distribution from -bound to bound
         assert 0.6 * width < values.std() < 1.6 * width, name
-    plain = as_it_is(pixels, flip=0, color_jitter=0.0)
+    plain = as_it_is(pixels, horizontal_flip=0, color_jitter=0.0)
     assert torch.equal(seeded(plain, 0, to_pil_image(pixels)), pixels)
 
 
@@ -313,7 +315,7 @@ def check_masks(image: torch.Tensor, target: dict) -> None:
 def test_flip_moves_masks_with_boxes(case):
     picture, pixels, target = case
     height, width = pixels.shape[1:]
-    image, moved = as_it_is(pixels, flip=1)(picture, with_masks(target, height, width))
+    image, moved = as_it_is(pixels, horizontal_flip=1)(picture, with_masks(target, height, width))
     assert torch.equal(moved["masks"][0] == 1, image[0] == 255)
 
 
@@ -334,7 +336,7 @@ def test_masks_are_scaled_with_boxes(case, min_size, seed):
 @given(planted(most=60), st.integers(0, 2**32))
 def test_large_scale_jitter_moves_masks_with_boxes(case, seed):
     picture, pixels, target = case
-    transform = train_transform(min_size=1, max_size=1, flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
+    transform = train_transform(min_size=1, max_size=1, horizontal_flip=0.5, large_scale_jitter=(50, (0.4, 2.0)))
     image, moved = seeded(transform, seed, picture, with_masks(target, *pixels.shape[1:]))
     check_masks(image, moved)
 
@@ -349,7 +351,7 @@ def test_padding_belongs_to_no_mask():
 
 def test_a_cropped_box_is_removed_with_its_mask():
     picture = to_pil_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
-    transform = train_transform(min_size=1, max_size=1, flip=0, large_scale_jitter=(40, (2.0, 2.0)))
+    transform = train_transform(min_size=1, max_size=1, horizontal_flip=0, large_scale_jitter=(40, (2.0, 2.0)))
     corners = [[0, 0, 4, 4], [36, 0, 40, 4], [0, 36, 4, 40], [36, 36, 40, 40]]
     counts = set()
     for seed in range(80):

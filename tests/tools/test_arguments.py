@@ -144,7 +144,10 @@ def test_numbers(arguments, read, text, value):
             "eval --results a.json --annotations b.json no.such.key=1",
             "'no.such.key=1' does not exist, and no.such.key is not a key of a config",
         ),
-        ("eval --results a.json --annotations b.json data.flip=0", "data.flip=0 has no effect: --results evaluates"),
+        (
+            "eval --results a.json --annotations b.json data.augment.horizontal_flip=0",
+            "data.augment.horizontal_flip=0 has no effect: --results evaluates",
+        ),
         ("eval --results a.json --annotations b.json --detections c.json", "--detections has no effect: --results"),
         ("eval --results a.json --annotations b.json --device cpu", "--device has no effect: --results evaluates"),
         ("eval --results a.json --annotations b.json --batch-size 2", "--batch-size has no effect: --results"),
@@ -165,9 +168,15 @@ def test_numbers(arguments, read, text, value):
         ("train --config demo --device cpu device=cpu", "--device and device=cpu set the same value"),
         ("export runs/a a.pt2 --opset 18", "--opset has no effect: it needs an .onnx file"),
         ("convert a.pth b.pth --classes c.json", "--classes has no effect: a detector needs --config"),
-        ("convert a.pth b.pth data.flip=0", "data.flip=0 has no effect: a detector needs --config"),
+        (
+            "convert a.pth b.pth data.augment.horizontal_flip=0",
+            "data.augment.horizontal_flip=0 has no effect: a detector needs --config",
+        ),
         ("convert a.pth b.pth --config demo --mask-scale 2", "--mask-scale has no effect: with --config, write"),
-        ("check_dataset --images a --annotations b.json data.flip=0", "data.flip=0 has no effect: it needs --config"),
+        (
+            "check_dataset --images a --annotations b.json data.augment.horizontal_flip=0",
+            "data.augment.horizontal_flip=0 has no effect: it needs --config",
+        ),
         (
             "check_dataset --config demo --contact-sheet= --num-images 12",
             "--num-images has no effect: it needs",

@@ -32,7 +32,7 @@ OPTIONS = [
     "train.ema_decay=0.9",
     "train.lr_schedule=cosine",
     "data.min_size=[48, 64]",
-    "data.color_jitter=0.3",
+    "data.augment.color_jitter=0.3",
     "data.num_workers=1",
 ]
 

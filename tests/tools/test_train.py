@@ -284,8 +284,8 @@ def renamed_classes(tmp_path, shapes, splits=("train", "val")) -> list[str]:
         (["train.lr_schedule=linear"], "train.lr_schedule: expected one of step, cosine, got 'linear'"),
         (["train.milestones=[3, 2]"], "`milestones` must increase, got [3.0, 2.0]"),
         (
-            ["data.large_scale_jitter={scale: [2, 1]}"],
-            "data.large_scale_jitter.scale must be a minimum and a maximum, got [2.0, 1.0]",
+            ["data.augment.large_scale_jitter={scale: [2, 1]}"],
+            "data.augment.large_scale_jitter.scale must be a minimum and a maximum, got [2.0, 1.0]",
         ),
         (["model.backbone.weights=./no.pth"], "weights file no.pth does not exist"),
         (["data.train.images=nowhere"], "image folder nowhere does not exist (resolved: /"),

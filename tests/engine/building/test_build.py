@@ -235,8 +235,8 @@ def test_what_becomes_of_unreadable_images(tiny_config, shapes, tmp_path, policy
 
 NARROW = [
     ("faster_rcnn", [], {"train": 96, "val": 96}),
-    ("faster_rcnn", ["data.large_scale_jitter={size: 64, scale: [0.5, 2]}"], {"train": 32, "val": 96}),
-    ("faster_rcnn", ["data.large_scale_jitter={size: 640, scale: [0.5, 2]}"], {"train": 96, "val": 96}),
+    ("faster_rcnn", ["data.augment.large_scale_jitter={size: 64, scale: [0.5, 2]}"], {"train": 32, "val": 96}),
+    ("faster_rcnn", ["data.augment.large_scale_jitter={size: 640, scale: [0.5, 2]}"], {"train": 96, "val": 96}),
     ("faster_rcnn", ["data.resize=letterbox"], {"train": None, "val": None}),
     ("retinanet", ["data.resize=stretch"], {"train": None, "val": None}),
 ]
@@ -280,18 +280,18 @@ def test_training_images_follow_the_config(tiny_config):
     split = read_split(load_config(tiny_config).data, "train")
 
     def images(*overrides):
-        config = load_config(tiny_config, ["data.min_size=40", "data.flip=0", *overrides])
+        config = load_config(tiny_config, ["data.min_size=40", "data.augment.horizontal_flip=0", *overrides])
         return [image for batch in build_train_loader(config, split, pin_memory=False) for image in batch.images]
 
     plain = images()
     assert {tuple(image.shape) for image in plain} == {(3, 40, 48)}  # of 96 x 80 pixels
-    for change in ("data.color_jitter=0.5", "data.flip=1"):
+    for change in ("data.augment.color_jitter=0.5", "data.augment.horizontal_flip=1"):
         changed = images(change)
         assert [image.shape for image in changed] == [image.shape for image in plain]
         assert not any(torch.equal(*pair) for pair in zip(changed, plain, strict=True))
     several = images("data.min_size=[40, 56]", "data.max_size=60")
     assert {tuple(image.shape) for image in several} == {(3, 40, 48), (3, 50, 60)}
-    squares = images("data.large_scale_jitter={size: 72, scale: [0.5, 1.5]}")
+    squares = images("data.augment.large_scale_jitter={size: 72, scale: [0.5, 1.5]}")
     assert {tuple(image.shape) for image in squares} == {(3, 72, 72)}
 
 
@@ -323,7 +323,7 @@ def test_squares_have_one_size_in_a_step(tiny_config, kind):
 
 
 def test_strong_augmentations_end_before_the_run_does(tiny_config):
-    overrides = ["data.large_scale_jitter={size: 72}", "data.weak_last_epochs=2", "train.epochs=3"]
+    overrides = ["data.augment.large_scale_jitter={size: 72}", "data.weak_last_epochs=2", "train.epochs=3"]
     config = load_config(tiny_config, ["data.min_size=40", *overrides])
     loader = build_train_loader(config, read_split(config.data, "train"), pin_memory=False)
     for epoch, shape in enumerate([(3, 72, 72), (3, 40, 48), (3, 40, 48)]):

@@ -16,7 +16,7 @@ from models.options import field_annotations
 
 CPU = torch.device("cpu")
 COMMON = {
-    "data.flip": 0.0,
+    "data.augment.horizontal_flip": 0.0,
     "model.fpn.out_channels": 64,
     "train.batch_size": 3,
     "train.optimizer": "adamw",

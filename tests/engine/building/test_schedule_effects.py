@@ -62,10 +62,13 @@ def test_steps_of_more_images_than_there_are(load, images, processes, is_warned)
         (["train.early_stopping_patience=1", "train.epochs=3", "train.milestones=[1]"], {}),
         (["train.max_steps=12"], {}),
         (["train.max_steps=13"], {"train.max_steps": "ends the run earlier, after 12 steps"}),
-        (["data.weak_last_epochs=1", "data.color_jitter=0.1"], {}),
-        (["data.weak_last_epochs=2", "data.color_jitter=0.1"], {"data.color_jitter": "weak_last_epochs 2 covers all"}),
+        (["data.weak_last_epochs=1", "data.augment.color_jitter=0.1"], {}),
         (
-            ["data.weak_last_epochs=1", "data.color_jitter=0.1", "train.max_steps=6", "train.milestones=[]"],
+            ["data.weak_last_epochs=2", "data.augment.color_jitter=0.1"],
+            {"data.augment.color_jitter": "weak_last_epochs 2 covers all"},
+        ),
+        (
+            ["data.weak_last_epochs=1", "data.augment.color_jitter=0.1", "train.max_steps=6", "train.milestones=[]"],
             {"data.weak_last_epochs": "6 steps in 1 epoch, and the first 1 of train.epochs are not weak"},
         ),
         (["train.eval_every_epochs=2"], {}),

@@ -16,7 +16,7 @@ LEAST = {"data": {"train": PLACE, "val": PLACE}}
         (["data.max_size=600"], "data.min_size must be at most data.max_size, which is 600, got 800"),
         (["data.min_size=[600, 900]", "data.max_size=800"], "data.min_size must be at most data.max_size"),
         (["data.eval_size=2000"], "data.eval_size must be at most data.max_size, which is 1333, got 2000"),
-        (["data.large_scale_jitter.scale=[2, 1]"], "scale must be a minimum and a maximum, got [2.0, 1.0]"),
+        (["data.augment.large_scale_jitter.scale=[2, 1]"], "scale must be a minimum and a maximum, got [2.0, 1.0]"),
         (["data.classes.keep=[a, b, a]"], "data.classes: `keep` names 'a' more than once"),
         (
             ["data.classes.merge={x: [a], y: [a]}"],
@@ -37,7 +37,7 @@ def test_both_options_are_named(overrides, said):
         ["data.min_size=1333"],
         ["data.min_size=2000", "data.resize=stretch"],
         ["data.eval_size=2000", "data.resize=letterbox"],
-        ["data.large_scale_jitter.scale=[1, 1]"],
+        ["data.augment.large_scale_jitter.scale=[1, 1]"],
         ["data.classes.merge={x: [a, x], y: [b]}", "data.classes.rename.c=d", "data.classes.keep=[x, d]"],
     ],
 )

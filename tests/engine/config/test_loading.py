@@ -84,7 +84,7 @@ def test_1e_4_is_a_number_and_off_a_word(write):
 
 
 @pytest.mark.parametrize(
-    "text", ["seed: 012", "seed: 1:30", "data: {keep_images_without_boxes: no}", "data: {flip: off}"]
+    "text", ["seed: 012", "seed: 1:30", "data: {keep_images_without_boxes: no}", "data: {max_size: off}"]
 )
 def test_words_of_yaml_1_1_are_no_numbers_and_no_booleans(write, text):
     value = text.rpartition(": ")[2].strip("}")
@@ -256,18 +256,24 @@ WORDS = st.sampled_from(
 @given(
     lr=POSITIVE,
     milestones=st.lists(POSITIVE, max_size=3),
-    flip=st.floats(0, 1),
+    blur=st.floats(0, 1),
     stages=st.lists(st.integers(1, 4), unique=True),
     min_size=st.integers(16, 800) | st.lists(st.integers(16, 800), min_size=1),
     source=st.none() | WORDS | st.text(),
     images=WORDS.filter(bool) | st.text(st.characters(exclude_categories=["C"]), min_size=1),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_any_config_survives_its_yaml(lr, milestones, flip, stages, min_size, source, images, seed, tmp_path_factory):
+def test_any_config_survives_its_yaml(lr, milestones, blur, stages, min_size, source, images, seed, tmp_path_factory):
     place = {"images": images, "annotations": "a.json"}
     config = check_config(
         {
-            "data": {"train": place, "val": place, "flip": flip, "min_size": min_size, "download_hint": source},
+            "data": {
+                "train": place,
+                "val": place,
+                "augment": {"blur": blur},
+                "min_size": min_size,
+                "download_hint": source,
+            },
             "model": {"backbone": {"dcn_v2_stages": stages}},
             "train": {"lr": lr, "milestones": milestones},
             "seed": seed,

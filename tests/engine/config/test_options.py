@@ -49,7 +49,7 @@ def test_nothing_changes_after_the_check():
 RANGES = [  # key, invalid values, valid values
     ("seed", [-1, 1.5, "1", True, 2**32], [0, 7, 2**32 - 1]),
     ("device", [0, None, "meta", "cuda:x", "gpu", ""], ["auto", "cpu", "cuda", "cuda:1", "mps"]),
-    ("data.flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
+    ("data.augment.horizontal_flip", [-0.1, 1.1, float("nan"), "half"], [0.0, 1]),
     ("data.min_size", [0, 1, [], [480, 0], "big", 1.5, None], [480, [480, 800]]),
     ("data.max_size", [0, 1, [800]], [1000]),
     ("data.num_workers", [-1, 0.5, 1_000_000], [0, 64]),

@@ -169,7 +169,7 @@ def test_names_of_parameters_may_contain_dots():
 
 
 def test_a_section_that_is_null_can_be_set():
-    assert load_config(LEAST, ["data.large_scale_jitter.size=512"]).data.large_scale_jitter.size == 512
+    assert load_config(LEAST, ["data.augment.large_scale_jitter.size=512"]).data.augment.large_scale_jitter.size == 512
 
 
 @pytest.mark.parametrize(

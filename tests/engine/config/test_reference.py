@@ -96,7 +96,7 @@ def test_links_within_the_page_lead_somewhere():
     ("key", "row"),
     [
         ("seed", "integer >= 0, < 4,294,967,296"),
-        ("data.large_scale_jitter.scale", "list of 2 numbers >= 0.001, <= 1,000"),
+        ("data.augment.large_scale_jitter.scale", "list of 2 numbers >= 0.001, <= 1,000"),
         ("data.min_size", "integer >= 16, <= 16,384 or list of 1 to 100 integers >= 16, <= 16,384"),
         ("model.fpn.levels", "list of 1 to 4 integers >= 2, <= 5"),
         ("train.clip_grad_norm", "number > 0, <= 1,000,000 or null"),

@@ -60,20 +60,25 @@ def test_every_config_is_quiet_with_and_without_dcn(name):
         # sizes that are drawn from, where another scaling takes their place
         (
             "r50",
-            ["data.min_size=[640, 800]", "data.large_scale_jitter={}"],
+            ["data.min_size=[640, 800]", "data.augment.large_scale_jitter={}"],
             {"data.min_size": "evaluation uses only the last size"},
         ),
         (
             "r50",
-            ["data.min_size=640", "data.large_scale_jitter={}", "data.eval_size=800"],
+            ["data.min_size=640", "data.augment.large_scale_jitter={}", "data.eval_size=800"],
             {"data.min_size": "evaluation uses data.eval_size"},
         ),
         (
             "r50",
-            ["data.min_size=640", "data.large_scale_jitter={}", "data.eval_size=800", "data.weak_last_epochs=1"],
+            [
+                "data.min_size=640",
+                "data.augment.large_scale_jitter={}",
+                "data.eval_size=800",
+                "data.weak_last_epochs=1",
+            ],
             {},
         ),
-        ("r50", ["data.min_size=640", "data.large_scale_jitter={}"], {}),
+        ("r50", ["data.min_size=640", "data.augment.large_scale_jitter={}"], {}),
         ("r50", ["data.min_size=[640, 800]"], {}),
     ],
 )
@@ -113,12 +118,12 @@ def test_unused_overrides_are_those_of_the_command_line():
 
 
 def test_overrides_that_a_tool_does_not_read_are_unused():
-    overrides = ["train.lr=0.1", "data.flip=0", "model.backbone.dcn_every=2"]
+    overrides = ["train.lr=0.1", "data.augment.horizontal_flip=0", "model.backbone.dcn_every=2"]
     config = load_config("r50.yaml", overrides)
     found = unused_overrides(config, overrides, lambda key: key.startswith("model."))
     assert found == {
         "train.lr": "this tool does not read it",
-        "data.flip": "this tool does not read it",
+        "data.augment.horizontal_flip": "this tool does not read it",
         "model.backbone.dcn_every": "model.backbone.dcn_v2_stages is empty",
     }
 

@@ -103,7 +103,12 @@ def test_losses_of_a_step_add_up(make_trainer, tmp_path):
         assert line["train/loss"] == pytest.approx(sum(parts), rel=1e-6)
 
 
-SQUARES = ("data.resize=letterbox", "data.min_size=[64, 48]", "data.color_jitter=0.5", "data.weak_last_epochs=1")
+SQUARES = (
+    "data.resize=letterbox",
+    "data.min_size=[64, 48]",
+    "data.augment.color_jitter=0.5",
+    "data.weak_last_epochs=1",
+)
 
 
 @pytest.mark.parametrize(("workers", "data"), [(0, ()), (2, ()), (0, SQUARES)])
