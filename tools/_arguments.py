@@ -40,6 +40,7 @@ _INFERENCE = ("device", "model", *_SIZES, "train.amp", "train.tf32")
 # Keys and sections of the config that a tool reads from a trained run; the others have no effect there.
 _READ = {
     "eval": (*_INFERENCE, *_VAL, "eval", "tta", "tile"),
+    "errors": (*_INFERENCE, *_VAL, "data.train", "tta", "tile"),
     "predict": (*_INFERENCE, "tta", "tile"),
     "visualize": (*_INFERENCE, *_VAL),
     "compare": (*_INFERENCE, *_VAL),

@@ -5,6 +5,7 @@ from .coco_eval import class_keys, coco_metrics, match_results
 from .coco_json import coco_dataset, match_files
 from .detect import coco_results, detect, evaluate, gather_results
 from .doubts import result_doubts
+from .error_costs import ErrorCosts, error_costs
 from .error_types import ERROR_TYPE_COLOURS, MISSED, describe_error_type, draw_classified, draw_predictions
 from .limits import limit_problems
 from .matching import MATCH_TYPES, TRUE_POSITIVE, classify_detections
@@ -17,4 +18,6 @@ from .metrics import (
     metric_meanings,
     scalar_metrics,
 )
-from .results import check_results, has_masks
+from .overlap import overlaps
+from .results import check_results, has_masks, image_size
+from .tide import BACKGROUND, BACKGROUND_IOU, CLASS, CORRECT, ERROR_KINDS, MATCH_IOU, MISSED_OBJECT, Errors, find_errors

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -48,19 +50,35 @@ def classify_detections(
         true_labels: `(m,)` labels of the ground truth.
         iou_threshold: minimum IoU, in (0, 1].
     """
-    iou = box_iou(boxes.float(), true_boxes.float())
-    iou[iou < iou_threshold] = 0
-    same_class = labels[:, None] == true_labels
-    free = [True] * len(true_labels)
-    types = [FALSE_POSITIVE] * len(labels)
-    for index in scores.argsort(descending=True, stable=True).tolist():
-        overlapping = [j for j in same_class[index].nonzero().flatten().tolist() if iou[index, j] > 0]
-        candidates = [j for j in overlapping if free[j]]
-        if candidates:
-            free[max(candidates, key=lambda j: iou[index, j])] = False
-            types[index] = TRUE_POSITIVE
-        elif overlapping:
-            types[index] = DUPLICATE
-        elif iou[index].any():
-            types[index] = WRONG_CLASS
-    return ClassifiedDetections(types, [index for index, is_free in enumerate(free) if is_free])
+    order = scores.argsort(descending=True, stable=True)
+    iou = box_iou(boxes[order].float(), true_boxes.float()).cpu().numpy()
+    same_class = (labels[order][:, None] == true_labels).cpu().numpy()
+    matched = match_greedily(iou * same_class, iou_threshold)
+    overlapping = iou >= iou_threshold
+    types = np.select(
+        [matched >= 0, (overlapping & same_class).any(axis=1), overlapping.any(axis=1)],
+        [TRUE_POSITIVE, DUPLICATE, WRONG_CLASS],
+        FALSE_POSITIVE,
+    )
+    free = sorted({*range(len(true_labels))} - {*matched.tolist()})
+    return ClassifiedDetections(types[order.argsort().cpu().numpy()].tolist(), free)
+
+
+def match_greedily(iou: NDArray[np.floating], threshold: float) -> NDArray[np.int64]:
+    """Match detections to objects: the best detection chooses first, and each object is matched at most once.
+
+    Args:
+        iou: `(n, m)` IoU of detections, best first, and objects; 0 where they have different classes.
+        threshold: minimum IoU, in (0, 1].
+
+    Returns:
+        `(n,)` index of the matched object, the free one with the highest IoU; -1 for none.
+    """
+    matched = np.full(len(iou), -1)
+    free = iou.copy()
+    for row in np.flatnonzero((iou >= threshold).any(axis=1)):
+        column = free[row].argmax()
+        if free[row, column] >= threshold:
+            matched[row] = column
+            free[:, column] = 0
+    return matched

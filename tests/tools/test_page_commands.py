@@ -38,6 +38,7 @@ NOT_RUN = {
     r"--config (cards|custom)\.yaml": "needs a data set that is not drawn",
     r"make_docs": "writes into the clone; test_make_docs.py runs it",
     r"mdconv|model_final|SOURCE|\bOUT\b|\bown\.": "needs a file of another framework, or is a pattern",
+    r"--fiftyone": "opens an app",
     r"benchmark\.py": "measures for minutes, on an idle machine",
     r"runs/(plain|dcn)_seed|shapes_masks|runs/b\b": "needs runs with several seeds, or of masks",
 }
