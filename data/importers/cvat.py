@@ -81,7 +81,7 @@ def _read_image(
     place = f"{folder.name(path)}, line {element.line}"
     name = element.get("name", "")
     # exports of projects have a folder for each subset
-    stated = f"{element.get('subset', '')}/{name}" if name else ""
+    stated = f"{element.get('subset')}/{name}" if element.get("subset") and name else name
     image = images.find_one(stated, place, found, path.relative_to(folder.root).parent)
     sides = element.get("width", ""), element.get("height", "")
     declared = tuple(map(int, sides)) if all(side.isdecimal() and int(side) > 0 for side in sides) else None
