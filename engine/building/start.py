@@ -29,7 +29,7 @@ from ..display import Progress, log, start_logging
 from ..distributed import DistributedContext, PreemptedError, StopRequest, read_distributed_context
 from ..evaluation import coco_eval_class, scalar_metrics
 from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, lock_run
-from ..training import MetricsLogger, NullLogger, Trainer, check_optimizer, check_schedule
+from ..training import Callback, MetricsLogger, NullLogger, Trainer, check_optimizer, check_schedule, load_callback
 from ..weights import (
     Transfer,
     check_categories,
@@ -131,6 +131,8 @@ def _prepare(
         check_initial_weights(config.model)
         check_dcn_backend(config.model, device)
         coco_eval_class(config.eval.backend)
+        wants_records = distributed.is_main and config.train.callback
+        callback = Callback(load_callback(config.train.callback) if wants_records else None)
         set_tf32(config.train.tf32)
     default = Path("runs") / Path(source).stem if isinstance(source, str | os.PathLike) else None
     folder, candidates = distributed.run_on_main_and_broadcast(lambda: choose_run(run_dir, resume, default))
@@ -173,6 +175,7 @@ def _prepare(
             save=Checkpoints(folder, about, keep=config.train.keep_last, newest=newest).save,
             metrics_logger=NullLogger(),
             progress=progress,
+            callback=callback,
             stop=StopRequest(),
         )
         if state is not None:
@@ -197,6 +200,8 @@ def _execute(plan: _Plan) -> None:
         for message in schedule_warnings(config, **length, images=images, processes=processes):
             log.warning("%s", message)
         trainer.metrics_logger.log_text("config", dump_config(config))
+        trainer.callback("start", trainer.step, {"run_dir": str(folder), "config": config.model_dump(mode="json")})
+        metrics = None
         try:
             metrics = trainer.fit()
         except PreemptedError as reason:
@@ -207,6 +212,9 @@ def _execute(plan: _Plan) -> None:
             with suppress(OSError):  # the log may be on the full disk; the terminal shows the error
                 log.error("%s", reason, extra={"file_only": True})
             raise
+        finally:
+            final = {f"val/{name}": value for name, value in scalar_metrics(trainer.metrics or {}).items()}
+            trainer.callback("end", trainer.step, {"finished": metrics is not None, **final})
         options = {key: value for key, value in flatten(plan.about["config"]) if not key.startswith("data.")}
         trainer.metrics_logger.log_hparams(options, scalar_metrics(metrics))
     else:

@@ -16,6 +16,7 @@ from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
 from ..evaluation import draw_predictions, evaluate
 from ..insight import Health, box_centres, dcn_figures
 from ..training import (
+    Callback,
     Ema,
     Intervals,
     MetricsLogger,
@@ -93,6 +94,7 @@ def build_trainer(
     progress: Progress,
     save: Callable[[dict[str, Any], str], None],
     metrics_logger: MetricsLogger,
+    callback: Callback | None = None,
     evaluate: Callable[[nn.Module], dict[str, Any] | None] | None = None,
     draw: Callable[[nn.Module], dict[str, Tensor]] | None = None,
 ) -> Trainer:
@@ -109,6 +111,7 @@ def build_trainer(
         progress: progress display.
         save: writes a state dict under a file name.
         metrics_logger: logger of scalars, images and histograms.
+        callback: receives the records of steps and evaluations.
         evaluate: returns the metrics of a model; None: evaluates the val split.
         draw: returns figures of a model by tag; None: draws the first images of the val split.
 
@@ -141,6 +144,7 @@ def build_trainer(
         ),
         metrics_logger=metrics_logger,
         progress=progress,
+        callback=callback,
         stop=stop,
         distributed=distributed,
     )

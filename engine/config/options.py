@@ -34,6 +34,7 @@ _UNLESS_WHOLE = UsedIf("model.weights", (None,), otherwise="model.weights is set
 _IF_STEP = UsedIf("lr_schedule", ("step",), if_given=True)
 FpnConfig = section_of(FpnOptions)
 # "auto", and the devices that PyTorch can train on; not meta, which has no numbers
+CALLBACK = Form(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", "module:function, as in my_logger:log")
 DEVICE = Form(r"auto|(cpu|mps)(:0)?|cuda(:\d{1,2})?", "auto, cpu, cuda, cuda:N or mps")
 
 
@@ -239,6 +240,9 @@ class TrainConfig(Section):
     images_every_steps: Annotated[Steps, Affects.NOTHING, OldName("picture_every")] = 1000
     """Steps between validation images in TensorBoard, and with DCN between histograms of offsets and masks; training
     also writes them at the end."""
+    callback: Annotated[Annotated[str, Field(max_length=1000), CALLBACK] | None, Affects.NOTHING] = None
+    """Function that receives each record of the run as a dict, for loggers such as Weights & Biases: module:function.
+    Modules in the working directory are found. An exception in the function does not stop training. null: none."""
 
 
 class EvalConfig(Section):

@@ -1,5 +1,6 @@
 """The training loop: updates, optimizer, learning-rate schedules, EMA of the weights, and metrics."""
 
+from .callback import Callback, load_callback
 from .ema import Ema
 from .metrics_logger import METRICS_FILE, MetricsLogger, NullLogger, read_metrics
 from .optimizer import OPTIMIZERS, build_optimizer, check_optimizer, scaled_lr, set_lrs, summarize_groups

@@ -18,6 +18,7 @@ from ..distributed import SINGLE_PROCESS, DistributedContext, PreemptedError, St
 from ..evaluation import MASK_PREFIX, describe_metrics, scalar_metrics
 from ..insight import Health, SamplingRecord
 from ..runs import BEST, LAST
+from .callback import Callback
 from .metrics_logger import MetricsLogger
 from .running_mean import RunningMean
 from .update import StepRecord, Updater
@@ -51,6 +52,7 @@ class Trainer:
         health: measures the deformable layers in recorded steps.
         metrics_logger: receives scalars, images and histograms.
         progress: shows the steps.
+        callback: receives the records of steps and evaluations.
         stop: reports whether this process received a signal to stop.
         distributed: the processes of this training.
 
@@ -80,6 +82,7 @@ class Trainer:
         health: Health,
         metrics_logger: MetricsLogger,
         progress: Progress,
+        callback: Callback | None = None,
         stop: StopRequest,
         distributed: DistributedContext = SINGLE_PROCESS,
     ) -> None:
@@ -87,6 +90,7 @@ class Trainer:
         self.epochs, self.early_stopping_patience, self.intervals = epochs, early_stopping_patience, intervals
         self.evaluate, self.draw, self.save = evaluate, draw, save
         self.health, self.metrics_logger, self.progress = health, metrics_logger, progress
+        self.callback = callback or Callback()
         self.stop, self.distributed = stop, distributed
         self.epoch_steps = loader.batch_sampler.steps
         self.total_steps = min(epochs * self.epoch_steps, max_steps or math.inf)
@@ -224,6 +228,7 @@ class Trainer:
                 health = self.health.report(self.step, seen)
                 scalars, warnings = scalars | health.scalars, health.warnings
             self.metrics_logger.log_scalars(self.step, scalars)
+            self.callback("step", self.step, scalars)
             for warning in warnings:
                 log.warning("%s", warning)
             self._running_mean.clear()
@@ -262,6 +267,7 @@ class Trainer:
             by_class = self.metrics.get(f"{kind}per_class", {})
             scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
         self.metrics_logger.log_scalars(self.step, scalars)
+        self.callback("eval", self.step, scalars)
         shown = describe_metrics(self.metrics)
         if "val_no_ema" in metrics:
             shown += f" with the averaged weights, AP {percent(metrics['val_no_ema']['AP'])} with the raw weights"
