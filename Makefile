@@ -64,7 +64,7 @@ test-all: $(VENV)/.ready-dev
 	$(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 # The packages are in a folder that comes first on the path; torch is that of .venv. Python 3.13 has no wheels of them.
-LOWEST_TESTS = tests/engine/config/test_options.py tests/engine/evaluation/test_coco_eval.py \
+LOWEST_TESTS = tests/data/test_pixels.py tests/engine/config/test_options.py tests/engine/evaluation/test_coco_eval.py \
 	tests/engine/training/test_metrics_logger.py tests/engine/comparison/test_report.py
 test-lowest: $(VENV)/.ready-dev
 	rm -rf $(VENV)/lowest

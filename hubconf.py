@@ -36,7 +36,7 @@ _import("dcn")
 _models = _import("resnet_dcn.models")
 _options = _import("resnet_dcn.models.options")
 # Options of all detectors in addition to their own, and options of detectors with deformable heads.
-_SIZES = ("min_size", "max_size")
+_INPUT = ("min_size", "max_size", "channels", "mean", "std")
 _DCN = ("dcn_backend", "modulation", "offset_groups", "mask_scale")
 
 
@@ -69,9 +69,9 @@ def detector(path: str, *, weights: str | None = None) -> torch.nn.Module:
         weights: "raw" or "ema". None loads the EMA weights if the checkpoint has them, which its metrics refer to.
 
     Returns:
-        The detector, on the CPU and in eval mode. It maps a list of images, `(3, H, W)` in [0, 1], to a list of dicts
-            with `boxes` (xyxy pixels), `labels`, `scores` and, from detectors with masks, `masks`. Label 1 is the first
-            of its `class_names`.
+        The detector, on the CPU and in eval mode. It maps a list of images, `(channels, H, W)` in [0, 1], to a list of
+            dicts with `boxes` (xyxy pixels), `labels`, `scores` and, from detectors with masks, `masks`. Label 1 is the
+            first of its `class_names`.
     """
     return _models.load_detector(path, weights=weights)
 
@@ -105,12 +105,13 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
         known = ["name", *_keywords(resnet), *_keywords(_models.resnet)]
         _options.check_options(backbone, known, "`backbone`")
         _options.check_options(fpn, [*_options.field_annotations(_models.FpnOptions)], "`fpn`")
-        _options.check_options(options, [*_SIZES, *head, *dcn], name)
+        _options.check_options(options, [*_INPUT, *head, *dcn], name)
         model = {"detector": name, "fpn": fpn, name: {key: options[key] for key in head if key in options}}
         model["backbone"] = {key: options[key] for key in dcn[1:] if key in options}
         model["dcn_backend"] = options.get("dcn_backend", "auto")
-        sizes = {key: options[key] for key in _SIZES if key in options}
-        return _models.build_detector({"model": model, "data": sizes}, num_classes, body=resnet(**backbone))
+        data = {key: options[key] for key in _INPUT if key in options}
+        body = resnet(**{"in_channels": data.get("channels", 3)} | backbone)
+        return _models.build_detector({"model": model, "data": data}, num_classes, body=body)
 
     lines = [f"        {key}: {' '.join(text.split())}" for key, text in _options.field_docs(spec.options).items()]
     entry.__doc__ = f"""Build {name} on a ResNet and a feature pyramid; the heads have random weights.
@@ -119,7 +120,8 @@ def _detector_entry(name: str, spec: _models.DetectorSpec) -> collections.abc.Ca
         num_classes: Number of foreground classes, without the background.
         backbone: Options of the entry point `resnet`, such as {{"name": "resnet50", "dcn_v2_stages": [2, 3, 4]}}.
         fpn: Options of `resnet_dcn.models.FpnOptions`, such as {{"out_channels": 128}}.
-        options: `min_size` and `max_size` of images in evaluation, and the options of the heads.
+        options: `min_size` and `max_size` of images in evaluation, `channels` of images that are not RGB with their
+            `mean` and `std`, and the options of the heads.
 
     {spec.build.__doc__}
     Options:

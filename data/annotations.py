@@ -178,7 +178,7 @@ def load_annotations(
     raw, sha256 = read_instances(image_dir, path, download_hint)
     warnings = [*read_whole_numbers(raw)]
     _raise_first(path, structure_problems(raw))
-    warnings += complete(raw, image_dir)
+    warnings += complete(raw, image_dir, read_options.channels)
     raw, classes_kept = change_classes(raw, classes, path) if classes else (raw, None)
     stamp = None if check_images == "never" else check_stamp(sha256, raw["images"], image_dir, read_options)
     skipped = check_images == "first_time" and stamp in checked

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -21,10 +20,11 @@ _DUMMY_PX = 64
 class CocoDetection(Dataset):
     """Images and targets in the format of torchvision's detectors.
 
-    Item i is `(image, target)`. The image is `(3, H, W)` uint8. The target is a dict of `boxes` `(n, 4)` float32 (xyxy
-    pixels), `labels` `(n,)` int64 counted from 1 (0 is the background), `image_id` int, and optionally `masks`
-    `(n, H, W)` uint8 with values 0 and 1. Images with crowd regions also have `ignored` `(k, 4)` float32, their boxes:
-    detectors are not trained on the background in them. Evaluation reads crowd regions from the annotation file.
+    Item i is `(image, target)`. The image is `(channels, H, W)`, uint8 or float32, see `pixels.to_tensor`. The target
+    is a dict of `boxes` `(n, 4)` float32 (xyxy pixels), `labels` `(n,)` int64 counted from 1 (0 is the background),
+    `image_id` int, and optionally `masks` `(n, H, W)` uint8 with values 0 and 1. Images with crowd regions also have
+    `ignored` `(k, 4)` float32, their boxes: detectors are not trained on the background in them. Evaluation reads crowd
+    regions from the annotation file.
 
     Args:
         annotations: Result of `load_annotations`; for masks loaded with `invalid_masks`.
@@ -80,29 +80,28 @@ class CocoDetection(Dataset):
         image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position), self.read_options)
         span = arrays.span(position)
         boxes = torch.tensor(arrays.boxes[span])
-        if arrays.size(position) is None and (boxes[:, 2:] > torch.tensor(image.size)).any():
+        whole = image.shape[2], image.shape[1]
+        if arrays.size(position) is None and (boxes[:, 2:] > torch.tensor(whole)).any():
             # the file could not be measured when the annotations were read
             raise ImageError(f"image {arrays.file_name(position)} is smaller than its boxes; declare width and height")
         target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=whole[::-1]),
             "labels": torch.tensor(arrays.labels[span]),
             "image_id": int(arrays.image_ids[position]),
         }
         ignored = arrays.ignored_of(position)
         if len(ignored):
-            target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), (image.height, image.width))
+            target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), whole[::-1])
         if not self.masks:
             found = self.transform(image, target, size=size, strong=strong)
             return with_ignored_inside(*found) if len(ignored) else found
-        # of the declared size, which `read_image` has compared with the image's
-        whole = image.size
         image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
         target = with_masks(target, arrays.segmentations_of(position), whole)
         return with_ignored_inside(image, target) if len(ignored) else (image, target)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Return a transformed black image without any object; arguments as of `read`."""
-        image = Image.new("RGB", (_DUMMY_PX, _DUMMY_PX))
+        image = torch.zeros(self.read_options.channels, _DUMMY_PX, _DUMMY_PX, dtype=torch.uint8)
         boxes = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(_DUMMY_PX, _DUMMY_PX))
         target = {"boxes": boxes, "labels": torch.zeros(0, dtype=torch.int64), "image_id": -1}
         if self.masks:

@@ -28,7 +28,7 @@ _MIN_PX = 0.01
 
 
 def crop_steps(
-    *, iou_crop: float, crop: float, zoom_out: float, scale: float, fill: tuple[int, ...], min_visibility: float
+    *, iou_crop: float, crop: float, zoom_out: float, scale: float, fill: tuple[float, ...], min_visibility: float
 ) -> list[Step]:
     """Return the transforms that choose a part of the image or add a margin, before it is resized.
 
@@ -44,7 +44,7 @@ def crop_steps(
     return [part for step, is_on in steps.items() if is_on for part in cutting(step, min_visibility)]
 
 
-def rotation_steps(*, rotate: float, fill: tuple[int, ...], min_visibility: float) -> list[Step]:
+def rotation_steps(*, rotate: float, fill: tuple[float, ...], min_visibility: float) -> list[Step]:
     """Return the transforms that rotate the resized image by a random angle, see `TrainTransform`."""
     return cutting(_Rotation(rotate, fill), min_visibility) if rotate else []
 
@@ -164,7 +164,7 @@ class _Rotation(v2.Transform):
     torchvision's `RandomRotation` mixes the border of the image with black, which draws a dark line around it.
     """
 
-    def __init__(self, degrees: float, fill: tuple[int, ...]) -> None:
+    def __init__(self, degrees: float, fill: tuple[float, ...]) -> None:
         super().__init__()
         self.degrees, self.fill = degrees, torch.tensor(fill, dtype=torch.float32)[:, None, None]
 

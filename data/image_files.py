@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -44,7 +45,7 @@ class MissingImageError(ImageError):
 
 
 class UnknownPixelsError(ValueError):
-    """The colours of an image are unknown; the message continues after the name of the image."""
+    """The pixels of an image cannot be used; the message continues after the name of the image."""
 
 
 @contextmanager
@@ -58,14 +59,37 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
             more than `MAX_BYTES` bytes, or its header more than `MAX_PIXELS` pixels; the image is not decoded then.
     """
     name = f"image {path}"
-    with naming_errors(name), open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ImageError(f"{name} must have at most {MAX_BYTES} bytes, got {os.fstat(file.fileno()).st_size}")
-        # with its name, Pillow would map some files into memory, and a file that shrinks would kill the process
-        with Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{name} must have at most {MAX_PIXELS} pixels, got {image.width}x{image.height}")
-            yield image
+    with naming_errors(name), open_bounded(path) as file, decoded(file) as image:
+        yield image
+
+
+@contextmanager
+def open_bounded(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a regular file of at most `MAX_BYTES` bytes.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        UnknownPixelsError: If it has more bytes.
+    """
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+            raise UnknownPixelsError(f"must have at most {MAX_BYTES} bytes, got {size}")
+        yield file
+
+
+@contextmanager
+def decoded(file: BinaryIO) -> Iterator[Image.Image]:
+    """Open an image with Pillow and check the number of pixels in its header, see `open_image`."""
+    # with its name, Pillow would map some files into memory, and a file that shrinks would kill the process
+    with Image.open(file, formats=_formats()) as image:
+        check_pixels(image.size)
+        yield image
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """Raise `UnknownPixelsError` if an image of (width, height) has more than `MAX_PIXELS` pixels."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UnknownPixelsError(f"must have at most {MAX_PIXELS} pixels, got {size[0]}x{size[1]}")
 
 
 @contextmanager
@@ -140,9 +164,9 @@ def to_rgb(image: Image.Image, pixel_range: tuple[float, float] | None = None) -
             the mode.
     """
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float32)
+        values = np.asarray(image)
         # not Pillow's own conversion, which clips at 255 instead of scaling
-        image = Image.fromarray(to_8_bits(values, _range_of(image, values, pixel_range)))
+        image = Image.fromarray(to_8_bits(values, range_of(values, white_of(image), pixel_range)))
     try:
         return image.convert("RGB")
     except ValueError:
@@ -155,29 +179,54 @@ def to_8_bits(values: np.ndarray, pixel_range: tuple[float, float]) -> np.ndarra
     return ((values.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
 
 
-def _range_of(image: Image.Image, values: np.ndarray, pixel_range: tuple[float, float] | None) -> tuple[float, float]:
-    """Return the values of black and white in a grey image with more than 8 bits."""
+def range_of(
+    values: np.ndarray, white: float | None, pixel_range: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Return the values of black and white in an image.
+
+    Args:
+        values: Pixels.
+        white: Value of white by the format of the file; None if the format does not define it.
+        pixel_range: Values of black and white, if the user has set them.
+
+    Raises:
+        UnknownPixelsError: If a pixel is not finite, or the range is unknown: without `white` and `pixel_range`, only
+            floating-point pixels from 0 to 1 have a range.
+    """
     least, largest = float(values.min()), float(values.max())
     if not (math.isfinite(least) and math.isfinite(largest)):
         raise UnknownPixelsError("must have finite pixels, got NaN or infinity")
     if pixel_range is not None:
         return pixel_range
-    # Pillow scales the values of PNM files, and their 32-bit mode holds 16 bits
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return 0.0, float(2 ** _bits_of(image) - 1)
-    if image.mode == "F" and least >= 0 and largest <= 1:
+    if white is not None:
+        return 0.0, white
+    is_float = values.dtype.kind == "f"
+    if is_float and least >= 0 and largest <= 1:
         return 0.0, 1.0
-    kind = "floating-point pixels" if image.mode == "F" else "32-bit integer pixels"
+    kind = "floating-point pixels" if is_float else f"{8 * values.dtype.itemsize}-bit integer pixels"
     raise UnknownPixelsError(
         f"has {kind} from {least:g} to {largest:g}, whose range is unknown: set data.pixel_range to the values of "
         "black and white, for example [0, 255]"
     )
 
 
+def white_of(image: Image.Image) -> float | None:
+    """Return the value of white in a grey image of Pillow with more than 8 bits; None if it is unknown."""
+    # Pillow scales the values of PNM files, and their 32-bit mode holds 16 bits
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return float(2 ** _bits_of(image) - 1)
+    return None
+
+
 def _bits_of(image: Image.Image) -> int:
     """Return the bits per pixel of an image with 16 bits in memory; TIFF has files with fewer."""
     bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))
     return bits[0] if isinstance(bits, tuple) and len(bits) == 1 and bits[0] in range(9, 16) else 16
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Return whether a file has 16 bits per value, before the image is loaded; Pillow reduces colours to 8 bits."""
+    return "16" in str([tile[3] for tile in image.tile])
 
 
 def silence_pillow() -> None:

@@ -95,7 +95,7 @@ def inspect_dataset(
     raw, sha256 = read_instances(image_dir, path)
     warnings = [*read_whole_numbers(raw)]
     errors = list(structure_problems(raw))
-    warnings += complete(raw, image_dir)
+    warnings += complete(raw, image_dir, read_options.channels)
     raw, classes_kept = change_classes(raw, classes, path) if classes else (raw, None)
     broken, doubtful = inspect_images(raw["images"], image_dir, read_options, progress)
     errors += broken

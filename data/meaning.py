@@ -5,9 +5,11 @@ Each function changes the entries in place and yields the problems that it solve
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .band_files import RGB
 from .coco_file import MAX_PX, Problem, declared_size, is_box, is_number
 from .image_files import ImageError
 from .images import upright_size
@@ -35,13 +37,15 @@ def read_whole_numbers(raw: dict[str, Any]) -> Iterator[Problem]:
         yield Problem("whole numbers written as fractions, read as integers", found)
 
 
-def complete(raw: dict[str, Any], image_dir: Path) -> Iterator[Problem]:
+def complete(raw: dict[str, Any], image_dir: Path, channels: int = RGB) -> Iterator[Problem]:
     """Complete the checked entries: names, file names, sizes of images, ids, boxes, areas and crowd flags.
 
     Annotation ids are replaced by 1, 2, ...: pycocotools treats a match with id 0 as no match. "file_id" keeps the id
-    of the file for messages, or the position if the ids cannot identify annotations.
+    of the file for messages, or the position if the ids cannot identify annotations. `channels` is the number of
+    channels of the images.
     """
-    for step in (_name_categories, _find_files, _measure_images, _number_annotations, _complete_annotations):
+    measure = partial(_measure_images, channels=channels)
+    for step in (_name_categories, _find_files, measure, _number_annotations, _complete_annotations):
         yield from step(raw, image_dir)
 
 
@@ -87,13 +91,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _measure_images(raw: dict[str, Any], image_dir: Path) -> Iterator[Problem]:
+def _measure_images(raw: dict[str, Any], image_dir: Path, channels: int) -> Iterator[Problem]:
     """Take the sizes that the file does not declare from the headers of the images; a broken image has none."""
     found = []
     for entry in raw["images"]:
         if declared_size(entry) is None:
             try:
-                entry["width"], entry["height"] = upright_size(image_dir / entry["file_name"])
+                entry["width"], entry["height"] = upright_size(image_dir / entry["file_name"], channels)
             except ImageError:
                 entry["width"] = entry["height"] = None
             else:

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """A batch returned by a loader.
 
     Attributes:
-        images: Images `(3, H, W)` uint8, of different sizes.
+        images: Images `(channels, H, W)`, uint8 or float32, of different sizes.
         targets: Target of each image from the data set, with its `seed` added.
         weight: Weight of the `MicroBatch`, without the images that could not be read.
         ends_step: As in `MicroBatch`.

@@ -10,7 +10,9 @@ from typing import Any
 
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
+from .band_files import RGB
 from .colours import colour_steps, pixel_steps
 from .geometry import Step, crop_steps, cutting, quarter_turn, rotation_steps
 from .mask_grid import per_object
@@ -18,15 +20,15 @@ from .mask_grid import per_object
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Transform that resizes, optionally augments and converts an image to a uint8 tensor.
+    """Transform that resizes and optionally augments an image, uint8 or float32 with any number of channels.
 
     Probabilities are from 0 (off) to 1. Flips and quarter turns are weak augmentations, all others are strong.
 
     Attributes:
         resize: Function of (size, fill) that returns the resizing transforms. `size` is drawn for all images of the
             training step, or None to draw a size for each image.
-        fill: Colour (red, green, blue) from 0 to 255 of the area outside of an image. With the detector's mean this
-            area is close to zero in the model, like the padding of a batch.
+        fill: Colour of the area outside of an image, a value from 0 (black) to 255 (white) for each channel. With the
+            detector's mean this area is close to zero in the model, like the padding of a batch.
         horizontal_flip: Probability of a horizontal flip.
         vertical_flip: Probability of a vertical flip.
         rotate_90: Probability of a rotation by 90, 180 or 270 degrees.
@@ -53,8 +55,8 @@ class TrainTransform:
         ValueError: If the scales are in the wrong order.
     """
 
-    resize: Callable[[int | None, tuple[int, int, int]], list[v2.Transform]]
-    fill: tuple[int, int, int]
+    resize: Callable[[int | None, tuple[float, ...]], list[v2.Transform]]
+    fill: tuple[float, ...]
     horizontal_flip: float = 0.5
     vertical_flip: float = 0.0
     rotate_90: float = 0.0
@@ -83,12 +85,15 @@ class TrainTransform:
         """Transform an image and optionally its target.
 
         Args:
-            sample: PIL image and optionally a target dict.
+            sample: Image, of Pillow or `(channels, H, W)`, and optionally a target dict.
             size: See `resize`.
             strong: Whether the strong augmentations are on.
         """
-        steps = self._all_steps(size) if strong else self._weak_steps(self.resize(size, self.fill))
-        found = v2.Compose([v2.ToImage(), *steps, v2.ToPureTensor()])(*sample)
+        image = functional.to_image(sample[0])
+        fill = tuple(value / 255 if image.is_floating_point() else round(value) for value in self.fill)
+        is_rgb = len(image) == RGB
+        steps = self._all_steps(size, fill, is_rgb) if strong else self._weak_steps(self.resize(size, fill))
+        found = v2.Compose([v2.ToImage(), *steps, v2.ToPureTensor()])(image, *sample[1:])
         if len(sample) > 1 and "objects" not in sample[1]:
             found[1].pop("visible", None)
         return found
@@ -101,21 +106,21 @@ class TrainTransform:
             *([quarter_turn(self.rotate_90)] if self.rotate_90 else []),
         ]
 
-    def _all_steps(self, size: int | None) -> list[Step]:
-        common = {"fill": self.fill, "min_visibility": self.min_visibility}
+    def _all_steps(self, size: int | None, fill: tuple[float, ...], is_rgb: bool) -> list[Step]:
+        common = {"fill": fill, "min_visibility": self.min_visibility}
         crops = crop_steps(iou_crop=self.iou_crop, crop=self.crop, zoom_out=self.zoom_out, scale=self.scale, **common)
-        scaling = self._large_scale_jitter() if self.large_scale_jitter else self.resize(size, self.fill)
+        scaling = self._large_scale_jitter(fill) if self.large_scale_jitter else self.resize(size, fill)
         return [
-            *colour_steps(self.color_jitter),
+            *colour_steps(self.color_jitter, is_rgb=is_rgb),
             *crops,
             *self._weak_steps(scaling),
             *rotation_steps(rotate=self.rotate, **common),
-            *pixel_steps(grayscale=self.grayscale, blur=self.blur, noise=self.noise, jpeg=self.jpeg),
+            *pixel_steps(grayscale=self.grayscale, blur=self.blur, noise=self.noise, jpeg=self.jpeg, is_rgb=is_rgb),
         ]
 
-    def _large_scale_jitter(self) -> list[Step]:
+    def _large_scale_jitter(self, fill: tuple[float, ...]) -> list[Step]:
         size, scale_range = self.large_scale_jitter
-        crop = v2.RandomCrop((size, size), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": self.fill})
+        crop = v2.RandomCrop((size, size), pad_if_needed=True, fill={tv_tensors.Mask: 0, "others": fill})
         return [
             v2.ScaleJitter((size, size), scale_range),  # with antialias, since small scales would be noise without it
             *(cutting(crop, self.min_visibility) if self.min_visibility else [crop]),

@@ -2,7 +2,7 @@
 
 from .checkpoint import load_detector
 from .detector import DeformOptions, DetectorSpec
-from .detectors import DETECTORS, build_body, build_detector, build_resize, with_current_names
+from .detectors import DETECTORS, build_body, build_detector, build_resize, normalization, with_current_names
 from .fpn import FpnOptions, resnet_fpn
 from .resize import KINDS, Resize
 from .resnet import NORMS, RESNETS, ReplacedConvs, replaced_convs, resnet
@@ -23,6 +23,7 @@ __all__ = [
     "build_resize",
     "load_backbone_weights",
     "load_detector",
+    "normalization",
     "replaced_convs",
     "resnet",
     "resnet_fpn",

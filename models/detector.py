@@ -4,8 +4,8 @@
 
 1. In train mode `model(images, targets)` returns a dict of losses whose names start with "loss_". In eval mode
    `model(images)` returns a list of dicts with `boxes` (xyxy pixels of the input image), `labels`, `scores` and, if
-   `has_masks`, `masks`, in descending order of scores. Images are `(3, H, W)` in [0, 1], labels count from 1. Training
-   images are not resized by the detector.
+   `has_masks`, `masks`, in descending order of scores. Images are `(channels, H, W)` in [0, 1], labels count from 1.
+   Training images are not resized by the detector.
 2. Losses are means over the images of a batch, or sums over them divided by `len(images) * target["step_boxes"]`. The
    result of a step therefore does not depend on how its images are split into batches and processes.
 3. `model.backbone.body` is torchvision's `IntermediateLayerGetter` on the ResNet. `model.transform`, an argument of
@@ -63,8 +63,8 @@ class DetectorSpec:
         has_masks: Whether the detector is trained on masks and returns them.
         uses_fpn: Whether the detector uses the options of the feature pyramid.
         resize: Kind of `Resize`, unless `data.resize` is set.
-        mean: Mean of each channel for normalisation.
-        std: Standard deviation of each channel for normalisation.
+        mean: Mean of each channel for normalisation of RGB, unless `data.mean` is set.
+        std: Standard deviation of each channel, unless `data.std` is set.
         class_rows: Rows of classes in tensors, by regular expression of the whole tensor name.
         lr_factors: Factor of `train.lr`, by regular expression of the parameter name.
         weight_decay_factors: Factor of `train.weight_decay`, by regular expression of the parameter name.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.resnet import ResNet
 
+from .band_files import RGB
 from .cascade_rcnn import CASCADE_MASK_RCNN_SPEC, CASCADE_RCNN_SPEC
 from .detector import DeformOptions, DetectorSpec
 from .faster_rcnn import FASTER_RCNN_SPEC
@@ -62,7 +63,26 @@ def build_body(config: Mapping[str, Any]) -> ResNet:
     """Return the ResNet of a config with random weights, see `build_detector`."""
     model = config.get("model", {})
     options = {key: value for key, value in model.get("backbone", {}).items() if key != "weights"}
-    return resnet(**options, dcn_backend=model.get("dcn_backend", "auto"))
+    channels = config.get("data", {}).get("channels", RGB)
+    return resnet(**options, dcn_backend=model.get("dcn_backend", "auto"), in_channels=channels)
+
+
+def normalization(spec: DetectorSpec, data: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, from the "data" section of a config, see `build_detector`.
+
+    Raises:
+        ValueError: If their number is not that of the channels, or if they are not set for other images than RGB.
+    """
+    channels = data.get("channels", RGB)
+    mean, std = data.get("mean"), data.get("std")
+    if channels == RGB:
+        mean, std = mean or spec.mean, std or spec.std
+    if mean is None or std is None:
+        raise ValueError(f"data.mean and data.std must be set for data.channels {channels}: the detector's are for RGB")
+    for name, values in (("data.mean", mean), ("data.std", std)):
+        if len(values) != channels:
+            raise ValueError(f"{name} must have a value for each of {channels} channels, got {len(values)}")
+    return tuple(mean), tuple(std)
 
 
 def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet | None = None) -> nn.Module:
@@ -71,7 +91,8 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
     Deformable layers in the head have the settings of those in the ResNet.
 
     Args:
-        config: Plain values with the keys of a config. The sections "model" and, for the image size, "data" are read.
+        config: Plain values with the keys of a config. The section "model" is read, and of "data" the image size, the
+            channels, mean and standard deviation.
             Missing keys have their defaults.
         num_classes: Number of foreground classes.
         body: ResNet to use; None builds the ResNet of the config.
@@ -102,6 +123,6 @@ def build_detector(config: Mapping[str, Any], num_classes: int, *, body: ResNet 
         num_classes,
         read_options(spec.options, model.get(name, {}), f"model.{name}"),
         **({"fpn": read_options(FpnOptions, model.get("fpn", {}), "model.fpn")} if spec.uses_fpn else {}),
-        transform=build_resize(spec, data).transform(spec.mean, spec.std),
+        transform=build_resize(spec, data).transform(*normalization(spec, data)),
         dcn=DeformOptions(**dcn, backend=model.get("dcn_backend", "auto")),
     )

@@ -6,22 +6,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
 
+from .band_files import RGB
 from .checkpoint import LAST, load_checkpoint, restore_detector
 from .detectors import DETECTORS
-from .image_files import naming_errors, open_image, to_8_bits, upright_rgb
+from .image_inputs import ImageInput, image_tensor
 from .masks import unpasted_masks
 from .options import read_options
+from .pixels import PixelRange
 from .tiling import OVERLAP, TiledDetector, check_tile, unit_range
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-ImageInput = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Predictor:
@@ -33,6 +30,7 @@ class Predictor:
         device: Device of the model.
         amp: Autocast dtype: "off", "bf16" or "fp16".
         pixel_range: Values of black and white in images with more than 8 bits, as in the config's `data.pixel_range`.
+        channels: Number of channels of the images.
         tile: Side in pixels of the tiles in which objects are detected, for large images with small objects, see
             `models.tiling`. None detects in whole images.
         overlap: Fraction of a tile that neighbours share at least.
@@ -53,7 +51,8 @@ class Predictor:
         *,
         device: torch.device | str = "cpu",
         amp: str = "off",
-        pixel_range: Sequence[float] | None = None,
+        pixel_range: PixelRange | None = None,
+        channels: int = RGB,
         tile: int | None = None,
         overlap: float = OVERLAP,
     ) -> None:
@@ -64,6 +63,7 @@ class Predictor:
         self.device = torch.device(device)
         self.amp = amp
         self.pixel_range = pixel_range and tuple(pixel_range)
+        self.channels = channels
         self.tile, self.overlap = tile, overlap
 
     @classmethod
@@ -102,9 +102,17 @@ class Predictor:
         device = device or config.get("device", "auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        amp, pixel_range = config.get("train", {}).get("amp", "off"), config.get("data", {}).get("pixel_range")
-        names = state["class_names"]
-        return cls(model, names, device=device, amp=amp, pixel_range=pixel_range, tile=tile, overlap=overlap)
+        data = config.get("data", {})
+        return cls(
+            model,
+            state["class_names"],
+            device=device,
+            amp=config.get("train", {}).get("amp", "off"),
+            pixel_range=data.get("pixel_range"),
+            channels=data.get("channels", RGB),
+            tile=tile,
+            overlap=overlap,
+        )
 
     def __call__(
         self, images: ImageInput | Sequence[ImageInput], *, batch_size: int = 1, paste_masks: bool = True
@@ -120,9 +128,10 @@ class Predictor:
         - `masks`: `(n, 1, H, W)` float32, the probability of each pixel; only from detectors with masks.
 
         Args:
-            images: An image or a list of images. An image is a path, a Pillow image, a uint8 or uint16 array `(H, W)`
-                or `(H, W, 3)` in RGB, or a uint8 tensor `(3, H, W)`. Files and Pillow images are rotated according to
-                EXIF. Grey images, palettes and alpha channels are converted to RGB.
+            images: An image or a list of images. An image is a path, a Pillow image, an array `(H, W, channels)` or
+                `(H, W)`, or a tensor `(channels, H, W)`, uint8, or float32 from 0 to 1. Files and Pillow images are
+                rotated according to EXIF. For 3 channels, grey images, palettes and alpha channels are converted to
+                RGB. Arrays may have any numbers, see `pixels.scaled`.
             batch_size: Number of images, or tiles of an image, per forward pass. Images are padded to the largest image
                 of the batch, which can change detections slightly. With 1 the detections do not depend on other images.
             paste_masks: False returns `mask_patches` and `mask_boxes` instead of `masks`, of which
@@ -145,7 +154,8 @@ class Predictor:
         with nullcontext() if paste_masks else unpasted_masks(model):
             for start in range(0, len(images), step):
                 found += self._detect(
-                    model, [image_tensor(image, self.pixel_range) for image in images[start : start + step]]
+                    model,
+                    [image_tensor(image, self.pixel_range, self.channels) for image in images[start : start + step]],
                 )
         return found
 
@@ -181,34 +191,3 @@ def set_score_threshold(config: Mapping[str, Any], score_threshold: float) -> di
     options = model.get(name, {})
     minimum = max(score_threshold, read_options(DETECTORS[name].options, options, f"model.{name}").score_threshold)
     return {**config, "model": {**model, name: {**options, "score_threshold": minimum}}}
-
-
-def image_tensor(image: ImageInput, pixel_range: tuple[float, float] | None = None) -> Tensor:
-    """Convert an image of any kind, see `Predictor`, to a `(3, H, W)` uint8 tensor.
-
-    Raises:
-        ValueError: If the image is missing, corrupt or not supported.
-    """
-    if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
-            raise ValueError(
-                f"a tensor must be a uint8 image of 3 x height x width, got {image.dtype} {list(image.shape)}; convert "
-                "values in [0, 1] with torchvision.transforms.v2.functional.to_dtype(image, torch.uint8, scale=True)"
-            )
-        return image
-    if isinstance(image, np.ndarray):
-        is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-        if image.dtype.name not in ("uint8", "uint16") or not is_image or not image.size:
-            raise ValueError(
-                f"an array must be a uint8 or uint16 image of height x width or height x width x 3, "
-                f"got {image.dtype} {list(image.shape)}"
-            )
-        # Pillow supports 16 bits only for grey images
-        image = Image.fromarray(to_8_bits(image, pixel_range or (0, 65535)) if image.dtype == np.uint16 else image)
-    if isinstance(image, str | os.PathLike):
-        with open_image(image) as opened:
-            return pil_to_tensor(upright_rgb(opened, pixel_range))
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"an image must be a path, a Pillow image, an array or a tensor, got {type(image).__name__}")
-    with naming_errors(f"image {getattr(image, 'filename', '')}".strip()):
-        return pil_to_tensor(upright_rgb(image, pixel_range))

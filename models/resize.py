@@ -54,7 +54,7 @@ class Resize:
         """Return the largest ratio of sides with which the shorter side keeps a pixel; None for any ratio."""
         return self.max_size if self.kind == "shortest" else None
 
-    def train_steps(self, size: int | None, fill: tuple[int, int, int]) -> list[v2.Transform]:
+    def train_steps(self, size: int | None, fill: tuple[float, ...]) -> list[v2.Transform]:
         """Return the transforms of a training image.
 
         Args:
@@ -85,7 +85,7 @@ class Resize:
 class Letterbox(v2.Transform):
     """Transform that scales an image to fit a square and pads it equally on both sides."""
 
-    def __init__(self, side: int, fill: tuple[int, int, int]) -> None:
+    def __init__(self, side: int, fill: tuple[float, ...]) -> None:
         super().__init__()
         self.side, self.fill = side, fill
 

@@ -75,6 +75,7 @@ def resnet(
     norm: str = "frozen_bn",
     dcn_backend: str = "auto",
     activation_checkpointing: ActivationCheckpointing = False,
+    in_channels: int = 3,
 ) -> ResNet:
     """Build a ResNet with deformable 3x3 convolutions in selected stages, see `dcn.replace_convs`.
 
@@ -103,6 +104,7 @@ def resnet(
         dcn_backend: A name in `dcn.BACKENDS`, or "auto".
         activation_checkpointing: Whether the blocks of deformable stages keep only their input and are computed again
             in the backward pass. This needs less memory and more time; the gradients are the same.
+        in_channels: Number of channels of the images.
 
     Returns:
         The network, of torchvision's class, with random weights.
@@ -121,9 +123,13 @@ def resnet(
     check_every(dcn_every, "dcn_every")
     if frozen_stages not in (-1, 0, *STAGES):
         raise ValueError(f"`frozen_stages` must be -1 (none), 0 (stem) or 1..4 (stem and stages), got {frozen_stages}")
+    if in_channels < 1:
+        raise ValueError(f"`in_channels` must be at least 1, got {in_channels}")
     network = get_model(name.removesuffix(VD), weights=None, norm_layer=NORMS[norm])
     if name.endswith(VD):
-        _make_vd(network, NORMS[norm])
+        _make_vd(network, NORMS[norm], in_channels)
+    elif in_channels != network.conv1.in_channels:
+        network.conv1 = _drawn_conv(in_channels, network.conv1.out_channels, 7, 2)
     if stride_in_1x1:
         _move_strides(network, name)
     # torchvision has initialised the weights by now, so the zeros of `conv_offset` are not overwritten.
@@ -172,10 +178,10 @@ def check_name(kind: str, name: str, known: Collection[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}, known: {', '.join(known)}")
 
 
-def _make_vd(network: ResNet, norm: Callable[[int], nn.Module]) -> None:
+def _make_vd(network: ResNet, norm: Callable[[int], nn.Module], in_channels: int) -> None:
     """Replace the stem and the shortcuts of a ResNet by ResNet-D's, with torchvision's initialisation."""
     stem = []
-    for inputs, outputs, stride in ((3, 32, 2), (32, 32, 1)):
+    for inputs, outputs, stride in ((in_channels, 32, 2), (32, 32, 1)):
         stem += [_drawn_conv(inputs, outputs, 3, stride), norm(outputs), nn.ReLU(inplace=True)]
     network.conv1 = nn.Sequential(*stem, _drawn_conv(32, 64, 3))
     for stage in STAGES:

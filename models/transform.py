@@ -58,11 +58,11 @@ class DetectorTransform(GeneralizedRCNNTransform):
             )
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
-        """Resize an image `(3, H, W)` and its target in evaluation; return them unchanged in training."""
+        """Resize an image `(channels, H, W)` and its target in evaluation; return them unchanged in training."""
         return (image, target) if self.training else super().resize(image, target)
 
     def resize_unnormalized(self, image: Tensor) -> Tensor:
-        """Resize an image `(3, H, W)` in evaluation before normalisation, as exported programs do."""
+        """Resize an image `(channels, H, W)` in evaluation before normalisation, as exported programs do."""
         return self.resize(image)[0]
 
     def margins(self, size: Size) -> Margins:
@@ -74,7 +74,7 @@ class LetterboxTransform(DetectorTransform):
     """Transform that scales images to fit a square of `min_size[-1]` pixels and pads them equally on both sides."""
 
     def resize(self, image: Tensor, target: dict | None = None) -> tuple[Tensor, dict | None]:
-        """Resize an image `(3, H, W)` and its target's boxes in evaluation; return them unchanged in training."""
+        """Resize an image `(channels, H, W)` and its boxes in evaluation; return them unchanged in training."""
         if self.training:
             return image, target
         if target is not None:
@@ -83,14 +83,14 @@ class LetterboxTransform(DetectorTransform):
         return self._place(image, image.new_zeros(len(image))), target
 
     def resize_unnormalized(self, image: Tensor) -> Tensor:
-        """Resize an image `(3, H, W)` in evaluation before normalisation, with padding of the mean."""
+        """Resize an image `(channels, H, W)` in evaluation before normalisation, with padding of the mean."""
         return self._place(image, image.new_tensor(self.image_mean))
 
     def check_size(self, size: Size) -> None:
         """Accept every size: the shorter side keeps a pixel."""
 
     def _place(self, image: Tensor, fill: Tensor) -> Tensor:
-        """Scale an image to fit a square and fill the rest with a colour, `(3,)`."""
+        """Scale an image to fit a square and fill the rest with a colour, `(channels,)`."""
         side = self.min_size[-1]
         (height, width), (top, left, _, _) = letterbox_geometry(tuple(image.shape[-2:]), side)
         square = fill[:, None, None].repeat(1, side, side)

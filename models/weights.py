@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.hub import get_dir
 from torchvision.models import get_model_weights
@@ -24,12 +25,46 @@ class LoadReport(NamedTuple):
         new: Keys of the network that were not in the weights and keep their initial values.
         dropped: Keys of the weights that the network does not use.
         unused: Other networks in the file, see `state_dict.StateDict`.
+        spread_from: Number of channels of the weights, if the first convolution was spread over another number, see
+            `spread_channels`.
     """
 
     loaded: int
     new: list[str]
     dropped: list[str]
     unused: Sequence[str] = ()
+    spread_from: int | None = None
+
+
+# The first convolution of a ResNet and of its vd variant
+FIRST_CONVS = ("conv1.weight", "conv1.0.weight")
+
+
+def spread_channels(weight: Tensor, channels: int) -> Tensor:
+    """Spread the weights of a first convolution over another number of channels.
+
+    The weights are repeated cyclically: channel 4 has those of red. Copies are divided by their number, as
+    in the inflation of https://arxiv.org/abs/1705.07750. With fewer channels, each has an equal part of the sum. The
+    response to an image whose channels are equal therefore stays the same, except for rounding.
+
+    Args:
+        weight: `(outputs, inputs, kh, kw)`.
+        channels: Number of channels of the new weights.
+
+    Returns:
+        `(outputs, channels, kh, kw)`.
+    """
+    inputs = weight.shape[1]
+    if channels < inputs:
+        return (weight.sum(1, keepdim=True) / channels).expand(-1, channels, -1, -1).contiguous()
+    source = torch.arange(channels, device=weight.device) % inputs
+    copies = source.bincount(minlength=inputs)[source].to(weight.dtype)
+    return weight[:, source] / copies[:, None, None]
+
+
+def differ_in_channels(weight: Tensor, own: Tensor) -> bool:
+    """Whether the weights of two first convolutions differ only in the number of channels."""
+    return weight.shape != own.shape and weight.ndim == own.ndim == 4 and weight[:, 0].shape == own[:, 0].shape
 
 
 def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadReport:
@@ -51,7 +86,11 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     own = network.state_dict()
     file = Path(os.path.expanduser(weights))  # noqa: PTH111 - Path.expanduser() raises for an unknown user
     found = _read_file(file, own) if is_file_name(weights) else StateDict(_download(name, weights), [])
-    state = found.tensors
+    state, spread_from = dict(found.tensors), None
+    for key in FIRST_CONVS:
+        if key in state and key in own and differ_in_channels(state[key], own[key]):
+            spread_from = state[key].shape[1]
+            state[key] = spread_channels(state[key], own[key].shape[1])
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape and not key.startswith("fc.")]
     missing = [key for key in own if key not in state and not _may_be_new(key)]
     for problem, keys in (("tensors with another shape", wrong), ("missing tensors", missing)):
@@ -63,7 +102,7 @@ def load_backbone_weights(network: ResNet, name: str, weights: str) -> LoadRepor
     check_weights(taken, f"weights {weights}")
     network.load_state_dict(taken, strict=False)
     new, dropped = ([key for key in names if key not in taken] for names in (own, state))
-    return LoadReport(len(taken), new, dropped, found.unused)
+    return LoadReport(len(taken), new, dropped, found.unused, spread_from)
 
 
 def is_file_name(weights: str) -> bool:

@@ -39,7 +39,7 @@ def test_files_of_two_folders_are_copies():
     """The package contains `models` without `data`, so `models` has copies. Only these files have a name of both."""
     files = {folder: {file.name for file in (ROOT / folder).glob("[!_]*.py")} for folder in ("data", "models")}
     shared = files["data"] & files["models"]
-    assert shared == {"image_files.py", "regular_files.py", "shown.py"}
+    assert shared == {"band_files.py", "image_files.py", "pixels.py", "regular_files.py", "shown.py"}
     for name in shared:
         assert (ROOT / "models" / name).read_bytes() == (ROOT / "data" / name).read_bytes(), name
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dcn import DeformConv2d
-from engine.building import build_model, build_optimization
+from engine.building import build_model, build_optimization, with_any_statistics
 from engine.comparison import time_interleaved
 from engine.config import RunConfig, load_config, options_that_deform
 from engine.devices import autocast
@@ -36,7 +36,8 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
         backends.remove("reference")  # it would need gigabytes
     plain = [f"{key}={value}" for key, value in options_that_deform().items()]
     variants = {"plain": plain} | {f"DCN {name}": [f"model.dcn_backend={name}"] for name in backends}
-    batch = make_batch(args.batch_size, (height, width), device)
+    channels = load_config(args.config, overrides).data.channels
+    batch = make_batch(args.batch_size, (channels, height, width), device)
     steps = {
         name: make_step(load_config(args.config, overrides + extra), batch, device, args.amp)
         for name, extra in Progress().track(variants.items(), "build")
@@ -75,15 +76,15 @@ def benchmark_step(args: argparse.Namespace, device: torch.device) -> dict[str, 
     return {"config": args.config, "size": args.size, "batch": args.batch_size, "rounds": args.rounds, "rows": rows}
 
 
-def make_batch(count: int, size: tuple[int, int], device: torch.device) -> tuple[list[Tensor], list[dict]]:
-    """Generate noise images with eight boxes each."""
+def make_batch(count: int, size: tuple[int, int, int], device: torch.device) -> tuple[list[Tensor], list[dict]]:
+    """Generate noise images of (channels, height, width) with eight boxes each."""
     generator = torch.Generator().manual_seed(0)
-    height, width = size
+    _, height, width = size
     images, targets = [], []
     for _ in range(count):
         corners = torch.rand(8, 2, generator=generator) * torch.tensor([width, height]) / 2
         extents = (0.1 + 0.4 * torch.rand(8, 2, generator=generator)) * torch.tensor([width, height])
-        images.append(torch.rand(3, height, width, generator=generator).to(device))
+        images.append(torch.rand(size, generator=generator).to(device))
         targets.append(
             {
                 "boxes": torch.cat((corners, corners + extents), dim=1).to(device),
@@ -98,6 +99,7 @@ def make_step(
 ) -> Callable[[], Any]:
     """Build a detector with offsets away from zero, and return its training step."""
     torch.manual_seed(0)
+    config = with_any_statistics(config)
     model, _ = build_model(config.model, config.data, 80, pretrained=False)
     for module in model.modules():
         if isinstance(module, DeformConv2d):

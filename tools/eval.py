@@ -41,6 +41,8 @@ from engine.building import (
     describe_skipped_check,
     max_aspect_ratio,
     read_split,
+    saved_statistics,
+    with_statistics,
 )
 from engine.config import describe_unused, load_config, unused_overrides
 from engine.devices import pick_device, set_tf32
@@ -154,8 +156,9 @@ def read_trained(args: argparse.Namespace) -> Trained:
     if args.run:
         trained = load_trained(Path(args.run), args.overrides)
     else:
-        config = load_config(args.config, args.overrides)
-        trained = Trained(args.checkpoint, config, load_checkpoint(args.checkpoint, TRAINED))
+        config, state = load_config(args.config, args.overrides), load_checkpoint(args.checkpoint, TRAINED)
+        config = with_statistics(config, saved_statistics(config.data, state["config"].get("data", {})))
+        trained = Trained(args.checkpoint, config, state)
     check_same_model(trained.state, trained.config.model_dump(mode="json"), trained.path)
     return trained
 

@@ -15,7 +15,7 @@ import torch
 from _arguments import add_overrides, add_run, add_weights, current_spellings, is_read, make_parser, refuse_unused
 from _outputs import check_outputs, run_files
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
+from torchvision.transforms.v2.functional import to_dtype
 
 from data import read_image
 from engine.building import read_options, read_split
@@ -44,8 +44,9 @@ EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.pt2 --check photo.jpg other.jpg
   python tools/export.py runs/r50_dcn/best.pt r50_dcn.onnx --opset 22 model.faster_rcnn.score_threshold=0.3
 
-Input of the program: a batch of images of one size, (B, 3, H, W), RGB from 0 to 1, for any B, H and W. The images must
-be resized as the metadata `resize` describes. The program normalises and pads them.
+Input of the program: a batch of images of one size, (B, channels, H, W), from 0 (black) to 1 (white), for any B, H and
+W; 3 channels are RGB. The images must be resized as the metadata `resize` describes. The program normalises and pads
+them.
 Output: boxes (B, D, 4) in pixels of the input, labels (B, D) from 1, scores (B, D), num_detections (B,), best first.
 Detectors with masks also return masks (B, D, 28, 28): probabilities in a grid over each box. The config sets the
 thresholds and D. docs/tools/export.md shows how to run the program, and how to paste masks into the image.
@@ -95,7 +96,7 @@ def main() -> None:
     detector = trained.config.model.detector
     check_exportable(detector)
     options = read_options(trained.config, "val")
-    images = [(path.name, to_float(pil_to_tensor(read_image(path, options=options)))) for path in args.check]
+    images = [(path.name, to_float(read_image(path, options=options))) for path in args.check]
     model = restore_model(trained, weights=args.weights)
     check_size(detector, model)
     for name, image in images:
@@ -146,7 +147,7 @@ def fits(model: nn.Module, image: Tensor) -> bool:
 
 
 def to_float(image: Tensor) -> Tensor:
-    """Convert a uint8 image to [0, 1]."""
+    """Convert an image to float32 in [0, 1]."""
     return to_dtype(image, torch.float32, scale=True)
 
 
@@ -156,12 +157,12 @@ def find_images(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
         options = read_options(trained.config, "val")
         split = read_split(trained.config.data, "val", check_images=False)
         files = [split.image_dir / entry["file_name"] for entry in split.raw["images"][:CHECK_IMAGES]]
-        images = [(file.name, to_float(pil_to_tensor(read_image(file, options=options)))) for file in files]
+        images = [(file.name, to_float(read_image(file, options=options))) for file in files]
     except (ValueError, OSError):
         images = []
-    side = model.transform.min_size[-1]
+    side, channels = model.transform.min_size[-1], trained.config.data.channels
     random = torch.Generator().manual_seed(0)
-    noise = [(f"noise {i}", torch.rand(3, side, side + 64 * i, generator=random)) for i in range(CHECK_IMAGES)]
+    noise = [(f"noise {i}", torch.rand(channels, side, side + 64 * i, generator=random)) for i in range(CHECK_IMAGES)]
     fitting = [(name, image) for name, image in images if fits(model, image)]
     return fitting or [(name, image) for name, image in noise if fits(model, image)]
 
@@ -177,6 +178,8 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
         "max_size": transform.max_size,
         "resize": dataclasses.asdict(build_resize(trained.config.model.spec, trained.config.data.model_dump())),
         "least_side": min_image_side(model),
+        "channels": trained.config.data.channels,
+        "pixel_range": trained.config.data.pixel_range,
         "normalized_inside": {"mean": transform.image_mean, "std": transform.image_std},
         "weights": choose_weights(trained.state, weights, trained.path),
         "step": trained.state["step"],

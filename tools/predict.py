@@ -41,7 +41,6 @@ from _predict_files import (
     write_image,
 )
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from data import ImageError, ReadOptions, declared_size, load_image_list
 from data.files import write_json
@@ -187,7 +186,7 @@ def detect_in_images(
         try:
             size = declared_size(known[source.path]) if known else None
             image, facts[source.name] = read_with_facts(source.path, size, options)
-            return source, pil_to_tensor(image)
+            return source, image
         except ImageError as error:
             return source, error
 

@@ -29,7 +29,7 @@ from _arguments import (
 from PIL import PngImagePlugin
 from torch import Tensor, nn
 from torchvision.ops import nms
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from data import CocoAnnotations, CocoDetection, ReadOptions, eval_transform, read_image
 from data.files import atomic_file
@@ -67,7 +67,7 @@ Pixel = tuple[float, float]
 
 
 class Subject(NamedTuple):
-    """An image to draw: name, `(3, H, W)` uint8, and its target if the ground truth is known."""
+    """An image to draw: name, `(channels, H, W)`, and its target if the ground truth is known."""
 
     name: str
     image: Tensor
@@ -249,7 +249,7 @@ def read_entry(dataset: CocoDetection, index: int) -> Subject:
 
 def read_file(path: Path, options: ReadOptions) -> Subject:
     """Read an image file without ground truth."""
-    return Subject(path.stem, pil_to_tensor(read_image(path, options=options)), None)
+    return Subject(path.stem, read_image(path, options=options), None)
 
 
 def check_pixels(pixels: Sequence[Pixel], subject: Subject) -> None:

@@ -20,7 +20,7 @@ from data import (
 )
 from data.files import write_json
 from data.json_file import JsonError, read_json
-from models import build_resize
+from models import build_resize, normalization
 
 from ..config import DataConfig, RunConfig
 from ..display import Progress, log
@@ -87,7 +87,12 @@ def read_options(config: RunConfig, split: str) -> ReadOptions:
 
 
 def _read_options(data: DataConfig, limit: float | None) -> ReadOptions:
-    return ReadOptions(limit, data.pixel_range and tuple(data.pixel_range))
+    return ReadOptions(limit, data.pixel_range and as_tuples(data.pixel_range), data.channels)
+
+
+def as_tuples(value: Any) -> Any:
+    """Return a value with tuples instead of lists."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def max_aspect_ratio(config: RunConfig, split: str) -> float | None:
@@ -185,7 +190,8 @@ def build_train_loader(
     options = data.augment.model_dump(exclude={"preset"})
     if jitter := data.augment.large_scale_jitter:
         options["large_scale_jitter"] = jitter.size, tuple(jitter.scale)
-    transform = TrainTransform(resize.train_steps, fill=tuple(round(255 * mean) for mean in spec.mean), **options)
+    mean, _ = normalization(spec, data.model_dump())
+    transform = TrainTransform(resize.train_steps, fill=tuple(255 * value for value in mean), **options)
     dataset = CocoDetection(
         annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
     )

@@ -98,7 +98,7 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
     else:
         log.info("%s without deformable convolutions (model.backbone.dcn_v2_stages is empty)", backbone.name)
     if isinstance(weights, Transfer):
-        show_transfer(weights, backbone)
+        show_transfer(weights, backbone, config.data.channels)
     elif weights is not None:
         log.info(
             "%s: %s loaded, %d new, %d dropped",
@@ -107,6 +107,7 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
             len(weights.new),
             len(weights.dropped),
         )
+        show_spreading(weights.spread_from, config.data.channels)
         if weights.unused:
             log.warning(
                 "%s contains more networks, which are not used: %s", backbone.weights, ", ".join(weights.unused)
@@ -129,7 +130,17 @@ def show_model(config: RunConfig, weights: LoadReport | Transfer | None, convs: 
         )
 
 
-def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
+def show_spreading(spread_from: int | None, channels: int) -> None:
+    """Log that the first convolution was spread over another number of channels."""
+    if spread_from is not None:
+        log.info(
+            "the first convolution was spread from %s to %d: equal channels have the same response as before",
+            counted(spread_from, "channel"),
+            channels,
+        )
+
+
+def show_transfer(transfer: Transfer, backbone: BackboneConfig, channels: int) -> None:
     """Log the weights that a detector loaded from another one, and the differences."""
     rows = [
         ("tensors copied", transfer.copied, ""),
@@ -145,6 +156,7 @@ def show_transfer(transfer: Transfer, backbone: BackboneConfig) -> None:
         transfer.description,
         format_table(("what", "number", "names"), rows),
     )
+    show_spreading(transfer.spread_from, channels)
     if backbone.weights:
         log.info("model.backbone.weights %s is not used: model.weights has the whole detector", backbone.weights)
     for key, there, here in transfer.options:

@@ -40,6 +40,7 @@ from ..weights import (
     check_same_tensors,
     read_source,
 )
+from .channels import describe_channels, statistics_of, with_statistics
 from .data import read_splits, write_checked_images
 from .model import build_initialized_model, check_dcn_backend, check_norm
 from .report import show_end, show_resumption, show_start
@@ -72,6 +73,7 @@ class _Plan(NamedTuple):
     broken: list[str]
     trainer: Trainer
     unused: dict[str, str]
+    measured_images: int
 
 
 def train(
@@ -142,7 +144,12 @@ def _prepare(
     checkpoint, state, broken = distributed.run_on_main_and_broadcast(
         lambda: load_newest(candidates, RESUMED) if candidates else (None, None, [])
     )
+    saved = {} if state is None else state["config"].get("data", {})
+    statistics = distributed.run_on_main_and_broadcast(
+        lambda: statistics_of(config.data, splits["train"], saved, progress)
+    )
     with distributed.raise_together():
+        config = with_statistics(config, statistics)
         names, ids = splits["train"].class_names, splits["train"].category_ids
         about = {
             "config": config.model_dump(mode="json"),
@@ -181,7 +188,19 @@ def _prepare(
         if state is not None:
             trainer.load_state_dict(state)
     unused = unused_options(config, overrides)
-    return _Plan(config, folder, splits, weights, about, checkpoint, state, broken, trainer, unused)
+    return _Plan(
+        config,
+        folder,
+        splits,
+        weights,
+        about,
+        checkpoint,
+        state,
+        broken,
+        trainer,
+        unused,
+        statistics.images if statistics else 0,
+    )
 
 
 def _execute(plan: _Plan) -> None:
@@ -192,6 +211,8 @@ def _execute(plan: _Plan) -> None:
         show_resumption(trainer, plan.checkpoint, plan.state, plan.about, passed_over=plan.broken)
     if not trainer.is_finished:
         show_start(config, plan.weights, trainer, *plan.splits.values())
+        if channels := describe_channels(config, plan.measured_images):
+            log.info("%s", channels)
         length = {"steps": trainer.total_steps, "epoch_steps": trainer.epoch_steps}
         unused = options_beyond_run(config, **length) | plan.unused
         if unused:

@@ -25,7 +25,7 @@ def time_inference(
 
     Args:
         models: detectors by name, in eval mode; moved to `device`.
-        images: uint8 `(3, h, w)`.
+        images: `(channels, h, w)`, see `to_device`.
         device: device to run on.
         amps: mixed precision of each detector, see `autocast`.
         rounds: number of rounds.
@@ -54,7 +54,7 @@ def inference_memory(
 
     Args:
         models: detectors by name, in eval mode, on `device`.
-        image: uint8 `(3, h, w)`.
+        image: `(channels, h, w)`, see `to_device`.
         device: device to run on.
         amps: mixed precision of each detector, see `autocast`.
 

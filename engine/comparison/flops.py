@@ -45,7 +45,7 @@ def count_flops(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Flops:
 
     Args:
         model: a detector or any network.
-        images: input on the device of the model: a list of `(3, H, W)`, or a batch.
+        images: input on the device of the model: a list of `(channels, H, W)`, or a batch.
     """
     operators = _operators()
     was_training = model.training

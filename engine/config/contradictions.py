@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from models.detectors import RGB
+
 from .options import RunConfig
 
 
@@ -15,6 +17,12 @@ def contradictions(config: RunConfig) -> Iterator[str]:
                 yield f"{key} must be at most data.max_size, which is {data.max_size}, got {size}"
     if data.classes:
         yield from (f"data.classes: {problem}" for problem in data.classes.changes.contradictions())
+    if data.channels != RGB and (data.mean is None) != (data.std is None):
+        yield "data.mean and data.std must both be set or both be null"
+    for key in ("mean", "std"):
+        values = getattr(data, key)
+        if values is not None and len(values) != data.channels:
+            yield f"data.{key} must have a value for each channel, data.channels {data.channels}, got {len(values)}"
     if jitter and jitter.scale[0] > jitter.scale[1]:
         yield f"data.augment.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
     if retinanet.negative_iou > retinanet.positive_iou:

@@ -23,6 +23,10 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
+PixelRange = Annotated[list[PixelValue], Field(min_length=2, max_length=2)]
+ChannelRanges = Annotated[list[PixelRange], Field(min_length=1, max_length=1024)]
+ChannelValues = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024)]
+ChannelDeviations = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1, max_length=1024)]
 
 
 class SplitConfig(Section):
@@ -77,10 +81,19 @@ class DataConfig(Section):
     factor of its classes. null: once. LVIS uses 0.001, data sets with few classes need values such as 0.1."""
     on_unreadable_image: Annotated[Literal["raise", "skip"], Affects.RESULT, OldName("unreadable")] = "raise"
     """Policy for images that cannot be read during a run: raise an error, or skip them and report their number."""
-    pixel_range: Annotated[Annotated[list[PixelValue], Field(min_length=2, max_length=2)] | None, Affects.RESULT] = None
-    """Values [low, high] of black and white in grey images with more than 8 bits, as in [0, 4095] for 12 bits. Values
-    outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for floating-point images with such values. All
-    other images are errors without this key."""
+    channels: Annotated[int, Field(ge=1, le=1024), Affects.NETWORK] = 3
+    """Number of channels of the images. 3: RGB, to which greyscale, palettes and others are converted. 1 or more: TIFF,
+    NPY and other images with exactly this number of channels."""
+    mean: Annotated[ChannelValues | None, Affects.NETWORK] = None
+    """Mean of each channel for the normalisation, with black at 0 and white at 1. null: the detector's for 3 channels;
+    measured on training images otherwise, and written into the config of the run."""
+    std: Annotated[ChannelDeviations | None, Affects.NETWORK] = None
+    """Standard deviation of each channel for the normalisation; null as in `mean`."""
+    pixel_range: Annotated[PixelRange | ChannelRanges | None, Affects.RESULT] = None
+    """Values [low, high] of black and white in images with more than 8 bits, as in [0, 4095] for 12 bits; or a list of
+    such pairs, one for each channel. Values outside are clipped. null: 0 to 65535 for 16-bit images, and 0 to 1 for
+    floating-point images with such values. All other images are errors without this key. 8-bit images do not use
+    it."""
     augment: Annotated[AugmentConfig, Word("preset")] = AugmentConfig()
     """Random changes of training images: none, flip, light, medium, strong, aerial, or keys."""
     weak_last_epochs: Annotated[NonNegativeInt, Affects.RESULT] = 0

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pydantic.fields import FieldInfo
 
 from models import DETECTORS
+from models.detectors import RGB
 from models.options import UsedIf
 
 from .loading import flatten
@@ -34,6 +35,12 @@ def unused_options(config: RunConfig, overrides: Sequence[str] = ()) -> dict[str
     why: dict[str, str] = {}
     if data.weak_last_epochs and not data.augment.strong_keys:
         why["data.weak_last_epochs"] = "no strong augmentation is on (data.augment)"
+    if data.channels != RGB:
+        why |= {
+            f"data.augment.{key}": f"images of {data.channels} channels are not RGB"
+            for key in ("grayscale", "jpeg")
+            if getattr(data.augment, key)
+        }
     if not data.augment.keys_that_cut and _is_given("data.augment.min_visibility", given):
         why["data.augment.min_visibility"] = "no augmentation that cuts boxes is on"
     smallest = min([data.min_size] if isinstance(data.min_size, int) else data.min_size)

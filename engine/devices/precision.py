@@ -23,10 +23,10 @@ def to_device(
 ) -> tuple[list[Tensor], list[dict]]:
     """Move a batch to a device and convert it there.
 
-    Images change from uint8 to `dtype` in [0, 1] on the device, so that workers pass a quarter of the bytes.
+    Images of uint8 change to `dtype` in [0, 1] on the device, so that workers pass a quarter of the bytes.
 
     Args:
-        images: `(3, H, W)` uint8.
+        images: `(channels, H, W)`, uint8, or floating-point from 0 to 1.
         targets: dicts of torchvision's detectors. Floating-point tensors, such as boxes, are converted to `dtype`.
         device: target device.
         dtype: dtype of images and boxes.
@@ -34,7 +34,8 @@ def to_device(
     Returns:
         Images and targets on the device.
     """
-    images = [image.to(device, non_blocking=True).to(dtype).div_(255) for image in images]
+    moved = [image.to(device, non_blocking=True) for image in images]
+    images = [image.to(dtype) if image.is_floating_point() else image.to(dtype).div_(255) for image in moved]
     targets = [
         {
             key: value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)

@@ -12,5 +12,6 @@ from .drawing import (
 )
 from .guard import only_shown
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
+from .rgb import as_rgb
 from .tables import counted, first_lines, format_table, percent
 from .terminal import Styled, for_people, safe_outputs

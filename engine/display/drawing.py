@@ -16,6 +16,8 @@ from data import MASK_THRESHOLD, decode_masks, encode_masks
 from data.shown import escaped, shortened
 from models.masks import paste_masks
 
+from .rgb import as_rgb
+
 SHORT_SIDE = 320
 MAX_RATIO = 10  # of the longer side to `SHORT_SIDE`; narrower images are drawn smaller
 GAP = 6
@@ -42,7 +44,7 @@ def draw_boxes(
     """Draw boxes, their names and masks over an image; later boxes are on top.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         boxes: `(n, 4)` xyxy pixels.
         names: names of the boxes.
         colours: RGB colours of the boxes.
@@ -54,6 +56,7 @@ def draw_boxes(
     Returns:
         `(3, h, w)` uint8.
     """
+    image = as_rgb(image)
     # scaled before drawing, so that names are readable on small images
     scale = min(short_side / min(image.shape[1:]), MAX_RATIO * short_side / max(image.shape[1:])) if short_side else 1.0
     font_size, line = (FONT_SIZE, 2) if short_side else _sizes(min(image.shape[1:]))
@@ -103,7 +106,7 @@ def draw_detections(
     """Draw the detections in an image without ground truth, coloured by class.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         detections: `boxes`, `labels`, `scores` and optionally `masks` `(n, 1, H, W)`.
         class_names: names of labels 1, 2, ...
         score_threshold: minimum score of the detections to draw.
@@ -124,7 +127,7 @@ def draw_detections(
 def draw_sample_grid(
     samples: Sequence[tuple[Tensor, dict]], class_names: Sequence[str], *, width: int = 1600
 ) -> Tensor:
-    """Draw samples `(uint8 image, target)` with boxes and masks in rows of about `width` pixels; return `(3, H, W)`."""
+    """Draw samples `(image, target)` with boxes and masks in rows of about `width` pixels; return `(3, H, W)`."""
     rows: list[list[Tensor]] = [[]]
     for image, target in samples:
         labels = target["labels"].tolist()

@@ -40,7 +40,7 @@ def draw_predictions(
 
     Args:
         model: detector; its train or eval mode is restored.
-        samples: `(uint8 image, target)` pairs, one row each.
+        samples: `(image, target)` pairs, one row each.
         class_names: names of labels 1, 2, ...
         device: device of the model.
         score_threshold: minimum score of the detections to draw.
@@ -83,7 +83,7 @@ def draw_classified(
     """Draw detections with a colour and a symbol by error type, and missed objects with dashed boxes.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         target: ground truth: `boxes` (xyxy pixels), `labels` and optionally `masks`.
         detections: `boxes`, `labels`, `scores` and optionally `masks`.
         class_names: names of labels 1, 2, ...

@@ -27,7 +27,7 @@ MASKS = "masks"
 
 
 def prepare(images: Tensor, transform: nn.Module) -> Tensor:
-    """Normalise images `(B, 3, H, W)` in [0, 1] and pad them at the bottom and right, as torchvision's transform."""
+    """Normalise images `(B, channels, H, W)` in [0, 1] and pad them at the bottom and right, as torchvision does."""
     images = transform.normalize(images)
     height, width = images.shape[-2:]
     return pad(images, (0, -width % transform.size_divisible, 0, -height % transform.size_divisible))

@@ -106,7 +106,7 @@ def check_program(
     Args:
         model: detector on the CPU, in eval mode.
         run: program, from images `(B, 3, H, W)` to the outputs of `graphs.output_names`.
-        images: names and images, `(3, H, W)` in [0, 1].
+        images: names and images, `(channels, H, W)` in [0, 1].
     """
     rows = []
     for name, original in images:

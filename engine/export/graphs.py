@@ -35,7 +35,7 @@ def build_graph(detector: str, model: nn.Module, suppress: Callable[..., Tensor]
         suppress: `suppression.suppress` or `suppress_as_operator`.
 
     Returns:
-        A module in eval mode that maps images `(B, 3, H, W)` in [0, 1] to the outputs of `output_names`.
+        A module in eval mode that maps images `(B, channels, H, W)` in [0, 1] to the outputs of `output_names`.
 
     Raises:
         ValueError: if this detector has no export graph.
@@ -46,11 +46,16 @@ def build_graph(detector: str, model: nn.Module, suppress: Callable[..., Tensor]
     return getattr(import_module(module), graph)(model, suppress).eval()
 
 
+def num_channels(model: nn.Module) -> int:
+    """Return the number of channels of a detector's images."""
+    return len(model.transform.image_mean)
+
+
 @torch.inference_mode()
 def min_image_side(model: nn.Module) -> int:
     """Return the minimum image side of an exported program: the coarsest feature map then has two rows.
 
     PyTorch specialises dimensions of size 1, so a program with dynamic sizes does not cover them.
     """
-    coarsest = [*model.backbone(torch.zeros(1, 3, _PROBE, _PROBE)).values()][-1]
+    coarsest = [*model.backbone(torch.zeros(1, num_channels(model), _PROBE, _PROBE)).values()][-1]
     return _PROBE // coarsest.shape[-1] + 1

@@ -25,7 +25,7 @@ class RetinaNetGraph(nn.Module):
         self.suppress = suppress
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect in images `(B, 3, H, W)` in [0, 1]; see `batches.OUTPUTS`."""
+        """Detect in images `(B, channels, H, W)` in [0, 1]; see `batches.OUTPUTS`."""
         model = self.model
         padded = prepare(images, model.transform)
         maps = [*model.backbone(padded).values()]

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from data.files import atomic_file
 from data.json_file import parse_json
 
-from .graphs import build_graph, min_image_side, output_names
+from .graphs import build_graph, min_image_side, num_channels, output_names
 from .suppression import suppress, suppress_as_operator
 
 # DeformConv was added in opset 19
@@ -81,7 +81,7 @@ def load_exported(path: Path) -> tuple[Run, dict[str, Any]]:
     """Read an exported file.
 
     Returns:
-        A function from images `(B, 3, H, W)` in [0, 1] to the outputs of `output_names`, and the metadata.
+        A function from images `(B, channels, H, W)` in [0, 1] to the outputs of `output_names`, and the metadata.
     """
     run, metadata = FORMATS[path.suffix][1](path)
     return run, parse_json(metadata.encode(), f"metadata of {path}")
@@ -91,7 +91,8 @@ def _trace(graph: nn.Module) -> ExportedProgram:
     """Export with dynamic sizes, and remove stack traces, which contain local paths."""
     least = min_image_side(graph.model)
     sizes = {0: Dim("batch", min=1), 2: Dim("height", min=least), 3: Dim("width", min=least)}
-    example = torch.rand(2, 3, least + 31, least + 63)  # not 0 or 1, which the exporter specialises
+    # not 0 or 1, which the exporter specialises
+    example = torch.rand(2, num_channels(graph.model), least + 31, least + 63)
     with warnings.catch_warnings():
         # deprecated calls inside torchvision and PyTorch's exporter
         warnings.simplefilter("ignore", FutureWarning)

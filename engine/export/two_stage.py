@@ -41,7 +41,7 @@ class FasterRCNNGraph(nn.Module):
         self.suppress = suppress
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Detect in images `(B, 3, H, W)` in [0, 1]; see `batches.OUTPUTS` and `batches.MASKS`."""
+        """Detect in images `(B, channels, H, W)` in [0, 1]; see `batches.OUTPUTS` and `batches.MASKS`."""
         size = images.shape[-2:]
         padded = prepare(images, self.model.transform)
         maps = self.model.backbone(padded)

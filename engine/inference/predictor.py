@@ -58,4 +58,5 @@ def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str
         pixel_range=config.data.pixel_range,
         tile=config.tile.size,
         overlap=config.tile.overlap,
+        channels=config.data.channels,
     )

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from data.shown import escaped
 
+from ..display import as_rgb
+
 DPI, POINTS_IN_INCH = 100, 72
 # Maximum width of a figure, longer side of a panel, and minimum width of a column, which needs room for its title.
 WIDEST, PANEL, NARROWEST = 1600, 480, 320
@@ -60,7 +62,7 @@ def panels(
 
 
 def show_image(axes: Axes, image: Tensor, *, colour: float | None = None) -> None:
-    """Show an image `(3, H, W)` uint8 in a panel.
+    """Show an image `(channels, H, W)`, see `as_rgb`, in a panel.
 
     Args:
         axes: the panel.
@@ -68,7 +70,7 @@ def show_image(axes: Axes, image: Tensor, *, colour: float | None = None) -> Non
         colour: fraction of the saturation to keep, in [0, 1]; the image is also brightened, as a background for other
             drawings. None: no change.
     """
-    pixels = image.permute(1, 2, 0).numpy().astype(np.float32) / 255
+    pixels = as_rgb(image).permute(1, 2, 0).numpy().astype(np.float32) / 255
     if colour is not None:
         grey = (pixels @ np.float32([0.299, 0.587, 0.114]))[..., None]
         pixels = 0.3 + 0.7 * (colour * pixels + (1 - colour) * grey)

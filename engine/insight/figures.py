@@ -32,7 +32,7 @@ def dcn_figures(
 
     Args:
         model: detector, see `models.detector`.
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         pixels: (x, y) of the image, for which sampling points and receptive fields are drawn.
         device: device of the models.
         name: name of the model in titles.

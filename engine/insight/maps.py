@@ -30,7 +30,7 @@ def draw_masks(image: Tensor, layers: Sequence[SampledLayer], frame: Frame, *, s
     """Draw the mask of the last deformable layer of each stage over an image, averaged over the kernel points.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         layers: layers of `sampled_layers`.
         frame: frame of the image.
         start: value of the masks at the start of training.
@@ -58,7 +58,7 @@ def draw_offsets(
     """Draw the offsets of the last deformable layer of each stage over an image, averaged over the kernel points.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         layers: layers of `sampled_layers`.
         regular: the same layers with the regular grid.
         frame: frame of the image.
@@ -95,7 +95,7 @@ def draw_receptive_fields(image: Tensor, columns: Mapping[str, Sequence[Receptiv
     A single network has all its units in one row.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         columns: for each network by its name, the fields of the same units.
 
     Returns:

@@ -73,7 +73,7 @@ def receptive_fields(
 
     Args:
         model: detector, see `models.detector`.
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         pixels: (x, y) of the image. Each selects the nearest unit.
         device: device of the model.
 

@@ -30,7 +30,7 @@ def draw_sampling_points(
     """Draw the sampling points of the last deformable layer, and of the last three combined, with the regular grids.
 
     Args:
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         pixels: (x, y) of the image; one row of panels each.
         layers: layers of `sampled_layers`.
         regular: the same layers with the regular grid.

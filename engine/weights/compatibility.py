@@ -12,7 +12,7 @@ from models import DETECTORS
 from models.checkpoint import check_tensors
 from models.options import Affects
 
-from ..config import ModelConfig, flatten, keys_that_affect
+from ..config import DataConfig, ModelConfig, flatten, keys_that_affect
 from ..display import counted
 from ..runs import CheckpointError
 
@@ -42,6 +42,9 @@ def check_categories(
     )
 
 
+_INPUT = ("channels", "mean", "std")  # options of the data set that belong to the model
+
+
 def model_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """List the model options of two configs that differ and change tensors or their meaning.
 
@@ -52,7 +55,9 @@ def model_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> lis
     Returns:
         (dotted key, saved value, asked value) of each option that differs.
     """
-    first, second = (dict(flatten({"model": values["model"]})) for values in (saved, asked))
+    first, second = (
+        dict(flatten({"model": values["model"]})) | _input_options(values.get("data", {})) for values in (saved, asked)
+    )
     first = dict(flatten({"model": ModelConfig().model_dump(mode="json")})) | first
     unused = [f"model.{name}." for name in {*DETECTORS} - {second["model.detector"]}]
     if not DETECTORS[second["model.detector"]].uses_fpn:
@@ -63,6 +68,10 @@ def model_differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> lis
         for key in second
         if key in network and first[key] != second[key] and not key.startswith(tuple(unused))
     ]
+
+
+def _input_options(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"data.{key}": data.get(key, DataConfig.model_fields[key].default) for key in _INPUT}
 
 
 def check_same_model(state: dict[str, Any], config: dict[str, Any], path: Path) -> None:

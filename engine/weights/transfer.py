@@ -12,7 +12,7 @@ from models import DETECTORS
 from models.checkpoint import choose_weights
 from models.detector import ClassRows
 from models.options import Affects
-from models.weights import is_file_name
+from models.weights import FIRST_CONVS, differ_in_channels, is_file_name, spread_channels
 
 from ..config import ModelConfig, check_config, is_used, keys_that_affect, options_that_deform
 from ..display import first_lines
@@ -57,6 +57,8 @@ class Transfer(NamedTuple):
         similar_classes: (new, dropped) names that differ only in case, spaces or punctuation.
         new_offsets: number of deformable layers that are plain in the source; their offsets start at zero.
         options: (key, value in the source, value here) of the model options that differ.
+        spread_from: number of channels of the source, if the first convolution was spread over another number, see
+            `models.weights.spread_channels`.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Transfer(NamedTuple):
     similar_classes: list[tuple[str, str]]
     new_offsets: int
     options: list[tuple[str, Any, Any]]
+    spread_from: int | None = None
 
 
 def check_initial_weights(model: ModelConfig) -> None:
@@ -130,7 +133,9 @@ def load_matching(model: nn.Module, source: Source, class_names: Sequence[str], 
         ValueError: if tensors are missing, unexpected or of other shapes, or if an option gives them another meaning.
             The model is unchanged then.
     """
-    own, theirs = model.state_dict(), source.tensors
+    own = model.state_dict()
+    source, spread_from = _spread(source, own)
+    theirs = source.tensors
     differ = model_differences(source.config, config)
     pairs = _matching_classes(source.class_names, class_names)
     class_rows = DETECTORS[config["model"]["detector"]].class_rows
@@ -158,7 +163,18 @@ def load_matching(model: nn.Module, source: Source, class_names: Sequence[str], 
         similar_classes=[(name, spelt[_plain(name)]) for name in new if _plain(name) in spelt],
         new_offsets=sum(f"{_OFFSET}weight" in key for key in own.keys() - theirs.keys()),
         options=differ,
+        spread_from=spread_from,
     )
+
+
+def _spread(source: Source, own: Mapping[str, Tensor]) -> tuple[Source, int | None]:
+    """Spread the first convolution of a source over the channels of a detector; return the number that it had."""
+    for key in (f"backbone.body.{name}" for name in FIRST_CONVS):
+        theirs = source.tensors.get(key)
+        if theirs is not None and key in own and differ_in_channels(theirs, own[key]):
+            spread = spread_channels(theirs, own[key].shape[1])
+            return source._replace(tensors=source.tensors | {key: spread}), theirs.shape[1]
+    return source, None
 
 
 def _matching_classes(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:

@@ -78,7 +78,7 @@ def load(folder: Path, content: dict, **options):
 def test_items_are_those_of_a_loop_over_the_file(folder, content, keep_images_without_boxes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "data.coco.read_image", lambda path, size, options: (paths.append(path), Image.new("RGB", size))[1]
+            "data.coco.read_image", lambda path, size, options: (paths.append(path), torch.zeros(3, *size[::-1]))[1]
         )
         paths = []
         found = load(folder, copy.deepcopy(content), invalid_masks="raise")

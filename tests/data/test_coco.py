@@ -79,11 +79,11 @@ def test_aspect_ratio_of_an_image_without_a_declared_size(tmp_path):
 
 def test_transform_gets_image_target_and_the_arguments_of_the_step(annotations):
     dataset = CocoDetection(
-        annotations, lambda image, target, **asked: (image.size, target["boxes"].canvas_size, asked)
+        annotations, lambda image, target, **asked: (tuple(image.shape), target["boxes"].canvas_size, asked)
     )
-    assert dataset[0] == ((80, 40), (40, 80), {"size": None, "strong": True})
-    assert dataset.read(0, 64, strong=False) == ((80, 40), (40, 80), {"size": 64, "strong": False})
-    assert dataset.dummy(64, strong=False) == ((64, 64), (64, 64), {"size": 64, "strong": False})
+    assert dataset[0] == ((3, 40, 80), (40, 80), {"size": None, "strong": True})
+    assert dataset.read(0, 64, strong=False) == ((3, 40, 80), (40, 80), {"size": 64, "strong": False})
+    assert dataset.dummy(64, strong=False) == ((3, 64, 64), (64, 64), {"size": 64, "strong": False})
 
 
 def test_vanished_image_is_named(annotations, tmp_path):

@@ -145,7 +145,7 @@ ON_ITS_SIDE = (0x112, 3, 1, b"\x06\0\0\0")
 def test_other_exif_entries_never_matter(tmp_path_factory, tag, kind, count, value):
     path = tmp_path_factory.mktemp("exif") / "a.jpg"
     path.write_bytes(with_exif(ON_ITS_SIDE, (tag, kind, count, value)))
-    assert read_image(path).size == (30, 40)
+    assert tuple(read_image(path).shape) == (3, 40, 30)
     assert tuple(image_tensor(path).shape) == (3, 40, 30)
     check_image(path, (30, 40))
 
@@ -153,13 +153,13 @@ def test_other_exif_entries_never_matter(tmp_path_factory, tag, kind, count, val
 @pytest.mark.parametrize("entry", [(0x112, 2, 4, b"6\0\0\0"), (0x112, 3, 1, b"\x09\0\0\0"), (0x112, 12, 9, b"aaaa")])
 def test_an_invalid_orientation_is_none(tmp_path, entry):
     (tmp_path / "a.jpg").write_bytes(with_exif(entry))
-    assert read_image(tmp_path / "a.jpg").size == (40, 30)
+    assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 30, 40)
 
 
 @pytest.mark.parametrize("content", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"no TIFF at all", bytes(60_000)])
 def test_exif_data_may_be_anything(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(encoded("JPEG", exif=b"Exif\0\0" + content))
-    assert read_image(tmp_path / "a.jpg").size == (40, 30)
+    assert tuple(read_image(tmp_path / "a.jpg").shape) == (3, 30, 40)
     assert tuple(image_tensor(tmp_path / "a.jpg").shape) == (3, 30, 40)
 
 

@@ -21,6 +21,13 @@ from data.images import ImageFacts, ReadOptions, check_image, inspect_image, rea
 
 # pytest resets the filter of `silence_pillow`
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def as_array(image):
+    """Return a tensor (channels, height, width) as an array (height, width, channels)."""
+    return image.permute(1, 2, 0).numpy()
+
+
 BOTH = pytest.mark.parametrize("look", [read_image, check_image])
 ALL = pytest.mark.parametrize("look", [read_image, check_image, inspect_image])
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
@@ -87,15 +94,15 @@ def test_kind_becomes_rgb(tmp_path, mode):
         assert stored.mode == mode, "the file must have the mode to test"
     check_image(path, (3, 2))
     image = read_image(path, (3, 2))
-    assert (image.mode, image.size) == ("RGB", (3, 2))
-    assert (np.asarray(image) == expected).all()
+    assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 2, 3))
+    assert (as_array(image) == expected).all()
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, ending):
     grey = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
     Image.fromarray(grey).save(tmp_path / f"deep.{ending}")
-    image = np.asarray(read_image(tmp_path / f"deep.{ending}"))
+    image = as_array(read_image(tmp_path / f"deep.{ending}"))
     assert abs(image[0, :, 0].astype(int) - [0, 1, 128, 255]).max() <= 1
 
 
@@ -107,7 +114,7 @@ def test_orientation_6_follows_the_declared_size(tmp_path, stated, upright):
     red_on_top[:20, :, 0] = 255
     path = save_turned(tmp_path / "phone.jpg", red_on_top, 6)
     check_image(path, stated)
-    image = np.asarray(read_image(path, stated)).astype(int)
+    image = as_array(read_image(path, stated)).astype(int)
     assert image.shape == ((60, 40, 3) if upright else (40, 60, 3))
     # rotated clockwise, the top is on the right
     red, black = (image[:, 25:], image[:, :15]) if upright else (image[:15], image[25:])
@@ -134,7 +141,7 @@ def test_orientation_and_declared_size(tmp_path_factory, orientation, size, stat
         return
     check_image(path, stated)
     expected = pixels if statement == "stored" and sideways else upright
-    assert np.array_equal(np.asarray(read_image(path, stated)), expected)
+    assert np.array_equal(as_array(read_image(path, stated)), expected)
 
 
 @BOTH
@@ -230,7 +237,7 @@ def test_a_large_image_within_the_bound_is_read_without_a_warning(tmp_path, look
     path.write_bytes(png_of(13_000, 13_700))  # Pillow warns here by default
     loaded = []
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: loaded.append(image.size))
-    monkeypatch.setattr(images, "upright_rgb", lambda image, pixel_range: image)
+    monkeypatch.setattr(images, "to_tensor", lambda image, **_: image)
     look(path)
     assert {*loaded} == ({(13_000, 13_700)} if look is read_image else set())
     assert not recwarn.list
@@ -314,7 +321,7 @@ def test_pixels_of_an_unknown_range_are_an_error(tmp_path, look, kind):
 )
 def test_pixels_are_scaled_by_their_range(tmp_path, values, pixel_range, expected):
     Image.fromarray(values).save(tmp_path / "a.tif")
-    image = np.asarray(read_image(tmp_path / "a.tif", None, ReadOptions(pixel_range=pixel_range)))
+    image = as_array(read_image(tmp_path / "a.tif", None, ReadOptions(pixel_range=pixel_range)))
     assert image[..., 0].ravel().tolist() == expected
 
 
@@ -326,7 +333,7 @@ def test_a_tiff_may_state_fewer_bits(tmp_path):
     pixels = content.rindex(bytes(8))
     content[pixels : pixels + 6] = b"\xff\xf0\x00\x80\x00\x00"  # 4095 and 0, 2048 and 0, two rows of 12 bits
     (tmp_path / "a.tif").write_bytes(content)
-    assert np.asarray(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[255, 0], [128, 0]]
+    assert as_array(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[255, 0], [128, 0]]
 
 
 @pytest.mark.parametrize("pixel_range", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
@@ -338,7 +345,7 @@ def test_an_invalid_range_is_an_error(pixel_range):
 def test_a_rotated_image_keeps_the_meaning_of_its_pixels(tmp_path):
     tags = {ORIENTATION: 6, 258: 16}
     Image.fromarray(grey([0, 257, 128 * 257, 65535], "u2")).save(tmp_path / "a.tif", tiffinfo=tags)
-    assert np.asarray(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[128, 0], [255, 1]]
+    assert as_array(read_image(tmp_path / "a.tif"))[..., 0].tolist() == [[128, 0], [255, 1]]
 
 
 @ALL
@@ -429,19 +436,19 @@ def transparent_palette() -> tuple[Image.Image, dict]:
 
 
 FACTS = {
-    "plain.jpg": (Image.new("RGB", (40, 30)), {}, ImageFacts()),
-    "alpha.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 9)), {}, ImageFacts(is_transparent=True)),
-    "opaque.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 255)), {}, ImageFacts()),
-    "grey.png": (Image.new("LA", (4, 3), (9, 9)), {}, ImageFacts(is_transparent=True)),
-    "palette.png": (*transparent_palette(), ImageFacts(is_transparent=True)),
-    "pages.tif": (*several("L", 1, 2), ImageFacts(has_more_frames=True)),
-    "moves.gif": (*several("L", 9, 200), ImageFacts(has_more_frames=True)),
-    "moves.png": (*several("RGB", "red", "blue"), ImageFacts(has_more_frames=True)),
-    "moves.webp": (*several("RGB", "red", "blue"), ImageFacts(has_more_frames=True)),
-    "phone.mpo": (*several("RGB", "red", "blue"), ImageFacts()),
-    "deep.png": (Image.fromarray(grey([7, 8, 4095, 9], "u2")), {}, ImageFacts(values=(7, 4095))),
-    "deep.tif": (Image.fromarray(grey([7, 8, 4095, 9], ">u2")), {}, ImageFacts(values=(7, 4095))),
-    "float.tif": (Image.fromarray(grey([0, 0.5, 1, 0], "f4")), {}, ImageFacts(values=(0, 1))),
+    "plain.jpg": (Image.new("RGB", (40, 30)), {}, ImageFacts("3 x uint8")),
+    "alpha.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 9)), {}, ImageFacts("4 x uint8", is_transparent=True)),
+    "opaque.png": (Image.new("RGBA", (4, 3), (9, 9, 9, 255)), {}, ImageFacts("4 x uint8")),
+    "grey.png": (Image.new("LA", (4, 3), (9, 9)), {}, ImageFacts("2 x uint8", is_transparent=True)),
+    "palette.png": (*transparent_palette(), ImageFacts("1 x uint8", is_transparent=True)),
+    "pages.tif": (*several("L", 1, 2), ImageFacts("1 x uint8", has_more_frames=True)),
+    "moves.gif": (*several("L", 9, 200), ImageFacts("1 x uint8", has_more_frames=True)),
+    "moves.png": (*several("RGB", "red", "blue"), ImageFacts("3 x uint8", has_more_frames=True)),
+    "moves.webp": (*several("RGB", "red", "blue"), ImageFacts("3 x uint8", has_more_frames=True)),
+    "phone.mpo": (*several("RGB", "red", "blue"), ImageFacts("3 x uint8")),
+    "deep.png": (Image.fromarray(grey([7, 8, 4095, 9], "u2")), {}, ImageFacts("1 x uint16", values=(7, 4095))),
+    "deep.tif": (Image.fromarray(grey([7, 8, 4095, 9], ">u2")), {}, ImageFacts("1 x uint16", values=(7, 4095))),
+    "float.tif": (Image.fromarray(grey([0, 0.5, 1, 0], "f4")), {}, ImageFacts("1 x float32", values=(0, 1))),
 }
 
 
@@ -459,4 +466,4 @@ def test_colours_with_unused_upper_bits(tmp_path, largest, is_dark):
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
     packed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-    assert inspect_image(tmp_path / "a.png") == ImageFacts(is_dark_16_bit_colour=is_dark)
+    assert inspect_image(tmp_path / "a.png") == ImageFacts("3 x uint16", is_dark_16_bit_colour=is_dark)

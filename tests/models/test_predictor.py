@@ -80,7 +80,8 @@ def test_greys_of_8_and_16_bits(colours, tmp_path):
     uneven = np.random.default_rng(1).integers(0, 65536, (30, 50), dtype=np.uint16)
     Image.fromarray(uneven).save(tmp_path / "uneven.png")
     assert torch.equal(image_tensor(uneven), image_tensor(tmp_path / "uneven.png"))
-    assert torch.equal(image_tensor(colours.astype(np.uint16) * 257), torch.from_numpy(colours).permute(2, 0, 1))
+    fine = image_tensor(colours.astype(np.uint16) * 257)  # with their precision
+    assert torch.allclose(fine, torch.from_numpy(colours).permute(2, 0, 1) / 255, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -89,7 +90,7 @@ def test_exif_is_applied_as_in_training(colours, tmp_path, orientation):
     exif[0x0112] = orientation
     file = tmp_path / "turned.png"
     Image.fromarray(colours).save(file, exif=exif)
-    expected = np.array(read_image(file))
+    expected = read_image(file).permute(1, 2, 0).numpy()
     assert expected.shape == ((50, 30, 3) if orientation > 4 else (30, 50, 3))
     for image in (file, Image.open(file)):
         assert np.array_equal(image_tensor(image).permute(1, 2, 0).numpy(), expected)
@@ -98,11 +99,14 @@ def test_exif_is_applied_as_in_training(colours, tmp_path, orientation):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(3, 4, 5), r"a tensor must be a uint8 .*, got torch.float32 \[3, 4, 5\]"),
+        (torch.zeros(3, 4, 5).double(), r"a tensor must be a uint8 or float32 .*, got torch.float64 \[3, 4, 5\]"),
+        (torch.full((3, 4, 5), 1.5), r"must have values from 0 \(black\) to 1 \(white\), got 1.5 to 1.5"),
+        (torch.full((3, 4, 5), float("nan")), "must have values from 0"),
         (torch.zeros(4, 5, 3, dtype=torch.uint8), r"3 x height x width, .*\[4, 5, 3\]"),
         (torch.zeros(2, 3, 4, 5, dtype=torch.uint8), r"\[2, 3, 4, 5\]"),
         (torch.zeros(3, 0, 5, dtype=torch.uint8), r"\[3, 0, 5\]"),
-        (np.zeros((4, 5, 3)), r"an array must be .* got float64 \[4, 5, 3\]"),
+        (np.full((4, 5, 3), 9.0), "image has floating-point pixels from 9 to 9, whose range is unknown"),
+        (np.zeros((4, 5, 3), object), r"an array must be .* got object \[4, 5, 3\]"),
         (np.zeros((3, 40, 50), np.uint8), r"height x width .* got uint8 \[3, 40, 50\]"),
         (np.zeros((0, 5), np.uint8), r"got uint8 \[0, 5\]"),
         (7, "an image must be a path, a Pillow image, an array or a tensor, got int"),
@@ -141,7 +145,7 @@ def test_the_range_of_pixels():
     for image in (fine, Image.fromarray(fine)):
         assert image_tensor(image, (0, 4095))[0].tolist() == [[0, 85, 255, 255]]
     colours = np.stack([fine] * 3, axis=2)
-    assert image_tensor(colours, (0, 4095))[2].tolist() == [[0, 85, 255, 255]]
+    assert image_tensor(colours, (0, 4095))[2, 0].tolist() == pytest.approx([0, 1 / 3, 1, 1])
     model = Counting()
     predictor = Predictor(model, ["cat", "dog"], pixel_range=[0, 4095])
     seen = []

@@ -76,7 +76,7 @@ def test_a_folder_of_images(predict, dcn_run, predictor, photos, tmp_path):
         )
         shown = as_array(tmp_path / "out" / (name + ".png" * name.endswith("bmp")))
         assert shown.shape == (*picture.shape[1:], 3)
-        drawn, plain = picture.permute(1, 2, 0).numpy(), np.array(read_image(photos / name))
+        drawn, plain = picture.permute(1, 2, 0).numpy(), read_image(photos / name).permute(1, 2, 0).numpy()
         least = np.abs(plain - drawn.astype(int)).mean() / 3 if name.lower().endswith("jpg") else 0
         assert np.abs(shown - drawn).mean() <= least
         counts = [f"{detections['names'].count(label)} {label}" for label in {*detections["names"]}]
@@ -241,7 +241,9 @@ def test_images_are_next_to_the_checkpoint(run_tool, dcn_run, photos, tmp_path):
     assert f"images: {run / 'predictions'}" in out
     # nothing scores 0.5 after six steps: the picture is as it was
     assert "0 objects in 1 image," in out
-    assert np.array_equal(as_array(run / "predictions/one.png"), np.array(read_image(photos / "one.png")))
+    assert np.array_equal(
+        as_array(run / "predictions/one.png"), read_image(photos / "one.png").permute(1, 2, 0).numpy()
+    )
     # results within the folder of inputs are no inputs
     assert run_tool("predict", run / "best.pt", run.parent, "--no-images").out.count("one.png") == 1
 
