@@ -2,13 +2,14 @@
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _clone
 
 # isort: split
-from _arguments import current_spellings, make_parser
+from _arguments import add_tiles, current_spellings, fraction, make_parser, refuse_unused
 
 from data import DatasetError, Problem
 from data.coco_file import one_line
@@ -23,23 +24,30 @@ from data.importers import (
     coco_datasets,
     format_of,
     image_root,
+    keep_tiles,
     list_files,
+    new_tiles,
     open_source,
     read_labels,
     write_result,
 )
+from data.tile_cutting import CutCounts, cut_datasets
 from engine.config import load_config
 from engine.display import Progress, counted, format_table
+from models.tiling import OVERLAP, tile_windows
 
 EPILOG = f"""examples:
   python tools/import_dataset.py photos datasets/mine                  # the format is recognised
   python tools/import_dataset.py photos/data.yaml datasets/mine --format yolo --base r18_dcn.yaml
   python tools/import_dataset.py labels datasets/mine --images photos --classes cat,dog
+  python tools/import_dataset.py aerial datasets/tiles --tile 640 --overlap 0.2    # large images with small objects
 
 Formats: {", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())}.
 OUT gets annotations/train.json, val.json and test.json, as far as SOURCE has these splits, and a config named after
 OUT for tools/train.py. Errors in the labels stop the tool before it writes anything.
 Exit codes: 0 done, 2 error in the arguments or the labels."""
+# Fraction of an object that a tile must show, unless --min-visible is given.
+MIN_VISIBLE = 0.3
 # Places of each kind that are printed.
 NAMED = 5
 
@@ -57,10 +65,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--base", default="custom.yaml", metavar="C", help="config that OUT's config is based on (default: %(default)s)"
     )
+    add_tiles(parser, "cut the images into overlapping", str(OVERLAP))
+    parser.add_argument(
+        "--min-visible",
+        type=fraction,
+        metavar="X",
+        default=MIN_VISIBLE,
+        help="fraction of an object that a tile must show; training ignores parts below it (default: %(default)s)",
+    )
     parser.add_argument(
         "--skip-invalid", action="store_true", help="leave out labels with errors, and count them, instead of stopping"
     )
-    return parser.parse_args(current_spellings("import_dataset"))
+    args = parser.parse_args(current_spellings("import_dataset"))
+    if args.tile is None:
+        refuse_unused(args, "it needs --tile", "--overlap", "--min-visible")
+    return args
 
 
 def main() -> None:
@@ -83,12 +102,54 @@ def main() -> None:
     if not datasets:
         raise ValueError("\n".join([f"{args.source} has no labelled image that is usable", *summary(found)]))
     # a step that changes the splits or the images takes and returns `datasets` here
-    config = write_result(args.out, root, datasets, f"{folder.only or folder.root} ({FORMATS[name].title})", base)
-    print(f"\n{describe(datasets, labels)}")
+    tables = [describe(datasets, labels)]
+    tile = None
+    if args.tile:
+        tile = {"size": args.tile, "overlap": OVERLAP if args.overlap is None else args.overlap}
+        datasets, root, counts = cut_tiles(args, tile, datasets, root, found, progress)
+        tables.append(describe_tiles(counts))
+    origin = f"{folder.only or folder.root} ({FORMATS[name].title})"
+    config = write_result(args.out, root, datasets, origin, base, tile=tile)
+    print("\n" + "\n\n".join(tables))
     if found.left_out or found.notes:
         print("\n" + "\n".join(summary(found)))
     print(f"\nimages: {root}\nannotations: {args.out / 'annotations'}")
     print(next_step(config, datasets))
+
+
+def cut_tiles(
+    args: argparse.Namespace,
+    tile: dict[str, Any],
+    datasets: dict[str, dict[str, Any]],
+    root: Path,
+    found: Findings,
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Any]], Path, dict[str, CutCounts]]:
+    """Cut all splits into tiles, and write the tiles; return the data sets, their folder, and the counts."""
+    with new_tiles(args.out) as folder:
+        tiles, counts = cut_datasets(
+            datasets,
+            root,
+            folder,
+            windows=partial(tile_windows, tile=tile["size"], overlap=tile["overlap"]),
+            min_visible=args.min_visible,
+            progress=lambda images: progress.track(images, "cut tiles"),
+        )
+        for found_in in counts.values():
+            for problem in found_in.unreadable:
+                found.error("images that cannot be cut into tiles", problem)
+            for place in found_in.never:
+                found.note("objects that training ignores, because no tile shows enough of them", place)
+        if args.skip_invalid:
+            found.skip_errors()
+        raise_errors(found)
+        return tiles, keep_tiles(args.out, tiles), counts
+
+
+def describe_tiles(counts: dict[str, CutCounts]) -> str:
+    """Return a table of the tiles with a row per split."""
+    header = ("split", "tiles", "without objects", "objects in tiles", "of them cut", "ignored regions")
+    return format_table(header, [(split, *each[:5]) for split, each in counts.items()])
 
 
 def open_folders(args: argparse.Namespace) -> tuple[LabelFolder, ImageIndex]:

@@ -16,6 +16,7 @@ from .labelme import read_labelme
 from .recognition import describe_files, recognise
 from .records import LabelledImage, LabelledObject, Labels
 from .result import check_result_folder, write_result
+from .tile_folder import keep_tiles, new_tiles
 from .voc import read_voc
 from .yolo import read_yolo
 

@@ -10,6 +10,7 @@ from ..image_files import ImageError, image_suffixes, open_image, orientation
 from ..json_file import JsonError, read_bytes
 from .findings import Findings
 
+SOFTWARE = "resnet-dcn tools/import_dataset.py"
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLIT_NAMES |= {"test": "test", "testing": "test"}

@@ -8,9 +8,9 @@ import yaml
 from ..coco_file import DatasetError
 from ..files import write_json, write_text
 from ..json_file import JsonError, read_json
-from .folder import SPLITS, absolute
+from .folder import SOFTWARE, SPLITS, absolute
+from .tile_folder import earlier_tiles, is_tile_folder, remove_tiles
 
-SOFTWARE = "resnet-dcn tools/import_dataset.py"
 _MARK = f"# Written by {SOFTWARE}"
 
 
@@ -20,14 +20,21 @@ def check_result_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise DatasetError(f"OUT must be a folder, got the file {folder}")
-    ours = {path for path in _files_of(folder).values() if _is_ours(path)}
-    other = [path for path in sorted(folder.rglob("*")) if path not in ours and path != folder / "annotations"]
+    ours = {path for path in _files_of(folder).values() if _is_ours(path)} | earlier_tiles(folder)
+    ours.add(folder / "annotations")
+    other = [path for path in sorted(folder.rglob("*")) if path not in ours and not is_tile_folder(path, folder)]
     if other:
         raise DatasetError(f"OUT {folder} has files that are not an earlier result of this tool, such as {other[0]}")
 
 
 def write_result(
-    folder: Path, root: Path, datasets: dict[str, dict[str, Any]], origin: str, base: str = "custom.yaml"
+    folder: Path,
+    root: Path,
+    datasets: dict[str, dict[str, Any]],
+    origin: str,
+    base: str = "custom.yaml",
+    *,
+    tile: dict[str, Any] | None = None,
 ) -> Path | None:
     """Write the COCO files and a config; return the config, or None without a split to train on and one to evaluate.
 
@@ -37,7 +44,10 @@ def write_result(
         datasets: COCO data set of each split.
         origin: Source and format, for people who read the files.
         base: Config that the written config is based on.
+        tile: Section `tile` of the config, if the images are tiles of `keep_tiles`. None removes earlier tiles.
     """
+    if tile is None:
+        remove_tiles(folder)
     files = _files_of(folder)
     for name, path in files.items():
         if name not in datasets:
@@ -51,7 +61,8 @@ def write_result(
     splits = {"train": files["train"], "val": files[evaluated]}
     data = {name: {"images": str(root), "annotations": str(absolute(path))} for name, path in splits.items()}
     data["download_hint"] = None  # that of the base is for other data
-    text = yaml.safe_dump({"base": base, "data": data}, sort_keys=False, allow_unicode=True, width=10_000)
+    config = {"base": base, "data": data} | ({"tile": tile} if tile else {})
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
     write_text(files["config"], f"{_MARK} from {origin}\n{text}")
     return files["config"]
 

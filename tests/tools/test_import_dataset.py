@@ -1,6 +1,7 @@
 """tools/import_dataset.py: from labels of another format to a config that trains; an error writes nothing."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -158,3 +159,53 @@ def test_other_tools_name_the_command_that_converts_labels(run_tool, tmp_path, a
     code, _, err = run_tool("check_dataset", *arguments, "--contact-sheet", "", cwd=tmp_path)
     assert code == 2
     assert f"`python tools/import_dataset.py {arguments[-1]} OUT` converts" in err
+
+
+def test_tiles(run_tool, source, tmp_path):
+    """Twice into the same folder; then whole images again, which removes the tiles."""
+    arguments = [
+        "import_dataset",
+        source,
+        tmp_path / "out",
+        "--tile",
+        "64",
+        "--overlap",
+        "0.25",
+        "--min-visible",
+        "0.5",
+    ]
+    for _ in range(2):
+        code, out, err = run_tool(*arguments)
+        assert (code, err) == (0, "")
+        # the box and the triangle are each visible enough in two of the four tiles that show them
+        assert re.search(r"^  train +8 +2 +4 +4 +4$", out, re.MULTILINE), out
+    names = [f"train/train_{x}_{y}.jpg" for y in (0, 36) for x in (0, 48, 96, 136)]
+    names += [name.replace("train", "val") for name in names]
+    others = ["annotations/train.json", "annotations/val.json", "out.yaml", "tiles.json"]
+    assert files_of(tmp_path / "out") == sorted([*others, *(f"images/{name}" for name in names)])
+    config = load_config(tmp_path / "out/out.yaml")
+    assert (config.tile.size, config.tile.overlap) == (64, 0.25)
+    code, out, _ = run_tool("check_dataset", "--config", tmp_path / "out/out.yaml", "--contact-sheet", "")
+    assert code == 0, out
+    code, _, err = run_tool("import_dataset", source, tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert files_of(tmp_path / "out") == others[:3]
+
+
+def test_an_image_that_cannot_be_cut_leaves_nothing(run_tool, source, tmp_path):
+    (source / "images/val/val.jpg").write_bytes((source / "images/val/val.jpg").read_bytes()[:-40])
+    code, _, err = run_tool("import_dataset", source, tmp_path / "out", "--tile", "64")
+    assert code == 2
+    assert "images that cannot be cut into tiles: 1\n    " in err
+    assert "val.jpg" in err
+    assert not (tmp_path / "out").exists()
+    code, out, err = run_tool("import_dataset", source, tmp_path / "out", "--tile", "64", "--skip-invalid")
+    assert (code, err) == (0, "")
+    assert "left out: images that cannot be cut into tiles: 1" in out
+
+
+@pytest.mark.parametrize("option", [["--overlap", "0.3"], ["--min-visible", "0.3"]])
+def test_options_of_tiles_need_tiles(run_tool, source, tmp_path, option):
+    code, _, err = run_tool("import_dataset", source, tmp_path / "out", *option)
+    assert code == 2
+    assert f"{option[0]} has no effect: it needs --tile" in err
