@@ -32,6 +32,7 @@ class CocoDetection(Dataset):
             or the result of `eval_transform`.
         keep_images_without_boxes: Whether the data set includes images without training annotations.
         masks: Whether targets have masks.
+        ignore_crowd_regions: Whether targets have `ignored`; without it crowd regions are background.
 
     Raises:
         ValueError: If `masks` is True and the annotations were loaded without masks.
@@ -44,6 +45,7 @@ class CocoDetection(Dataset):
         *,
         keep_images_without_boxes: bool = True,
         masks: bool = False,
+        ignore_crowd_regions: bool = True,
     ) -> None:
         if masks and annotations.arrays.segmentations is None:
             raise ValueError(
@@ -55,6 +57,7 @@ class CocoDetection(Dataset):
         self.read_options = annotations.read_options
         self.transform = transform
         self.masks = masks
+        self.ignore_crowd_regions = ignore_crowd_regions
         self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_images_without_boxes else 1))
 
     def __len__(self) -> int:
@@ -89,7 +92,7 @@ class CocoDetection(Dataset):
             "labels": torch.tensor(arrays.labels[span]),
             "image_id": int(arrays.image_ids[position]),
         }
-        ignored = arrays.ignored_of(position)
+        ignored = arrays.ignored_of(position) if self.ignore_crowd_regions else ()
         if len(ignored):
             target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), whole[::-1])
         if not self.masks:

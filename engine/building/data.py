@@ -193,7 +193,11 @@ def build_train_loader(
     mean, _ = normalization(spec, data.model_dump())
     transform = TrainTransform(resize.train_steps, fill=tuple(255 * value for value in mean), **options)
     dataset = CocoDetection(
-        annotations, transform, keep_images_without_boxes=data.keep_images_without_boxes, masks=spec.has_masks
+        annotations,
+        transform,
+        keep_images_without_boxes=data.keep_images_without_boxes,
+        masks=spec.has_masks,
+        ignore_crowd_regions=data.crowd_regions == "ignore",
     )
     return train_loader(
         dataset,

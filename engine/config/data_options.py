@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from data.classes import ClassChanges
 from data.paths import expanded
 from models import KINDS
-from models.options import Affects, Alias, NonNegativeInt, OldName, UsedIf, Word
+from models.options import Affects, Alias, NonNegativeInt, OldName, UsedIf, ValueBefore, Word
 
 from .augment_options import AugmentConfig, ImageSide
 from .sections import Section
@@ -75,6 +75,9 @@ class DataConfig(Section):
     keep_images_without_boxes: Annotated[bool, Affects.RESULT, OldName("keep_empty")] = False
     """Whether to train on images without boxes too, as background. They reduce false positives on images without
     objects. Use it only if such images show none of the classes: objects that are not annotated train as background."""
+    crowd_regions: Annotated[Literal["ignore", "background"], Affects.RESULT, ValueBefore("background")] = "ignore"
+    """Meaning of annotations with iscrowd 1 in training: ignore (neither object nor background, as in evaluation), or
+    background, as in the COCO recipes of mmdetection and detectron2."""
     repeat_threshold: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Affects.RESULT] = None
     """Repeat-factor sampling for rare classes, https://arxiv.org/abs/1908.03195. A class that a smaller fraction f of
     the training images has gets the factor sqrt(repeat_threshold / f). An epoch uses an image as often as the largest

@@ -23,7 +23,8 @@ from engine.building.data import (
 )
 from engine.building.model import build_model, check_dcn_backend
 from engine.building.training import build_trainer
-from engine.config.loading import load_config
+from engine.config.loading import check_config, load_config
+from engine.config.names import with_current_names
 from engine.display.drawing import LINE
 from engine.display.progress import Progress
 from engine.distributed.preemption import StopRequest
@@ -293,6 +294,35 @@ def test_training_images_follow_the_config(tiny_config):
     assert {tuple(image.shape) for image in several} == {(3, 40, 48), (3, 50, 60)}
     squares = images("data.augment.large_scale_jitter={size: 72, scale: [0.5, 1.5]}")
     assert {tuple(image.shape) for image in squares} == {(3, 72, 72)}
+
+
+def test_crowd_regions_are_ignored_or_background(tiny_config, shapes, tmp_path):
+    """In runs of earlier versions, whose config lacks the key, they are background."""
+    raw = json.loads((shapes / "annotations/train.json").read_text())
+    for annotation in raw["annotations"][::2]:
+        annotation["iscrowd"] = 1
+    (tmp_path / "crowds.json").write_text(json.dumps(raw))
+    place = f"data.train.annotations={tmp_path}/crowds.json"
+    written = load_config(tiny_config, [place]).model_dump(mode="json")
+    del written["data"]["crowd_regions"]
+    configs = {
+        "default": load_config(tiny_config, [place]),
+        "background": load_config(tiny_config, [place, "data.crowd_regions=background"]),
+        "earlier": check_config(with_current_names(written, "a run", is_written=True), "a run"),
+        "recipe": load_config("retinanet_r50.yaml"),
+        "own": load_config("custom.yaml"),
+    }
+    policies = {name: config.data.crowd_regions for name, config in configs.items()}
+    assert policies == {
+        "default": "ignore",
+        "background": "background",
+        "earlier": "background",
+        "recipe": "background",
+        "own": "ignore",
+    }
+    for name, ignored in (("default", True), ("background", False)):
+        batches = build_train_loader(configs[name], read_split(configs[name].data, "train"), pin_memory=False)
+        assert any("ignored" in target for batch in batches for target in batch.targets) == ignored
 
 
 def test_a_detector_brings_factors_of_its_own(tiny_config, tmp_path, assembler, monkeypatch):
