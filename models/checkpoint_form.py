@@ -92,7 +92,9 @@ _WEIGHTS = Form(
     lambda value: isinstance(value, Mapping) and all(isinstance(key, str) for key in value),
 )
 _SLOT = Form("a tensor, a number or None", lambda value: value is None or isinstance(value, Tensor | int | float))
-_NUMBERS = _entries(["AP", "AP50", "AP75"], AP=_NUMBER, AP50=_NUMBER, AP75=_NUMBER, per_class=_mapping(_TEXT, _NUMBER))
+_PER_CLASS = _mapping(_TEXT, _NUMBER)
+_OPTIONAL_METRICS = {"per_class": _PER_CLASS, "score_threshold": _NUMBER, "per_class_score_threshold": _PER_CLASS}
+_NUMBERS = _entries(["AP", "AP50", "AP75"], AP=_NUMBER, AP50=_NUMBER, AP75=_NUMBER, **_OPTIONAL_METRICS)
 _METRICS = Form(_NUMBERS.text, lambda value: _NUMBERS.holds(value) and _is_plain(value), _NUMBERS.parts)
 
 _SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")

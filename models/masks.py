@@ -92,6 +92,11 @@ def join_patches(one: Detections, other: Detections, indices: Tensor) -> Detecti
     return joined | {"mask_size": one["mask_size"]}
 
 
+def select_detections(found: Detections, indices: Tensor) -> Detections:
+    """Return some detections of an image, by a mask or by indices."""
+    return {key: values if key == "mask_size" else values[indices] for key, values in found.items()}
+
+
 def shift_patches(found: Detections, window: tuple[int, int, int, int], size: tuple[int, int]) -> Detections:
     """Move the patches of a tile into an image of (height, width); `window` is the tile (left, top, right, bottom)."""
     left, top, right, _ = window

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from .band_files import RGB
-from .checkpoint import LAST, load_checkpoint, restore_detector
+from .checkpoint import LAST, choose_weights, load_checkpoint, restore_detector
 from .detectors import DETECTORS
 from .image_inputs import ImageInput, image_tensor
-from .masks import unpasted_masks
+from .masks import select_detections, unpasted_masks
 from .options import read_options
 from .pixels import PixelRange
+from .score_thresholds import ScoreThreshold, check_threshold, label_thresholds, lowest_threshold
 from .tiling import OVERLAP, TiledDetector, check_tile, unit_range
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,6 +32,7 @@ class Predictor:
         amp: Autocast dtype: "off", "bf16" or "fp16".
         pixel_range: Values of black and white in images with more than 8 bits, as in the config's `data.pixel_range`.
         channels: Number of channels of the images.
+        score_thresholds: Minimum score of labels 1, 2, ...; None keeps all detections of the model.
         tile: Side in pixels of the tiles in which objects are detected, for large images with small objects, see
             `models.tiling`. None detects in whole images.
         overlap: Fraction of a tile that neighbours share at least.
@@ -53,6 +55,7 @@ class Predictor:
         amp: str = "off",
         pixel_range: PixelRange | None = None,
         channels: int = RGB,
+        score_thresholds: Sequence[float] | None = None,
         tile: int | None = None,
         overlap: float = OVERLAP,
     ) -> None:
@@ -64,6 +67,7 @@ class Predictor:
         self.amp = amp
         self.pixel_range = pixel_range and tuple(pixel_range)
         self.channels = channels
+        self.score_thresholds = score_thresholds and tuple(score_thresholds)
         self.tile, self.overlap = tile, overlap
 
     @classmethod
@@ -72,7 +76,7 @@ class Predictor:
         path: str | os.PathLike,
         *,
         device: str | None = None,
-        score_threshold: float = 0.5,
+        score_threshold: ScoreThreshold = 0.5,
         weights: str | None = None,
         tile: int | None = None,
         overlap: float = OVERLAP,
@@ -86,7 +90,9 @@ class Predictor:
             path: Checkpoint, or run folder, of which last.pt is loaded.
             device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if one is available. None uses the device of
                 the run's config.
-            score_threshold: Minimum score. Detections below the config's `score_threshold` are not returned either.
+            score_threshold: Minimum score of all classes, or a score by class name. "best" uses the score with the
+                highest F1 of each class in the last evaluation of the training. Detections below the config's
+                `score_threshold` are not returned either.
             weights: "raw" or "ema". None loads the EMA weights if the checkpoint has them, which its metrics refer to.
             tile: See `Predictor`.
             overlap: See `Predictor`.
@@ -98,7 +104,9 @@ class Predictor:
         file = file / LAST if file.is_dir() else file
         state = load_checkpoint(file)
         config = state["config"]
-        model = restore_detector(state, file, config=set_score_threshold(config, score_threshold), weights=weights)
+        thresholds = label_thresholds(score_threshold, state, choose_weights(state, weights, file), file)
+        limited = set_score_threshold(config, lowest_threshold(score_threshold, thresholds))
+        model = restore_detector(state, file, config=limited, weights=weights)
         device = device or config.get("device", "auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,6 +118,7 @@ class Predictor:
             amp=config.get("train", {}).get("amp", "off"),
             pixel_range=data.get("pixel_range"),
             channels=data.get("channels", RGB),
+            score_thresholds=thresholds,
             tile=tile,
             overlap=overlap,
         )
@@ -171,6 +180,9 @@ class Predictor:
                 name: (values.float() if values.is_floating_point() else values).cpu()
                 for name, values in output.items()
             }
+            if self.score_thresholds is not None:
+                least = tensors["scores"].new_tensor(self.score_thresholds)
+                tensors = select_detections(tensors, tensors["scores"] >= least[tensors["labels"] - 1])
             found.append(tensors | {"names": [self.class_names[label - 1] for label in tensors["labels"].tolist()]})
         return found
 
@@ -184,8 +196,7 @@ def set_score_threshold(config: Mapping[str, Any], score_threshold: float) -> di
     Raises:
         ValueError: If the threshold is not from 0 to 1.
     """
-    if not 0 <= score_threshold <= 1:
-        raise ValueError(f"the score threshold must be from 0 to 1, got {score_threshold}")
+    check_threshold(score_threshold)
     model = config["model"]
     name = model["detector"]
     options = model.get(name, {})

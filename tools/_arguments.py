@@ -13,6 +13,7 @@ from data.paths import expanded
 from data.shown import shortened, shown
 from engine.display import for_people
 from models.options import REMOVAL
+from models.score_thresholds import BEST
 from models.tiling import MAX_OVERLAP, MIN_TILE
 
 # old -> new, by tool; the old spellings work until release REMOVAL
@@ -287,6 +288,18 @@ def add_score_threshold(parser: argparse.ArgumentParser, default: float) -> None
     )
 
 
+def add_score_thresholds(parser: argparse.ArgumentParser, default: float) -> None:
+    """Add `--score-threshold` for a score, or for the best score of each class."""
+    parser.add_argument(
+        "--score-threshold",
+        type=_score_threshold,
+        metavar="X",
+        default=default,
+        help="minimum score of a detection, 0 to 1; best: the best score of each class in the last evaluation of the "
+        "training; or a file of tools/eval.py --json, for the best scores there (default: %(default)s)",
+    )
+
+
 TILE_OPTIONS = {"--tile": "tile.size", "--overlap": "tile.overlap"}
 
 
@@ -333,6 +346,18 @@ def up_to(maximum: float) -> Callable[[str], float]:
 
 
 fraction, overlap_fraction = up_to(1), up_to(MAX_OVERLAP)
+
+
+def _score_threshold(text: str) -> float | str | Path:
+    """Read a number from 0 to 1, "best", or the name of a JSON file."""
+    if text == BEST:
+        return text
+    if text.lower().endswith(".json"):
+        return expanded(text)
+    try:
+        return fraction(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; it may also be best, or a file that ends in .json") from None
 
 
 def _current(argument: str, names: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from _arguments import (
 from _outputs import check_outputs, run_files
 
 from data import load_annotations, read_batches
-from data.files import without_nan, write_json
+from data.files import without_nan, write_json, write_text
 from data.json_file import read_json
 from data.objects import with_masks
 from engine.building import (
@@ -51,16 +51,21 @@ from engine.distributed import DistributedContext, read_distributed_context
 from engine.evaluation import (
     MASK_PREFIX,
     MAX_DETECTIONS,
+    ScoreReport,
     check_results,
+    class_table,
     coco_eval_class,
     coco_metrics,
     describe_backend,
+    describe_confusion,
     detect,
     gather_results,
     has_masks,
     limit_problems,
     metric_meanings,
+    render_scores,
     result_doubts,
+    score_report,
 )
 from engine.inference import describe_mode, with_tiles, with_tta
 from engine.runs import LAST, load_checkpoint
@@ -70,7 +75,7 @@ from models.checkpoint_form import TRAINED
 
 EPILOG = """examples:
   python tools/eval.py runs/demo_dcn
-  python tools/eval.py runs/r50_dcn/best.pt --json figures.json data.num_workers=8
+  python tools/eval.py runs/r50_dcn/best.pt --json figures.json --html figures.html data.num_workers=8
   python tools/eval.py runs/r50_dcn tta.flip=true                   # with horizontal-flip test-time augmentation
   python tools/eval.py runs/r50_dcn --tile 640 --overlap 0.2        # large images with small objects
   python tools/eval.py --config other.yaml --checkpoint runs/r50_dcn/best.pt
@@ -100,7 +105,13 @@ def parse_arguments() -> argparse.Namespace:
         help=f"detections of a class that AP and AR count in an image, at least {MAX_DETECTIONS} (default: "
         f"eval.max_detections of the config; with --results {MAX_DETECTIONS})",
     )
-    add_json(parser, "all metrics")
+    add_json(parser, "all metrics, thresholds and errors")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="page to write: best score thresholds, curves of precision, recall and F1, and the confusion matrix",
+    )
     parser.add_argument("--config", metavar="C", help="YAML file, or the name of a file in configs/; with --checkpoint")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint file; with --config")
     parser.add_argument("--results", type=Path, metavar="FILE", help="COCO results file to evaluate without a model")
@@ -134,14 +145,14 @@ def main() -> None:
     check_files(args)
     distributed = read_distributed_context()
     with distributed.process_group():
-        figures = evaluate_results(args) if args.results else evaluate_run(args, distributed)
+        metrics, report = evaluate_results(args) if args.results else evaluate_run(args, distributed)
     if distributed.is_main:
-        show(figures, args.json)
+        show(metrics | report.metrics, report, args)
 
 
 def check_files(args: argparse.Namespace, **inputs: Path) -> None:
     """Raise `ValueError` if an output is another output or an input; `inputs` are more of them."""
-    outputs: dict[str, Path | None] = {"--json": args.json}
+    outputs: dict[str, Path | None] = {"--json": args.json, "--html": args.html}
     known = {"--results": args.results, "--annotations": args.annotations} | inputs
     if not args.results:
         run = Path(args.run) if args.run else args.checkpoint
@@ -163,10 +174,10 @@ def read_trained(args: argparse.Namespace) -> Trained:
     return trained
 
 
-def show(figures: dict[str, Any], file: Path | None) -> None:
-    """Print the metrics of boxes and masks, and write them to a file."""
-    if file:
-        write_json(file, without_nan(figures))
+def show(figures: dict[str, Any], report: ScoreReport, args: argparse.Namespace) -> None:
+    """Print the metrics of boxes and masks, the best score thresholds and the errors, and write them to files."""
+    if args.json:
+        write_json(args.json, without_nan(figures | report.confusion.as_json()))
     kinds = {"": "box ", MASK_PREFIX: "mask "} if f"{MASK_PREFIX}AP" in figures else {"": ""}
     rows = [
         (name, *(percent(figures[f"{kind}{name}"]) for kind in kinds), meaning)
@@ -175,14 +186,17 @@ def show(figures: dict[str, Any], file: Path | None) -> None:
     print(format_table(("metric", *(f"{kind}x100" for kind in kinds.values()), "over"), rows))
     if "max_detections" in figures:
         print(f"\nAP, ARs, ARm and ARl count up to {figures['max_detections']} detections of a class per image")
-    print()
-    rows = [(name, *(percent(figures[f"{kind}per_class"][name]) for kind in kinds)) for name in figures["per_class"]]
-    print(format_table(("class", *(f"{kind}AP x100" for kind in kinds.values())), rows))
-    if file:
-        print(f"\nmetrics: {file}")
+    print(f"\n{class_table(figures)}\n\n{describe_confusion(report.confusion)}")
+    if args.json:
+        print(f"\nmetrics: {args.json}")
+    if args.html:
+        source = args.results or args.run or args.checkpoint
+        about = f"{sum(figures['per_class_objects'].values()):,} objects were evaluated."
+        write_text(args.html, render_scores(report, figures, title=f"Score thresholds of {source}", about=about))
+        print(f"\npage: {args.html} (open it in a browser)")
 
 
-def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> dict[str, Any]:
+def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> tuple[dict[str, Any], ScoreReport]:
     """Run the detector on the val split, write its detections, and evaluate them."""
     progress = Progress(silent=not distributed.is_main)
     with distributed.raise_together():
@@ -223,7 +237,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         results = detect(model.to(device), batches, split.category_ids, device=device, amp=config.train.amp)
     gathered = gather_results(results, split.raw, distributed)
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate() -> tuple[dict[str, Any], ScoreReport]:
         if unused := unused_overrides(config, args.overrides, partial(is_read, "eval")):
             print(f"{describe_unused(unused)}\n")
         if skipped := describe_skipped_check(config.data, {"val": split}):
@@ -242,19 +256,21 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> d
         warn(f"annotation file {split.path}: {problem}" for problem in split.warnings)
         tile = config.tile
         warn(f"{split.path}: {problem}" for problem in describe_limits(config, split, in_tiles=tile.size is not None))
-        figures = coco_metrics(
+        most = config.eval.max_detections
+        metrics = coco_metrics(
             split.raw,
             gathered,
             masks=config.model.spec.has_masks,
-            max_detections=config.eval.max_detections,
+            max_detections=most,
             backend=config.eval.backend,
         )
-        return figures if tile.size is None else figures | {"tile": tile.size, "tile_overlap": tile.overlap}
+        mode = {} if tile.size is None else {"tile": tile.size, "tile_overlap": tile.overlap}
+        return metrics | mode, score_report(split.raw, gathered, max_detections=most)
 
     return distributed.run_on_main_and_broadcast(evaluate)
 
 
-def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
+def evaluate_results(args: argparse.Namespace) -> tuple[dict[str, Any], ScoreReport]:
     """Evaluate a COCO results file: the boxes, and the masks if the file has any."""
     most = args.max_detections or MAX_DETECTIONS
     source = f"results file {args.results}"
@@ -275,7 +291,9 @@ def evaluate_results(args: argparse.Namespace) -> dict[str, Any]:
     print(f"{counted(len(detections), 'detection')} of {args.results} on {images} of {args.annotations}\n")
     warn(f"{args.annotations}: {problem}" for problem in limit_problems(split.raw, most, option="--max-detections"))
     warn(f"{source}: {doubt}" for doubt in result_doubts(split.raw, detections, most))
-    return coco_metrics(split.raw, detections, masks=masks, ignore_unmasked=args.ignore_unmasked, max_detections=most)
+    options = {"masks": masks, "ignore_unmasked": args.ignore_unmasked, "max_detections": most}
+    metrics = coco_metrics(split.raw, detections, **options)
+    return metrics, score_report(split.raw, detections, max_detections=most)
 
 
 def warn(messages: Iterable[str]) -> None:

@@ -38,6 +38,7 @@ from engine.inference import restore_model
 from engine.weights import Trained, load_trained
 from models import build_resize
 from models.checkpoint import choose_weights
+from models.score_thresholds import BEST, label_thresholds
 
 EPILOG = """examples:
   python tools/export.py runs/demo_dcn demo_dcn.onnx
@@ -109,14 +110,17 @@ def main() -> None:
     images = images or find_images(trained, model)
 
     start = time.perf_counter()
+    metadata = describe(trained, model, args.weights)
     try:
-        operators = export_to(partial, detector, model, describe(trained, model, args.weights), opset=opset)
+        operators = export_to(partial, detector, model, metadata, opset=opset)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     seconds = time.perf_counter() - start
     print(f"{trained.path} (step {trained.state['step']}): {detector}, exported in {seconds:.0f} s")
     print(f"{partial.stat().st_size / 1e6:.1f} MB, {describe_operators(operators)}")
+    if metadata["score_thresholds"] is None:
+        print("Note: the metadata has no score thresholds, because the checkpoint has none for these weights.")
     run, _ = load_exported(partial)
     rows = check_program(model, run, progress.track(images, "check"))
     show(rows)
@@ -170,10 +174,16 @@ def find_images(trained: Trained, model: nn.Module) -> list[tuple[str, Tensor]]:
 def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[str, Any]:
     """Return the metadata of the file as plain values."""
     transform = model.transform
+    weights = choose_weights(trained.state, weights, trained.path)
+    try:
+        thresholds = label_thresholds(BEST, trained.state, weights, trained.path)
+    except ValueError:
+        thresholds = None
     return {
         "detector": trained.config.model.detector,
         "class_names": trained.state["class_names"],  # of label 1, 2, ...
         "category_ids": trained.state["category_ids"],
+        "score_thresholds": thresholds,  # best score of label 1, 2, ...
         "min_size": transform.min_size[-1],
         "max_size": transform.max_size,
         "resize": dataclasses.asdict(build_resize(trained.config.model.spec, trained.config.data.model_dump())),
@@ -181,7 +191,7 @@ def describe(trained: Trained, model: nn.Module, weights: str | None) -> dict[st
         "channels": trained.config.data.channels,
         "pixel_range": trained.config.data.pixel_range,
         "normalized_inside": {"mean": transform.image_mean, "std": transform.image_std},
-        "weights": choose_weights(trained.state, weights, trained.path),
+        "weights": weights,
         "step": trained.state["step"],
     }
 

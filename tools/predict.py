@@ -20,7 +20,7 @@ from _arguments import (
     add_json,
     add_out,
     add_run,
-    add_score_threshold,
+    add_score_thresholds,
     add_tiles,
     add_weights,
     config_values,
@@ -53,7 +53,7 @@ from engine.building import read_options
 from engine.config import describe_unused, unused_overrides
 from engine.display import Progress, counted, draw_detections, format_table, log, only_shown, start_logging
 from engine.evaluation import coco_dataset, match_files
-from engine.inference import describe_mode, predictor_of
+from engine.inference import describe_mode, predictor_of, read_thresholds
 from engine.weights import Trained, check_categories, load_trained
 from models.checkpoint import choose_weights
 from models.predictor import Predictor
@@ -61,6 +61,7 @@ from models.predictor import Predictor
 EPILOG = """examples:
   python tools/predict.py runs/r50_dcn street.jpg                        # draws into runs/r50_dcn/predictions
   python tools/predict.py runs/r50_dcn photos -o found --score-threshold 0.7
+  python tools/predict.py runs/r50_dcn photos --score-threshold best     # the best score of each class
   python tools/predict.py runs/r50_dcn "photos/**/a*.jpg" --device cpu
   python tools/predict.py runs/r50_dcn/best.pt clip.mp4 --batch-size 8 --frame-stride 5
   python tools/predict.py runs/r50_dcn aerial.tif --tile 640 --overlap 0.2      # large image with small objects
@@ -90,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_device(parser)
     add_batch_size(parser, 1)
-    add_score_threshold(parser, 0.5)
+    add_score_thresholds(parser, 0.5)
     add_tiles(parser, "detect in overlapping", "tile.overlap of the config")
     add_weights(parser)
     add_out(parser, "<run>/predictions")
@@ -122,6 +123,8 @@ def main() -> None:
         log.warning("passed over: %s", describe_passed_over(passed_over))
     videos = [source for source in sources if source.is_video]
     check_videos(videos, args)
+    asked = args.score_threshold
+    asked = read_thresholds(asked) if isinstance(asked, Path) else asked
     trained = load_trained(args.run, args.overrides)
     if trained.config.tile.size is None:
         refuse_unused(args, "it needs --tile", "--overlap")
@@ -133,8 +136,9 @@ def main() -> None:
     files = {} if args.no_images else plan_files(sources, args.out)
     drawn = {f"the result of {source.name}": file for source, file in files.items()}
     inputs = {f"the input {source.name}": source.path for source in sources} | {"--annotations": args.annotations}
+    inputs["--score-threshold"] = args.score_threshold if isinstance(args.score_threshold, Path) else None
     check_outputs({"--json": args.json} | drawn, run_files(args.run) | inputs)
-    predictor = predictor_of(trained, score_threshold=args.score_threshold, weights=args.weights)
+    predictor = predictor_of(trained, score_threshold=asked, weights=args.weights)
     findings = Findings(predictor.class_names, trained.state["category_ids"])
     began = time.perf_counter()
     images = [source for source in sources if not source.is_video]
@@ -204,7 +208,7 @@ def detect_in_images(
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
             if source in files:
                 with only_shown(f"the detections in {source.name}"):
-                    write_image(files[source], draw(image, detections, predictor, args))
+                    write_image(files[source], draw(image, detections, predictor))
             line = (len(findings.images) + len(findings.unreadable), len(images), source.name, in_words(detections))
             log.info("%d/%d %s: %s", *line, extra={"on_bar": True})
     for problem in doubtful_pixels(facts, options):
@@ -233,7 +237,7 @@ def detect_in_video(
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)
                         if file:
-                            write(draw(image, detections, predictor, args), time_s)
+                            write(draw(image, detections, predictor), time_s)
                         if index % (LINE_EVERY * args.frame_stride) == 0:
                             line = (source.name, index, video.frames or "?", in_words(detections))
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})
@@ -253,11 +257,9 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor, args: argparse.Namespace) -> Tensor:
+def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor) -> Tensor:
     """Draw detections into their image at its size."""
-    return draw_detections(
-        image, detections, predictor.class_names, score_threshold=args.score_threshold, short_side=None
-    )
+    return draw_detections(image, detections, predictor.class_names, score_threshold=0.0, short_side=None)
 
 
 def as_dataset(findings: Findings) -> dict[str, Any]:
@@ -267,20 +269,27 @@ def as_dataset(findings: Findings) -> dict[str, Any]:
     return coco_dataset(findings.images, findings.results, categories, description=SOFTWARE)
 
 
+def describe_threshold(trained: Trained, predictor: Predictor, asked: float | str | Path) -> str:
+    """Describe the minimum score; the detector does not return detections below its own threshold."""
+    option = f"model.{trained.config.model.detector}.score_threshold"
+    own = trained.config.model.options.score_threshold
+    thresholds = predictor.score_thresholds
+    if thresholds is None:
+        return f"minimum score {asked:g}" if asked >= own else f"minimum score {own:g} ({option})"
+    source = "best scores of the last evaluation" if isinstance(asked, str) else f"best scores of {asked}"
+    below = sum(score < own for score in thresholds)
+    note = f"; {counted(below, 'class')} below {option} {own:g}, which applies there" if below else ""
+    return f"minimum score {min(thresholds):.3f} to {max(thresholds):.3f} by class ({source}{note})"
+
+
 def describe(
     trained: Trained, predictor: Predictor, args: argparse.Namespace, findings: Findings, seconds: float
 ) -> str:
     """Describe the detections, the speed and the files."""
     kind = "averaged weights" if choose_weights(trained.state, args.weights, trained.path) == "ema" else "weights"
     mode = describe_mode(trained.config)
-    detector = trained.config.model.detector
-    own = trained.config.model.options.score_threshold
-    least = (
-        f"{args.score_threshold:g}" if args.score_threshold >= own else f"{own:g} (model.{detector}.score_threshold)"
-    )
-    lines = [
-        f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, minimum score {least}{mode}"
-    ]
+    least = describe_threshold(trained, predictor, args.score_threshold)
+    lines = [f"{trained.path} ({kind} of step {trained.state['step']}), {predictor.device}, {least}{mode}"]
     rows = findings.rows()
     if rows:
         lines += ["", format_table(("class", "objects", "images", "best score"), rows), ""]

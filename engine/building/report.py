@@ -12,7 +12,7 @@ from models.weights import LoadReport
 from ..config import BackboneConfig, RunConfig, flatten
 from ..devices import describe
 from ..display import counted, format_table, log, percent
-from ..evaluation import MASK_PREFIX, describe_backend, describe_metrics
+from ..evaluation import MASK_PREFIX, class_table, describe_backend, describe_metrics
 from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
@@ -21,7 +21,7 @@ from .classes import describe_changes, describe_rare_classes
 from .data import describe_limits, describe_skipped_check, warn_of_annotations
 from .training import images_in_step
 
-_NAMED = 3
+_NAMED, SHOWN_CLASSES = 3, 20
 PLAIN_MASK_SCALE = 2.0  # with this one a new deformable layer equals the plain layer: its sigmoid starts at 0.5
 
 
@@ -206,6 +206,8 @@ def show_end(trainer: Trainer, folder: Path) -> None:
         kind,
         percent(trainer.best_ap),
     )
+    if "per_class_objects" in trainer.metrics:  # not after an evaluation of an earlier version
+        log.info("the last evaluation:\n%s", class_table(trainer.metrics, SHOWN_CLASSES))
     if trainer.unreadable:
         named = _named([*trainer.unreadable], "; ")
         log.warning(
@@ -221,7 +223,7 @@ def show_end(trainer: Trainer, folder: Path) -> None:
         ("resolved config", folder / CONFIG_FILE),
         ("all metrics by step", folder / METRICS_FILE),
         ("curves and images", f"tensorboard --logdir {folder.parent}"),
-        ("AP of each class", f"python tools/eval.py {folder}"),
+        ("curves, confusion matrix", f"python tools/eval.py {folder} --html {folder / 'evaluation.html'}"),
     ]
     log.info("%s", format_table(("what", "where"), [(what, str(where)) for what, where in rows]))
 

@@ -13,7 +13,7 @@ from data import CocoAnnotations, CocoDetection, eval_transform, read_batches
 from ..config import RunConfig, TrainConfig
 from ..display import Progress
 from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
-from ..evaluation import draw_predictions, evaluate
+from ..evaluation import ScoreReport, draw_curves, draw_matrix, draw_predictions, evaluate
 from ..insight import Health, box_centres, dcn_figures
 from ..training import (
     Callback,
@@ -119,6 +119,7 @@ def build_trainer(
         The trainer.
     """
     settings = config.train
+    reports: dict[nn.Module, ScoreReport] = {}  # of the last evaluation, until they are drawn
     loader = build_train_loader(config, train, pin_memory=device.type == "cuda", distributed=distributed)
     steps_per_epoch = loader.batch_sampler.steps
     return Trainer(
@@ -134,8 +135,8 @@ def build_trainer(
             settings.images_every_steps,
         ),
         evaluate=evaluate
-        or _evaluator(config, val, device=device, distributed=distributed, stop=stop, progress=progress),
-        draw=draw or _drawer(config, val, device=device),
+        or _evaluator(config, val, reports, device=device, distributed=distributed, stop=stop, progress=progress),
+        draw=draw or _drawer(config, val, reports, device=device),
         save=save,
         health=Health(
             model if distributed.is_main else None,
@@ -182,13 +183,14 @@ def build_updater(
 def _evaluator(
     config: RunConfig,
     val: CocoAnnotations,
+    reports: dict[nn.Module, ScoreReport],
     *,
     device: torch.device,
     distributed: DistributedContext,
     stop: StopRequest,
     progress: Progress,
 ) -> Callable[[nn.Module], dict[str, Any] | None]:
-    """Return the trainer's `evaluate`."""
+    """Return the trainer's `evaluate`, which adds the report of the model."""
     loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", distributed=distributed)
 
     def evaluate_model(model: nn.Module) -> dict[str, Any] | None:
@@ -205,15 +207,16 @@ def _evaluator(
             amp=config.train.amp,
             distributed=distributed,
             stop=stop,
+            inspect=lambda report: reports.update({model: report}),
         )
 
     return evaluate_model
 
 
 def _drawer(
-    config: RunConfig, val: CocoAnnotations, *, device: torch.device
+    config: RunConfig, val: CocoAnnotations, reports: dict[nn.Module, ScoreReport], *, device: torch.device
 ) -> Callable[[nn.Module], dict[str, Tensor]]:
-    """Return the trainer's `draw`."""
+    """Return the trainer's `draw`, which draws the report of the model once and removes all reports."""
 
     def draw(model: nn.Module) -> dict[str, Tensor]:
         shown = first_samples(config, val, NUM_IMAGES) or [CocoDetection(val, eval_transform()).dummy()]
@@ -222,6 +225,10 @@ def _drawer(
         pixels = box_centres(target["boxes"], NUM_OBJECTS, image)
         for name, figure in dcn_figures(model, image, pixels, device=device).items():
             figures["val/receptive_field" if name == "receptive_field" else f"dcn/{name}"] = figure
+        if model in reports:
+            report = reports[model]
+            figures |= {"val/score_curves": draw_curves(report), "val/confusion_matrix": draw_matrix(report.confusion)}
+        reports.clear()
         return figures
 
     return draw

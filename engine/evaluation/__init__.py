@@ -1,4 +1,4 @@
-"""Detections of a data set, their COCO metrics, and the error type of each detection."""
+"""Detections of a data set, their COCO metrics, best score thresholds, and the error type of each detection."""
 
 from .backends import coco_eval_class, describe_backend
 from .coco_eval import class_keys, coco_metrics, match_results
@@ -20,4 +20,8 @@ from .metrics import (
 )
 from .overlap import overlaps
 from .results import check_results, has_masks, image_size
+from .score_page import render_scores
+from .score_plots import draw_curves, draw_matrix
+from .score_report import ScoreReport, score_report
+from .score_tables import class_table, describe_confusion
 from .tide import BACKGROUND, BACKGROUND_IOU, CLASS, CORRECT, ERROR_KINDS, MATCH_IOU, MISSED_OBJECT, Errors, find_errors

@@ -135,16 +135,14 @@ def _ranks(groups: NDArray[np.intp]) -> NDArray[np.intp]:
     return ranks
 
 
-def _overlaps(
-    found: _Boxes, true: _Boxes, crowd: NDArray[np.bool_]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the pairs `(P, 2)` with an IoU of at least `NEAR_IOU`, and their IoU; see pycocotools for crowd regions."""
+def _overlaps(found: _Boxes, true: _Boxes, crowd: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the pairs `(P, 2)` with an IoU of at least `NEAR_IOU`, and their IoU, which pycocotools defines."""
     pairs, ious = [np.empty((0, 2), dtype=np.intp)], [np.empty(0)]
     for image in np.intersect1d(found.images, true.images):
         (start, end), (first, last) = (np.searchsorted(part.images, [image, image + 1]) for part in (found, true))
         iou = coco_mask.iou(found.boxes[start:end], true.boxes[first:last], crowd[first:last])
         near = np.argwhere(iou >= NEAR_IOU)
-        pairs.append(near + [start, first])
+        pairs.append(near + np.array([start, first]))
         ious.append(iou[near[:, 0], near[:, 1]])
     return np.concatenate(pairs), np.concatenate(ious)
 

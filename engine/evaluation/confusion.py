@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.score_thresholds import thresholds_by_class
+
 from .box_matches import MATCH_IOU, BoxMatches
 
-# Minimum score if there is no best threshold at all: the default of tools/predict.py
+# Minimum score without any best threshold: the default of tools/predict.py
 DEFAULT_SCORE = 0.5
 Counts = NDArray[np.intp]
 
@@ -84,16 +86,17 @@ class Confusion:
 def count_confusion(matches: BoxMatches, metrics: Mapping[str, Any]) -> Confusion:
     """Count the matches at the best threshold of each class.
 
-    A class without its own threshold has the one of all classes, and without that `DEFAULT_SCORE`. Detections first
-    take objects of their class, see `match_boxes`: so the diagonal has the counts of precision and recall. The remaining
-    detections then take the remaining objects of other classes, in order of descending IoU. This is the order of
-    supervision's `ConfusionMatrix`, which takes IoU instead of scores within a class too.
+    A class without its own threshold has the threshold of all classes, and without that `DEFAULT_SCORE`.
+
+    Detections first take objects of their class, see `match_boxes`: so the diagonal has the counts of precision and
+    recall. The remaining detections then take the remaining objects of other classes, in order of descending IoU. This
+    is the order of supervision's `ConfusionMatrix`, which sorts by IoU instead of scores within a class too.
 
     Args:
         matches: result of `match_boxes`.
         metrics: result of `threshold_metrics`.
     """
-    thresholds = np.array([*class_thresholds(metrics).values()])
+    thresholds = np.nan_to_num(np.array([*thresholds_by_class(metrics).values()]), nan=DEFAULT_SCORE)
     used = matches.scores >= thresholds[matches.classes]
     partners = np.where(used, matches.partners, -1)
     left = used & (partners < 0) & ~matches.ignored
@@ -120,15 +123,8 @@ def count_confusion(matches: BoxMatches, metrics: Mapping[str, Any]) -> Confusio
     )
 
 
-def class_thresholds(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the score threshold of each class: its own, otherwise that of all classes, otherwise `DEFAULT_SCORE`."""
-    other = DEFAULT_SCORE if math.isnan(metrics["score_threshold"]) else metrics["score_threshold"]
-    found = metrics["per_class_score_threshold"].items()
-    return {name: other if math.isnan(score) else score for name, score in found}
-
-
 def _match_other_classes(matches: BoxMatches, partners: Counts, left: NDArray[np.bool_]) -> Counts:
-    """Return the partners after the remaining detections took the remaining objects, of whatever class."""
+    """Return the partners after the remaining detections took the remaining objects, of any class."""
     is_free = np.ones(len(matches.true_classes), dtype=bool)
     is_free[partners[partners >= 0]] = False
     fits = (matches.ious >= MATCH_IOU) & left[matches.pairs[:, 0]] & is_free[matches.pairs[:, 1]]

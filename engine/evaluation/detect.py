@@ -1,6 +1,6 @@
 """Detections of a data set as COCO results, and their metrics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..display import log
 from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
 from .coco_eval import coco_metrics
 from .metrics import MAX_DETECTIONS
+from .score_report import ScoreReport, score_report
 
 
 @torch.inference_mode()
@@ -100,6 +101,7 @@ def evaluate(
     amp: str = "off",
     distributed: DistributedContext = SINGLE_PROCESS,
     stop: StopRequest | None = None,
+    inspect: Callable[[ScoreReport], None] | None = None,
 ) -> dict[str, Any] | None:
     """Compute the COCO metrics of a detector, in all processes.
 
@@ -115,15 +117,22 @@ def evaluate(
         amp: "off", "bf16" or "fp16".
         distributed: the processes that share the images.
         stop: checked before each batch; evaluation ends if a signal was received.
+        inspect: receives the report of the score thresholds, in the main process.
 
     Returns:
-        The metrics of `coco_metrics`, or None if any process received a signal to stop.
+        The metrics of `coco_metrics` and of `score_report`, or None if any process received a signal to stop.
     """
     with distributed.raise_together():
         results = detect(model, stop.until(loader) if stop else loader, category_ids, device=device, amp=amp)
     if any(distributed.gather(stop is not None and stop.received is not None)):
         return None
     gathered = gather_results(results, ground_truth, distributed)
-    return distributed.run_on_main_and_broadcast(
-        lambda: coco_metrics(ground_truth, gathered, masks=masks, max_detections=max_detections, backend=backend)
-    )
+
+    def summarize() -> dict[str, Any]:
+        metrics = coco_metrics(ground_truth, gathered, masks=masks, max_detections=max_detections, backend=backend)
+        report = score_report(ground_truth, gathered, max_detections=max_detections)
+        if inspect:
+            inspect(report)
+        return metrics | report.metrics
+
+    return distributed.run_on_main_and_broadcast(summarize)

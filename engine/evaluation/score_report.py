@@ -1,15 +1,13 @@
-"""What a detector does at its best score thresholds: metrics, curves and confusion matrix."""
+"""Report of a detector at its best score thresholds: metrics, curves and confusion matrix."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..display import counted, percent
 from .box_matches import match_boxes
 from .confusion import Confusion, count_confusion
 from .metrics import MAX_DETECTIONS
-from .thresholds import FEW_OBJECTS, ScoreCurve, score_curves, threshold_metrics
+from .thresholds import ScoreCurve, score_curves, threshold_metrics
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,7 @@ class ScoreCurve(NamedTuple):
         count = np.searchsorted(-self.scores, -np.asarray(thresholds), side="right")
         nothing = 0.0 if self.objects else math.nan
         starts = (math.nan, nothing, nothing)
-        return tuple(
-            np.concatenate([[start], values])[count] for start, values in zip(starts, self[1:4], strict=True)
-        )
+        return tuple(np.concatenate([[start], values])[count] for start, values in zip(starts, self[1:4], strict=True))
 
 
 def score_curve(scores: Floats, correct: NDArray[np.bool_], objects: int) -> ScoreCurve:

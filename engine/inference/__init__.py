@@ -2,3 +2,4 @@
 
 from .predictor import load_predictor, predictor_of
 from .restored import describe_mode, restore_model, with_tiles, with_tta
+from .thresholds import read_thresholds

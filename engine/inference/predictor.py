@@ -4,7 +4,9 @@ import os
 from collections.abc import Sequence
 
 from data.paths import expanded
+from models.checkpoint import choose_weights
 from models.predictor import Predictor, set_score_threshold
+from models.score_thresholds import ScoreThreshold, label_thresholds, lowest_threshold
 
 from ..building import check_dcn_backend
 from ..config import check_config
@@ -17,7 +19,7 @@ def load_predictor(
     path: str | os.PathLike,
     *,
     device: str | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: ScoreThreshold = 0.5,
     weights: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Predictor:
@@ -26,7 +28,8 @@ def load_predictor(
     Args:
         path: run folder, of which last.pt is used, or a checkpoint.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU if there is one; None: the device of the config.
-        score_threshold: minimum score of detections; the config's `score_threshold` applies too.
+        score_threshold: minimum score of detections, "best", or a score by class name, see `Predictor.load`; the
+            config's `score_threshold` applies too.
         weights: "raw" or "ema" (for runs with `train.ema_decay`); None: the weights that the run was evaluated with.
         overrides: `key=value` for the config, as in "tta.flip=true".
 
@@ -42,9 +45,12 @@ def load_predictor(
     )
 
 
-def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str | None = None) -> Predictor:
+def predictor_of(trained: Trained, *, score_threshold: ScoreThreshold = 0.5, weights: str | None = None) -> Predictor:
     """Build a predictor from a loaded checkpoint; see `load_predictor`."""
-    values = set_score_threshold(trained.config.model_dump(mode="json"), score_threshold)
+    state, path = trained.state, trained.path
+    thresholds = label_thresholds(score_threshold, state, choose_weights(state, weights, path), path)
+    lowest = lowest_threshold(score_threshold, thresholds)
+    values = set_score_threshold(trained.config.model_dump(mode="json"), lowest)
     config = check_config(values, str(trained.path))
     device = pick_device(config.device)
     check_dcn_backend(config.model, device)
@@ -52,10 +58,11 @@ def predictor_of(trained: Trained, *, score_threshold: float = 0.5, weights: str
     model = with_tta(restore_model(trained._replace(config=config), weights=weights), config)
     return Predictor(
         model,
-        trained.state["class_names"],
+        state["class_names"],
         device=device,
         amp=config.train.amp,
         pixel_range=config.data.pixel_range,
+        score_thresholds=thresholds,
         tile=config.tile.size,
         overlap=config.tile.overlap,
         channels=config.data.channels,

@@ -41,7 +41,7 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
         assert re.search(rf"^  {name} +{shown} ", out, re.MULTILINE), name
     assert len(figures["per_class"]) == 5
     for name, ap in figures["per_class"].items():
-        assert re.search(rf"^  {name} +{100 * ap:.1f}$", out, re.MULTILINE), name
+        assert re.search(rf"^  {name} +\d+ +{100 * ap:.1f} ", out, re.MULTILINE), name
     assert "(weights of step 12) on 6 images of" in out
     assert "images of val are not checked again: " in out
     assert "\x1b" not in out
@@ -193,15 +193,15 @@ def test_results_with_masks_are_evaluated_by_both(run_tool, with_masks, tmp_path
     code, out, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == without_nan(coco_metrics(split.raw, results))
+    assert without_nan(coco_metrics(split.raw, results)).items() <= figures.items()
     assert figures["AP"] == pytest.approx(1)
     assert 0.3 < figures["mask_AP"] < 0.95
     shown = f"{100 * figures['mask_AP']:.1f}"
     assert re.search(r"^  metric  box x100  mask x100  over$", out, re.MULTILINE)
     assert re.search(rf"^  AP +100\.0 +{shown} +IoU 0\.50:0\.95$", out, re.MULTILINE)
-    assert re.search(r"^  class +box AP x100  mask AP x100$", out, re.MULTILINE)
+    assert re.search(r"^  class +objects  box AP  mask AP  best threshold  precision  recall  F1$", out, re.MULTILINE)
     for name, ap in figures["mask_per_class"].items():
-        assert re.search(rf"^  {name} +100\.0 +{100 * ap:.1f}$", out, re.MULTILINE), name
+        assert re.search(rf"^  {name} +\d+ +100\.0 +{100 * ap:.1f} ", out, re.MULTILINE), name
 
 
 def test_results_without_boxes(run_tool, with_masks, tmp_path):
@@ -212,7 +212,7 @@ def test_results_without_boxes(run_tool, with_masks, tmp_path):
     code, _, err = run_tool("eval", *files, "--json", tmp_path / "figures.json")
     assert (code, err) == (0, "")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == without_nan(coco_metrics(split.raw, results))
+    assert without_nan(coco_metrics(split.raw, results)).items() <= figures.items()
     assert 0.3 < figures["AP"] < 0.95, "the moved masks have moved boxes"
 
 
@@ -239,7 +239,8 @@ def test_objects_without_a_mask_do_not_prevent_evaluation(run_tool, with_masks, 
     assert err.startswith(f"warning: annotation file {tmp_path}/val.json: only boxes are evaluated; --ignore-unmasked")
     assert f"annotations without a valid mask: 2; the first: annotation {raw['annotations'][1]['id']} in image" in err
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures == without_nan(coco_metrics(split.raw, results, masks=False))
+    assert without_nan(coco_metrics(split.raw, results, masks=False)).items() <= figures.items()
+    assert "mask_AP" not in figures
     code, _, err = run_tool("eval", *options, "--ignore-unmasked")
     assert code == 0
     assert "the metrics of masks ignore them; annotations without a valid mask: 2; the first" in err

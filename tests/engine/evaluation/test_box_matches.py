@@ -15,7 +15,12 @@ def random_data(seed: int, images: int = 7, classes: int = 2) -> tuple[dict, lis
     draw = random.Random(seed)
 
     def box() -> list[float]:
-        return [draw.randint(0, 4) * 10.0, draw.randint(0, 4) * 10.0, draw.randint(3, 5) * 10.0, draw.randint(3, 5) * 10.0]
+        return [
+            draw.randint(0, 4) * 10.0,
+            draw.randint(0, 4) * 10.0,
+            draw.randint(3, 5) * 10.0,
+            draw.randint(3, 5) * 10.0,
+        ]
 
     image_ids = draw.sample(range(100), images)
     category_ids = draw.sample(range(50), classes)
@@ -31,7 +36,12 @@ def random_data(seed: int, images: int = 7, classes: int = 2) -> tuple[dict, lis
             area, crowd = entry["bbox"][2] * entry["bbox"][3], int(draw.random() < 0.3)
             truth["annotations"].append(entry | {"id": len(truth["annotations"]) + 1, "area": area, "iscrowd": crowd})
         results += [
-            {"image_id": image, "category_id": draw.choice(category_ids), "bbox": box(), "score": draw.randint(1, 9) / 10}
+            {
+                "image_id": image,
+                "category_id": draw.choice(category_ids),
+                "bbox": box(),
+                "score": draw.randint(1, 9) / 10,
+            }
             for _ in range(draw.randint(0, 25))
         ]
     draw.shuffle(results)
@@ -55,7 +65,7 @@ def test_matches_are_those_of_pycocotools(seed):
     truth, results = random_data(seed)
     matches = match_boxes(truth, results)
     objects = [entry for entry in truth["annotations"] if not entry["iscrowd"]]
-    objects = [*sorted((entry["id"] for entry in objects)), 0]  # in the order of the images, which is that of the ids
+    objects = [*sorted(entry["id"] for entry in objects), 0]  # in the order of the images, which is that of the ids
     found = zip(matches.images, matches.classes, matches.scores, matches.partners, matches.ignored, strict=True)
     assert sorted(
         (matches.image_ids[image], matches.class_names[label], score, objects[partner], bool(ignored))
@@ -118,7 +128,8 @@ def test_nothing_detected_and_nothing_annotated():
     assert without.objects.sum() == sum(not entry["iscrowd"] for entry in truth["annotations"])
     blank = match_boxes(truth | {"annotations": []}, results)
     assert blank.objects.tolist() == [0, 0]
-    assert (blank.partners == -1).all() and not blank.ignored.any()
+    assert (blank.partners == -1).all()
+    assert not blank.ignored.any()
     assert blank.empty_images.tolist() == [*range(len(truth["images"]))]
 
 

@@ -307,7 +307,7 @@ def test_masks_of_the_data_set_come_back(drawn):
         assert area == pytest.approx(annotation["area"], rel=0.15)
     figures = evaluate(Oracle(dataset), loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert (figures["AP"], figures["mask_AP"]) == (pytest.approx(1), pytest.approx(1))
-    assert without_nan(coco_metrics(split.raw, results)) == without_nan(figures)
+    assert without_nan(coco_metrics(split.raw, results)).items() <= without_nan(figures).items()
     shifted = Oracle(dataset, lambda masks: masks.roll(3, -1))
     figures = evaluate(shifted, loader, split.category_ids, split.raw, masks=True, device=CPU)
     assert figures["AP"] == pytest.approx(1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.evaluation.box_matches import match_boxes
-from engine.evaluation.confusion import class_thresholds, count_confusion
+from engine.evaluation.confusion import count_confusion
 from engine.evaluation.score_report import score_report
 
 NAMES = ("bolt", "nut", "screw")
@@ -91,7 +91,7 @@ def test_each_kind_of_match_and_error():
     assert lower.thresholds.tolist() == [0.95, 0.95, 0.3]
     # a detection of the right class goes before one of another class
     assert lower.matrix.tolist() == [[0, 0, 2], [0, 0, 1], [0, 0, 1]]
-    assert class_thresholds(at(math.nan)) == dict.fromkeys(NAMES, 0.5)
+    assert count_confusion(match_boxes(truth, results), at(math.nan)).thresholds.tolist() == [0.5, 0.5, 0.5]
 
 
 def drawn(seed: int) -> tuple[list, list]:

@@ -56,7 +56,8 @@ def test_best_thresholds_against_every_score(classes):
         best = max((f1 for _, _, f1 in at.values()), default=0.0)
         score = found["per_class_score_threshold"][name]
         if best == 0:
-            assert math.isnan(score) and math.isnan(found["per_class_F1"][name])
+            assert math.isnan(score)
+            assert math.isnan(found["per_class_F1"][name])
             continue
         # the highest of the scores with the best F1
         own = {score for score, _ in detections}
