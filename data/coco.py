@@ -13,6 +13,7 @@ from .ignored_boxes import IgnoredBoxes, with_ignored_inside
 from .image_files import ImageError
 from .images import read_image
 from .mask_grid import mask_grid, with_masks
+from .mixing import Mixing
 
 _DUMMY_PX = 64
 
@@ -33,6 +34,8 @@ class CocoDetection(Dataset):
         keep_images_without_boxes: Whether the data set includes images without training annotations.
         masks: Whether targets have masks.
         ignore_crowd_regions: Whether targets have `ignored`; without it crowd regions are background.
+        mixing: Combination of images with random others of the data set, one of the strong augmentations. An image
+            cannot be read if its partner cannot.
 
     Raises:
         ValueError: If `masks` is True and the annotations were loaded without masks.
@@ -46,6 +49,7 @@ class CocoDetection(Dataset):
         keep_images_without_boxes: bool = True,
         masks: bool = False,
         ignore_crowd_regions: bool = True,
+        mixing: Mixing | None = None,
     ) -> None:
         if masks and annotations.arrays.segmentations is None:
             raise ValueError(
@@ -56,6 +60,7 @@ class CocoDetection(Dataset):
         self.arrays = annotations.arrays
         self.read_options = annotations.read_options
         self.transform = transform
+        self.mixing = mixing
         self.masks = masks
         self.ignore_crowd_regions = ignore_crowd_regions
         self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_images_without_boxes else 1))
@@ -79,6 +84,15 @@ class CocoDetection(Dataset):
         Raises:
             ImageError: If the file cannot be read; the message contains its name.
         """
+        sample = self._read_alone(index, size, strong)
+        if strong and self.mixing is not None:
+            # drawn from the random state of the image, like its augmentation
+            partner = lambda: self._read_alone(int(torch.randint(len(self), ())), size, strong)  # noqa: E731
+            sample = self.mixing(sample, partner)
+        return with_ignored_inside(*sample) if "ignored" in sample[1] else sample
+
+    def _read_alone(self, index: int, size: int | None, strong: bool) -> tuple[Tensor, dict]:
+        """Read, decode and transform image `index` without others; its ignored boxes may extend out of the image."""
         position, arrays = self.images[index], self.arrays
         image = read_image(self.image_dir / arrays.file_name(position), arrays.size(position), self.read_options)
         span = arrays.span(position)
@@ -96,11 +110,9 @@ class CocoDetection(Dataset):
         if len(ignored):
             target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), whole[::-1])
         if not self.masks:
-            found = self.transform(image, target, size=size, strong=strong)
-            return with_ignored_inside(*found) if len(ignored) else found
+            return self.transform(image, target, size=size, strong=strong)
         image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
-        target = with_masks(target, arrays.segmentations_of(position), whole)
-        return with_ignored_inside(image, target) if len(ignored) else (image, target)
+        return image, with_masks(target, arrays.segmentations_of(position), whole)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Return a transformed black image without any object; arguments as of `read`."""

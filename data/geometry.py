@@ -178,7 +178,7 @@ class _Rotation(v2.Transform):
             return self._call_kernel(functional.rotate, inpt, **params)
         bilinear = v2.InterpolationMode.BILINEAR
         rotated = functional.rotate(inpt.float() - self.fill, interpolation=bilinear, **params) + self.fill
-        return tv_tensors.wrap(rotated.round().to(inpt.dtype), like=inpt)
+        return tv_tensors.wrap(rotated if inpt.is_floating_point() else rotated.round().to(inpt.dtype), like=inpt)
 
 
 def _window(size: tuple[int, ...], inner: list[int]) -> dict[str, int]:

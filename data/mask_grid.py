@@ -83,21 +83,21 @@ def with_masks(target: dict[str, Any], segmentations: Sequence[list | dict[str, 
         mask.numpy()[inside] = (whole.T if grid["is_transposed"] else whole)[source]
         if angle:
             mask.copy_(functional.rotate(tv_tensors.Mask(mask), angle))
-    target["masks"] = masks
-    cut = grid.get("visible", torch.ones(len(masks))) < 1
-    return _around_masks(target, cut | (angle != 0))
-
-
-def _around_masks(target: dict[str, Any], cut: Tensor) -> dict[str, Any]:
-    """Return a target in which the boxes of cut objects are those around their masks, without empty ones."""
-    kept = ~cut | target["masks"].flatten(1).bool().any(dim=1)
+    cut = (grid.get("visible", torch.ones(len(masks))) < 1) | (angle != 0)
+    kept = ~cut | masks.flatten(1).bool().any(dim=1)
     if not kept.all():
-        target = target | {key: target[key][kept] for key in ("boxes", "labels", "masks")}
-    boxes = target["boxes"].clone()
-    for index in cut[kept].nonzero().flatten().tolist():
-        rows, columns = (target["masks"][index].bool().any(dim=dim).nonzero() for dim in (1, 0))
+        target |= {key: target[key][kept] for key in ("boxes", "labels")}
+        masks = masks[kept]
+    return target | {"boxes": boxes_around_masks(target["boxes"], masks, cut[kept]), "masks": masks}
+
+
+def boxes_around_masks(boxes: Tensor, masks: Tensor, chosen: Tensor) -> Tensor:
+    """Return boxes `(n, 4)` of which the chosen ones are those around their masks `(n, H, W)`, which have a pixel."""
+    boxes = boxes.clone()
+    for index in chosen.nonzero().flatten().tolist():
+        rows, columns = (masks[index].bool().any(dim=dim).nonzero() for dim in (1, 0))
         boxes[index] = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-    return target | {"boxes": boxes}
+    return boxes
 
 
 def per_object(sample: tuple[Any, dict[str, Any]]) -> tuple[Tensor, ...]:

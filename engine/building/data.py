@@ -11,6 +11,7 @@ from data import (
     Batch,
     CocoAnnotations,
     CocoDetection,
+    Mixing,
     ReadOptions,
     TrainTransform,
     eval_loader,
@@ -177,6 +178,26 @@ def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_image
     return splits
 
 
+def build_train_dataset(config: RunConfig, annotations: CocoAnnotations) -> CocoDetection:
+    """Build the data set of the training images, with augmentation."""
+    data, spec = config.data, config.model.spec
+    options = data.augment.model_dump(exclude={"preset"})
+    if jitter := data.augment.large_scale_jitter:
+        options["large_scale_jitter"] = jitter.size, tuple(jitter.scale)
+    mean, _ = normalization(spec, data.model_dump())
+    fill = tuple(255 * value for value in mean)
+    several = {key: options.pop(key) for key in ("mosaic", "copy_paste", "mixup")}
+    mixing = Mixing(**several, min_visibility=data.augment.min_visibility, fill=fill)
+    return CocoDetection(
+        annotations,
+        TrainTransform(build_resize(spec, data.model_dump()).train_steps, fill=fill, **options),
+        keep_images_without_boxes=data.keep_images_without_boxes,
+        masks=spec.has_masks,
+        ignore_crowd_regions=data.crowd_regions == "ignore",
+        mixing=mixing if any(several.values()) else None,
+    )
+
+
 def build_train_loader(
     config: RunConfig,
     annotations: CocoAnnotations,
@@ -185,20 +206,8 @@ def build_train_loader(
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader of this process's part of the shuffled training steps."""
-    data, spec = config.data, config.model.spec
-    resize = build_resize(spec, data.model_dump())
-    options = data.augment.model_dump(exclude={"preset"})
-    if jitter := data.augment.large_scale_jitter:
-        options["large_scale_jitter"] = jitter.size, tuple(jitter.scale)
-    mean, _ = normalization(spec, data.model_dump())
-    transform = TrainTransform(resize.train_steps, fill=tuple(255 * value for value in mean), **options)
-    dataset = CocoDetection(
-        annotations,
-        transform,
-        keep_images_without_boxes=data.keep_images_without_boxes,
-        masks=spec.has_masks,
-        ignore_crowd_regions=data.crowd_regions == "ignore",
-    )
+    data = config.data
+    dataset = build_train_dataset(config, annotations)
     return train_loader(
         dataset,
         batch_size=config.train.batch_size,
@@ -209,7 +218,7 @@ def build_train_loader(
         processes=distributed.size,
         on_unreadable_image=data.on_unreadable_image,
         pin_memory=pin_memory,
-        sizes=resize.step_sizes,
+        sizes=build_resize(config.model.spec, data.model_dump()).step_sizes,
         strong_epochs=config.train.epochs - data.weak_last_epochs,
         repeats=image_repeats(dataset, len(annotations.class_names), data.repeat_threshold),
     )

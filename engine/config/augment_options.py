@@ -93,9 +93,16 @@ class AugmentConfig(Section):
     1 + scale."""
     large_scale_jitter: Annotated[LargeScaleJitterConfig | None, OldName("data.large_scale_jitter")] = None
     """Large-scale jitter of training images instead of `min_size` and `max_size`; no preset has it."""
+    mosaic: Annotated[Fraction | None, Affects.RESULT] = None
+    """Probability of a mosaic of four images, each at 50 to 100 % of its size. It takes the time of four images."""
+    copy_paste: Annotated[Fraction | None, Affects.RESULT] = None
+    """Probability that about half of the objects of another image are pasted over the image. Only for detectors with
+    masks."""
+    mixup: Annotated[Fraction | None, Affects.RESULT] = None
+    """Probability of a weighted mean with another image, with the objects of both."""
     min_visibility: Annotated[Fraction | None, Affects.RESULT] = None
-    """Minimum visible fraction of a box that a crop or a rotation cuts. Other objects are removed from the image's
-    ground truth."""
+    """Minimum visible fraction of an object that a crop or a rotation cuts, or that pasted objects cover. Other objects
+    are removed from the image's ground truth."""
     color_jitter: Annotated[Fraction | None, Affects.RESULT, OldName("data.color_jitter")] = None
     """Maximum relative change of brightness, contrast and saturation; the hue changes by up to a quarter of it."""
     grayscale: Annotated[Fraction | None, Affects.RESULT] = None
@@ -155,5 +162,5 @@ class AugmentConfig(Section):
 
 _SETTINGS = ("preset", "min_visibility")
 _WEAK = ("horizontal_flip", "vertical_flip", "rotate_90")
-_CUTTING = ("rotate", "iou_crop", "crop", "scale", "large_scale_jitter")
+_CUTTING = ("rotate", "iou_crop", "crop", "scale", "large_scale_jitter", "mosaic", "copy_paste", "mixup")
 _OFF = dict.fromkeys(AugmentConfig.model_fields.keys() - {"preset", "large_scale_jitter"}, 0.0)

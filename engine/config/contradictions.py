@@ -23,6 +23,11 @@ def contradictions(config: RunConfig) -> Iterator[str]:
         values = getattr(data, key)
         if values is not None and len(values) != data.channels:
             yield f"data.{key} must have a value for each channel, data.channels {data.channels}, got {len(values)}"
+    if data.augment.copy_paste and not config.model.spec.has_masks:
+        yield (
+            f"data.augment.copy_paste must be 0 for model.detector {config.model.detector}, which has no masks, got "
+            f"{data.augment.copy_paste:g}"
+        )
     if jitter and jitter.scale[0] > jitter.scale[1]:
         yield f"data.augment.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
     if retinanet.negative_iou > retinanet.positive_iou:

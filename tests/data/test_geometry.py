@@ -128,6 +128,19 @@ def test_boxes_around_rotated_boxes(case, seed, angle, min_visibility):
         assert found_boxes[label] == pytest.approx(box, abs=0.01)
 
 
+def test_a_rotation_of_deep_images_of_any_channels():
+    """Float images from 0 to 1 rotate as their 8-bit values do, without rounding."""
+    image, target = sample(30, 41, [[3, 4, 20, 25]])
+    image = torch.cat([image, image[:1] // 2, image[:1] + 9])
+    found, deep = (
+        seeded(TrainTransform(lambda *_: [], (10, 20, 30, 40, 50), horizontal_flip=0.0, rotate=40.0), 5, one, target)[0]
+        for one in (image, image / 255)
+    )
+    assert deep.dtype == torch.float32
+    assert (deep * 255 - found).abs().max() < 0.51
+    assert len(deep.unique()) > len(found.unique())
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_every_quarter_turn_is_drawn(turns):
     image, target = sample(5, 9, [[2, 1, 4, 2]])

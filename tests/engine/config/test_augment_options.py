@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from data import TrainTransform
+from data import Mixing, TrainTransform
 from engine.config.augment_options import PRESETS, AugmentConfig
 from engine.config.loading import ConfigError, dump_config, load_config
 
@@ -24,8 +24,8 @@ def on(config) -> dict:
 
 
 def test_every_key_is_an_argument_of_the_transform():
-    arguments = {field.name for field in dataclasses.fields(TrainTransform)} - {"resize", "fill"}
-    assert {*AugmentConfig.model_fields} - {"preset"} == arguments
+    arguments = {field.name for kind in (TrainTransform, Mixing) for field in dataclasses.fields(kind)}
+    assert {*AugmentConfig.model_fields} - {"preset"} == arguments - {"resize", "fill"}
 
 
 def test_without_the_key_images_are_flipped():

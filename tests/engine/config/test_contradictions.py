@@ -16,6 +16,10 @@ LEAST = {"data": {"train": PLACE, "val": PLACE}}
         (["data.max_size=600"], "data.min_size must be at most data.max_size, which is 600, got 800"),
         (["data.min_size=[600, 900]", "data.max_size=800"], "data.min_size must be at most data.max_size"),
         (["data.eval_size=2000"], "data.eval_size must be at most data.max_size, which is 1333, got 2000"),
+        (
+            ["data.augment.copy_paste=0.5"],
+            "data.augment.copy_paste must be 0 for model.detector faster_rcnn, which has no masks, got 0.5",
+        ),
         (["data.augment.large_scale_jitter.scale=[2, 1]"], "scale must be a minimum and a maximum, got [2.0, 1.0]"),
         (["data.classes.keep=[a, b, a]"], "data.classes: `keep` names 'a' more than once"),
         (
@@ -38,6 +42,7 @@ def test_both_options_are_named(overrides, said):
         ["data.min_size=2000", "data.resize=stretch"],
         ["data.eval_size=2000", "data.resize=letterbox"],
         ["data.augment.large_scale_jitter.scale=[1, 1]"],
+        ["data.augment.copy_paste=0.5", "model.detector=mask_rcnn"],
         ["data.classes.merge={x: [a, x], y: [b]}", "data.classes.rename.c=d", "data.classes.keep=[x, d]"],
     ],
 )
