@@ -102,7 +102,7 @@ def main() -> None:
     if not datasets:
         raise ValueError("\n".join([f"{args.source} has no labelled image that is usable", *summary(found)]))
     # a step that changes the splits or the images takes and returns `datasets` here
-    tables = [describe(datasets, labels)]
+    tables = [describe(datasets, unlabelled_names(labels, root))]
     tile = None
     if args.tile:
         tile = {"size": args.tile, "overlap": OVERLAP if args.overlap is None else args.overlap}
@@ -189,12 +189,18 @@ def summary(found: Findings) -> list[str]:
     return [f"{title}: {Problem(kind, places)}" for title, kinds in titles.items() for kind, places in kinds.items()]
 
 
-def describe(datasets: dict[str, dict[str, Any]], labels: Labels) -> str:
-    """Return a table with a row per split."""
+def unlabelled_names(labels: Labels, root: Path) -> set[str]:
+    """Return the `file_name` of each image that has no label file."""
+    images = (image for images in labels.splits.values() for image in images if not image.has_labels)
+    return {image.path.relative_to(root).as_posix() for image in images}
+
+
+def describe(datasets: dict[str, dict[str, Any]], unlabelled: set[str]) -> str:
+    """Return a table with a row per split, from the names of the images without labels."""
     header = ("split", "images", "without labels", "without objects", "boxes", "masks", "crowd regions", "classes")
     rows = []
     for split, raw in datasets.items():
-        unlabelled = sum(not image.has_labels for image in labels.splits.get(split, ()))
+        without = sum(image["file_name"] in unlabelled for image in raw["images"])
         annotations = raw["annotations"]
         with_objects = len({annotation["image_id"] for annotation in annotations})
         crowd = count_of(annotations, "iscrowd")
@@ -202,8 +208,8 @@ def describe(datasets: dict[str, dict[str, Any]], labels: Labels) -> str:
             (
                 split,
                 len(raw["images"]),
-                unlabelled,
-                len(raw["images"]) - with_objects - unlabelled,
+                without,
+                len(raw["images"]) - with_objects - without,
                 len(annotations) - crowd,
                 count_of(annotations, "segmentation"),
                 crowd,

@@ -39,6 +39,8 @@ FORMATS = {
     "label_studio": Format("Label Studio", read_label_studio),
 }
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+
 
 def open_source(source: Path, *, exclude: Path, images: Path | None, classes: list[str] | None) -> LabelFolder:
     """Return the files of a folder, or of the folder of a file.
@@ -50,11 +52,13 @@ def open_source(source: Path, *, exclude: Path, images: Path | None, classes: li
         classes: Class names that the user gave.
 
     Raises:
-        DatasetError: If the source does not exist.
+        DatasetError: If the source does not exist, or is an archive.
     """
     source = absolute(source)
     if not source.exists():
         raise DatasetError(f"SOURCE {source} does not exist")
+    if source.suffix.lower() in _ARCHIVES and source.is_file():
+        raise DatasetError(f"SOURCE {source} is an archive: unpack it first")
     root = source if source.is_dir() else source.parent
     only = None if source.is_dir() else source
     return LabelFolder(root, list_files(root, absolute(exclude)), only, classes, images is not None)
@@ -81,6 +85,9 @@ def read_labels(
     """Read all labels of a format; what is wrong, and what is left out, is in the findings."""
     found = Findings()
     labels = FORMATS[name].read(folder, images, found, progress)
+    for split, entries in labels.splits.items():
+        if not entries:
+            found.leave_out("splits without an image", split)
     labels = labels._replace(splits={split: entries for split, entries in labels.splits.items() if entries})
     for names in _alike(labels.category_ids):
         found.note("class names that differ only in case or spaces, kept apart", " and ".join(map(shown, names)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from ..coco_file import MAX_PX
+from ..coco_file import MAX_PX, structure_problems
 from ..objects import ROUNDING_PX
 from ..segmentation import extent_of_mask, segmentation_problem, to_rle
 from .findings import Findings
@@ -46,6 +46,9 @@ def coco_datasets(labels: Labels, root: Path, found: Findings) -> dict[str, dict
                 category = labels.category_ids[annotation.pop("name")]
                 ids = {"id": next(annotation_ids), "image_id": entry["id"], "category_id": category}
                 raw["annotations"].append(ids | annotation)
+        for problem in structure_problems(raw):  # such as names with half a character
+            for entry in problem.found:
+                found.error(problem.what, f"{split}: {entry}")
         result[split] = raw
     return result
 

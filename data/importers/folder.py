@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ..image_files import ImageError, image_suffixes, open_image, orientation
@@ -56,7 +56,7 @@ def list_files(root: Path, exclude: Path | None = None) -> list[Path]:
     """Return all files below a folder, also in linked folders, without hidden ones and the folder `exclude`."""
     found: list[Path] = []
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen or Path(folder) == exclude:
             folders[:] = []
@@ -65,6 +65,10 @@ def list_files(root: Path, exclude: Path | None = None) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
     return found
+
+
+def _raise(error: OSError) -> None:
+    raise error  # a folder that cannot be read would be left out without a message
 
 
 def split_of(path: PurePath) -> str | None:
@@ -114,14 +118,16 @@ class ImageIndex:
         """Return the images that a name can mean: one, none, or several that fit equally well.
 
         The case of the name and its suffix may differ. Folders in the name choose between images of the same name, and
-        then the folder of the label file does.
+        then the folder of the label file does. An image in the folder of another split is never meant.
 
         Args:
             name: File name or path, also of another machine.
             folder: Folder of the label file, relative to the root of the labels.
         """
-        wanted = PureWindowsPath(name)  # reads both kinds of separators
+        wanted = PurePath(name.replace("\\", "/"))
         candidates = self._by_name.get(wanted.name.lower()) or self._by_stem.get(wanted.stem.lower(), [])
+        split = split_of_folder(folder / "label")
+        candidates = [path for path in candidates if split in (None, self._split_of(path) or split)]
         if len(candidates) < 2:
             return candidates
         outer = [part.lower() for part in reversed(wanted.parts[:-1])]
@@ -133,6 +139,9 @@ class ImageIndex:
 
         best = max(map(agreement, candidates))
         return [path for path in candidates if agreement(path) == best]
+
+    def _split_of(self, path: Path) -> str | None:
+        return split_of_folder(path.relative_to(self.root))
 
     def find_one(self, name: str, place: str, found: Findings, folder: PurePath = _TOP) -> Path | None:
         """Return the image that a name means; none, or several, are an error."""

@@ -14,7 +14,7 @@ from .records import LabelledImage, LabelledObject, Labels
 from .yolo_layout import DatasetFile, class_names, entries_of, find_dataset_file, images_of_splits, is_name_file
 
 _WRONG = "lines of YOLO labels that are not valid"
-_BOX, _OBB = 5, 9
+_BOX, _ORIENTED = 5, 9
 # Rounded labels can leave the image by less; anything farther out is not a fraction.
 _SLACK = 0.01
 
@@ -165,6 +165,8 @@ def _read_labels(
             found.leave_out("repeated lines of YOLO labels", place)
             continue
         seen.add(tuple(values))
+        if len(values) == _ORIENTED:
+            found.note("lines with 9 numbers, as oriented boxes have, read as polygons of four corners", place)
         if size:
             objects.append(_object(str(number) if names is None else names[number], place, values[1:], size))
     return objects

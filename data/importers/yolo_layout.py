@@ -27,22 +27,23 @@ class DatasetFile(NamedTuple):
 
 def find_dataset_file(folder: LabelFolder, found: Findings) -> DatasetFile | None:
     """Return the file with the class names and the splits of a data set; more than one is an error."""
-    files = []
-    for path in [folder.only] if folder.only else folder.files:
+    files: list[DatasetFile] = []
+    for path in sorted([folder.only] if folder.only else folder.files, key=lambda path: len(path.parts)):
+        if files and len(path.parts) > len(files[0].path.parts):
+            break  # a file of an inner folder, such as the settings of a run
         values = None
         if path.suffix.lower() in (".yaml", ".yml"):
             values = _read_yaml(path, found)
         elif path.suffix.lower() == ".data":
             pairs = (line.partition("=") for line in read_lines(path, found) or ())
             values = {key.strip(): value.strip() for key, equals, value in pairs if equals}
-            values["nc"] = values.get("classes")
+            values |= {"nc": values["classes"]} if "classes" in values else {}
         if isinstance(values, dict) and values.keys() & {"train", "val", "valid", "names", "nc"}:
             files.append(DatasetFile(path, values))
-    outer = [file for file in files if len(file.path.parts) == min(len(other.path.parts) for other in files)]
-    if len(outer) > 1:
-        names = ", ".join(folder.name(file.path) for file in outer)
+    if len(files) > 1:
+        names = ", ".join(folder.name(file.path) for file in files)
         found.error("data sets with more than one data.yaml; name the file instead of the folder", names)
-    return outer[0] if outer else None
+    return files[0] if files else None
 
 
 class _Loader(yaml.BaseLoader):

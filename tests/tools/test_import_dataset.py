@@ -127,6 +127,9 @@ def test_errors_of_the_command(run_tool, tmp_path, files, options, said):
 
 
 def test_a_source_that_does_not_exist(run_tool, tmp_path):
+    (tmp_path / "export.zip").write_bytes(b"PK")
+    code, _, err = run_tool("import_dataset", tmp_path / "export.zip", tmp_path / "out")
+    assert (code, err) == (2, f"error: SOURCE {tmp_path}/export.zip is an archive: unpack it first\n")
     code, _, err = run_tool("import_dataset", tmp_path / "none", tmp_path / "out")
     assert (code, err) == (2, f"error: SOURCE {tmp_path}/none does not exist\n")
 

@@ -102,6 +102,14 @@ def test_errors(make, run_import, text, said):
     assert sum(map(len, found.found.errors.values())) == 1
 
 
+def test_names_that_training_does_not_accept(make, run_import):
+    """A name of more than 1,000 characters is damage; the result has neither the class nor its objects."""
+    text = voc(thing("x" * 2000, 1, 2, 30, 40), thing("cat", 1, 2, 30, 40))
+    found = run_import(make({"a.jpg": (200, 100), "a.xml": text}))
+    assert "train: categories[1] must have 'name' of at most 1000 characters" in str(found.found.errors)
+    assert found.objects() == {"a.jpg": [("cat", 1, 2, 29, 38)]}
+
+
 def test_images_and_files_that_do_not_fit(make, run_import):
     files = {"a.jpg": (200, 100), "a.xml": voc(), "b.xml": voc(name="a.jpg"), "c.xml": voc(name="c.jpg")}
     source = make(files | {"ImageSets/Main/train.txt": "a\nb\nc\nd"})

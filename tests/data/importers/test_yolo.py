@@ -135,6 +135,22 @@ def test_errors_of_a_line(make, run_import, line, said):
     assert sum(map(len, found.found.errors.values())) == 1
 
 
+def test_oriented_boxes_and_other_splits(make, run_import):
+    """Nine numbers are a polygon; a label never belongs to an image of another split; an empty split is reported."""
+    labels = {"train/labels/a.txt": "0 0.1 0.5 0.5 0.1 0.9 0.5 0.5 0.9", "train/labels/b.txt": "0 0.5 0.5 0.5 0.5"}
+    images = {"train/images/a.jpg": (100, 100), "valid/images/b.jpg": (100, 100), "test/images/readme.md": "none"}
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]"
+    inner = {"runs/old/args.yaml": "names: [other]", "inner/broken.yaml": "[", "other.data": "a = b"}
+    source = make(labels | images | {"data.yaml": text} | inner)
+    found = run_import(source)
+    assert found.objects("train") == {"train/images/a.jpg": [("cat", 10, 10, 80, 80)]}
+    assert found.objects("val") == {"valid/images/b.jpg": []}
+    assert found["train"]["annotations"][0]["area"] == 80 * 80 / 2
+    assert found.found.errors == {f"label files whose image is not below {source}": ["train/labels/b.txt"]}
+    assert found.found.left_out == {"splits without an image": ["test"]}
+    assert [*found.found.notes] == ["lines with 9 numbers, as oriented boxes have, read as polygons of four corners"]
+
+
 def test_labels_and_images_that_do_not_fit(make, run_import):
     files = {"images/a.jpg": (20, 20), "labels/a.txt": "0 0.5 0.5 0.5 0.5", "labels/lost.txt": ""}
     source = make(files | {"images/b.jpg": "no image", "images/c.jpg": (9, 9), "images/c.png": (9, 9)})
