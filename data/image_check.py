@@ -1,7 +1,8 @@
 """Checks of a data set's image files, and stamps to skip repeated checks."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,10 +47,10 @@ def inspect_images(
     image_dir: Path,
     options: ReadOptions,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> tuple[list[Problem], list[Problem]]:
-    """Decode all images; return the problems that stop training, and likely errors."""
+) -> tuple[list[Problem], list[Problem], dict[str, ImageFacts]]:
+    """Decode all images; return the problems that stop training, likely errors, and the facts by file name."""
     facts, errors = _check(inspect_image, images, image_dir, options, progress)
-    return errors, doubtful_pixels(facts, options)
+    return errors, doubtful_pixels(facts, options), facts
 
 
 def _check(
@@ -88,6 +89,17 @@ def _check(
 def doubtful_pixels(facts: Mapping[str, ImageFacts], options: ReadOptions) -> list[Problem]:
     """Return likely errors in the pixels of valid images, from the facts by file name."""
     return [problem for problem in _doubts(facts, options) if problem.found]
+
+
+def count_pixels(facts: Collection[ImageFacts]) -> dict[str, tuple[int, tuple[float, float] | None]]:
+    """Count images by channels and type, with the least and largest value of types with more than 8 bits."""
+    counts = Counter(found.kind for found in facts)
+    values: dict[str, list[tuple[float, float]]] = {}
+    for found in facts:
+        if found.values:
+            values.setdefault(found.kind, []).append(found.values)
+    ranges = {kind: (min(low for low, _ in seen), max(high for _, high in seen)) for kind, seen in values.items()}
+    return {kind: (count, ranges.get(kind)) for kind, count in counts.most_common()}
 
 
 def _doubts(facts: Mapping[str, ImageFacts], options: ReadOptions) -> Iterator[Problem]:

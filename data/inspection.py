@@ -14,7 +14,7 @@ from .arrays import to_arrays
 from .classes import ClassChanges, change_classes
 from .coco_file import Problem, category_names, declared_size, is_box, read_instances, structure_problems
 from .conventions import SAME_BOX, convention_problems, overlap
-from .image_check import inspect_images
+from .image_check import count_pixels, inspect_images
 from .images import ReadOptions
 from .json_file import pause_garbage_collection
 from .meaning import complete, read_whole_numbers
@@ -41,6 +41,7 @@ class Inspection:
         classes: Number of `images` and of training `boxes` by class name, in the order of ids.
         box_sizes: Number of "small", "medium" and "large" boxes, with the bounds of COCO's APs, APm and APl.
         image_sizes: Number of images by declared (width, height); None if the file has no size.
+        pixels: Result of `count_pixels`.
         boxes_per_image: Number of images by their number of training boxes.
         crowd: Number of crowd regions.
         masks: Number of training boxes with a valid mask.
@@ -52,6 +53,7 @@ class Inspection:
     classes: dict[str, dict[str, int]]
     box_sizes: dict[str, int]
     image_sizes: Counter
+    pixels: dict[str, tuple[int, tuple[float, float] | None]]
     boxes_per_image: Counter
     crowd: int
     masks: int
@@ -97,7 +99,7 @@ def inspect_dataset(
     errors = list(structure_problems(raw))
     warnings += complete(raw, image_dir, read_options.channels)
     raw, classes_kept = change_classes(raw, classes, path) if classes else (raw, None)
-    broken, doubtful = inspect_images(raw["images"], image_dir, read_options, progress)
+    broken, doubtful, facts = inspect_images(raw["images"], image_dir, read_options, progress)
     errors += broken
     conventions = convention_problems(raw, masks=masks)
     errors += conventions.errors
@@ -147,6 +149,7 @@ def inspect_dataset(
         classes={name: {"images": images_of[key], "boxes": counts[key]} for key, name in names.items()},
         box_sizes={"small": 0, "medium": 0, "large": 0} | Counter(map(_size_class, learned)),
         image_sizes=Counter(declared_size(entry) for entry in raw["images"]),
+        pixels=count_pixels(facts.values()),
         boxes_per_image=Counter(arrays.counts.tolist()),
         crowd=crowd,
         masks=readable_masks,

@@ -44,7 +44,9 @@ class PassedOver(NamedTuple):
     why: str
 
 
-def find_media_files(inputs: Sequence[str], *, exclude: Path) -> tuple[list[MediaFile], list[PassedOver]]:
+def find_media_files(
+    inputs: Sequence[str], *, exclude: Path, arrays: bool = False
+) -> tuple[list[MediaFile], list[PassedOver]]:
     """Find the files of the inputs, each file once, in the order of the inputs and by name within a folder.
 
     A file with the suffix of an image or a video is returned although it cannot be opened, such as a link to nothing.
@@ -53,6 +55,7 @@ def find_media_files(inputs: Sequence[str], *, exclude: Path) -> tuple[list[Medi
         inputs: Files with any name, folders, and patterns such as "photos/*.jpg" or "photos/**/a*". Folders include
             all files with the suffix of an image or a video, also in subfolders, except for hidden files.
         exclude: Folder, for example of results, whose files are skipped if an input is a folder or a pattern.
+        arrays: Whether NPY files in folders and patterns are images too.
 
     Returns:
         The files, and what else is in the folders and patterns, without hidden files.
@@ -64,7 +67,7 @@ def find_media_files(inputs: Sequence[str], *, exclude: Path) -> tuple[list[Medi
     found: dict[Path, None] = {}
     passed_over: dict[Path, PassedOver] = {}
     for text in inputs:
-        base, files, others = _resolve(text, _absolute(exclude))
+        base, files, others = _resolve(text, _absolute(exclude), _suffixes(arrays))
         bases.append(base)
         found |= dict.fromkeys(files)
         passed_over |= {other.path: other for other in others}
@@ -86,7 +89,7 @@ def describe_passed_over(passed_over: Sequence[PassedOver]) -> str:
     )
 
 
-def _resolve(text: str, exclude: Path) -> tuple[Path, list[Path], list[PassedOver]]:
+def _resolve(text: str, exclude: Path, suffixes: frozenset[str]) -> tuple[Path, list[Path], list[PassedOver]]:
     """Return the folder of an input, its files, and what else is in it."""
     path = _absolute(Path(text))
     if path.is_file():
@@ -103,36 +106,36 @@ def _resolve(text: str, exclude: Path) -> tuple[Path, list[Path], list[PassedOve
     else:
         raise MediaFileError(f"input {text} does not exist (resolved: {path})")
     files, others = [], []
-    for found in (entry for match in matches for entry in _within(match)):
+    for found in (entry for match in matches for entry in _within(match, suffixes)):
         if not _path_of(found).is_relative_to(exclude):
             (others if isinstance(found, PassedOver) else files).append(found)
     if not files:
         also = f"; passed over: {describe_passed_over(others)}" if others else ""
-        known = ", ".join((*image_suffixes(), *VIDEO_SUFFIXES))
+        known = ", ".join(sorted(suffixes - {*VIDEO_SUFFIXES})) + ", " + ", ".join(VIDEO_SUFFIXES)
         raise MediaFileError(f"{what} (resolved: {path}){also}; supported suffixes: {known}")
     return base, files, others
 
 
-def _within(path: Path) -> list[Path | PassedOver]:
+def _within(path: Path, suffixes: frozenset[str]) -> list[Path | PassedOver]:
     """Return a file, or what is in a folder, in the order of the names."""
     found: list[Path | PassedOver] = []
     if not path.is_dir():
-        return [_classify(path)]
+        return [_classify(path, suffixes)]
     errors: list[OSError] = []
     for folder, folders, files in os.walk(path, onerror=errors.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [_classify(Path(folder, name)) for name in files if not name.startswith(".")]
+        found += [_classify(Path(folder, name), suffixes) for name in files if not name.startswith(".")]
         for inner in (Path(folder, name) for name in folders):
             if inner.is_symlink():
                 found.append(PassedOver(inner, "links to folders"))
-            elif inner.suffix.lower() in _suffixes():
+            elif inner.suffix.lower() in suffixes:
                 found.append(PassedOver(inner, "folders with the suffix of a file, whose files are used"))
     found += [PassedOver(Path(error.filename), f"folders with {error.strerror}") for error in errors]
     return sorted(found, key=_path_of)
 
 
-def _classify(file: Path) -> Path | PassedOver:
-    if file.suffix.lower() in _suffixes():
+def _classify(file: Path, suffixes: frozenset[str]) -> Path | PassedOver:
+    if file.suffix.lower() in suffixes:
         return file
     return PassedOver(file, f"files with the suffix {file.suffix}" if file.suffix else "files without a suffix")
 
@@ -142,8 +145,8 @@ def _path_of(found: Path | PassedOver) -> Path:
 
 
 @cache
-def _suffixes() -> set[str]:
-    return {*image_suffixes(), *VIDEO_SUFFIXES}
+def _suffixes(arrays: bool) -> frozenset[str]:
+    return frozenset((*image_suffixes(), *VIDEO_SUFFIXES, *([".npy"] if arrays else [])))
 
 
 def _absolute(path: Path) -> Path:

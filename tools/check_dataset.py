@@ -177,6 +177,12 @@ def show(inspection: Inspection) -> None:
         rest = images - sum(count for _, count in sizes)
         rows.append((f"{len(inspection.image_sizes) - NAMED} more", rest, percentage(rest, images)))
     print(f"\n{format_table(('image size', 'count', ''), rows)}")
+    rows = [
+        (kind, count, percentage(count, images), "0 to 255" if values is None else f"{values[0]:g} to {values[1]:g}")
+        for kind, (count, values) in inspection.pixels.items()
+    ]
+    if rows:
+        print(f"\n{format_table(('channels x type', 'count', '', 'values'), rows)}")
 
 
 def show_problems(errors: Sequence[Problem], warnings: Sequence[Problem]) -> None:
@@ -245,6 +251,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "classes": inspection.classes,
         "box_sizes": inspection.box_sizes,
         "image_sizes": {"x".join(map(str, size or ("?",))): count for size, count in inspection.image_sizes.items()},
+        "pixels": {kind: {"images": n, "values": values} for kind, (n, values) in inspection.pixels.items()},
         "boxes_per_image": dict(sorted(inspection.boxes_per_image.items())),
         "crowd": inspection.crowd,
         "masks": inspection.masks,

@@ -43,6 +43,7 @@ from _predict_files import (
 from torch import Tensor
 
 from data import ImageError, ReadOptions, declared_size, load_image_list
+from data.band_files import RGB
 from data.files import write_json
 from data.image_check import doubtful_pixels
 from data.images import ImageFacts, read_with_facts
@@ -51,7 +52,7 @@ from data.read_ahead import read_ahead
 from data.video import VideoError, load_av, open_video, video_writer
 from engine.building import read_options
 from engine.config import describe_unused, unused_overrides
-from engine.display import Progress, counted, draw_detections, format_table, log, only_shown, start_logging
+from engine.display import Progress, as_rgb, counted, draw_detections, format_table, log, only_shown, start_logging
 from engine.evaluation import coco_dataset, match_files
 from engine.inference import describe_mode, predictor_of, read_thresholds
 from engine.weights import Trained, check_categories, load_trained
@@ -65,6 +66,7 @@ EPILOG = """examples:
   python tools/predict.py runs/r50_dcn "photos/**/a*.jpg" --device cpu
   python tools/predict.py runs/r50_dcn/best.pt clip.mp4 --batch-size 8 --frame-stride 5
   python tools/predict.py runs/r50_dcn aerial.tif --tile 640 --overlap 0.2      # large image with small objects
+  python tools/predict.py runs/infrared fields --bands 4,3,2                     # images of four channels
   python tools/predict.py runs/r50_dcn photos --no-images --json found.json
   python tools/predict.py runs/r50_dcn val2017 --no-images --score-threshold 0 \\
       --annotations instances_val2017.json --json results.json           # for tools/eval.py --results
@@ -95,6 +97,12 @@ def parse_arguments() -> argparse.Namespace:
     add_tiles(parser, "detect in overlapping", "tile.overlap of the config")
     add_weights(parser)
     add_out(parser, "<run>/predictions")
+    parser.add_argument(
+        "--bands",
+        type=read_bands,
+        metavar="R,G,B",
+        help="channels to draw as red, green and blue, from 1, or one as grey (default: the first three, or the first)",
+    )
     add_json(parser, "the detections in COCO format")
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="COCO file with the image ids that --json uses"
@@ -118,14 +126,16 @@ def main() -> None:
     """Detect, draw and write."""
     args = parse_arguments()
     start_logging()
-    sources, passed_over = find_media_files(args.inputs, exclude=args.out)
+    trained = load_trained(args.run, args.overrides)
+    channels = trained.config.data.channels
+    sources, passed_over = find_media_files(args.inputs, exclude=args.out, arrays=channels != RGB)
     if passed_over:
         log.warning("passed over: %s", describe_passed_over(passed_over))
     videos = [source for source in sources if source.is_video]
-    check_videos(videos, args)
+    check_videos(videos, args, channels)
+    check_bands(args, channels)
     asked = args.score_threshold
     asked = read_thresholds(asked) if isinstance(asked, Path) else asked
-    trained = load_trained(args.run, args.overrides)
     if trained.config.tile.size is None:
         refuse_unused(args, "it needs --tile", "--overlap")
     if unused := unused_overrides(trained.config, args.overrides, partial(is_read, "predict")):
@@ -153,8 +163,26 @@ def main() -> None:
         raise SystemExit(1)
 
 
-def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace) -> None:
-    """Raise `ValueError` for options that videos do not support, or that need videos."""
+def read_bands(text: str) -> list[int]:
+    """Read "R,G,B" or one channel."""
+    parts = text.split(",")
+    if len(parts) not in (1, RGB) or not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"must be three channels as in 4,3,2, or one, counted from 1, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def check_bands(args: argparse.Namespace, channels: int) -> None:
+    """Raise `ValueError` if images do not have the channels to draw."""
+    if args.no_images:
+        refuse_unused(args, "--no-images draws none", "--bands")
+    if args.bands and max(args.bands) > channels:
+        raise ValueError(f"--bands must be channels from 1 to {channels} (data.channels), got {max(args.bands)}")
+
+
+def check_videos(videos: Sequence[MediaFile], args: argparse.Namespace, channels: int) -> None:
+    """Raise `ValueError` for detectors and options that videos do not support, or options that need videos."""
+    if videos and channels != RGB:
+        raise ValueError(f"a video has 3 channels, and the detector needs {channels} (data.channels): {videos[0].path}")
     if videos:
         load_av()
     if videos and args.annotations:
@@ -208,7 +236,7 @@ def detect_in_images(
             findings.add(detections, image, known[source.path] if known else {"file_name": source.name})
             if source in files:
                 with only_shown(f"the detections in {source.name}"):
-                    write_image(files[source], draw(image, detections, predictor))
+                    write_image(files[source], draw(image, detections, predictor, args.bands))
             line = (len(findings.images) + len(findings.unreadable), len(images), source.name, in_words(detections))
             log.info("%d/%d %s: %s", *line, extra={"on_bar": True})
     for problem in doubtful_pixels(facts, options):
@@ -237,7 +265,7 @@ def detect_in_video(
                         about = {"file_name": f"{source.name}/frame_{index:06d}.png", "frame": index}
                         findings.add(detections, image, about)
                         if file:
-                            write(draw(image, detections, predictor), time_s)
+                            write(draw(image, detections, predictor, args.bands), time_s)
                         if index % (LINE_EVERY * args.frame_stride) == 0:
                             line = (source.name, index, video.frames or "?", in_words(detections))
                             log.info("%s, frame %d/%s: %s", *line, extra={"on_bar": True})
@@ -257,9 +285,10 @@ def in_batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor) -> Tensor:
+def draw(image: Tensor, detections: dict[str, Any], predictor: Predictor, bands: Sequence[int] | None = None) -> Tensor:
     """Draw detections into their image at its size."""
-    return draw_detections(image, detections, predictor.class_names, score_threshold=0.0, short_side=None)
+    shown = as_rgb(image, bands)
+    return draw_detections(shown, detections, predictor.class_names, score_threshold=0.0, short_side=None)
 
 
 def as_dataset(findings: Findings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .detections import Detected, detect_with, load_model, read_val_split, with_
 from .differences import Difference, conclusion, difference
 from .flops import count_flops
 from .largest_differences import SCORE_THRESHOLD, find_largest_differences
-from .loaded_runs import Run, check_same_limit, group_runs, option_differences, read_run
+from .loaded_runs import Run, check_same_channels, check_same_limit, group_runs, option_differences, read_run
 from .result import MASK_METRICS, Comparison, Costs, Group
 
 # IoU thresholds of the precision-recall curves
@@ -61,6 +61,7 @@ def compare_runs(
     # one run with masks is enough to need the masks of the split
     reader = next((run for run in runs if run.config.model.spec.has_masks), runs[0])
     check_same_limit(runs)
+    check_same_channels(runs)
     unused = [unused_overrides(run.config, overrides, is_read) for run in runs]
     if nowhere := {key: why for key, why in unused[0].items() if all(key in found for found in unused)}:
         log.warning("%s", describe_unused(nowhere))

@@ -175,6 +175,16 @@ def check_same_limit(runs: Sequence[Run]) -> None:
         )
 
 
+def check_same_channels(runs: Sequence[Run]) -> None:
+    """Raise `ValueError` unless all runs have images of the same number of channels: they share the val split."""
+    channels = {run.config.data.channels: run.folder for run in runs}
+    if len(channels) > 1:
+        found = ", ".join(f"{count} in {folder}" for count, folder in channels.items())
+        raise ValueError(
+            f"data.channels must be the same for all runs, which are compared on the same images, got {found}"
+        )
+
+
 def option_differences(groups: dict[str, list[Run]]) -> dict[str, list[str]]:
     """Return the options that differ between groups, except the seed: JSON values of each group by dotted key.
 
