@@ -99,6 +99,14 @@ _METRICS = Form(_NUMBERS.text, lambda value: _NUMBERS.holds(value) and _is_plain
 
 _SCALER = ("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker")
 
+_LOSS_TREND = _entries(
+    ["train", "val", "parting", "lowest"],
+    train=_optional(_NUMBER),
+    val=_optional(_NUMBER),
+    parting=_COUNT,
+    lowest=_optional(_NUMBER),
+)
+
 FORMS: dict[str, Form] = {
     "config": Form(_PLAIN.text, _is_plain, _entries((), model=_PLAIN, data=_PLAIN, train=_PLAIN).parts),
     "class_names": _list(_TEXT, least=1),
@@ -127,6 +135,8 @@ FORMS: dict[str, Form] = {
     "overflows": _COUNT,
     "unreadable": _mapping(_TEXT, _COUNT),
     "running_mean": _entries(["sums", "count"], sums=_mapping(_TEXT, _NUMBER), count=_COUNT),
+    "losses_since_eval": _entries(["sums", "count"], sums=_mapping(_TEXT, _NUMBER), count=_COUNT),
+    "loss_trend": _LOSS_TREND,
     "images_in_step": _SIZE,
     "parameters": _COUNT,
     "annotations": _mapping(_TEXT, _TEXT),

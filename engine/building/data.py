@@ -1,5 +1,6 @@
 """Build annotations, loaders and samples from the data section of a config."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
 from .classes import image_repeats
 
+# Maximum number of images for the validation loss
+LOSS_IMAGES = 1000
 Track = Callable[[Iterable], Iterable]
 
 
@@ -247,6 +250,44 @@ def build_eval_loader(
         on_unreadable_image=config.data.on_unreadable_image,
         pin_memory=pin_memory,
     )
+
+
+def build_loss_loader(
+    config: RunConfig,
+    annotations: CocoAnnotations,
+    *,
+    pin_memory: bool,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> tuple[DataLoader, float]:
+    """Build the loader of this process's part of the images for the validation loss, and return their boxes per image.
+
+    The images are up to `LOSS_IMAGES` that are evenly spread over the split. They are resized as in training, to the
+    size of evaluation, without augmentation. As in training, images without boxes are used only with
+    `keep_images_without_boxes`.
+    """
+    data, spec = config.data, config.model.spec
+    resize = build_resize(spec, data.model_dump())
+    resize = dataclasses.replace(resize, sizes=(resize.eval_side,))
+    mean, _ = normalization(spec, data.model_dump())
+    dataset = CocoDetection(
+        annotations,
+        TrainTransform(resize.train_steps, fill=tuple(255 * value for value in mean), horizontal_flip=0.0),
+        keep_images_without_boxes=data.keep_images_without_boxes,
+        masks=spec.has_masks,
+        ignore_crowd_regions=data.crowd_regions == "ignore",
+    )
+    dataset.images = dataset.images[:: max(1, -(-len(dataset) // LOSS_IMAGES))]
+    loader = eval_loader(
+        dataset,
+        batch_size=config.train.batch_size,
+        workers=data.num_workers,
+        rank=distributed.rank,
+        processes=distributed.size,
+        on_unreadable_image=data.on_unreadable_image,
+        pin_memory=pin_memory,
+    )
+    boxes = int(annotations.arrays.counts[dataset.images].sum())
+    return loader, max(boxes, 1) / max(len(dataset), 1)
 
 
 def first_samples(

@@ -13,7 +13,7 @@ from data import CocoAnnotations, CocoDetection, eval_transform, read_batches
 from ..config import RunConfig, TrainConfig
 from ..display import Progress
 from ..distributed import SINGLE_PROCESS, DistributedContext, StopRequest
-from ..evaluation import ScoreReport, draw_curves, draw_matrix, draw_predictions, evaluate
+from ..evaluation import ScoreReport, draw_curves, draw_matrix, draw_predictions, evaluate, mean_losses
 from ..insight import Health, box_centres, dcn_figures
 from ..training import (
     Callback,
@@ -28,7 +28,7 @@ from ..training import (
     scaled_lr,
     set_lrs,
 )
-from .data import build_eval_loader, build_train_loader, first_samples
+from .data import build_eval_loader, build_loss_loader, build_train_loader, first_samples
 
 # validation images drawn with ground truth and detections, and objects drawn with sampling points
 NUM_IMAGES, NUM_OBJECTS = 4, 2
@@ -191,11 +191,13 @@ def _evaluator(
     progress: Progress,
 ) -> Callable[[nn.Module], dict[str, Any] | None]:
     """Return the trainer's `evaluate`, which adds the report of the model."""
-    loader = build_eval_loader(config, val, pin_memory=device.type == "cuda", distributed=distributed)
+    pin_memory = device.type == "cuda"
+    loader = build_eval_loader(config, val, pin_memory=pin_memory, distributed=distributed)
+    loss_loader, boxes_per_image = build_loss_loader(config, val, pin_memory=pin_memory, distributed=distributed)
 
     def evaluate_model(model: nn.Module) -> dict[str, Any] | None:
         batches = progress.track(read_batches(loader), "evaluate", len(loader))
-        return evaluate(
+        metrics = evaluate(
             model,
             batches,
             val.category_ids,
@@ -209,6 +211,18 @@ def _evaluator(
             stop=stop,
             inspect=lambda report: reports.update({model: report}),
         )
+        if metrics is None or not config.train.val_loss or not len(loss_loader.dataset):
+            return metrics
+        losses = mean_losses(
+            model,
+            progress.track(read_batches(loss_loader), "validation loss", len(loss_loader)),
+            boxes_per_image=boxes_per_image,
+            device=device,
+            amp=config.train.amp,
+            distributed=distributed,
+            stop=stop,
+        )
+        return None if losses is None else metrics | {"losses": losses}
 
     return evaluate_model
 

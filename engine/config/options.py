@@ -237,6 +237,9 @@ class TrainConfig(Section):
     """Number of newest checkpoints to keep: last.pt and those before it. best.pt is kept in addition."""
     eval_every_epochs: Annotated[PositiveInt, Affects.RESULT, OldName("eval_every")] = 1
     """Epochs between evaluations; training always evaluates after the last epoch."""
+    val_loss: Annotated[bool, Affects.NOTHING] = True
+    """Whether each evaluation computes the losses on up to 1,000 validation images, without augmentation. A validation
+    loss that rises while the training loss falls is a sign of overfitting."""
     images_every_steps: Annotated[Steps, Affects.NOTHING, OldName("picture_every")] = 1000
     """Steps between validation images in TensorBoard, and with DCN between histograms of offsets and masks; training
     also writes them at the end."""

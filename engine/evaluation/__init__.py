@@ -8,6 +8,7 @@ from .doubts import result_doubts
 from .error_costs import ErrorCosts, error_costs
 from .error_types import ERROR_TYPE_COLOURS, MISSED, describe_error_type, draw_classified, draw_predictions
 from .limits import limit_problems
+from .losses import mean_losses
 from .matching import MATCH_TYPES, TRUE_POSITIVE, classify_detections
 from .metrics import (
     COCO_METRICS,

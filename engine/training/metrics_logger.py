@@ -74,6 +74,7 @@ class MetricsLogger:
     - `train/loss`, `train/loss_*`, `train/grad_norm`
     - `lr/<group>`
     - `time/{step_s,data_s,compute_s,images_per_s,eval_s}`, `memory/peak_gib`
+    - `val/loss`, `val/loss_*`, without augmentation
     - `val/<COCO metric>`, `val_per_class/<name>`; `val_no_ema/<COCO metric>` of the raw weights in runs with an EMA
     - `val/mask_<COCO metric>`, `val_mask_per_class/<name>` of detectors with masks
     - `dcn_*` of runs with deformable layers, see `Health`

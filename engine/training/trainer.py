@@ -20,6 +20,7 @@ from ..insight import Health, SamplingRecord
 from ..runs import BEST, LAST
 from .callback import Callback
 from .metrics_logger import MetricsLogger
+from .overfitting import LossTrend
 from .running_mean import RunningMean
 from .update import StepRecord, Updater
 
@@ -46,7 +47,8 @@ class Trainer:
         max_steps: maximum number of steps, or None.
         early_stopping_patience: training ends after this many evaluations without a better AP; None: never.
         intervals: intervals between records, checkpoints, evaluations and figures.
-        evaluate: returns the metrics of a model, see `coco_metrics`, or None if a signal interrupted it.
+        evaluate: returns the metrics of a model, see `coco_metrics`, and optionally its `losses`, see `mean_losses`, or
+            None if a signal interrupted it.
         draw: returns figures `(3, H, W)` for a model by tag.
         save: writes a state under a file name.
         health: measures the deformable layers in recorded steps.
@@ -101,6 +103,8 @@ class Trainer:
         self.evals_without_improvement = 0
         self.unreadable: Counter[str] = Counter()
         self._running_mean = RunningMean()
+        self._losses_since_eval = RunningMean()
+        self._loss_trend = LossTrend()
 
     @property
     def step(self) -> int:
@@ -211,6 +215,7 @@ class Trainer:
     ) -> None:
         numbers = record.numbers | {"data_s": data_s, "compute_s": step_s - data_s, "step_s": step_s}
         self._running_mean.add(numbers | {"images": images})
+        self._losses_since_eval.add({"loss": record.numbers["loss"]})
         mean = self._running_mean.mean()
         display = {
             "step": self.step,
@@ -251,18 +256,19 @@ class Trainer:
         if self.updater.ema is not None:
             models["val_no_ema"] = self.updater.model
         start = time.perf_counter()
-        metrics = {}
+        metrics, losses = {}, {}
         for name, model in models.items():
             found = self.evaluate(model)
             if found is None:
                 self._end_preempted()  # the state is saved
-            metrics[name] = found
+            losses[name] = found.get("losses", {})
+            metrics[name] = {key: value for key, value in found.items() if key != "losses"}
         took_s = time.perf_counter() - start
 
         self.metrics, self.last_eval_step = metrics["val"], self.step
         scalars = {"time/eval_s": took_s}
         for name, found in metrics.items():
-            scalars |= {f"{name}/{metric}": value for metric, value in scalar_metrics(found).items()}
+            scalars |= {f"{name}/{key}": value for key, value in (scalar_metrics(found) | losses[name]).items()}
         for kind in ("", MASK_PREFIX):
             by_class = self.metrics.get(f"{kind}per_class", {})
             scalars |= {f"val_{kind}per_class/{name}": ap for name, ap in by_class.items()}
@@ -271,8 +277,18 @@ class Trainer:
         shown = describe_metrics(self.metrics)
         if "val_no_ema" in metrics:
             shown += f" with the averaged weights, AP {percent(metrics['val_no_ema']['AP'])} with the raw weights"
+        note = None
+        train_loss = self._losses_since_eval.mean().get("loss")
+        if "loss" in losses["val"] and train_loss is not None:
+            val_loss = losses["val"]["loss"]
+            shown += f", validation loss {val_loss:.3f} (training {train_loss:.3f})"
+            self._loss_trend = self._loss_trend.after(train_loss, val_loss)
+            note = self._loss_trend.note
+        self._losses_since_eval.clear()
         epoch = self.epoch + bool(self.batch)
         log.info("epoch %d/%d step %d: %s (evaluated in %.1f s)", epoch, self.epochs, self.step, shown, took_s)
+        if note:
+            log.warning("%s", note)
 
         self.evals_without_improvement += 1
         if not self.metrics["AP"] <= self.best_ap:  # also without ground truth, where AP is NaN
@@ -311,6 +327,8 @@ class Trainer:
             "evals_without_improvement": self.evals_without_improvement,
             "unreadable": dict(self.unreadable),
             "running_mean": self._running_mean.state_dict(),
+            "losses_since_eval": self._losses_since_eval.state_dict(),
+            "loss_trend": self._loss_trend._asdict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -321,6 +339,9 @@ class Trainer:
         self.best_ap, self.evals_without_improvement = state["best_ap"], state["evals_without_improvement"]
         self.unreadable = Counter(state["unreadable"])
         self._running_mean.load_state_dict(state["running_mean"])
+        if "loss_trend" in state:  # not in checkpoints of earlier versions
+            self._losses_since_eval.load_state_dict(state["losses_since_eval"])
+            self._loss_trend = LossTrend(**state["loss_trend"])
 
 
 def _tagged(record: dict[str, float], lrs: dict[str, float]) -> dict[str, float]:
