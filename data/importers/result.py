@@ -61,6 +61,8 @@ def write_result(
     splits = {"train": files["train"], "val": files[evaluated]}
     data = {name: {"images": str(root), "annotations": str(absolute(path))} for name, path in splits.items()}
     data["download_hint"] = None  # that of the base is for other data
+    if tile:
+        data["crowd_regions"] = "ignore"  # objects that the tiles cut, also if the base trains on them as background
     config = {"base": base, "data": data} | ({"tile": tile} if tile else {})
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
     write_text(files["config"], f"{_MARK} from {origin}\n{text}")

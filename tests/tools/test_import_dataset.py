@@ -176,6 +176,8 @@ def test_tiles(run_tool, source, tmp_path):
         "0.25",
         "--min-visible",
         "0.5",
+        "--base",
+        "r50.yaml",
     ]
     for _ in range(2):
         code, out, err = run_tool(*arguments)
@@ -187,7 +189,7 @@ def test_tiles(run_tool, source, tmp_path):
     others = ["annotations/train.json", "annotations/val.json", "out.yaml", "tiles.json"]
     assert files_of(tmp_path / "out") == sorted([*others, *(f"images/{name}" for name in names)])
     config = load_config(tmp_path / "out/out.yaml")
-    assert (config.tile.size, config.tile.overlap) == (64, 0.25)
+    assert (config.tile.size, config.tile.overlap, config.data.crowd_regions) == (64, 0.25, "ignore")
     code, out, _ = run_tool("check_dataset", "--config", tmp_path / "out/out.yaml", "--contact-sheet", "")
     assert code == 0, out
     code, _, err = run_tool("import_dataset", source, tmp_path / "out")
