@@ -1,4 +1,4 @@
-"""Detection in large images: overlapping tiles are detected in batches, and their detections merged in the image."""
+"""Detection in large images: in overlapping tiles and the whole image, whose detections are merged."""
 
 import math
 from itertools import product
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from .masks import Detections, as_patches, joined_patches, paste_all, shift_patches, unpasted_masks
 from .tile_merging import Views, merge_views
@@ -13,6 +14,8 @@ from .tile_merging import Views, merge_views
 # The object of a box that ends this close to a border of its tile, in pixels, may continue in the next tile.
 BORDER_PX = 2
 MIN_TILE, MAX_OVERLAP = 32, 0.9
+# Longer side to which an image is reduced before it is detected as a whole: the memory does not depend on its size.
+WHOLE_PX = 2048
 OVERLAP = 0.2  # unless asked for otherwise, as in SAHI
 
 
@@ -54,11 +57,13 @@ def check_tile(tile: int, overlap: float) -> None:
 
 
 class TiledDetector(nn.Module):
-    """A detector in eval mode that detects objects in overlapping tiles of each image and merges them.
+    """A detector in eval mode that detects objects in overlapping tiles of each image, and in the whole image.
 
-    The detector gets `batch_size` tiles at a time, and needs the memory of these tiles. Images may be uint8: only tiles
-    are converted to floats. An image that is not larger than a tile is detected as without tiles. Other images may have
-    up to `detections_per_image` detections in each tile.
+    Detections of all tiles and of the whole image are merged, see `merge_views`. The whole image shows objects that are
+    larger than a tile. An image that is not larger than a tile is detected as without tiles.
+
+    The memory is that of `batch_size` tiles, or of an image of 2048 pixels: only tiles of uint8 images are converted to
+    floats, and larger images are reduced. The limit `detections_per_image` holds for each tile.
 
     Args:
         model: Detector, see `models.detector`.
@@ -102,17 +107,38 @@ class TiledDetector(nn.Module):
         with unpasted_masks(self.model):
             for start in range(0, len(windows), self.batch_size):
                 found += self._detect_tiles(image, windows[start : start + self.batch_size])
-        merged = found[0] if len(windows) == 1 else _merge(found, windows, (height, width))
+            if len(windows) > 1:
+                found.append(self._detect_whole(image))
+        whole = Window(0, 0, width, height)
+        merged = found[0] if len(windows) == 1 else _merge(found, [*windows, whole], (height, width))
         return paste_all(merged) if self.pastes_masks else merged
+
+    def _detect_whole(self, image: Tensor) -> Detections:
+        """Return the detections of the whole image, on the CPU."""
+        height, width = image.shape[-2:]
+        scale = min(1.0, WHOLE_PX / max(height, width))
+        small = image
+        if scale < 1:
+            small = resize(image, [max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)
+        (found,) = self.model([unit_range(small.to(self._device))])
+        found = _with_patches(found)
+        factors = found["boxes"].new_tensor([width / small.shape[-1], height / small.shape[-2]] * 2)
+        found["boxes"] = found["boxes"] * factors
+        if "mask_patches" in found:
+            found |= {"mask_boxes": found["mask_boxes"] * factors, "mask_size": torch.tensor([height, width])}
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _detect_tiles(self, image: Tensor, windows: list[Window]) -> list[Detections]:
         """Return the detections of some tiles, in pixels of the image and on the CPU."""
-        device = next(self.model.parameters()).device
         tiles = [image[:, top:bottom, left:right] for left, top, right, bottom in windows]
-        inputs = [unit_range(tile.to(device)) for tile in tiles]
+        inputs = [unit_range(tile.to(self._device)) for tile in tiles]
         size = image.shape[-2:]
         return [
-            _in_image({key: values.cpu() for key, values in output.items()}, window, size)
+            _in_image(_with_patches(output), window, size)
             for output, window in zip(self.model(inputs), windows, strict=True)
         ]
 
@@ -122,10 +148,14 @@ def unit_range(image: Tensor) -> Tensor:
     return image.to(torch.float32).div_(255) if image.dtype == torch.uint8 else image
 
 
+def _with_patches(output: Detections) -> Detections:
+    """Return detections on the CPU, with patches if they have masks."""
+    found = {key: values.cpu() for key, values in output.items()}
+    return as_patches(found) if "masks" in found else found
+
+
 def _in_image(found: Detections, window: Window, size: tuple[int, int]) -> Detections:
     """Move the detections of a tile into an image of (height, width)."""
-    if "masks" in found:  # of a detector without patches
-        found = as_patches(found)
     moved = found | {"boxes": found["boxes"] + found["boxes"].new_tensor([window.left, window.top] * 2)}
     return shift_patches(moved, window, size) if "mask_patches" in found else moved
 

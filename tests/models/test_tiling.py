@@ -52,12 +52,15 @@ def test_tiles_out_of_range(tile, overlap, message):
 
 
 class Squares(nn.Module):
-    """Finds the box of the pixels of each brightness: it is label 1 to 9 for 0.1 to 0.9; masks are the same pixels."""
+    """Finds the box of the pixels of each brightness: it is label 1 to 9 for 0.1 to 0.9; masks are the same pixels.
 
-    def __init__(self, with_masks=False):
+    It finds nothing in images with more pixels than `limit`.
+    """
+
+    def __init__(self, with_masks=False, limit=64 * 64):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))
-        self.with_masks = with_masks
+        self.with_masks, self.limit = with_masks, limit
         self.batches = []
 
     def forward(self, images):
@@ -66,7 +69,7 @@ class Squares(nn.Module):
         return [self.find(image) for image in images]
 
     def find(self, image):
-        levels = (image[0] * 10).round().long()
+        levels = (image[0] * 10).round().long() * (image[0].numel() <= self.limit)
         labels = [level for level in range(1, 10) if (levels == level).any()]
         masks = torch.stack([levels == level for level in labels]) if labels else torch.zeros(0, *levels.shape)
         found = {
@@ -105,10 +108,12 @@ def test_objects_on_the_borders_of_tiles_are_found_once_and_whole(batch_size):
     }
     assert len(found["labels"]) == len(BOXES)
     assert (found["scores"].diff() <= 0).all()
-    # the memory of a batch: tiles, never the image
-    assert {size for batch in detector.batches for size in batch} == {(64, 64)}
-    assert max(map(len, detector.batches)) == batch_size
-    assert sum(map(len, detector.batches)) == len(tile_windows(167, 121, 64, 0.2))
+    # the memory of a batch: tiles, and at the end the image
+    *batches, whole = detector.batches
+    assert whole == [(121, 167)]
+    assert {size for batch in batches for size in batch} == {(64, 64)}
+    assert max(map(len, batches)) == batch_size
+    assert sum(map(len, batches)) == len(tile_windows(167, 121, 64, 0.2))
 
 
 def test_masks_are_moved_and_united():
@@ -130,6 +135,27 @@ def test_masks_are_moved_and_united():
 
 def grown(mask):
     return max_pool2d(mask.float(), 3, stride=1, padding=1) > 0
+
+
+def test_objects_of_the_whole_image_are_found_in_bounded_memory(monkeypatch):
+    """An object of many tiles that no tile shows well, in an image that is reduced to 80 pixels before."""
+
+    class Large(Squares):
+        def find(self, image):
+            found = super().find(image)
+            is_large = (found["boxes"][:, 2:] - found["boxes"][:, :2]).prod(1) > 900
+            is_large &= image.shape[-1] != image.shape[-2]
+            return {key: values[is_large] for key, values in found.items()}
+
+    monkeypatch.setattr("models.tiling.WHOLE_PX", 80)
+    image = picture(320, 240, [(40, 60, 280, 220)])
+    detector = Large(with_masks=True, limit=80 * 60)
+    (found,) = TiledDetector(detector, 64, 0.2).eval()([image])
+    assert detector.batches[-1] == [(60, 80)]
+    assert found["labels"].tolist() == [1]
+    assert torch.allclose(found["boxes"], torch.tensor([[40.0, 60, 280, 220]]), atol=4)
+    assert found["masks"].shape == (1, 1, 240, 320)
+    assert abs(float((found["masks"] >= 0.5).sum()) / (240 * 160) - 1) < 0.1
 
 
 def test_an_image_not_larger_than_a_tile_is_detected_as_it_is():
