@@ -13,15 +13,19 @@ _KIND_NAMES = {code: name for name, code in ERROR_KINDS.items()} | {CORRECT: "co
 
 
 def require_fiftyone() -> ModuleType:
-    """Import FiftyOne.
+    """Import FiftyOne and start its database.
 
     Raises:
-        ValueError: if it is not installed.
+        ValueError: if it is not installed, or cannot start.
     """
     try:
         import fiftyone
     except ImportError as error:
         raise ValueError(f"FiftyOne cannot be imported ({error}); install it with: pip install fiftyone") from None
+    try:
+        fiftyone.list_datasets()
+    except Exception as error:  # errors of FiftyOne, its configuration and its database have no common class
+        raise ValueError(f"FiftyOne cannot start: {error}") from None
     return fiftyone
 
 

@@ -25,6 +25,7 @@ def opened(monkeypatch):
         Sample=SimpleNamespace,
         Detections=SimpleNamespace,
         Detection=SimpleNamespace,
+        list_datasets=list,
         launch_app=lambda dataset: SimpleNamespace(wait=lambda: found.append(dataset)),
     )
     monkeypatch.setitem(sys.modules, "fiftyone", app)
@@ -56,4 +57,13 @@ def test_samples(analysis, opened):
 def test_a_missing_package_is_an_error_with_the_command(analysis, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     with pytest.raises(ValueError, match=r"FiftyOne cannot be imported .*pip install fiftyone"):
+        fiftyone_dataset(analysis, Path())
+
+
+def test_an_error_of_its_database_is_one_message(analysis, opened, monkeypatch):
+    def fail():
+        raise RuntimeError("no MongoDB")
+
+    monkeypatch.setattr(sys.modules["fiftyone"], "list_datasets", fail)
+    with pytest.raises(ValueError, match="FiftyOne cannot start: no MongoDB"):
         fiftyone_dataset(analysis, Path())
