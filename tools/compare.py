@@ -1,6 +1,7 @@
 """Compare finished runs with confidence intervals, in the terminal and as an HTML report."""
 
 import argparse
+import math
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,7 @@ def show(comparison: Comparison) -> None:
         for name, _, cells in cost_rows([group.costs for group in groups.values()])
     ]
     print(f"\n{format_table(('', *groups), rows)}")
+    print(f"\n{thresholds_table(comparison)}")
     rows = [
         ("seed", *(", ".join(str(run.seed) for run in group.runs) for group in groups.values())),
         ("steps", *(", ".join({f"{run.steps:,}": None for run in group.runs}) for group in groups.values())),
@@ -126,6 +128,21 @@ def show(comparison: Comparison) -> None:
     print(f"\n{format_table(('option', *groups), rows)}")
     for sentence in comparison.conclusions.values():
         print(f"\n{textwrap.fill(sentence, WIDTH)}")
+
+
+def thresholds_table(comparison: Comparison) -> str:
+    """Return the best score threshold for all classes of each group, and F1 there, as ranges over the runs."""
+
+    def shown(values: list[float], form: str) -> str:
+        texts = ["-" if math.isnan(value) else form.format(value) for value in sorted(values)]
+        return texts[0] if len({*texts}) == 1 else f"{texts[0]} to {texts[-1]}"
+
+    found = [group.thresholds for group in comparison.groups.values()]
+    rows = [
+        ("best score threshold", *(shown([one["score_threshold"] for one in runs], "{:.3f}") for runs in found)),
+        ("F1 there, x100", *(shown([100 * one["F1"] for one in runs], "{:.1f}") for runs in found)),
+    ]
+    return format_table(("", *comparison.groups), rows)
 
 
 def print_figures(comparison: Comparison) -> None:

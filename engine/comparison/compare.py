@@ -13,6 +13,7 @@ from ..building import describe_limits
 from ..config import describe_unused, unused_overrides
 from ..devices import describe, git_revision, pick_device, to_device
 from ..display import Progress, log
+from ..evaluation import score_report
 from .bootstrap import bootstrap
 from .costs import inference_memory, time_inference
 from .detections import Detected, detect_with, load_model, read_val_split, with_masks
@@ -72,13 +73,16 @@ def compare_runs(
     pairs = _pairs(grouped)
     shown = {run.folder for pair in pairs.values() for run in pair} if num_images else set()
     detected: dict[Path, Detected] = {}
+    thresholds: dict[Path, dict[str, Any]] = {}
     for run in runs:
         found = detect_with(run, split, device=target, track=progress.track)
         # the detections of all runs on COCO would not fit into memory
         kept = [entry for entry in found.results if run.folder in shown and entry["score"] >= SCORE_THRESHOLD]
         detected[run.folder] = found._replace(results=kept)
+        report = score_report(split.raw, found.results, max_detections=found.matched.max_detections)
+        thresholds[run.folder] = report.metrics
     costs = _measure_costs(grouped, split, target, timed_images, progress)
-    groups = {name: _group(runs, detected, costs[name]) for name, runs in grouped.items()}
+    groups = {name: _group(runs, detected, thresholds, costs[name]) for name, runs in grouped.items()}
     differences = _differences(groups, detected, bootstrap_samples, seed, progress)
     base = next(iter(groups))
     return Comparison(
@@ -139,12 +143,15 @@ def _pairs(grouped: Mapping[str, list[Run]]) -> dict[str, tuple[Run, Run]]:
     return pairs
 
 
-def _group(runs: list[Run], detected: Mapping[Path, Detected], costs: Costs) -> Group:
+def _group(
+    runs: list[Run], detected: Mapping[Path, Detected], thresholds: Mapping[Path, dict[str, Any]], costs: Costs
+) -> Group:
     found = [detected[run.folder] for run in runs]
     return Group(
         runs=runs,
         metrics=[one.metrics() for one in found],
         curves={iou: [one.matched.curves(iou) for one in found] for iou in CURVE_IOUS},
+        thresholds=[thresholds[run.folder] for run in runs],
         costs=costs,
     )
 

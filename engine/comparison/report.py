@@ -12,6 +12,7 @@ from ..display import counted, percent
 from ..evaluation import (
     COCO_METRICS,
     ERROR_TYPE_COLOURS,
+    FEW_OBJECTS,
     MASK_PREFIX,
     MATCH_TYPES,
     METRIC_MEANINGS,
@@ -62,6 +63,8 @@ def report_parts(comparison: Comparison, prefix: str = "") -> dict[str, Any]:
         "metrics": metrics,
         "mask_metrics": mask_metrics,
         "run_count": sum(len(group.runs) for group in comparison.groups.values()),
+        "threshold_rows": threshold_rows([one for group in comparison.groups.values() for one in group.thresholds]),
+        "few_objects": FEW_OBJECTS,
         "costs": cost_rows([group.costs for group in comparison.groups.values()]),
         "plots": draw_charts(comparison, [*metrics, *mask_metrics], plotted_classes, colours, prefix),
         "plotted_classes": plotted_classes,
@@ -106,6 +109,19 @@ def mean_and_spread(group: Group, metric: str) -> str:
 def ratio(value: float | None, base: float | None) -> str:
     """Format the ratio of a cost to the base, such as "1.16x"; empty if one of them is unknown."""
     return f"{value / base:.2f}x" if value is not None and base else ""
+
+
+def threshold_rows(thresholds: Sequence[dict[str, Any]]) -> list[tuple[str, int, list[tuple[float, ...]]]]:
+    """Return the best thresholds of runs as rows: name, number of objects, and score, precision, recall, F1 of a run.
+
+    The first row is that of all classes.
+    """
+    objects = thresholds[0]["per_class_objects"]
+    names = ("score_threshold", "precision", "recall", "F1")
+    every = [tuple(one[name] for name in names) for one in thresholds]
+    by_class = {key: [tuple(one[f"per_class_{name}"][key] for name in names) for one in thresholds] for key in objects}
+    rows = [(key, objects[key], cells) for key, cells in by_class.items()]
+    return [("all classes", sum(objects.values()), every), *rows]
 
 
 def cost_rows(costs: Sequence[Costs]) -> list[tuple[str, str, list[tuple[str, str]]]]:

@@ -52,12 +52,14 @@ class Group:
         runs: one run for each seed.
         metrics: metrics of each run, see `MatchedImages.metrics`; with `MASK_METRICS` for detectors with masks.
         curves: precision-recall curves of each run by IoU, see `MatchedImages.curves`.
+        thresholds: best score thresholds of each run, see `score_report`.
         costs: cost of the group.
     """
 
     runs: list[Run]
     metrics: list[dict[str, float]]
     curves: dict[float, list[dict[str, np.ndarray]]]
+    thresholds: list[dict[str, Any]]
     costs: Costs
 
     def values(self, metric: str) -> list[float]:
@@ -88,6 +90,7 @@ class Group:
                 name: {"mean": self.mean(name), "std": self.spread(name), "values": self.values(name)}
                 for name in self.metrics[0]
             },
+            "thresholds": self.thresholds,
             "costs": asdict(self.costs),
         }
 

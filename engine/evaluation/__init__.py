@@ -25,4 +25,5 @@ from .score_page import render_scores
 from .score_plots import draw_curves, draw_matrix
 from .score_report import ScoreReport, score_report
 from .score_tables import class_table, describe_confusion
+from .thresholds import FEW_OBJECTS
 from .tide import BACKGROUND, BACKGROUND_IOU, CLASS, CORRECT, ERROR_KINDS, MATCH_IOU, MISSED_OBJECT, Errors, find_errors

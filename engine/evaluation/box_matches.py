@@ -7,14 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from data import declared_size, to_rle
+from data import declared_size
 
 from .coco_eval import class_keys
 from .metrics import MAX_DETECTIONS
-from .results import image_size
-
-# IoU of a match, and the least IoU of a box that is near an object
-MATCH_IOU, NEAR_IOU = 0.5, 0.1
+from .overlap import result_shapes
+from .tide import BACKGROUND_IOU, MATCH_IOU
 
 
 class BoxMatches(NamedTuple):
@@ -32,7 +30,7 @@ class BoxMatches(NamedTuple):
         true_images: `(G,)` image of each object.
         true_classes: `(G,)` class of each object.
         empty_images: indices of the images without objects and crowd regions.
-        pairs: `(P, 2)` detections and objects of the same image, of any class, with an IoU of at least `NEAR_IOU`.
+        pairs: `(P, 2)` detections and objects of the same image and of any class, with at least `BACKGROUND_IOU`.
         ious: `(P,)` IoU of each pair.
     """
 
@@ -71,7 +69,9 @@ def match_boxes(
     image_ids = [entry["id"] for entry in ground_truth["images"]]
     category_ids = sorted(entry["id"] for entry in ground_truth["categories"])
     at, of = ({key: index for index, key in enumerate(ids)} for ids in (image_ids, category_ids))
-    found, true = _arrays(_with_boxes(results, ground_truth), at, of), _arrays(ground_truth["annotations"], at, of)
+    sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
+    found = _arrays(results, result_shapes(results, sizes, "bbox"), at, of)
+    true = _arrays(ground_truth["annotations"], [entry["bbox"] for entry in ground_truth["annotations"]], at, of)
     scores = np.array([entry["score"] for entry in results], dtype=float)
     order = np.lexsort((-scores, found.images))
     ranks = _ranks(found.images[order] * len(of) + found.classes[order])
@@ -109,20 +109,11 @@ class _Boxes(NamedTuple):
     boxes: NDArray[np.float64]
 
 
-def _with_boxes(results: Sequence[dict[str, Any]], ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
-    sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
-
-    def around(entry: dict[str, Any]) -> list[float]:
-        return coco_mask.toBbox(to_rle(entry["segmentation"], image_size(entry, sizes))).tolist()
-
-    return [entry if entry.get("bbox") else entry | {"bbox": around(entry)} for entry in results]
-
-
-def _arrays(entries: Sequence[dict[str, Any]], at: dict[int, int], of: dict[int, int]) -> _Boxes:
+def _arrays(entries: Sequence[dict[str, Any]], boxes: list, at: dict[int, int], of: dict[int, int]) -> _Boxes:
     return _Boxes(
         np.array([at[entry["image_id"]] for entry in entries], dtype=np.intp),
         np.array([of[entry["category_id"]] for entry in entries], dtype=np.intp),
-        np.array([entry["bbox"] for entry in entries], dtype=float).reshape(-1, 4),
+        np.array(boxes, dtype=float).reshape(-1, 4),
     )
 
 
@@ -136,12 +127,12 @@ def _ranks(groups: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _overlaps(found: _Boxes, true: _Boxes, crowd: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Return the pairs `(P, 2)` with an IoU of at least `NEAR_IOU`, and their IoU, which pycocotools defines."""
+    """Return the pairs `(P, 2)` with an IoU of at least `BACKGROUND_IOU`, and their IoU, which pycocotools defines."""
     pairs, ious = [np.empty((0, 2), dtype=np.intp)], [np.empty(0)]
     for image in np.intersect1d(found.images, true.images):
         (start, end), (first, last) = (np.searchsorted(part.images, [image, image + 1]) for part in (found, true))
         iou = coco_mask.iou(found.boxes[start:end], true.boxes[first:last], crowd[first:last])
-        near = np.argwhere(iou >= NEAR_IOU)
+        near = np.argwhere(iou >= BACKGROUND_IOU)
         pairs.append(near + np.array([start, first]))
         ious.append(iou[near[:, 0], near[:, 1]])
     return np.concatenate(pairs), np.concatenate(ious)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from models.score_thresholds import thresholds_by_class
 
-from .box_matches import MATCH_IOU, BoxMatches
+from .box_matches import BoxMatches
+from .tide import MATCH_IOU
 
 # Minimum score without any best threshold: the default of tools/predict.py
 DEFAULT_SCORE = 0.5

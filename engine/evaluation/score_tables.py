@@ -40,8 +40,8 @@ def class_table(metrics: Mapping[str, Any], most: int = MOST_CLASSES) -> str:
     if len(objects) > most:
         lines.append(f"  ... and {len(objects) - most} more classes")
     lines.append(
-        "AP to F1 are x100. The best threshold is the score with the highest F1 at IoU 0.50. It was chosen on these "
-        "images: F1 is lower on others."
+        "AP to F1 are x100. The best threshold is the score with the highest F1 at IoU 0.50.\n"
+        "It was chosen on these images: F1 is lower on others."
     )
     if few:
         lines.append(

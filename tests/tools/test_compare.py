@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from data.files import without_nan
 from engine.evaluation.coco_eval import COCO_METRICS
 from engine.runs.checkpoint import load_checkpoint, save_checkpoint
 from engine.runs.folder import LAST
@@ -57,6 +59,9 @@ def test_differences_are_shown(run_tool, runs, tmp_path):
     plain, dcn = figures_of(plain_run), figures_of(dcn_run)
     written = json.loads((tmp_path / "both.json").read_text())
     assert row(out, "AP")[:2] != ["0.0", "0.0"]
+    for group in written["groups"].values():
+        metrics = without_nan(load_checkpoint(Path(group["runs"][0]) / LAST)["metrics"])
+        assert group["thresholds"][0].items() <= metrics.items()
     for name in COCO_METRICS:
         one, other, found = plain[f"val/{name}"], dcn[f"val/{name}"], written["differences"]["dcn"][name]
         if one is None:

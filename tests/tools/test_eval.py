@@ -12,6 +12,7 @@ from data import CocoDetection, eval_transform, load_annotations
 from data.files import without_nan
 from data.segmentation import encode_masks
 from engine.evaluation.coco_eval import COCO_METRICS, coco_metrics
+from models.checkpoint import load_checkpoint
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/eval.py"
 
@@ -22,6 +23,7 @@ def judged(run_process, plain_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     options = ["--config", plain_run / "config.yaml", "--checkpoint", plain_run / "last.pt", "data.num_workers=0"]
     outputs = ["--json", folder / "deep/figures.json", "--detections", folder / "detections.json"]
+    outputs += ["--html", folder / "page.html"]
     return run_process(TOOL, *options, *outputs, cwd=folder), folder
 
 
@@ -45,6 +47,25 @@ def test_a_checkpoint_has_the_figures_of_its_training(judged, plain_run):
     assert "(weights of step 12) on 6 images of" in out
     assert "images of val are not checked again: " in out
     assert "\x1b" not in out
+
+
+def test_best_thresholds_are_those_of_the_training(judged, plain_run):
+    (_, out, _), folder = judged
+    figures = json.loads((folder / "deep/figures.json").read_text())
+    metrics = without_nan(load_checkpoint(plain_run / "last.pt")["metrics"])
+    names = [name for name in metrics if name.startswith(("score_threshold", "per_class_", "F1", "empty_"))]
+    assert len(names) == 10
+    assert {name: figures[name] for name in names} == {name: metrics[name] for name in names}
+    last = [json.loads(line) for line in (plain_run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["val/F1"] == figures["F1"]
+    assert last["val/score_threshold"] == figures["score_threshold"]
+    lost = sum(figures["per_class_missed"].values())
+    confused = sum(entry["objects"] for entry in figures["confusions"])
+    assert sum(figures["per_class_correct"].values()) + confused + lost == sum(figures["per_class_objects"].values())
+    assert f"objects at these thresholds: {sum(figures['per_class_correct'].values())} of " in out
+    assert "<h2>Confusion matrix</h2>" in (folder / "page.html").read_text()
+    events = b"".join(file.read_bytes() for file in plain_run.glob("events.out.tfevents.*"))
+    assert events.count(b"val/score_curves") == events.count(b"val/confusion_matrix") == 1
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

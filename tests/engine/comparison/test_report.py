@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import re
 import warnings
 from html.parser import HTMLParser
@@ -73,6 +74,10 @@ def test_every_metric_is_reported(comparison, page):
         for key in ("AP", "AP75", "APm", "AR10", "AP bar"):
             assert percent(group.mean(key)) in page.text
     plain, dcn = comparison.groups["plain"], comparison.groups["dcn"]
+    for thresholds in (*plain.thresholds, *dcn.thresholds):
+        if not math.isnan(thresholds["per_class_score_threshold"]["bar"]):
+            figures = [percent(thresholds[f"per_class_{name}"]["bar"]) for name in ("precision", "recall", "F1")]
+            assert "P {}, R {}, F1 {}".format(*figures) in page.text
     found = comparison.differences["dcn"]["AP75"]
     row = f"AP75 IoU 0.75 {percent(plain.mean('AP75'))} ± {percent(plain.spread('AP75'))} "
     row += f"{percent(dcn.mean('AP75'))} ± {percent(dcn.spread('AP75'))} "

@@ -146,7 +146,7 @@ def test_matrix_of_other_libraries(seed):
         supervision[[2, 3], 0] += [-1, 1]
         supervision[2, 3] += 1
     assert (matrix == supervision).all()
-    # Ultralytics takes detections in order of their scores, of whatever class: fewer are on the diagonal
+    # Ultralytics takes detections in order of their scores, of any class: fewer are on the diagonal
     assert (matrix.diagonal() >= ultralytics.diagonal()).all()
     assert (matrix[:3].sum(1) == ultralytics[:3].sum(1)).all()  # objects
     assert (matrix[:, :3].sum(0) == ultralytics[:, :3].sum(0)).all()  # detections
