@@ -10,6 +10,7 @@ import _clone
 
 # isort: split
 from _arguments import add_tiles, current_spellings, fraction, make_parser, refuse_unused
+from _import_split import add_split_options, check_split_options, split_again
 
 from data import DatasetError, Problem
 from data.coco_file import one_line
@@ -39,6 +40,7 @@ from models.tiling import OVERLAP, tile_windows
 EPILOG = f"""examples:
   python tools/import_dataset.py photos datasets/mine                  # the format is recognised
   python tools/import_dataset.py photos/data.yaml datasets/mine --format yolo --base r18_dcn.yaml
+  python tools/import_dataset.py photos datasets/mine --split 0.8/0.2 --group "(.*)_[0-9]+"
   python tools/import_dataset.py labels datasets/mine --images photos --classes cat,dog
   python tools/import_dataset.py aerial datasets/tiles --tile 640 --overlap 0.2    # large images with small objects
 
@@ -76,7 +78,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--skip-invalid", action="store_true", help="leave out labels with errors, and count them, instead of stopping"
     )
+    add_split_options(parser)
     args = parser.parse_args(current_spellings("import_dataset"))
+    check_split_options(args)
     if args.tile is None:
         refuse_unused(args, "it needs --tile", "--overlap", "--min-visible")
     return args
@@ -101,8 +105,11 @@ def main() -> None:
     raise_errors(found)
     if not datasets:
         raise ValueError("\n".join([f"{args.source} has no labelled image that is usable", *summary(found)]))
-    # a step that changes the splits or the images takes and returns `datasets` here
-    tables = [describe(datasets, unlabelled_names(labels, root))]
+    tables = []
+    if args.split:
+        datasets, text = split_again(datasets, root, args, progress)
+        tables.append(text)
+    tables.append(describe(datasets, unlabelled_names(labels, root)))
     tile = None
     if args.tile:
         tile = {"size": args.tile, "overlap": OVERLAP if args.overlap is None else args.overlap}

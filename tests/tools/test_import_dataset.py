@@ -1,6 +1,7 @@
 """tools/import_dataset.py: from labels of another format to a config that trains; an error writes nothing."""
 
 import json
+import random
 import re
 import shutil
 
@@ -214,3 +215,44 @@ def test_options_of_tiles_need_tiles(run_tool, source, tmp_path, option):
     code, _, err = run_tool("import_dataset", source, tmp_path / "out", *option)
     assert code == 2
     assert f"{option[0]} has no effect: it needs --tile" in err
+
+
+def test_a_split_by_group_keeps_near_duplicates_together(run_tool, source, tmp_path):
+    """The splits of the source are pooled. 14 images of 6 scenes, of which two show the same."""
+    draw = random.Random(2)
+    for scene in range(6):
+        for shot in range(2):
+            image = Image.frombytes("L", (9, 5), draw.randbytes(45)).resize((200, 100))
+            name = f"scene{scene}_{shot}"
+            image.save(source / f"images/train/{name}.jpg")
+            (source / f"labels/train/{name}.txt").write_text(f"{scene % 2} 0.5 0.5 0.25 0.5")
+    shutil.copy(source / "images/train/scene0_0.jpg", source / "images/train/scene3_0.jpg")
+    for split in ("train", "val"):
+        noise = Image.frombytes("L", (9, 5), draw.randbytes(45)).resize((200, 100))
+        noise.save(source / f"images/{split}/{split}.jpg")
+        (source / f"images/{split}/{split}.jpg").rename(source / f"images/{split}/scene{split == 'val':d}_9.jpg")
+        (source / f"labels/{split}/{split}.txt").rename(source / f"labels/{split}/scene{split == 'val':d}_9.txt")
+    arguments = ("--split", "0.5/0.3/0.2", "--group", r"(scene\d+)_", "--near-duplicates", "0")
+    code, out, err = run_tool("import_dataset", source, tmp_path / "out", *arguments)
+    assert (code, err) == (0, "")
+    assert "split 0.5/0.3/0.2 (seed 0): 14 images in 5 groups, of the splits train and val of the source" in out
+    assert "near-duplicates: 1 pair of images differ in at most 0 of 64 bits" in out
+    assert "train/scene0_0.jpg = train/scene3_0.jpg" in out
+    scenes = [
+        {image["file_name"].split("scene")[1][0] for image in json.loads(file.read_text())["images"]}
+        for file in sorted((tmp_path / "out/annotations").iterdir())
+    ]
+    assert sorted(scene for split in scenes for scene in split) == [*"012345"]
+    assert any({"0", "3"} <= split for split in scenes)
+    assert re.search(r"^  dog +\d+ +\d+ +\d+$", out, re.MULTILINE)
+
+    for more, message in [
+        (("--group", "folder"), "--group has no effect: it needs --split"),
+        (("--split", "0.8/0.2", "--group", "("), "a group must be 'folder' or a regular expression, got '('"),
+        (("--split", "0.8/0.2", "--group", "9"), "images whose name has no match of the group '9': 12"),
+        (("--split", "0.8"), "must be two or three fractions above 0 whose sum is 1"),
+        (("--split", "0.8/0.2", "--near-duplicates", "64"), "must be off or an integer from 0 to 63, got '64'"),
+    ]:
+        code, _, err = run_tool("import_dataset", source, tmp_path / "other", *more)
+        assert (code, message in err) == (2, True), err
+        assert not (tmp_path / "other").exists()
