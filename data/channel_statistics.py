@@ -58,9 +58,13 @@ def measure_channels(
             if skip_unreadable:
                 return None
             raise
-        pixels = image.flatten(1)
-        values = pixels if pixels.is_floating_point() else pixels.float() / 255
-        return values.sum(1, dtype=torch.float64), (values * values).sum(1, dtype=torch.float64), values.shape[1]
+        # in float64, channel by channel: squares of float32 would hide a small standard deviation
+        sums, squares = [], []
+        for channel in image:
+            values = channel.double() if channel.is_floating_point() else channel.double() / 255
+            sums.append(values.sum())
+            squares.append((values * values).sum())
+        return torch.stack(sums), torch.stack(squares), image[0].numel()
 
     found = [*read_ahead(read, progress([total * step // count for step in range(count)]))]
     sums = [part for part in found if part is not None]

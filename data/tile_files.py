@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageOps
 
+from .band_files import Bands
 from .coco_file import DatasetError
 from .files import atomic_file
-from .image_files import ImageError, open_image, orientation
+from .image_files import ImageError, orientation
+from .pixels import open_pixels
 
 Window = tuple[int, int, int, int]
 JPEG_OPTIONS = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -52,7 +54,9 @@ def write_tiles(path: Path, size: tuple[int, int], tiles: dict[Window, dict[str,
     Raises:
         ImageError: If the image cannot be read, has another size, or cannot be a PNG file.
     """
-    with open_image(path) as image:
+    with open_pixels(path) as image:
+        if isinstance(image, Bands):
+            raise ImageError(f"image {path} has channels of {image.dtype}, which tiles in PNG files cannot keep")
         image.load()
         turned = image.size[::-1] if orientation(image) >= 5 else image.size
         if tuple(size) not in (image.size, turned):
