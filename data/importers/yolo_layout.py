@@ -165,9 +165,8 @@ def _locate(entry: str, bases: list[Path]) -> Path | None:
 
     Roboflow writes ../train/images for the folder next to the file. So the longest end of a path that exists counts.
     """
-    parts = [part for part in PureWindowsPath(entry).parts if part not in ("..", ".")]
-    ends = [str(PurePosixPath(*parts[start:])) for start in range(len(parts)) if "\\" not in parts[start]]
-    for name in (entry, *ends):
+    parts = PureWindowsPath(entry).parts
+    for name in (entry, *(str(PurePosixPath(*parts[start:])) for start in range(1, len(parts)))):
         for base in bases:
             try:
                 if (base / name).exists():

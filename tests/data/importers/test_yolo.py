@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import ExifTags, Image
 
 IMAGES = {"images/train/a.jpg": (200, 100), "images/train/b.png": (50, 80), "images/val/a.jpg": (120, 60)}
 LABELS = {
@@ -79,6 +80,18 @@ def test_images_in_another_folder(make, run_import, tmp_path):
 def test_images_without_labels_are_background(make, run_import):
     found = run_import(make({"a.jpg": (20, 20), "b.jpg": (20, 20), "b.txt": "0 0.5 0.5 0.5 0.5"}))
     assert found.objects("train") == {"a.jpg": [], "b.jpg": [("0", 5, 5, 10, 10)]}
+
+
+def test_rotated_images_and_repeated_lines(make, run_import):
+    """Fractions are of the image that EXIF rotates; a repeated line is one object, as in other trainers."""
+    source = make({"a.txt": "0 0.5 0.5 0.5 0.5\n" * 3})
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 20)).save(source / "a.jpg", exif=exif)
+    found = run_import(source)
+    assert found["train"]["images"][0] == {"id": 1, "file_name": "a.jpg", "width": 20, "height": 40}
+    assert found.objects() == {"a.jpg": [("0", 5, 10, 10, 20)]}
+    assert found.found.left_out == {"repeated lines of YOLO labels": ["a.txt, line 2", "a.txt, line 3"]}
 
 
 def test_numbers_of_classes_may_have_gaps(make, run_import):
