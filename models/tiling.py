@@ -15,7 +15,7 @@ from .tile_merging import Views, merge_views
 BORDER_PX = 2
 MIN_TILE, MAX_OVERLAP = 32, 0.9
 # Longer side to which an image is reduced before it is detected as a whole: the memory does not depend on its size.
-WHOLE_PX = 2048
+WHOLE_PX = 1333  # the default of data.max_size
 OVERLAP = 0.2  # unless asked for otherwise, as in SAHI
 
 
@@ -62,7 +62,7 @@ class TiledDetector(nn.Module):
     Detections of all tiles and of the whole image are merged, see `merge_views`. The whole image shows objects that are
     larger than a tile. An image that is not larger than a tile is detected as without tiles.
 
-    The memory is that of `batch_size` tiles, or of an image of 2048 pixels: only tiles of uint8 images are converted to
+    The memory is that of `batch_size` tiles, or of an image of 1333 pixels: only tiles of uint8 images are converted to
     floats, and larger images are reduced. The limit `detections_per_image` holds for each tile.
 
     Args:
