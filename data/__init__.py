@@ -10,7 +10,7 @@ from .inspection import Inspection, compare_splits, inspect_dataset
 from .loaders import UNREADABLE_POLICIES, eval_loader, train_loader
 from .meaning import unique_names
 from .mixing import Mixing
-from .rare_classes import ClassCounts, class_repeat_factors, count_classes, image_repeat_factors
+from .rare_classes import ClassCounts, balanced_weights, class_repeat_factors, count_classes, image_repeat_factors
 from .segmentation import MASK_THRESHOLD, decode_masks, encode_masks, segmentation_problem, to_rle
 from .steps import Batch, MicroBatch, StepSampler
 from .transforms import TrainTransform, eval_transform

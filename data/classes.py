@@ -91,7 +91,7 @@ def change_categories(
     problems = [*changes.contradictions()]
     known = {*names.values()}
     for where, used in (*((f"merge.{new}", old) for new, old in changes.merge.items()), ("rename", changes.rename)):
-        problems += [f"`{where}`: {_unknown(old, known)}" for old in used if old not in known]
+        problems += [f"`{where}`: {unknown_class(old, known)}" for old in used if old not in known]
     new_name = {old: new for new, group in changes.merge.items() for old in group} | dict(changes.rename)
     new_names = dict.fromkeys((*changes.merge, *changes.rename.values()))
     for new in new_names:
@@ -103,7 +103,7 @@ def change_categories(
     resulting = {*renamed.values(), *new_names}
     for name in changes.keep or ():
         if name not in resulting:
-            problems.append(f"`keep`: {_unknown(name, resulting, new_name.get(name))}")
+            problems.append(f"`keep`: {unknown_class(name, resulting, new_name.get(name))}")
     if problems:
         lines = [f"  - {problem}" for problem in problems]
         raise DatasetError("\n".join([f"data.classes does not fit the annotation file {path}:", *lines]))
@@ -135,7 +135,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _unknown(name: str, known: Collection[str], new: str | None = None) -> str:
+def unknown_class(name: str, known: Collection[str], new: str | None = None) -> str:
     """Describe a name that is not known, with its new name, the closest names, or all names."""
     same = [other for other in sorted(known) if other.strip().lower() == name.strip().lower()]
     close = same or difflib.get_close_matches(name, sorted(known), 1)

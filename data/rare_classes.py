@@ -11,6 +11,8 @@ from .arrays import AnnotationArrays
 
 # Error of the sum of factors whose sum is a whole number.
 _ROUNDING = 1e-6
+# The effective number of boxes is at most 1 / (1 - _BETA).
+_BETA = 0.999
 
 
 class ClassCounts(NamedTuple):
@@ -62,6 +64,22 @@ def image_repeat_factors(
     factors = np.ones(len(arrays))
     np.maximum.at(factors, np.repeat(np.arange(len(arrays)), arrays.counts), class_factors[arrays.labels - 1])
     return factors[images]
+
+
+def balanced_weights(box_counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return a weight of each class by its effective number of boxes, https://arxiv.org/abs/1901.05555.
+
+    The weight of n boxes is proportional to (1 - b) / (1 - b^n) with b = 0.999: to 1/n for few boxes, and constant for
+    some thousand. The mean over the classes with boxes is 1; classes without boxes have 1.
+
+    Args:
+        box_counts: Number of boxes of each class, `(num_classes,)`.
+    """
+    weights = np.ones(len(box_counts))
+    has_boxes = box_counts > 0
+    inverse = 1 / (1 - _BETA ** box_counts[has_boxes].astype(np.float64))
+    weights[has_boxes] = inverse / inverse.mean() if len(inverse) else 1
+    return weights
 
 
 def with_whole_sum(factors: NDArray[np.float64]) -> NDArray[np.float64]:

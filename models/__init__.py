@@ -1,6 +1,7 @@
 """Networks: ResNet backbones with deformable convolutions, FPN and detectors. Imports only dcn and torchvision."""
 
 from .checkpoint import load_detector
+from .class_weights import set_class_weights
 from .detector import DeformOptions, DetectorSpec
 from .detectors import DETECTORS, build_body, build_detector, build_resize, normalization, with_current_names
 from .fpn import FpnOptions, resnet_fpn
@@ -27,5 +28,6 @@ __all__ = [
     "replaced_convs",
     "resnet",
     "resnet_fpn",
+    "set_class_weights",
     "with_current_names",
 ]

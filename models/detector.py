@@ -15,7 +15,8 @@
 6. Images of any size work in eval mode. In train mode all images that `Resize` produces work.
 7. No loss depends on the background in the regions `target["ignored"]` `(k, 4)`, see `models.ignored`. Objects in them
    are learned. The key may be absent.
-8. The options contain `score_threshold` and `detections_per_image`, and `nms_threshold` only if the detector has NMS.
+8. `set_class_weights` weights the classification loss, or raises an error if no head has a buffer `class_weights`.
+9. The options contain `score_threshold` and `detections_per_image`, and `nms_threshold` only if the detector has NMS.
 """
 
 from collections.abc import Callable, Mapping

@@ -15,7 +15,7 @@ from .anchors import Float32Anchors
 from .detector import DeformOptions, DetectorSpec
 from .fpn import FpnOptions, map_strides, resnet_fpn
 from .ignored import is_point_ignored
-from .one_stage import in_float32, without_background
+from .one_stage import in_float32, weighted_focal_loss, without_background
 from .options import Affects, Bounds, Count, Deforms, Fraction, OldName, PositiveFloat
 from .retinanet import CLASS_ROWS
 from .transform import DetectorTransform
@@ -27,6 +27,10 @@ SURELY_BACKGROUND = -100.0  # logit of a class whose focal loss is 0 in the back
 
 class PerImageFCOSHead(FCOSHead):
     """torchvision's FCOS head with losses that are means over the images of a batch."""
+
+    def __init__(self, *parts: int) -> None:
+        super().__init__(*parts)
+        self.register_buffer("class_weights", None, persistent=False)  # see `set_class_weights`
 
     def compute_loss(
         self,
@@ -58,6 +62,10 @@ class PerImageFCOSHead(FCOSHead):
             )
             for i, (target, own_anchors, matched) in enumerate(zip(targets, anchors, matched_idxs, strict=True))
         ]
+        if self.class_weights is not None:
+            images = zip(single, head_outputs["cls_logits"], targets, matched_idxs, strict=True)
+            for losses, *image in images:
+                losses["classification"] = weighted_focal_loss(*image, self.class_weights)
         return {f"loss_{name}": torch.stack([losses[name] for losses in single]).mean() for name in single[0]}
 
 

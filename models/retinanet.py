@@ -17,7 +17,7 @@ from .anchors import ANCHORS, make_anchors
 from .detector import ClassRows, DeformOptions, DetectorSpec
 from .fpn import MAX_LEVELS, FpnOptions, check_anchor_sizes, map_strides, resnet_fpn
 from .ignored import is_ignored
-from .one_stage import in_float32, without_background
+from .one_stage import in_float32, weighted_focal_loss, without_background
 from .options import Affects, AspectRatio, Bounds, Choices, Count, Fraction, NonNegativeFloat, Pixels, ValueBefore
 from .resnet import check_name
 from .transform import DetectorTransform
@@ -47,6 +47,7 @@ class PerImageRetinaNetHead(RetinaNetHead):
         super().__init__(channels, num_anchors, num_outputs)
         self.smooth_l1_beta = smooth_l1_beta
         self.negative_iou = negative_iou
+        self.register_buffer("class_weights", None, persistent=False)  # see `set_class_weights`
 
     def compute_loss(
         self,
@@ -76,9 +77,17 @@ class PerImageRetinaNetHead(RetinaNetHead):
             for image in zip(targets, outputs["bbox_regression"], anchors, matched_idxs, strict=True)
         ]
         return {
-            "loss_classification": self.classification_head.compute_loss(targets, outputs, matched_idxs),
+            "loss_classification": self._classification_loss(targets, outputs, matched_idxs),
             "loss_bbox_regression": torch.stack(regression).mean(),
         }
+
+    def _classification_loss(
+        self, targets: list[dict], outputs: dict[str, Tensor], matched_idxs: list[Tensor]
+    ) -> Tensor:
+        if self.class_weights is None:
+            return self.classification_head.compute_loss(targets, outputs, matched_idxs)
+        images = zip(outputs["cls_logits"], targets, matched_idxs, strict=True)
+        return torch.stack([weighted_focal_loss(*image, self.class_weights) for image in images]).mean()
 
     def _box_loss(self, target: dict, box_deltas: Tensor, anchors: Tensor, matched: Tensor) -> Tensor:
         (positive,) = torch.where(matched >= 0)

@@ -78,6 +78,7 @@ class PerImageRoIHeads(RoIHeads):
         self.sampler = ImageSampler(batch_size, POSITIVE_FRACTION, seed_offset=BOX_SEED_OFFSET)
         self.box_coder = Float32BoxCoder(BOX_WEIGHTS)
         self.smooth_l1_beta = smooth_l1_beta
+        self.register_buffer("class_weights", None, persistent=False)  # see `set_class_weights`
 
     def forward(
         self,
@@ -137,8 +138,14 @@ class PerImageRoIHeads(RoIHeads):
             reduction="sum",
             beta=self.smooth_l1_beta,
         )
-        losses = cross_entropy(logits, labels), box_loss / len(labels)
+        losses = self._classification_loss(logits, labels), box_loss / len(labels)
         return tuple(self.sampler.mean_over_images(loss, samples.labels) for loss in losses)
+
+    def _classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over samples; with weights of classes, too, the divisor is the number of samples."""
+        if self.class_weights is None:
+            return cross_entropy(logits, labels)
+        return cross_entropy(logits, labels, self.class_weights.to(logits.dtype), reduction="sum") / len(labels)
 
     def box_predictions(self, features, proposals, image_shapes) -> list[dict[str, Tensor]]:
         """Return `boxes`, `labels` and `scores` of each image."""

@@ -17,7 +17,7 @@ from ..runs import BEST, CONFIG_FILE, LAST
 from ..training import METRICS_FILE, Trainer, scaled_lr, summarize_groups
 from ..weights import Transfer
 from .background import describe_images_without_boxes
-from .classes import describe_changes, describe_rare_classes
+from .classes import class_weights, describe_changes, describe_rare_classes
 from .data import describe_limits, describe_skipped_check, warn_of_annotations
 from .training import images_in_step
 
@@ -58,6 +58,7 @@ def show_start(
         train.class_names,
         threshold=config.data.repeat_threshold,
         epoch_images=trainer.loader.batch_sampler.images,
+        weights=class_weights(train, config.train.class_weights),
     )
     if about_classes:
         log.info("%s", about_classes)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from data import CocoAnnotations, CocoDetection, eval_transform, read_batches
+from models import set_class_weights
 
 from ..config import RunConfig, TrainConfig
 from ..display import Progress
@@ -28,6 +29,7 @@ from ..training import (
     scaled_lr,
     set_lrs,
 )
+from .classes import class_weights
 from .data import build_eval_loader, build_loss_loader, build_train_loader, first_samples
 
 # validation images drawn with ground truth and detections, and objects drawn with sampling points
@@ -122,6 +124,8 @@ def build_trainer(
     reports: dict[nn.Module, ScoreReport] = {}  # of the last evaluation, until they are drawn
     loader = build_train_loader(config, train, pin_memory=device.type == "cuda", distributed=distributed)
     steps_per_epoch = loader.batch_sampler.steps
+    if (weights := class_weights(train, settings.class_weights)) is not None:
+        set_class_weights(model, weights)
     return Trainer(
         build_updater(config, model, steps_per_epoch=steps_per_epoch, device=device, distributed=distributed),
         loader,

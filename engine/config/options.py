@@ -25,7 +25,7 @@ from models.options import (
 from models.resnet import RESNETS, ActivationCheckpointing, check_name
 from models.tiling import MAX_OVERLAP, MIN_TILE, OVERLAP
 
-from .data_options import DataConfig, FilePath
+from .data_options import ClassName, DataConfig, FilePath
 from .sections import Section, options_of, section_of
 
 _IF_STAGES = UsedIf("dcn_v2_stages")
@@ -61,6 +61,7 @@ Factor = Annotated[NonNegativeFloat, Field(le=1000)]
 TileSide = Annotated[int, Field(ge=MIN_TILE, le=16_384)]
 Overlap = Annotated[float, Field(ge=0, le=MAX_OVERLAP)]
 WeightDecay = Annotated[NonNegativeFloat, Field(le=1000)]
+ClassWeights = Annotated[dict[ClassName, Annotated[PositiveFloat, Field(le=1000)]], Field(max_length=10_000)]
 ParameterPattern = Annotated[str, Field(max_length=1000), AfterValidator(_check_pattern)]
 
 
@@ -174,6 +175,10 @@ class TrainConfig(Section):
     base_batch_size: Annotated[PositiveInt | None, Affects.RESULT, OldName("reference_batch")] = 16
     """Images per step that `lr` is meant for; `lr` is multiplied by images per step / base_batch_size. null: no
     scaling."""
+
+    class_weights: Annotated[Literal["balanced"] | ClassWeights | None, Affects.RESULT] = None
+    """Weights of classes in the classification loss. A mapping of class names to weights, with 1 for all others. Or
+    balanced: by the effective number of boxes, https://arxiv.org/abs/1901.05555, with a mean of 1. null: 1 for all."""
 
     optimizer: Annotated[str, Choices(("sgd", "adamw")), Affects.RESULT] = "sgd"
     """Optimizer."""

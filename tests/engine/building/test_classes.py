@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from engine.building.classes import describe_changes, describe_rare_classes
+from data import CocoDetection, eval_transform
+from engine.building.classes import class_weights, describe_changes, describe_rare_classes
 from engine.building.data import build_train_loader, read_split
 from engine.config.loading import load_config
 
@@ -74,3 +75,23 @@ def test_both_splits_and_their_ground_truth_have_the_changed_classes(tiny_config
         f"data.classes in val: {before} -> 1 classes, {len(boxes)} of {len(raw['annotations'])} annotations"
     )
     assert describe_changes({"val": read_split(load_config(tiny_config).data, "val", check_images=False)}) == []
+
+
+def test_the_weights_of_classes_reach_the_loss(thinned, tiny_config, tmp_path, assembler):
+    """By the effective number of boxes, with a mean of 1; or by name."""
+    config, split = thinned("train.class_weights=balanced")
+    names, boxes = split.class_names, Counter(split.arrays.labels.tolist())
+    each = [0.001 / (1 - 0.999 ** boxes[label]) for label in range(1, len(names) + 1)]
+    wanted = [len(each) * weight / sum(each) for weight in each]
+    found = class_weights(split, config.train.class_weights)
+    assert found == pytest.approx(wanted)
+    assert max(found) == found[0] > 3
+    text = describe_rare_classes(
+        CocoDetection(split, eval_transform()), names, threshold=None, epoch_images=12, weights=found
+    )
+    assert text.splitlines()[3].split() == [names[0], "1", "1", f"{found[0]:.2f}"]
+
+    trainer = assembler(tiny_config, tmp_path, [f"train.class_weights.{names[1]}=2.5"], metrics_logger=None)
+    assert trainer.updater.model.roi_heads.class_weights.tolist() == [1, 1, 2.5, *[1] * (len(names) - 2)]
+    with pytest.raises(ValueError, match=f"no class has the name 'x{names[0]}'; did you mean '{names[0]}'"):
+        class_weights(split, {f"x{names[0]}": 2, names[1]: 3})
