@@ -109,7 +109,8 @@ def draw_curves(report: ScoreReport) -> Tensor:
             single.plot(x, y, linewidth=1, label=clipped(name, 1.5))
         mean.set(title="Mean over the classes", xlabel="score", xlim=_limits(report), ylim=(0, 1.02))
         single.set(title="F1 of each class", xlabel="score", xlim=_limits(report), ylim=(0, 1.02))
-        mean.legend()
+        if curves:
+            mean.legend()
         if 0 < len(names) <= 10:
             single.legend()
         return _image(figure)
