@@ -1,4 +1,7 @@
-"""Draw the detections of a trained detector, its sampling points, offsets, masks and receptive fields."""
+"""Draw the detections of a trained detector, its sampling points, offsets, masks and receptive fields.
+
+With --augment it draws training images of a config with their augmentation instead.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +18,6 @@ from _arguments import (
     add_num_images,
     add_out,
     add_overrides,
-    add_run,
     add_score_threshold,
     add_weights,
     config_values,
@@ -35,8 +37,15 @@ from data import CocoAnnotations, CocoDetection, ReadOptions, eval_transform, re
 from data.files import atomic_file
 from data.image_files import ImageError, open_image
 from data.paths import resolved
-from engine.building import check_dcn_backend, max_aspect_ratio, read_options, read_split
-from engine.config import describe_unused, unused_overrides
+from engine.building import (
+    check_dcn_backend,
+    draw_augmented,
+    max_aspect_ratio,
+    read_options,
+    read_split,
+    with_any_statistics,
+)
+from engine.config import describe_unused, load_config, unused_overrides
 from engine.devices import pick_device, set_tf32, to_device
 from engine.display import Progress, draw_detections, format_table
 from engine.evaluation import draw_predictions
@@ -50,6 +59,7 @@ EPILOG = """examples:
   python tools/visualize.py runs/demo_dcn                                    # 4 images of its val split
   python tools/visualize.py runs/demo_dcn --baseline runs/demo --images 12 57
   python tools/visualize.py runs/demo_dcn --images photo.jpg --pixel 120,80
+  python tools/visualize.py --augment custom.yaml data.augment=strong        # what training reads
   python tools/visualize.py runs/demo_dcn --device cpu --num-images 8 data.val.images=/data/val
 
 Figures of each image:
@@ -59,6 +69,8 @@ Figures of each image:
 - masks, offsets: mean mask and mean offset of the last deformable layer of each stage
 The last three need deformable layers; masks need DCNv2."""
 SHORT_SIDE = 480
+# of --augment: draws of each image, and the maximum side of a drawn image
+DRAWS, AUGMENTED_SIDE = 5, 300
 # Two detections with at least this IoU belong to one object.
 SAME_OBJECT = 0.5
 SOFTWARE = "resnet-dcn tools/visualize.py"
@@ -77,7 +89,14 @@ class Subject(NamedTuple):
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, EPILOG)
-    add_run(parser)
+    parser.add_argument(
+        "run", nargs="?", type=Path, metavar="RUN", help="run folder (its last.pt is used) or checkpoint file"
+    )
+    parser.add_argument(
+        "--augment",
+        metavar="CONFIG",
+        help="draw training images of a config with their augmentation, without a RUN; --num-images sets the rows",
+    )
     parser.add_argument(
         "--baseline", type=Path, metavar="RUN", help="another run; its receptive fields are drawn next to this run's"
     )
@@ -107,10 +126,22 @@ def parse_arguments() -> argparse.Namespace:
     add_score_threshold(parser, 0.5)
     add_device(parser)
     add_weights(parser)
-    add_out(parser, "<run>/figures")
+    add_out(parser, "<run>/figures; figures with --augment")
     add_overrides(parser, "data.val.images=/data/val")
     args = parser.parse_intermixed_args(current_spellings("visualize"))
+    if args.augment and args.run:
+        if not is_override(str(args.run)):
+            parser.error(f"--augment draws the images of a config, and no RUN, got {args.run}")
+        args.overrides.insert(0, str(args.run))
+    if not args.augment and not args.run:
+        parser.error("the following arguments are required: RUN, or --augment CONFIG")
     args.overrides = config_values(args)
+    if args.augment:
+        why = "--augment draws no detections"
+        if args.pixel:
+            parser.error(f"--pixel has no effect: {why}")
+        unused = ("--images", "--baseline", "--max-detections", "--score-threshold", "--weights", "--device")
+        refuse_unused(args, why, *unused)
     if args.images:
         refuse_unused(args, "--images names the images", "--num-images")
     if args.pixel:
@@ -133,6 +164,9 @@ def main() -> None:
     """Draw and write."""
     args = parse_arguments()
     progress = Progress()
+    if args.augment:
+        show_augmented(args.augment, args.overrides, args.num_images, args.out or Path("figures"), progress)
+        return
     trained = load_trained(args.run, args.overrides)
     if unused := unused_overrides(trained.config, args.overrides, partial(is_read, "visualize")):
         print(f"{describe_unused(unused)}\n")
@@ -163,11 +197,31 @@ def main() -> None:
         )
         for kind, figure in figures.items():
             file = folder / f"{subject.name}_{kind}.png"
-            write_figure(file, figure, trained)
+            write_figure(file, figure, f"{trained.path} step {trained.state['step']}")
             rows.append((subject.name, kind, f"{figure.shape[2]}x{figure.shape[1]}", str(file)))
     print(describe(trained, model, args.weights, device))
     print()
     print(format_table(("image", "figure", "pixels", "file"), rows))
+
+
+def show_augmented(source: str, overrides: Sequence[str], count: int, folder: Path, progress: Progress) -> None:
+    """Draw and write training images of a config with their augmentation."""
+    config = with_any_statistics(load_config(source, overrides))
+    split = read_split(
+        config.data,
+        "train",
+        lambda items: progress.track(items, "check train images"),
+        masks=config.model.spec.has_masks,
+        check_images=False,
+    )
+    figure = draw_augmented(config, split, images=count, draws=DRAWS, side=AUGMENTED_SIDE)
+    if figure is None:
+        raise ValueError(f"none of the first images of {split.path} can be read")
+    file = folder / "augmentation.png"
+    write_figure(file, figure, f"{source} augmentation {config.data.augment.description}")
+    print(f"augmentation: {config.data.augment.description}\n")
+    row = (min(count, len(split.arrays)), DRAWS, f"{figure.shape[2]}x{figure.shape[1]}", str(file))
+    print(format_table(("images", "draws", "pixels", "file"), [row]))
 
 
 def load_baseline(path: Path, trained: Trained, weights: str | None, device: torch.device) -> nn.Module:
@@ -292,7 +346,7 @@ def draw(
     return {"detections": detections} | figures
 
 
-def write_figure(file: Path, figure: Tensor, trained: Trained) -> None:
+def write_figure(file: Path, figure: Tensor, source: str) -> None:
     """Write a PNG with the name of this tool in it; overwrite only a file of this tool."""
     if file.exists():
         try:
@@ -304,7 +358,7 @@ def write_figure(file: Path, figure: Tensor, trained: Trained) -> None:
             raise ValueError(f"{file} exists and is not a file of this tool: choose another --out")
     origin = PngImagePlugin.PngInfo()
     origin.add_text("Software", SOFTWARE)
-    origin.add_text("Source", f"{trained.path} step {trained.state['step']}")
+    origin.add_text("Source", source)
     with atomic_file(file) as sink:
         to_pil_image(figure).save(sink, format="PNG", pnginfo=origin)
 

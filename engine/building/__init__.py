@@ -1,5 +1,6 @@
 """Build models, loaders and trainers from a checked config, and train."""
 
+from .augmented import draw_augmented
 from .channels import saved_statistics, with_any_statistics, with_statistics
 from .classes import describe_changes
 from .data import (

@@ -25,7 +25,7 @@ from ..config import (
     with_current_names,
 )
 from ..devices import git_revision, pick_device, set_tf32
-from ..display import Progress, log, start_logging
+from ..display import Progress, log, only_shown, start_logging
 from ..distributed import DistributedContext, PreemptedError, StopRequest, read_distributed_context
 from ..evaluation import coco_eval_class, scalar_metrics
 from ..runs import CONFIG_FILE, LOG_FILE, Checkpoints, choose_run, load_newest, lock_run
@@ -40,6 +40,7 @@ from ..weights import (
     check_same_tensors,
     read_source,
 )
+from .augmented import draw_augmented
 from .channels import describe_channels, statistics_of, with_statistics
 from .data import read_splits, write_checked_images
 from .model import build_initialized_model, check_dcn_backend, check_norm
@@ -221,6 +222,7 @@ def _execute(plan: _Plan) -> None:
         for message in schedule_warnings(config, **length, images=images, processes=processes):
             log.warning("%s", message)
         trainer.metrics_logger.log_text("config", dump_config(config))
+        trainer.distributed.run_on_main_and_broadcast(lambda: _log_augmented(plan))
         trainer.callback("start", trainer.step, {"run_dir": str(folder), "config": config.model_dump(mode="json")})
         metrics = None
         try:
@@ -247,6 +249,14 @@ def _execute(plan: _Plan) -> None:
         )
     trainer.metrics_logger.close()
     show_end(trainer, folder)
+
+
+def _log_augmented(plan: _Plan) -> None:
+    """Log training images with their augmentation."""
+    with only_shown("the augmented images of TensorBoard"):
+        figure = draw_augmented(plan.config, plan.splits["train"], images=3, draws=3, side=240)
+        if figure is not None:
+            plan.trainer.metrics_logger.log_image(plan.trainer.step, "train/augmented", figure)
 
 
 def _open_outputs(plan: _Plan) -> None:

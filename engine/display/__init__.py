@@ -10,6 +10,7 @@ from .drawing import (
     draw_sample_grid,
     masks_of,
 )
+from .grid import draw_grid
 from .guard import only_shown
 from .progress import COLOURS, PLAIN, Progress, log, start_logging, wants_colour
 from .rgb import as_rgb

@@ -136,6 +136,26 @@ def test_images_by_id_name_and_path(visualize, plain_run, shapes, tmp_path, phot
     assert widths["photo"] == (672, 480)
 
 
+def test_the_augmentation_of_a_config(run_tool, tiny_config, tmp_path):
+    result = run_tool(
+        "visualize", "--augment", tiny_config, "data.augment=strong", "--num-images", "2", "-o", tmp_path / "out"
+    )
+    assert result.code == 0, result.err
+    assert "augmentation: strong: horizontal_flip 0.5" in result.out
+    with Image.open(tmp_path / "out/augmentation.png") as picture:
+        assert f"{picture.width}x{picture.height}" in result.out
+        assert len({*picture.resize((40, 20)).convert("L").tobytes()}) > 20
+    for arguments, message in (
+        (["run", "--augment", tiny_config], "--augment draws the images of a config, and no RUN, got run"),
+        (["--augment", tiny_config, "--pixel", "3,4"], "--pixel has no effect: --augment draws no detections"),
+        (["--augment", tiny_config, "data.augment=lite"], "data.augment.preset: expected 'none', 'flip'"),
+        ([], "required: RUN, or --augment CONFIG"),
+    ):
+        result = run_tool("visualize", *arguments)
+        assert result.code == 2
+        assert message in result.err
+
+
 def test_files_of_others_are_kept(visualize, plain_run, tmp_path, photo):
     (tmp_path / "out").mkdir()
     theirs = tmp_path / "out/photo_receptive_field.png"
