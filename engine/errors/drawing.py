@@ -42,7 +42,7 @@ def draw_error(analysis: ErrorAnalysis, image: Tensor, place: int, row: int, eac
 
     Args:
         analysis: result of `analyse_errors`.
-        image: `(3, H, W)` uint8.
+        image: `(channels, H, W)`, see `as_rgb`.
         place: index of the image in the annotation file.
         row: index of the detection in `ErrorDetections`, -1 for none.
         each: index of the object in `TrueObjects`, -1 for none.

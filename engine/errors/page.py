@@ -34,7 +34,7 @@ def render_errors(
         title: title of the page.
         about: sentence about the detections and the data set.
         worst: number of images of each kind of errors, and of suspect labels.
-        read: returns the image `(3, H, W)` uint8 of an index in the annotation file; None: no images.
+        read: returns the image `(channels, H, W)` of an index in the annotation file; None: no images.
         track: `track(items, label)` wraps the work on the images.
     """
     costs = analysis.costs

@@ -51,7 +51,7 @@ def worst_errors(analysis: ErrorAnalysis, kind: str, count: int, read: ReadImage
         analysis: result of `analyse_errors`.
         kind: one of `ERROR_KINDS`.
         count: maximum number of images.
-        read: returns the image `(3, H, W)` uint8 of an index in the annotation file; None: no images.
+        read: returns the image `(channels, H, W)` of an index in the annotation file; None: no images.
     """
     rows, errors = analysis.rows_of(kind), analysis.errors
     if ERROR_KINDS[kind] == MISSED_OBJECT:
