@@ -229,14 +229,14 @@ def test_metadata(metadata):
 
 @pytest.mark.parametrize("folder", INSTALLED)
 def test_the_installed_folders_import_nothing_else(folder):
-    """Only requirements of the wheel, and two packages that are imported where they are needed.
+    """Only requirements of the wheel, and three packages that are imported where they are needed.
 
-    Triton comes with some builds of torch. Files of safetensors need the package of that name.
+    Triton comes with some builds of torch. Files of safetensors, and TIFF files of several channels, need a package.
     """
     brought = {"numpy", "PIL"}  # by torchvision
     allowed = {
         "dcn": {"torch", "torchvision", "triton"},
-        "models": {"torch", "torchvision", "dcn", "safetensors", *brought},
+        "models": {"torch", "torchvision", "dcn", "safetensors", "tifffile", *brought},
         "resnet_dcn": set(),
     }[folder]
     found = set()
