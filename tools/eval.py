@@ -33,6 +33,7 @@ from data.files import without_nan, write_json, write_text
 from data.json_file import read_json
 from data.objects import with_masks
 from engine.building import (
+    AUTO,
     build_eval_loader,
     build_model,
     check_dcn_backend,
@@ -42,6 +43,7 @@ from engine.building import (
     max_aspect_ratio,
     read_split,
     saved_statistics,
+    with_batch_size,
     with_statistics,
 )
 from engine.config import describe_unused, load_config, unused_overrides
@@ -168,6 +170,8 @@ def read_trained(args: argparse.Namespace) -> Trained:
         trained = load_trained(Path(args.run), args.overrides)
     else:
         config, state = load_config(args.config, args.overrides), load_checkpoint(args.checkpoint, TRAINED)
+        if config.train.batch_size == AUTO:
+            config = with_batch_size(config, state["config"]["train"]["batch_size"])
         config = with_statistics(config, saved_statistics(config.data, state["config"].get("data", {})))
         trained = Trained(args.checkpoint, config, state)
     check_same_model(trained.state, trained.config.model_dump(mode="json"), trained.path)

@@ -1,6 +1,7 @@
 """Build models, loaders and trainers from a checked config, and train."""
 
 from .augmented import draw_augmented
+from .batch_size import AUTO, with_batch_size
 from .channels import saved_statistics, with_any_statistics, with_statistics
 from .classes import describe_changes
 from .data import (

@@ -41,6 +41,7 @@ from ..weights import (
     read_source,
 )
 from .augmented import draw_augmented
+from .batch_size import AUTO, choose_batch_size, with_batch_size
 from .channels import describe_channels, statistics_of, with_statistics
 from .data import read_splits, write_checked_images
 from .model import build_initialized_model, check_dcn_backend, check_norm
@@ -75,6 +76,7 @@ class _Plan(NamedTuple):
     trainer: Trainer
     unused: dict[str, str]
     measured_images: int
+    batch_note: str | None
 
 
 def train(
@@ -151,6 +153,11 @@ def _prepare(
     )
     with distributed.raise_together():
         config = with_statistics(config, statistics)
+    batch_note = None
+    if config.train.batch_size == AUTO:
+        size, batch_note = choose_batch_size(config, splits["train"], state, device=device, distributed=distributed)
+        config = with_batch_size(config, size)
+    with distributed.raise_together():
         names, ids = splits["train"].class_names, splits["train"].category_ids
         about = {
             "config": config.model_dump(mode="json"),
@@ -201,6 +208,7 @@ def _prepare(
         trainer,
         unused,
         statistics.images if statistics else 0,
+        batch_note,
     )
 
 
@@ -214,6 +222,8 @@ def _execute(plan: _Plan) -> None:
         show_start(config, plan.weights, trainer, *plan.splits.values())
         if channels := describe_channels(config, plan.measured_images):
             log.info("%s", channels)
+        if plan.batch_note:
+            log.info("%s", plan.batch_note)
         length = {"steps": trainer.total_steps, "epoch_steps": trainer.epoch_steps}
         unused = options_beyond_run(config, **length) | plan.unused
         if unused:

@@ -168,8 +168,9 @@ class TrainConfig(Section):
     early_stopping_patience: Annotated[PositiveInt | None, Affects.RESULT, OldName("early_stop")] = None
     """Number of evaluations without a better AP after which training stops; null: off."""
 
-    batch_size: Annotated[PositiveInt, Field(le=10_000), Affects.RESULT] = 16
-    """Images per forward pass and process. A step has batch_size x grad_accum_steps x processes images."""
+    batch_size: Annotated[Annotated[PositiveInt, Field(le=10_000)] | Literal["auto"], Affects.RESULT] = 16
+    """Images per forward pass and process. A step has batch_size x grad_accum_steps x processes images. auto: the
+    largest number that fits into memory, measured at the start, up to 64 (16 on a CPU); a resumed run keeps it."""
     grad_accum_steps: Annotated[PositiveInt, Field(le=10_000), Affects.RESULT, OldName("accumulate")] = 1
     """Number of forward and backward passes of each process per step (gradient accumulation)."""
     base_batch_size: Annotated[PositiveInt | None, Affects.RESULT, OldName("reference_batch")] = 16

@@ -16,6 +16,12 @@ except ImportError:  # Windows
 from ..display import counted
 from ..distributed import SINGLE_PROCESS, DistributedContext
 
+# Limit and use of a container's memory, in version 2 and 1 of cgroups
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
 
 def pick_device(name: str, distributed: DistributedContext = SINGLE_PROCESS) -> torch.device:
     """Return the device for a name or "auto"; each process on a machine gets its own GPU.
@@ -72,6 +78,27 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the free bytes of a GPU, or what this process may still use of the main memory, also in a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [_meminfo_bytes()]
+    for limit, used in _CGROUP_FILES:
+        try:
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # not this version of cgroups, or "max"
+            continue
+    return max(min(found), 0)
+
+
+def _meminfo_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        raise ValueError("train.batch_size auto needs /proc/meminfo or a GPU; set a number on this system") from None
 
 
 def peak_memory_gib(device: torch.device) -> float:
