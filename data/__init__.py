@@ -1,5 +1,6 @@
 """Data sets, transforms and loaders. This package imports neither models nor engine."""
 
+from .albumentations_pipeline import Pipeline
 from .annotations import CocoAnnotations, ImageList, load_annotations, load_categories, load_image_list
 from .classes import ClassChanges
 from .coco import CocoDetection

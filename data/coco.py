@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from .albumentations_pipeline import Pipeline
 from .annotations import CocoAnnotations
 from .ignored_boxes import IgnoredBoxes, with_ignored_inside
 from .image_files import ImageError
@@ -36,6 +37,7 @@ class CocoDetection(Dataset):
         ignore_crowd_regions: Whether targets have `ignored`; without it crowd regions are background.
         mixing: Combination of images with random others of the data set, one of the strong augmentations. An image
             cannot be read if its partner cannot.
+        pipeline: Pipeline of Albumentations that comes before `transform`, one of the strong augmentations.
 
     Raises:
         ValueError: If `masks` is True and the annotations were loaded without masks.
@@ -50,6 +52,7 @@ class CocoDetection(Dataset):
         masks: bool = False,
         ignore_crowd_regions: bool = True,
         mixing: Mixing | None = None,
+        pipeline: Pipeline | None = None,
     ) -> None:
         if masks and annotations.arrays.segmentations is None:
             raise ValueError(
@@ -61,6 +64,7 @@ class CocoDetection(Dataset):
         self.read_options = annotations.read_options
         self.transform = transform
         self.mixing = mixing
+        self.pipeline = pipeline
         self.masks = masks
         self.ignore_crowd_regions = ignore_crowd_regions
         self.images = np.flatnonzero(self.arrays.counts >= (0 if keep_images_without_boxes else 1))
@@ -109,10 +113,15 @@ class CocoDetection(Dataset):
         ignored = arrays.ignored_of(position) if self.ignore_crowd_regions else ()
         if len(ignored):
             target["ignored"] = IgnoredBoxes.of(torch.tensor(ignored), whole[::-1])
-        if not self.masks:
+        segmentations = arrays.segmentations_of(position) if self.masks else None
+        if strong and self.pipeline is not None:
+            image, target, segmentations = self.pipeline(image, target, segmentations)
+            whole = image.shape[2], image.shape[1]
+        if segmentations is None:
             return self.transform(image, target, size=size, strong=strong)
-        image, target = self.transform(image, target | mask_grid(whole, len(boxes)), size=size, strong=strong)
-        return image, with_masks(target, arrays.segmentations_of(position), whole)
+        grid = mask_grid(whole, len(segmentations))
+        image, target = self.transform(image, target | grid, size=size, strong=strong)
+        return image, with_masks(target, segmentations, whole)
 
     def dummy(self, size: int | None = None, strong: bool = True) -> tuple[Tensor, dict]:
         """Return a transformed black image without any object; arguments as of `read`."""

@@ -30,9 +30,12 @@ from ..distributed import SINGLE_PROCESS, DistributedContext
 from ..evaluation import limit_problems
 from ..runs import CHECKED_FILE
 from .classes import image_repeats
+from .pipeline import load_pipeline
 
 # Maximum number of images for the validation loss
 LOSS_IMAGES = 1000
+# pixels; for the trial of a pipeline, if no image has a known size
+_TRIAL_SIDE = 640
 Track = Callable[[Iterable], Iterable]
 
 
@@ -182,9 +185,13 @@ def read_splits(config: RunConfig, progress: Progress, run: Path, *, check_image
 
 
 def build_train_dataset(config: RunConfig, annotations: CocoAnnotations) -> CocoDetection:
-    """Build the data set of the training images, with augmentation."""
+    """Build the data set of the training images, with augmentation.
+
+    Raises:
+        ValueError: as `load_pipeline` does.
+    """
     data, spec = config.data, config.model.spec
-    options = data.augment.model_dump(exclude={"preset"})
+    options = data.augment.model_dump(exclude={"preset", "albumentations"})
     if jitter := data.augment.large_scale_jitter:
         options["large_scale_jitter"] = jitter.size, tuple(jitter.scale)
     mean, _ = normalization(spec, data.model_dump())
@@ -198,7 +205,14 @@ def build_train_dataset(config: RunConfig, annotations: CocoAnnotations) -> Coco
         masks=spec.has_masks,
         ignore_crowd_regions=data.crowd_regions == "ignore",
         mixing=mixing if any(several.values()) else None,
+        pipeline=load_pipeline(data),
     )
+
+
+def _smallest_sides(annotations: CocoAnnotations) -> list[int]:
+    """Return the smallest width and the smallest height of the images of a split: crops that are too large fail."""
+    sizes = annotations.arrays.sizes
+    return [round(min(sides[sides > 0], default=_TRIAL_SIDE)) for sides in sizes.T]
 
 
 def build_train_loader(
@@ -208,9 +222,15 @@ def build_train_loader(
     pin_memory: bool,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
-    """Build the loader of this process's part of the shuffled training steps."""
+    """Build the loader of this process's part of the shuffled training steps.
+
+    Raises:
+        ValueError: as `build_train_dataset` does, or if the pipeline of `data.augment.albumentations` fails in a trial.
+    """
     data = config.data
     dataset = build_train_dataset(config, annotations)
+    if dataset.pipeline:
+        dataset.pipeline.check(*_smallest_sides(annotations))
     return train_loader(
         dataset,
         batch_size=config.train.batch_size,

@@ -45,6 +45,7 @@ from .batch_size import AUTO, choose_batch_size, with_batch_size
 from .channels import describe_channels, statistics_of, with_statistics
 from .data import read_splits, write_checked_images
 from .model import build_initialized_model, check_dcn_backend, check_norm
+from .pipeline import load_pipeline
 from .report import show_end, show_resumption, show_start
 from .schedule_effects import options_beyond_run, schedule_warnings
 from .training import build_trainer, images_in_step
@@ -136,6 +137,7 @@ def _prepare(
         check_initial_weights(config.model)
         check_dcn_backend(config.model, device)
         coco_eval_class(config.eval.backend)
+        load_pipeline(config.data)
         wants_records = distributed.is_main and config.train.callback
         callback = Callback(load_callback(config.train.callback) if wants_records else None)
         set_tf32(config.train.tf32)

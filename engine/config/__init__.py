@@ -16,3 +16,4 @@ from .options import (
 from .overrides import as_override, read_overrides
 from .reference import reference_page, renamed_page, schema_text
 from .unused import changed_options, describe_unused, is_used, unused_options, unused_overrides
+from .yaml_values import YamlError, read_yaml

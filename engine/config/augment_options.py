@@ -2,14 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from data.paths import expanded
 from models.options import Affects, Fraction, OldName
 
 from .sections import Section
 
+
+def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("expected a path without the character NUL")
+    return str(expanded(path)) if path.startswith("~") else path
+
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
 ImageSide = Annotated[int, Field(ge=16, le=16_384)]
 Scale = Annotated[float, Field(ge=0.001, le=1000)]
 # Keys of `AugmentConfig`; all others are off. A preset keeps its values in later releases: runs can be repeated.
@@ -113,6 +122,9 @@ class AugmentConfig(Section):
     """Probability of Gaussian noise with a standard deviation of up to 6 % of white."""
     jpeg: Annotated[Fraction | None, Affects.RESULT] = None
     """Probability of a JPEG compression with a quality of 40 to 95."""
+    albumentations: Annotated[FilePath | None, Affects.RESULT] = None
+    """YAML or JSON file of a pipeline that `albumentations.save()` wrote, applied before all other augmentations. It
+    needs Albumentations 2.0. The [guide](../guides/augmentation.md#a-pipeline-of-albumentations) has an example."""
 
     @property
     def description(self) -> str:
@@ -120,7 +132,12 @@ class AugmentConfig(Section):
         values = self.model_dump(exclude={"preset", *([] if self.keys_that_cut else ["min_visibility"])})
         keys = ", ".join(f"{key} {value:g}" for key, value in values.items() if isinstance(value, float) and value)
         jitter = self.large_scale_jitter
-        words = [self.preset, keys, jitter and f"large_scale_jitter to {jitter.size} pixels by {jitter.scale}"]
+        words = [
+            self.preset,
+            keys,
+            jitter and f"large_scale_jitter to {jitter.size} pixels by {jitter.scale}",
+            self.albumentations and f"albumentations {self.albumentations}",
+        ]
         return ": ".join(word for word in words if word)
 
     @property
@@ -162,5 +179,15 @@ class AugmentConfig(Section):
 
 _SETTINGS = ("preset", "min_visibility")
 _WEAK = ("horizontal_flip", "vertical_flip", "rotate_90")
-_CUTTING = ("rotate", "iou_crop", "crop", "scale", "large_scale_jitter", "mosaic", "copy_paste", "mixup")
-_OFF = dict.fromkeys(AugmentConfig.model_fields.keys() - {"preset", "large_scale_jitter"}, 0.0)
+_CUTTING = (
+    "rotate",
+    "iou_crop",
+    "crop",
+    "scale",
+    "large_scale_jitter",
+    "mosaic",
+    "copy_paste",
+    "mixup",
+    "albumentations",
+)
+_OFF = dict.fromkeys(AugmentConfig.model_fields.keys() - {"preset", "large_scale_jitter", "albumentations"}, 0.0)

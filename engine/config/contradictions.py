@@ -28,6 +28,8 @@ def contradictions(config: RunConfig) -> Iterator[str]:
             f"data.augment.copy_paste must be 0 for model.detector {config.model.detector}, which has no masks, got "
             f"{data.augment.copy_paste:g}"
         )
+    if data.augment.albumentations and data.channels != RGB:
+        yield f"data.augment.albumentations must be null for images that are not RGB, got data.channels {data.channels}"
     if jitter and jitter.scale[0] > jitter.scale[1]:
         yield f"data.augment.large_scale_jitter.scale must be a minimum and a maximum, got {jitter.scale}"
     if retinanet.negative_iou > retinanet.positive_iou:

@@ -2,24 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from data.classes import ClassChanges
-from data.paths import expanded
 from models import KINDS
 from models.options import Affects, Alias, NonNegativeInt, OldName, UsedIf, ValueBefore, Word
 
-from .augment_options import AugmentConfig, ImageSide
+from .augment_options import AugmentConfig, FilePath, ImageSide
 from .sections import Section
 
-
-def _expanded(path: str) -> str:
-    if "\0" in path:
-        raise ValueError("expected a path without the character NUL")
-    return str(expanded(path)) if path.startswith("~") else path
-
-
-FilePath = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_expanded)]
 ClassName = Annotated[str, Field(min_length=1, max_length=1000)]
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 PixelValue = Annotated[float, Field(ge=-1e9, le=1e9)]
