@@ -86,7 +86,7 @@ def to_tensor(
             raise UnknownPixelsError("is an image of Pillow, for which data.pixel_range must be one pair [low, high]")
         return pil_to_tensor((upright_rgb if upright else to_rgb)(opened, pixel_range))
     pixels = scaled(opened.read() if values is None else values, opened.white, pixel_range)
-    return torch.from_numpy(np.ascontiguousarray(turned(pixels, opened.orientation) if upright else pixels))
+    return torch.from_numpy(np.require(turned(pixels, opened.orientation) if upright else pixels, requirements="CW"))
 
 
 def scaled(values: np.ndarray, white: float | None, pixel_range: PixelRange | None = None) -> np.ndarray:

@@ -4,12 +4,12 @@ A process that the system kills for its memory is then only a batch that does no
 output the peak in bytes: of the tensors on a GPU, or of the process on a CPU.
 """
 
-import json
 import sys
 
 import torch
 
 from data import Batch
+from data.json_file import parse_json
 
 from ..config import check_config
 from ..devices import peak_memory_gib, set_tf32
@@ -21,7 +21,7 @@ STEPS = 2  # the optimizer has its state from the first one
 
 def main() -> None:
     """Train on random images of the given size."""
-    asked = json.load(sys.stdin)
+    asked = parse_json(sys.stdin.buffer.read(), "the input")
     config = check_config(asked["config"], "the config")
     device = torch.device(asked["device"])
     set_tf32(config.train.tf32)

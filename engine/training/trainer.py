@@ -339,7 +339,7 @@ class Trainer:
         self.best_ap, self.evals_without_improvement = state["best_ap"], state["evals_without_improvement"]
         self.unreadable = Counter(state["unreadable"])
         self._running_mean.load_state_dict(state["running_mean"])
-        if "loss_trend" in state:  # not in checkpoints of earlier versions
+        if {"losses_since_eval", "loss_trend"} <= state.keys():  # not in checkpoints of earlier versions
             self._losses_since_eval.load_state_dict(state["losses_since_eval"])
             self._loss_trend = LossTrend(**state["loss_trend"])
 

@@ -130,11 +130,11 @@ def test_changing_an_item_does_not_change_the_next_one(folder):
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
     }
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
-    dataset = CocoDetection(load(folder, content), lambda image, target, **_: target)
-    for values in (dataset[0]["boxes"], dataset[0]["labels"]):
+    dataset = CocoDetection(load(folder, content), lambda image, target, **_: (image, target))
+    for values in (dataset[0][1]["boxes"], dataset[0][1]["labels"]):
         values += 5
-    assert dataset[0]["boxes"].tolist() == [[1, 2, 4, 6]]
-    assert dataset[0]["labels"].tolist() == [1]
+    assert dataset[0][1]["boxes"].tolist() == [[1, 2, 4, 6]]
+    assert dataset[0][1]["labels"].tolist() == [1]
 
 
 def test_the_number_of_objects_does_not_grow_with_the_file(folder):

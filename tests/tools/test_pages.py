@@ -48,6 +48,7 @@ def test_options_are_seen(options_of):
         "--width",
         "--height",
         "--deformation",
+        "--format",
         "--seed",
     }
     assert {"--backends", "--sizes", "--steps", "--rounds"} <= options_of("benchmark")
