@@ -152,7 +152,9 @@ load("fcos", 3, dcn_convs=1, num_dcn_convs=2)
     assert out[7].startswith(
         "ValueError: unknown option 'chanels' of `fpn`, did you mean 'out_channels'? known: levels, "
     )
-    assert out[8].startswith("ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, num_dcn_convs, ")
+    assert out[8].startswith(
+        "ValueError: unknown option 'xyz' of fcos; known: min_size, max_size, channels, mean, std, "
+    )
     assert out[9] == "loaded"  # by old names
     both = "model.fcos.dcn_convs and model.fcos.num_dcn_convs are the same option: set only model.fcos.num_dcn_convs"
     assert out[10] == f"ValueError: {both}"
