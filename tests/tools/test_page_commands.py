@@ -26,6 +26,8 @@ STAND_INS = {
     "own.yaml": "r50_dcn.yaml",
     "mdconv.yaml": "r50_dcn.yaml",
     "my.yaml": "demo_dcn.yaml",
+    "few.yaml": "demo.yaml",
+    "fields.yaml": "custom.yaml",
 }
 # what a command has, and why the tests do not run it
 NOT_RUN = {
@@ -36,6 +38,8 @@ NOT_RUN = {
     r"runs/study|study\.py *$": "needs the 21 runs of the study, hours",
     r"train\.py --config demo\w*\.yaml(?!.*train\.max_steps)": "trains for minutes; make demo runs it",
     r"--config (cards|custom)\.yaml": "needs a data set that is not drawn",
+    r"datasets/(photos|mine)|import_dataset\.py photos": "needs labels; test_the_page_of_fifteen_minutes",
+    r"few\.yaml|runs/light_|fields\.yaml": "needs images that are not drawn",
     r"make_docs": "writes into the clone; test_make_docs.py runs it",
     r"mdconv|model_final|SOURCE|\bOUT\b|\bown\.": "needs a file of another framework, or is a pattern",
     r"--fiftyone": "opens an app",
@@ -213,3 +217,20 @@ def test_the_python_of_a_page_runs(page, workspace, tmp_path):
     (folder / "page.py").write_text("\n".join(blocks(page, "python")), encoding="utf-8")
     done = run(f"PYTHONPATH={ROOT} python page.py", folder)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_page_of_fifteen_minutes(workspace, tmp_path):
+    """All commands in order, from labels to detections, with fewer images and steps."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for name in ("tools", "bin"):
+        (folder / name).symlink_to(workspace / name)
+    shorter = {"make_shapes": " --train-images 16 --val-images 6", "train": " train.max_steps=2"}
+    page = [command for command in commands("docs/getting-started/fifteen-minutes.md") if command.tool]
+    assert [command.tool for command in page][::2] == ["make_shapes", "check_dataset", "train", "errors"]
+    for command in page:
+        done = run(command.text + shorter.get(command.tool, ""), folder)
+        assert done.returncode == 0, f"{command.text}\n{done.stdout}\n{done.stderr}"
+    assert {file.name for file in (folder / "runs/mine").iterdir()} >= {"thresholds.html", "errors.html"}
+    assert len([*(folder / "found").iterdir()]) == 6
