@@ -37,9 +37,10 @@ NOT_RUN = {
     r"--device[= ]cuda|--nproc-per-node=8|train\.py .*cards": "needs GPUs, or hours",
     r"runs/study|study\.py *$": "needs the 21 runs of the study, hours",
     r"train\.py --config demo\w*\.yaml(?!.*train\.max_steps)": "trains for minutes; make demo runs it",
-    r"--config (cards|custom)\.yaml": "needs a data set that is not drawn",
+    r"(--config|--augment) (cards|custom)\.yaml": "needs a data set that is not drawn",
     r"datasets/(photos|mine)|import_dataset\.py photos": "needs labels; test_the_page_of_fifteen_minutes",
-    r"few\.yaml|runs/light_|fields\.yaml": "needs images that are not drawn",
+    r"few\.yaml|runs/(light_|fields|tiles)|fields\.yaml|aerial\.tif|voc_cards": "needs images that are not drawn",
+    r"other(_figures)?\.json|class_weights": "needs a second val split, or classes of other data",
     r"make_docs": "writes into the clone; test_make_docs.py runs it",
     r"mdconv|model_final|SOURCE|\bOUT\b|\bown\.": "needs a file of another framework, or is a pattern",
     r"--fiftyone": "opens an app",
@@ -163,7 +164,7 @@ def workspace(make_once, tiny_config, shapes, run_process) -> Path:
             done = run_process(TOOLS / "train.py", "--config", "mine.yaml", *options, cwd=folder)
             assert done.code == 0, done.err
         shutil.copytree(folder / "runs/demo", folder / "runs/mine_plain")
-        for copy in ("mine", "cards_dcn", "r50_dcn"):
+        for copy in ("mine", "cards", "cards_dcn", "r50_dcn"):
             shutil.copytree(folder / "runs/demo_dcn", folder / "runs" / copy)
         photos = sorted((folder / "datasets/shapes/val").iterdir())[:3]
         (folder / "photos").mkdir()
