@@ -228,7 +228,8 @@ def test_the_page_of_fifteen_minutes(workspace, tmp_path):
     for name in ("tools", "bin"):
         (folder / name).symlink_to(workspace / name)
     shorter = {"make_shapes": " --train-images 16 --val-images 6", "train": " train.max_steps=2"}
-    page = [command for command in commands("docs/getting-started/fifteen-minutes.md") if command.tool]
+    found = commands("docs/getting-started/fifteen-minutes.md")
+    page = [command for command in found if command.tool]
     assert [command.tool for command in page][::2] == ["make_shapes", "check_dataset", "train", "errors"]
     for command in page:
         done = run(command.text + shorter.get(command.tool, ""), folder)
