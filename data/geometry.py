@@ -66,16 +66,28 @@ def keep_visible(min_visibility: float) -> Step:
 
     def keep(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         boxes = target["boxes"]
-        whole, inside = boxes.as_subclass(torch.Tensor), _inside(boxes, boxes.canvas_size)
-        visible = target.get("visible", 1.0) * _areas(inside) / _areas(whole).clamp(min=_MIN_PX**2)
-        is_kept = (visible >= min_visibility) & ((inside[:, 2:] - inside[:, :2]).amin(dim=1) > _MIN_PX)
+        inside, fraction = cut_off(boxes, boxes.canvas_size)
+        visible = target.get("visible", 1.0) * fraction
+        is_kept = (visible >= min_visibility) & (fraction > 0)
         target = target | {"boxes": tv_tensors.wrap(inside, like=boxes, clamping_mode="soft"), "visible": visible}
         if "ignored" in target:
-            regions = _inside(target["ignored"], boxes.canvas_size)
+            regions = clip_boxes_to_image(target["ignored"].as_subclass(torch.Tensor), boxes.canvas_size)
             target["ignored"] = IgnoredBoxes.of(regions, boxes.canvas_size)
         return image, objects_at(target, is_kept)
 
     return _with_target(keep)
+
+
+def cut_off(boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut boxes `(n, 4)` off at the border of an image of `size` (height, width).
+
+    Returns:
+        The boxes, and the fraction of each `(n,)` that remains; 0 if a side vanishes.
+    """
+    whole = boxes.as_subclass(torch.Tensor)
+    inside = clip_boxes_to_image(whole, size)
+    fraction = _areas(inside) / _areas(whole).clamp(min=_MIN_PX**2)
+    return inside, fraction.where((inside[:, 2:] - inside[:, :2]).amin(dim=1) > _MIN_PX, 0)
 
 
 def objects_at(target: dict[str, Any], chosen: torch.Tensor) -> dict[str, Any]:
@@ -202,11 +214,6 @@ def _unless_narrow(transform: v2.Transform, *, needs_boxes: bool = False) -> Ste
 def _with_target(function: Callable[..., Any]) -> Step:
     """Return a transform that calls a function of image and target, and leaves an image without target as it is."""
     return lambda image, target=None: image if target is None else function(image, target)
-
-
-def _inside(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return boxes cut off at the border of an image of `size` (height, width); those outside have no area."""
-    return clip_boxes_to_image(boxes.as_subclass(torch.Tensor), size)
 
 
 def _like(boxes: torch.Tensor, before: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.v2 import functional
 
+from .geometry import cut_off
 from .mask_grid import boxes_around_masks
 
 Sample = tuple[Tensor, dict[str, Any]]
@@ -18,7 +19,6 @@ _CENTRE_RANGE = (0.3, 0.7)
 _SCALE_RANGE = (0.5, 1.0)
 # Both parameters of the beta distribution of mixup's weight; most weights are from 0.3 to 0.7.
 _MIXUP_BETA = 8.0
-_MIN_PX = 0.01
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def copy_paste(sample: Sample, other: Sample, min_visibility: float) -> Sample:
     chosen = torch.rand(len(objects["labels"])) < 0.5
     objects = {key: objects[key][chosen] for key in ("boxes", "labels", "masks")}
     pasted = _moved(objects, (0, 0), window, (height, width), min_visibility)
-    is_covered = pasted["masks"].flatten(0, 0).any(dim=0).bool()
+    is_covered = pasted["masks"].bool().any(dim=0)
     image = image.clone()
     source = image.clone()
     _paste(source, theirs, (0, 0), window)
@@ -176,15 +176,14 @@ def _moved(
     shift = torch.tensor([offset * 2]) - corner
     inner = (window[3] - y, window[2] - x)
     boxes = target["boxes"] + shift
-    inside = clip_boxes_to_image(boxes, inner)
-    share = _areas(inside) / _areas(boxes).clamp(min=_MIN_PX**2)
-    is_kept = (share >= min_visibility) & ((inside[:, 2:] - inside[:, :2]).amin(dim=1) > _MIN_PX)
+    inside, fraction = cut_off(boxes, inner)
+    is_kept = (fraction >= min_visibility) & (fraction > 0)
     found = {"boxes": (inside + corner)[is_kept], "labels": target["labels"][is_kept]}
     if "masks" in target:
         masks = torch.zeros(int(is_kept.sum()), *size, dtype=torch.uint8)
         _paste(masks, target["masks"][is_kept], offset, window)
         is_seen = masks.flatten(1).bool().any(dim=1)
-        cut = (share < 1)[is_kept][is_seen]
+        cut = (fraction < 1)[is_kept][is_seen]
         found = {key: value[is_seen] for key, value in (found | {"masks": masks}).items()}
         found["boxes"] = boxes_around_masks(found["boxes"], found["masks"], cut)
     if "ignored" in target:
@@ -196,8 +195,3 @@ def _joined(target: dict[str, Any], parts: list[dict[str, Any]]) -> dict[str, An
     """Return a target with the objects of all parts in place of the objects in it."""
     keys = [key for key in ("boxes", "labels", "masks", "ignored") if any(key in part for part in parts)]
     return target | {key: torch.cat([part[key] for part in parts if key in part]) for key in keys}
-
-
-def _areas(boxes: Tensor) -> Tensor:
-    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
-    return width * height

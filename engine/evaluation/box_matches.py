@@ -12,7 +12,7 @@ from data import declared_size
 from .coco_eval import class_keys
 from .metrics import MAX_DETECTIONS
 from .overlap import result_shapes
-from .tide import BACKGROUND_IOU, MATCH_IOU
+from .tide import BACKGROUND_IOU, MATCH_IOU, places
 
 
 class BoxMatches(NamedTuple):
@@ -68,17 +68,17 @@ def match_boxes(
     """
     image_ids = [entry["id"] for entry in ground_truth["images"]]
     category_ids = sorted(entry["id"] for entry in ground_truth["categories"])
-    at, of = ({key: index for index, key in enumerate(ids)} for ids in (image_ids, category_ids))
     sizes = {entry["id"]: declared_size(entry) for entry in ground_truth["images"]}
-    found = _arrays(results, result_shapes(results, sizes, "bbox"), at, of)
-    true = _arrays(ground_truth["annotations"], [entry["bbox"] for entry in ground_truth["annotations"]], at, of)
+    annotations = ground_truth["annotations"]
+    found = _Boxes(*places(ground_truth, results), _boxes(result_shapes(results, sizes, "bbox")))
+    true = _Boxes(*places(ground_truth, annotations), _boxes([entry["bbox"] for entry in annotations]))
     scores = np.array([entry["score"] for entry in results], dtype=float)
     order = np.lexsort((-scores, found.images))
-    ranks = _ranks(found.images[order] * len(of) + found.classes[order])
+    ranks = _ranks(found.images[order] * len(category_ids) + found.classes[order])
     order = order[ranks < max_detections]
     found, scores = _Boxes(*(values[order] for values in found)), scores[order]
     order = np.argsort(true.images, kind="stable")
-    crowd = np.array([bool(entry.get("iscrowd")) for entry in ground_truth["annotations"]], dtype=bool)[order]
+    crowd = np.array([bool(entry.get("iscrowd")) for entry in annotations], dtype=bool)[order]
     true = _Boxes(*(values[order] for values in true))
 
     pairs, ious = _overlaps(found, true, crowd)
@@ -102,19 +102,15 @@ def match_boxes(
 
 
 class _Boxes(NamedTuple):
-    """Indices of image and class, and boxes `(n, 4)` as x, y, width, height."""
+    """Indices of class and image, and boxes `(n, 4)` as x, y, width, height."""
 
-    images: NDArray[np.intp]
     classes: NDArray[np.intp]
+    images: NDArray[np.intp]
     boxes: NDArray[np.float64]
 
 
-def _arrays(entries: Sequence[dict[str, Any]], boxes: list, at: dict[int, int], of: dict[int, int]) -> _Boxes:
-    return _Boxes(
-        np.array([at[entry["image_id"]] for entry in entries], dtype=np.intp),
-        np.array([of[entry["category_id"]] for entry in entries], dtype=np.intp),
-        np.array(boxes, dtype=float).reshape(-1, 4),
-    )
+def _boxes(boxes: list) -> NDArray[np.float64]:
+    return np.array(boxes, dtype=float).reshape(-1, 4)
 
 
 def _ranks(groups: NDArray[np.intp]) -> NDArray[np.intp]:

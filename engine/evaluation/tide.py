@@ -133,8 +133,8 @@ def find_errors(
         raise ValueError("masks cannot be evaluated: the detections have no masks")
     images, annotations = ground_truth["images"], ground_truth["annotations"]
     sizes = {entry["id"]: declared_size(entry) for entry in images}
-    labels, found_in = _places(ground_truth, results)
-    true_labels, true_in = _places(ground_truth, annotations)
+    labels, found_in = places(ground_truth, results)
+    true_labels, true_in = places(ground_truth, annotations)
     scores = np.array([entry["score"] for entry in results], dtype=np.float64)
     is_crowd = np.array([bool(entry["iscrowd"]) for entry in annotations], dtype=bool)
     by_image = _spans(found_in, np.lexsort((-scores, found_in)), len(images))
@@ -180,7 +180,7 @@ def find_errors(
     return Errors(detections, objects, len(ground_truth["categories"]), len(results) - rows_before)
 
 
-def _places(ground_truth: dict[str, Any], entries: Sequence[dict[str, Any]]) -> tuple[NDArray[np.int64], ...]:
+def places(ground_truth: dict[str, Any], entries: Sequence[dict[str, Any]]) -> tuple[NDArray[np.int64], ...]:
     """Return the index of the category, in ascending order of the ids, and of the image of results or annotations."""
     label_of = {key: index for index, key in enumerate(sorted(entry["id"] for entry in ground_truth["categories"]))}
     image_of = {entry["id"]: index for index, entry in enumerate(ground_truth["images"])}

@@ -5,7 +5,6 @@ import dataclasses
 import math
 import re
 import warnings
-from html.parser import HTMLParser
 
 import pytest
 
@@ -25,38 +24,7 @@ from engine.comparison.report import (
 )
 from engine.comparison.result import Costs
 from engine.display.tables import percent
-
-VOID = {"meta", "link", "br", "img", "path", "use"}
-
-
-class Page(HTMLParser):
-    """Text and tags of a page; fails where elements do not close as they opened."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.text, self.tags, self.open = "", [], []
-        self.feed(html)
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", self.text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text += data
-
-    def values(self, *names):
-        return [value for _, attributes in self.tags for name, value in attributes.items() if name in names]
+from tests.html_pages import Page
 
 
 @pytest.fixture(scope="module")

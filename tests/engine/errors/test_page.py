@@ -3,8 +3,6 @@
 import base64
 import dataclasses
 import io
-import re
-from html.parser import HTMLParser
 
 import pytest
 import torch
@@ -14,35 +12,7 @@ from data import ImageError
 from engine.errors.page import headline, render_errors
 from engine.errors.worst import shown_suspects, worst_errors
 from engine.evaluation.tide import ERROR_KINDS
-
-VOID = {"meta", "link", "br", "img", "path", "use", "rect"}
-
-
-class Page(HTMLParser):
-    """Text and tags of a page; fails where elements do not close as they opened."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.text, self.tags, self.open = "", [], []
-        self.feed(html)
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", self.text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text += data
+from tests.html_pages import Page
 
 
 def read(place):

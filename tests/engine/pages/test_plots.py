@@ -1,7 +1,6 @@
 """Plots as SVG elements of a page."""
 
 import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,26 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.pages.plots import COLOURS, group_colours, mean_curve, plot_bars, plot_curves
+from tests.html_pages import SVG, lines, parse, texts
 
-SVG = "{http://www.w3.org/2000/svg}"
 NAMES = {"a": "#111213", "b": "#212223"}
-
-
-def parse(svg: str) -> ElementTree.Element:
-    """The element as in a page, where these need not be declared."""
-    spaces = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    assert svg.startswith("<svg ")
-    return ElementTree.fromstring(svg.replace("<svg ", spaces, 1))
-
-
-def texts(svg: str) -> list[str]:
-    return [element.text for element in parse(svg).iter(f"{SVG}text")]
-
-
-def lines(svg: str, colour: str) -> list[str]:
-    """Widths of the lines of a colour."""
-    found = [element.get("style") for element in parse(svg).iter(f"{SVG}path") if element.get("clip-path")]
-    return [re.search(r"stroke-width: ([\d.]+)", style).group(1) for style in found if f"stroke: {colour}" in style]
 
 
 def curves(**options):
