@@ -236,8 +236,7 @@ def run_detector(
     check_dcn_backend(config.model, device)
     set_tf32(config.train.tf32)
     model = with_tiles(with_tta(restore_model(trained, weights=weights), config), config).to(device)
-    batch_size = None if config.tile.size is None else 1  # a batch has tiles of one image then
-    loader = build_eval_loader(config, split, batch_size=batch_size, pin_memory=device.type == "cuda")
+    loader = build_eval_loader(config, split, in_tiles=True, pin_memory=device.type == "cuda")
     batches = progress.track(read_batches(loader), "detect", len(loader))
     return detect(model, batches, split.category_ids, device=device, amp=config.train.amp)
 

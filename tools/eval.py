@@ -229,12 +229,7 @@ def evaluate_run(args: argparse.Namespace, distributed: DistributedContext) -> t
         model.load_state_dict(tensors)
         model = with_tiles(with_tta(model, config), config)
         loader = build_eval_loader(
-            config,
-            split,
-            # a batch has tiles of one image then
-            batch_size=None if config.tile.size is None else 1,
-            pin_memory=device.type == "cuda",
-            distributed=distributed,
+            config, split, in_tiles=True, pin_memory=device.type == "cuda", distributed=distributed
         )
     with distributed.raise_together():
         batches = progress.track(read_batches(loader), "evaluate", len(loader))

@@ -251,19 +251,18 @@ def build_eval_loader(
     config: RunConfig,
     annotations: CocoAnnotations,
     *,
-    batch_size: int | None = None,
+    in_tiles: bool = False,
     pin_memory: bool,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader of this process's part of the images of the val split, in order.
 
-    A batch has `train.batch_size` images unless `batch_size` is given.
-
-    Its targets have no masks: evaluation uses the masks of the annotation file.
+    A batch has `train.batch_size` images. With `in_tiles` and `tile.size` it has one image, whose tiles fill the
+    batches of the detector. Targets have no masks: evaluation uses the masks of the annotation file.
     """
     return eval_loader(
         CocoDetection(annotations, eval_transform()),
-        batch_size=batch_size or config.train.batch_size,
+        batch_size=1 if in_tiles and config.tile.size is not None else config.train.batch_size,
         workers=config.data.num_workers,
         rank=distributed.rank,
         processes=distributed.size,
